@@ -1,0 +1,206 @@
+"""Leaky integrate-and-fire neurons and the dynamic-time-step (DTSS) layer.
+
+Equation numbers are those of Datta, Liu, Li, Beerel, "Spiking Neural Networks with Dynamic Time Steps for
+Vision Transformers". Every neuron here maps (T, B, ...) input currents to (T, B, ...) spikes; the membrane
+potential lives inside one forward call, so nothing has to be reset between samples.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from snn_energy.errors import ModelError
+
+NeuronRule = Literal["paper", "spikformer"]
+
+
+class TriangularSpike(torch.autograd.Function):
+    """1 where x > 0, else 0; the surrogate gradient is max(0, 1 - |x| / width) / width (paper, Eq. 2)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, width: float) -> Tensor:
+        """x: any shape, the distance to the threshold; returns 0.0 or 1.0 in the dtype of x."""
+        ctx.save_for_backward(x)
+        ctx.width = width
+        return (x > 0).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Gradient with respect to x; none for the width."""
+        (x,) = ctx.saved_tensors
+        return grads[0] * (1 - x.abs() / ctx.width).clamp_min(0) / ctx.width, None
+
+
+class StraightThroughStep(torch.autograd.Function):
+    """TM = 1 where TS >= 1, else 0, with the gradient passed straight through (paper, Eq. 6-7)."""
+
+    @staticmethod
+    def forward(ctx: Any, ts: Tensor) -> Tensor:
+        """ts: (T,) scores; returns the (T,) mask of 0.0 and 1.0."""
+        return (ts >= 1).to(ts.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """The gradient of the mask, unchanged."""
+        return grads[0]
+
+
+def paper_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
+    """Paper, Eq. 1-2: H = leak*U + I; O = V_th where H > V_th, else 0; U = H - O (soft reset).
+
+    u, current: (B, ...) in volts of the model; returns (spikes of amplitude V_th, next u).
+    """
+    h = torch.add(current, u, alpha=leak)
+    spike = TriangularSpike.apply(h - v_th, v_th) * v_th
+    return spike, h - spike
+
+
+def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
+    """Public Spikformer code: charge u + (I - u)/tau with 1/tau = 1 - leak; 1 where v >= V_th; hard reset to 0.
+
+    u, current: (B, ...); returns (spikes of amplitude 1, next u).
+    """
+    v = u + (current - u) * (1 - leak)
+    spike = 1 - TriangularSpike.apply(v_th - v, v_th)  # v >= V_th is the opposite of V_th > v
+    return spike, v * (1 - spike.detach())
+
+
+_STEPS = {"paper": paper_step, "spikformer": spikformer_step}
+
+
+class LIF(nn.Module):
+    """A layer of leaky integrate-and-fire neurons over T time steps.
+
+    rule "paper": Eq. 1-2, spikes of amplitude V_th, soft reset. rule "spikformer": the public code's variant
+    (tau = 1/(1 - leak), v >= V_th, amplitude 1, hard reset, reset detached from the gradient).
+
+    Shape: (T, B, ...) -> (T, B, ...). Raises ModelError for a leak outside [0, 1] or a threshold <= 0.
+    """
+
+    def __init__(self, leak: float = 0.5, v_th: float = 1.0, rule: NeuronRule = "paper") -> None:
+        super().__init__()
+        if not 0 <= leak <= 1:
+            raise ModelError(f"leak must lie in [0, 1], not {leak}")
+        if not v_th > 0:
+            raise ModelError(f"v_th must be positive, not {v_th}")
+        if rule not in _STEPS:
+            raise ModelError(f"neuron rule must be one of {sorted(_STEPS)}, not '{rule}'")
+        self.leak, self.v_th, self.rule = leak, v_th, rule
+
+    @property
+    def amplitude(self) -> float:
+        """The value of one spike: V_th in the paper's rule (it folds into the next weights), 1 in the other."""
+        return self.v_th if self.rule == "paper" else 1.0
+
+    def time_step_mask(self, time_steps: int) -> Tensor:
+        """(T,) mask of 0.0 and 1.0: the time steps in which the layer may fire. A plain LIF: all of them."""
+        return torch.ones(time_steps)
+
+    def forward(self, current: Tensor) -> Tensor:
+        """current: (T, B, ...) -> spikes (T, B, ...)."""
+        if torch.is_grad_enabled() and (self.training or current.requires_grad):
+            return self._forward_differentiable(current)
+        return self._forward_inference(current, [True] * len(current))
+
+    def _forward_differentiable(self, current: Tensor) -> Tensor:
+        step, u, spikes = _STEPS[self.rule], torch.zeros_like(current[0]), []
+        for current_t in current:
+            spike, u = step(u, current_t, self.leak, self.v_th)
+            spikes.append(spike)
+        return torch.stack(spikes)
+
+    def _forward_inference(self, current: Tensor, active: list[bool]) -> Tensor:
+        """The same values as the differentiable path, written in place; a masked step is left untouched."""
+        out = torch.zeros_like(current) if not all(active) else torch.empty_like(current)
+        u: Tensor | None = None
+        for t, is_active in enumerate(active):
+            if not is_active:
+                continue
+            spike = out[t]
+            if self.rule == "paper":
+                h = current[t].clone() if u is None else torch.add(current[t], u, alpha=self.leak)
+                torch.gt(h, self.v_th, out=spike)
+                if self.v_th != 1:
+                    spike.mul_(self.v_th)
+                u = h.sub_(spike)
+            else:
+                h = current[t] * (1 - self.leak) if u is None else u.add_((current[t] - u) * (1 - self.leak))
+                torch.ge(h, self.v_th, out=spike)
+                u = h.masked_fill_(spike.to(torch.bool), 0)
+        return out
+
+    def extra_repr(self) -> str:
+        """Leak, threshold and rule."""
+        return f"leak={self.leak}, v_th={self.v_th}, rule={self.rule}"
+
+
+class DTSS(LIF):
+    """A LIF layer that learns in how many time steps it takes part (paper, Eq. 4-7).
+
+    Parameter ``tp`` (T_max,), kept non-negative by the optimiser. TS = TP . coeff with coeff the lower-triangular
+    ones, so TS^t = sum of TP^i over i >= t is non-increasing in t; TM^t = 1 where TS^t >= 1; the output at step t is
+    O^t * TM^t. The first ``min_steps`` entries of TM are 1 whatever TP says: with ``min_steps=1`` no layer can die.
+
+    ``initial_steps`` (T_init) steps are active at the start, with a margin of 0.5 on either side of the
+    threshold, because a score that starts exactly on it dies at the first update.
+    """
+
+    def __init__(
+        self,
+        max_steps: int,
+        initial_steps: int | None = None,
+        min_steps: int = 0,
+        leak: float = 0.5,
+        v_th: float = 1.0,
+        rule: NeuronRule = "paper",
+    ) -> None:
+        super().__init__(leak, v_th, rule)
+        initial_steps = max_steps if initial_steps is None else initial_steps
+        if not 1 <= initial_steps <= max_steps:
+            raise ModelError(f"initial_steps must lie in 1..{max_steps} (T_max), not {initial_steps}")
+        if not 0 <= min_steps <= max_steps:
+            raise ModelError(f"min_steps must lie in 0..{max_steps} (T_max), not {min_steps}")
+        self.max_steps, self.initial_steps, self.min_steps = max_steps, initial_steps, min_steps
+        self.tp = nn.Parameter(torch.zeros(max_steps))
+        self.register_buffer("coeff", torch.ones(max_steps, max_steps).tril(), persistent=False)
+        self.reset_scores()
+
+    def reset_scores(self) -> None:
+        """Put TP at its start: TS^t = 1.5 for t <= T_init, 0.5 for t > T_init."""
+        ts = torch.full((self.max_steps + 1,), 0.5)
+        ts[: self.initial_steps] = 1.5
+        ts[-1] = 0
+        with torch.no_grad():
+            self.tp.copy_(ts[:-1] - ts[1:])
+
+    def scores(self) -> Tensor:
+        """(T_max,) TS = TP . coeff (paper, Eq. 4-5)."""
+        return self.tp @ self.get_buffer("coeff")
+
+    def time_step_mask(self, time_steps: int) -> Tensor:
+        """(T_max,) TM, differentiable with respect to TP except for the floor. Raises ModelError if T != T_max."""
+        if time_steps != self.max_steps:
+            raise ModelError(
+                f"a DTSS layer made for T_max={self.max_steps} was run with {time_steps} time steps"
+            )
+        mask: Tensor = StraightThroughStep.apply(self.scores())
+        floor = torch.arange(self.max_steps, device=mask.device) < self.min_steps
+        return torch.where(floor, torch.ones_like(mask), mask)
+
+    def active_steps(self) -> int:
+        """T_l, the number of active time steps."""
+        return int(self.time_step_mask(self.max_steps).sum().item())
+
+    def forward(self, current: Tensor) -> Tensor:
+        """current: (T_max, B, ...) -> masked spikes (T_max, B, ...)."""
+        mask = self.time_step_mask(len(current))
+        if torch.is_grad_enabled() and (self.training or current.requires_grad):
+            return self._forward_differentiable(current) * mask.view(-1, *[1] * (current.dim() - 1))
+        return self._forward_inference(current, [value > 0 for value in mask.tolist()])
+
+    def extra_repr(self) -> str:
+        """Leak, threshold, rule and time steps."""
+        return f"{super().extra_repr()}, max_steps={self.max_steps}, min_steps={self.min_steps}"
