@@ -1,0 +1,47 @@
+"""Energy of spiking neural networks, from a trained checkpoint to a table one can check by hand.
+
+    checkpoint + data -> profile -> counts -> estimate (+ hardware profile) -> energy -> tables, plots, reports
+
+What runs networks (``profile``, ``create_model``, ``load_checkpoint``) imports torch when first used; the rest does
+not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from snn_energy._version import __version__
+from snn_energy.counts import Counts, load_counts
+from snn_energy.errors import SnnEnergyError
+from snn_energy.models.registry import create_model, list_models
+
+if TYPE_CHECKING:
+    from snn_energy.checkpoints import load_checkpoint, save_checkpoint
+    from snn_energy.profiler.profile import profile
+
+__all__ = [
+    "Counts",
+    "SnnEnergyError",
+    "__version__",
+    "create_model",
+    "list_models",
+    "load_checkpoint",
+    "load_counts",
+    "profile",
+    "save_checkpoint",
+]
+
+_NEEDS_TORCH = {
+    "profile": "snn_energy.profiler.profile",
+    "load_checkpoint": "snn_energy.checkpoints",
+    "save_checkpoint": "snn_energy.checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the torch-dependent part of the API on first use."""
+    if name in _NEEDS_TORCH:
+        import importlib
+
+        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
+    raise AttributeError(f"module 'snn_energy' has no attribute '{name}'")

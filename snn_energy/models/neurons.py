@@ -7,6 +7,7 @@ potential lives inside one forward call, so nothing has to be reset between samp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -54,19 +55,22 @@ def paper_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Te
     u, current: (B, ...) in volts of the model; returns (spikes of amplitude V_th, next u).
     """
     h = torch.add(current, u, alpha=leak)
-    spike = TriangularSpike.apply(h - v_th, v_th) * v_th
+    spike = TriangularSpike.apply(h - v_th, v_th) * v_th  # type: ignore[no-untyped-call]
     return spike, h - spike
 
 
 def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
-    """Public Spikformer code: charge u + (I - u)/tau with 1/tau = 1 - leak; 1 where v >= V_th; hard reset to 0.
+    """Public Spikformer code: charge u + (I - u)/tau with 1/tau = 1 - leak; 1 where v >= V_th; hard reset.
 
     u, current: (B, ...); returns (spikes of amplitude 1, next u).
     """
     v = u + (current - u) * (1 - leak)
-    spike = 1 - TriangularSpike.apply(v_th - v, v_th)  # v >= V_th is the opposite of V_th > v
+    # v >= V_th is the opposite of V_th > v
+    spike = 1 - TriangularSpike.apply(v_th - v, v_th)  # type: ignore[no-untyped-call]
     return spike, v * (1 - spike.detach())
 
+
+Observer = Callable[[int, Tensor, Tensor], None]
 
 _STEPS = {"paper": paper_step, "spikformer": spikformer_step}
 
@@ -77,8 +81,13 @@ class LIF(nn.Module):
     rule "paper": Eq. 1-2, spikes of amplitude V_th, soft reset. rule "spikformer": the public code's variant
     (tau = 1/(1 - leak), v >= V_th, amplitude 1, hard reset, reset detached from the gradient).
 
+    ``observer``, where set, is called as observer(t, spikes_t, potential_t) at every active step of a forward
+    without gradients, after the reset, while both tensors are still in cache; it must change neither.
+
     Shape: (T, B, ...) -> (T, B, ...). Raises ModelError for a leak outside [0, 1] or a threshold <= 0.
     """
+
+    observer: Observer | None = None
 
     def __init__(self, leak: float = 0.5, v_th: float = 1.0, rule: NeuronRule = "paper") -> None:
         super().__init__()
@@ -92,7 +101,7 @@ class LIF(nn.Module):
 
     @property
     def amplitude(self) -> float:
-        """The value of one spike: V_th in the paper's rule (it folds into the next weights), 1 in the other."""
+        """The value of one spike: V_th in the paper's rule (folds into the next weights), else 1."""
         return self.v_th if self.rule == "paper" else 1.0
 
     def time_step_mask(self, time_steps: int) -> Tensor:
@@ -130,6 +139,8 @@ class LIF(nn.Module):
                 h = current[t] * (1 - self.leak) if u is None else u.add_((current[t] - u) * (1 - self.leak))
                 torch.ge(h, self.v_th, out=spike)
                 u = h.masked_fill_(spike.to(torch.bool), 0)
+            if self.observer is not None:
+                self.observer(t, spike, u)
         return out
 
     def extra_repr(self) -> str:
@@ -140,9 +151,10 @@ class LIF(nn.Module):
 class DTSS(LIF):
     """A LIF layer that learns in how many time steps it takes part (paper, Eq. 4-7).
 
-    Parameter ``tp`` (T_max,), kept non-negative by the optimiser. TS = TP . coeff with coeff the lower-triangular
-    ones, so TS^t = sum of TP^i over i >= t is non-increasing in t; TM^t = 1 where TS^t >= 1; the output at step t is
-    O^t * TM^t. The first ``min_steps`` entries of TM are 1 whatever TP says: with ``min_steps=1`` no layer can die.
+    Parameter ``tp`` (T_max,), kept non-negative by the optimiser. TS = TP . coeff with coeff the
+    lower-triangular ones, so TS^t = sum of TP^i over i >= t is non-increasing in t; TM^t = 1 where TS^t >= 1;
+    the output at step t is O^t * TM^t. The first ``min_steps`` entries of TM are 1 whatever TP says: with
+    ``min_steps=1`` no layer can die.
 
     ``initial_steps`` (T_init) steps are active at the start, with a margin of 0.5 on either side of the
     threshold, because a score that starts exactly on it dies at the first update.
@@ -181,12 +193,10 @@ class DTSS(LIF):
         return self.tp @ self.get_buffer("coeff")
 
     def time_step_mask(self, time_steps: int) -> Tensor:
-        """(T_max,) TM, differentiable with respect to TP except for the floor. Raises ModelError if T != T_max."""
+        """(T_max,) TM, differentiable in TP except for the floor. Raises ModelError if T != T_max."""
         if time_steps != self.max_steps:
-            raise ModelError(
-                f"a DTSS layer made for T_max={self.max_steps} was run with {time_steps} time steps"
-            )
-        mask: Tensor = StraightThroughStep.apply(self.scores())
+            raise ModelError(f"a DTSS layer made for T_max={self.max_steps} was run with {time_steps} time steps")
+        mask: Tensor = StraightThroughStep.apply(self.scores())  # type: ignore[no-untyped-call]
         floor = torch.arange(self.max_steps, device=mask.device) < self.min_steps
         return torch.where(floor, torch.ones_like(mask), mask)
 

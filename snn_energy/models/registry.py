@@ -57,15 +57,15 @@ def create_model(
 ) -> Spikformer | VisionTransformer:
     """Build a network from its name, randomly initialised, in training mode.
 
-    time_steps: T_max, 4 unless given; a ``vit`` has 1. heads: see ``default_heads``. patch_size: 4 up to 64-pixel
-    images (two max-pools), 16 above (four). Further options are fields of ``TransformerConfig``: mlp_ratio, leak,
-    neuron ("paper" or "spikformer"), initial_steps, min_steps. Raises ModelError.
+    time_steps: T_max, 4 unless given; a ``vit`` has 1. heads: see ``default_heads``. patch_size: 4 up to
+    64-pixel images (two max-pools), 16 above (four). Further options are fields of ``TransformerConfig``:
+    mlp_ratio, leak, neuron ("paper" or "spikformer"), initial_steps, min_steps. Raises ModelError.
     """
     from snn_energy.models.spikformer import Spikformer, TransformerConfig
     from snn_energy.models.vit import VisionTransformer
 
     family, depth, dim = parse_name(name)
-    known = set(TransformerConfig.__dataclass_fields__)
+    known = set(TransformerConfig.__dataclass_fields__) - {"family", "depth", "dim"}  # the name says these
     for key in options:
         if key not in known:
             raise ModelError(f"unknown option '{key}' for model '{name}'{nearest(key, known)}")

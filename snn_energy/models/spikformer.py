@@ -1,9 +1,9 @@
 """Spikformer-N-D as the DTSS paper builds it, and its non-spiking twin of the same shape.
 
-All linear layers are convolutions without bias, each followed by BatchNorm; no softmax and no LayerNorm in the
-spiking network; direct encoding (the image is repeated at every time step); spiking patch splitting (SPS) with a
-relative position embedding (RPE); residual sums. The twin puts real activations where the LIFs are, a softmax on
-the attention, and has one time step.
+All linear layers are convolutions without bias, each followed by BatchNorm; no softmax and no LayerNorm in
+the spiking network; direct encoding (the image is repeated at every time step); spiking patch splitting (SPS)
+with a relative position embedding (RPE); residual sums. The twin puts real activations where the LIFs are, a
+softmax on the attention, and has one time step.
 
 Shapes: B images, T time steps, D channels, N tokens, h heads, d = D/h.
 """
@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
-from snn_energy.errors import ModelError
+from snn_energy.errors import ModelError, nearest
 from snn_energy.models.neurons import DTSS, LIF, NeuronRule
+from snn_energy.models.registry import FAMILIES
 
 ATTENTION_SCALE = 0.125  # a constant in paper and public code, whatever the head size
 ATTENTION_V_TH = 0.5  # threshold of the LIF behind the attention product (public code)
@@ -26,8 +27,8 @@ ATTENTION_V_TH = 0.5  # threshold of the LIF behind the attention product (publi
 class TransformerConfig:
     """Everything that fixes the shape and the dynamics of a network; what a checkpoint's metadata holds.
 
-    ``family`` is spikformer, dts-spikformer or vit. ``patch_size`` 2**n puts n max-pools behind the last n of the
-    four SPS stages. ``initial_steps`` and ``min_steps`` concern dts-spikformer alone.
+    ``family`` is spikformer, dts-spikformer or vit. ``patch_size`` 2**n puts n max-pools behind the last n of
+    the four SPS stages. ``initial_steps`` and ``min_steps`` concern dts-spikformer alone.
     """
 
     family: str
@@ -52,6 +53,9 @@ class TransformerConfig:
 
     def validate(self) -> None:
         """Raise ModelError where sizes do not fit together."""
+        if self.family not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise ModelError(f"family must be one of {known}, not '{self.family}'{nearest(self.family, FAMILIES)}")
         sizes = asdict(self)
         for key in (
             "depth",
@@ -61,6 +65,7 @@ class TransformerConfig:
             "image_size",
             "in_channels",
             "num_classes",
+            "patch_size",
             "mlp_ratio",
         ):
             if not isinstance(sizes[key], int) or sizes[key] < 1:
@@ -72,9 +77,7 @@ class TransformerConfig:
         if self.patch_size not in (1, 2, 4, 8, 16):
             raise ModelError(f"patch_size must be 1, 2, 4, 8 or 16, not {self.patch_size}")
         if self.image_size % self.patch_size:
-            raise ModelError(
-                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}"
-            )
+            raise ModelError(f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}")
         if self.family == "vit" and self.time_steps != 1:
             raise ModelError(f"a non-spiking {self.name} has one time step, not {self.time_steps}")
 
@@ -202,8 +205,8 @@ class Block(nn.Module):
 class Spikformer(nn.Module):
     """Spikformer-N-D; with family ``dts-spikformer`` every LIF is a DTSS layer.
 
-    Shape: images (B, C, H, W) -> logits (B, classes). Time is inside: the image is repeated ``time_steps`` times
-    and the tokens are averaged over space and time before the head.
+    Shape: images (B, C, H, W) -> logits (B, classes). Time is inside: the image is repeated ``time_steps``
+    times and the tokens are averaged over space and time before the head.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -244,6 +247,4 @@ def spiking_layers(model: nn.Module) -> dict[str, LIF]:
 
 def time_steps_by_layer(model: nn.Module) -> dict[str, int]:
     """T_l of every DTSS layer of a model."""
-    return {
-        name: layer.active_steps() for name, layer in spiking_layers(model).items() if isinstance(layer, DTSS)
-    }
+    return {name: layer.active_steps() for name, layer in spiking_layers(model).items() if isinstance(layer, DTSS)}

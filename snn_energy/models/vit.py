@@ -1,7 +1,8 @@
 """The non-spiking twin of Spikformer-N-D: same shape, softmax attention, real activations, one time step.
 
-Where the spiking network has a LIF behind an SPS convolution the twin has a ReLU; q, k, v and the projection are
-linear, as in any ViT; the MLP has a GELU. Every convolution, product and the head have the same dense MACs.
+Where the spiking network has a LIF behind an SPS convolution the twin has a ReLU; q, k, v and the projection
+are linear, as in any ViT; the MLP has a GELU. Every convolution, product and the head have the same dense
+MACs.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from snn_energy.models.spikformer import ATTENTION_SCALE, TransformerConfig, sps
 
 
 class PatchEmbedding(nn.Module):
-    """Four 3x3 convolutions with BN, ReLU and max-pools, then the RPE convolution. (B, C, H, W) -> (B, D, N)."""
+    """Four 3x3 convolutions with BN, ReLU and max-pools, then the RPE one. (B, C, H, W) -> (B, D, N)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,0 +1,344 @@
+"""Counts: what a network did, hardware-free, measured once and reused for any number of hardware profiles.
+
+A counts file is JSON (header and one row per operation and time step) with the per-sample counts beside it in a
+compressed ``.samples.npz``. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.errors import CountsError
+from snn_energy.files import write_text, write_whole
+from snn_energy.groups import GROUPS
+
+SCHEMA_VERSION = 1
+CONVENTION_VERSION = 1  # of the counting rules; a change of a rule changes it
+
+OPERATIONS = ("conv", "linear", "matmul")
+TEXT = ("layer", "group", "op", "input_kind", "other_kind", "note")
+FLAGS = ("active", "needed", "input_repeated", "feeds_neuron")
+WORK = (
+    "input_nonzeros", "other_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi", "elementwise_ops",
+    "spikes", "membrane_reads", "membrane_writes",
+)  # fmt: skip
+SIZES = (
+    "input_elements", "other_elements", "output_elements", "weights", "biases", "neurons", "reduction",
+    "out_channels", "positions", "groups",
+)  # fmt: skip
+COLUMNS = (
+    "layer", "order", "group", "op", "time_step", "active", "needed", "input_repeated",
+    "input_kind", "max_k", "input_elements", "input_nonzeros",
+    "other_kind", "other_max_k", "other_elements", "other_nonzeros",
+    "dense_macs", "sops", "sops_gated", "sops_multi", "elementwise_ops",
+    "output_elements", "weights", "biases", "neurons", "spikes", "membrane_reads", "membrane_writes",
+    "reduction", "out_channels", "positions", "groups", "feeds_neuron", "note",
+)  # fmt: skip
+PER_SAMPLE = ("input_nonzeros", "other_nonzeros", "sops", "sops_gated", "sops_multi", "spikes")
+NULLABLE = frozenset(
+    ("input_kind", "max_k", "input_elements", "input_nonzeros", "other_kind", "other_max_k", "other_elements",
+     "other_nonzeros", "sops_multi")
+)  # fmt: skip
+# What an operation without a rule does is not known: null, never zero.
+UNKNOWN_IF_UNSUPPORTED = frozenset(("dense_macs", "sops", "sops_gated", "elementwise_ops"))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Header, rows (one per operation and time step, the columns of ``COLUMNS``) and per-sample work.
+
+    Work columns are totals over the profiled samples, 0 where inactive; sizes are per sample and step.
+    ``per_sample[column]`` is (rows, samples); None where the side file is missing.
+    """
+
+    header: Mapping[str, Any]
+    rows: pd.DataFrame
+    per_sample: Mapping[str, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    @property
+    def samples(self) -> int:
+        """Number of profiled samples."""
+        return int(self.header["samples"])
+
+    @property
+    def time_steps(self) -> int:
+        """T_max."""
+        return int(self.header["time_steps"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.header["model"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the rows, with the rate-based SOPs (rule 2) beside the exact ones.
+
+        ``sops_rate_based`` = input non-zeros / input elements * dense MACs, the formula of the paper.
+        """
+        frame = self.rows.copy()
+        elements = frame["input_elements"].astype("Float64") * self.samples
+        rate = frame["input_nonzeros"].astype("Float64") / elements.where(elements > 0)
+        frame["sops_rate_based"] = rate * frame["dense_macs"].astype("Float64")
+        return frame
+
+    def spiking_layers(self) -> pd.DataFrame:
+        """One row per spiking layer: layer, group, neurons, T_l (active steps), spikes per sample, rate, S_l.
+
+        rate = spikes / (neurons * T_max), rate_active = spikes / (neurons * T_l), spikes_per_neuron = S_l.
+        """
+        neurons = self.rows[self.rows["op"] == "neuron"]
+        table = neurons.groupby("layer", sort=False).agg(
+            group=("group", "first"), neurons=("neurons", "first"), t_l=("active", "sum"), spikes=("spikes", "sum")
+        )
+        per_sample = table["spikes"].astype(float) / self.samples
+        table["spikes_per_sample"] = per_sample
+        table["spikes_per_neuron"] = per_sample / table["neurons"].astype(float)
+        table["rate"] = table["spikes_per_neuron"] / self.time_steps
+        table["rate_active"] = table["spikes_per_neuron"] / table["t_l"].where(table["t_l"] > 0).astype(float)
+        return table.reset_index()
+
+    def activity(self) -> dict[str, Any]:
+        """T_avg, SA and their neighbours (design, section 2); the spiking ones are None without spiking layers.
+
+        sa is a ratio of sums: spikes / (neurons * T_max * samples). sops: all exact SOPs per sample of operations
+        that do not read real inputs, and of those that do (``real_macs``, dense).
+        """
+        rows = self.rows
+        layers = self.spiking_layers()
+        ops = rows[rows["op"].isin(OPERATIONS)]
+        is_real = ops["input_kind"] == "real"
+        result: dict[str, Any] = {
+            "spiking_layers": len(layers),
+            "t_avg": None,
+            "sa": None,
+            "mean_layer_rate": None,
+            "rate_active": None,
+            "dead_layers": [],
+            "silent_layers": [],
+            "sops_per_sample": float(ops.loc[~is_real, "sops"].sum()) / self.samples,
+            "real_macs_per_sample": float(ops.loc[is_real, "dense_macs"].sum()) / self.samples,
+        }
+        if len(layers):
+            spikes, neurons = float(layers["spikes"].sum()), layers["neurons"].astype(float)
+            active = float((neurons * layers["t_l"].astype(float)).sum()) * self.samples
+            result |= {
+                "t_avg": float(layers["t_l"].astype(float).mean()),
+                "sa": spikes / (float(neurons.sum()) * self.time_steps * self.samples),
+                "mean_layer_rate": float(layers["rate"].mean()),
+                "rate_active": spikes / active if active else None,
+                "dead_layers": layers.loc[layers["t_l"] == 0, "layer"].tolist(),
+                "silent_layers": layers.loc[(layers["t_l"] > 0) & (layers["spikes"] == 0), "layer"].tolist(),
+            }
+        return result
+
+    def save(self, path: str | Path) -> None:
+        """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it."""
+        path = Path(path)
+        header = dict(self.header)
+        if self.per_sample is not None:
+            side = samples_path(path)
+            header["per_sample"] = side.name
+            arrays = {name: _smallest(values) for name, values in self.per_sample.items()}
+
+            def write(temporary: Path) -> None:
+                with temporary.open("wb") as stream:
+                    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+            write_whole(side, write)
+        else:
+            header.pop("per_sample", None)
+        lines = [json.dumps(row, allow_nan=False) for row in _records(self.rows)]
+        text = (
+            "{\n"
+            f'"schema": {SCHEMA_VERSION},\n'
+            f'"header": {json.dumps(header, indent=1, allow_nan=False)},\n'
+            '"rows": [\n' + ",\n".join(lines) + "\n]\n}\n"
+        )
+        write_text(path, text)
+
+
+def samples_path(path: Path) -> Path:
+    """The side file of a counts file: ``dtss.json`` -> ``dtss.samples.npz``."""
+    return path.with_name(path.stem + ".samples.npz")
+
+
+def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
+    """Rows with the dtypes of a counts frame: nullable whole numbers, flags, text."""
+    made: dict[str, Any] = {}
+    for name in COLUMNS:
+        values = columns[name]
+        if name in FLAGS:
+            made[name] = np.array(values, dtype=np.bool_)
+        elif name in TEXT:
+            made[name] = pd.Series(values, dtype=object)
+        else:
+            unknown = np.array([value is None for value in values], dtype=np.bool_)
+            known = np.array([0 if value is None else value for value in values], dtype=np.int64)
+            made[name] = pd.arrays.IntegerArray(known, unknown)
+    return pd.DataFrame(made)
+
+
+def load_counts(path: str | Path) -> Counts:
+    """Read a counts file and check that it balances. Raises CountsError (file, row and what does not add up)."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CountsError(f"{path}: no such counts file; write one with: snn-energy profile ... -o {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CountsError(f"{path}: cannot be read as a counts file ({error})") from None
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CountsError(
+            f"{path}:{error.lineno}: not a whole JSON file ({error.msg}); it was cut off or edited: profile again"
+        ) from None
+    if not isinstance(data, dict) or not {"schema", "header", "rows"} <= set(data):
+        raise CountsError(f"{path}: not a counts file (it needs the keys schema, header and rows)")
+    if data["schema"] != SCHEMA_VERSION:
+        raise CountsError(
+            f"{path}: counts schema {data['schema']!r}, this version reads {SCHEMA_VERSION}: profile the network again"
+        )
+    header, records = data["header"], data["rows"]
+    _check_header(path, header)
+    _check_records(path, records)
+    rows = make_rows({name: [row[name] for row in records] for name in COLUMNS})
+    per_sample = None
+    if header.get("per_sample"):
+        per_sample = _load_samples(path, path.with_name(str(header["per_sample"])))
+    counts = Counts(header, rows, per_sample)
+    problem = imbalance(counts)
+    if problem is not None:
+        raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
+    return counts
+
+
+def _check_header(path: Path, header: Any) -> None:
+    if not isinstance(header, dict):
+        raise CountsError(f"{path}: header must be a mapping")
+    for key in ("model", "samples", "time_steps"):
+        if key not in header:
+            raise CountsError(f"{path}: header lacks '{key}': profile again")
+    for key in ("samples", "time_steps"):
+        if not isinstance(header[key], int) or isinstance(header[key], bool) or header[key] < 1:
+            raise CountsError(f"{path}: header '{key}' must be a whole number of at least 1, not {header[key]!r}")
+
+
+def _check_records(path: Path, records: Any) -> None:
+    if not isinstance(records, list) or not records:
+        raise CountsError(f"{path}: rows must be a list of at least one row: profile again")
+    for number, row in enumerate(records):
+        if not isinstance(row, dict) or set(row) != set(COLUMNS):
+            odd = sorted(set(COLUMNS) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
+            raise CountsError(f"{path}: row {number} has missing or unknown columns: {', '.join(odd[:4])}")
+        where = f"{path}: row {number} ({row['layer']}, time step {row['time_step']})"
+        for column in COLUMNS:
+            _check_cell(where, column, row[column], row["op"] == "unsupported")
+
+
+def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
+    if value is None and (column in NULLABLE or (unsupported and column in UNKNOWN_IF_UNSUPPORTED)):
+        return
+    if column in FLAGS:
+        valid = isinstance(value, bool)
+    elif column in TEXT:
+        valid = isinstance(value, str)
+    else:
+        lowest = -1 if column == "time_step" else 0
+        valid = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+    if not valid:
+        wanted = "true or false" if column in FLAGS else "text" if column in TEXT else "a whole number >= 0"
+        raise CountsError(f"{where}: {column} must be {wanted}, not {value!r}: profile again")
+    if column == "group" and value not in GROUPS:
+        raise CountsError(f"{where}: group must be one of {', '.join(GROUPS)}, not {value!r}")
+
+
+def _load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
+    try:
+        with np.load(side, allow_pickle=False) as archive:
+            return {name: archive[name].astype(np.int64) for name in PER_SAMPLE}
+    except FileNotFoundError:
+        raise CountsError(
+            f"{side}: the per-sample counts of {path.name} are missing; keep both files together or profile again"
+        ) from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CountsError(f"{side}: not the per-sample counts of {path.name} ({error}): profile again") from None
+
+
+def imbalance(counts: Counts) -> str | None:
+    """The first thing in a counts frame that does not add up (design, section 5), or None."""
+    rows, samples = counts.rows, counts.samples
+
+    def first(bad: Any, text: str) -> str | None:
+        flags = pd.Series(bad).fillna(False).to_numpy(dtype=bool)
+        if not flags.any():
+            return None
+        row = rows.iloc[int(np.flatnonzero(flags)[0])]
+        return f"row {int(np.flatnonzero(flags)[0])} ({row['layer']}, time step {row['time_step']}): {text}"
+
+    product, neuron = rows["op"] == "matmul", rows["op"] == "neuron"
+    work = rows[list(WORK)].fillna(0).sum(axis=1)
+    steps = rows["time_step"]
+    dense = rows["positions"] * rows["reduction"] * rows["out_channels"] * samples
+    operation = rows["op"].isin(OPERATIONS)
+    checks = [
+        (rows["sops"] > rows["dense_macs"], "sops exceed dense_macs"),
+        (product & (rows["sops"] > rows["sops_gated"]), "sops exceed sops_gated"),
+        (product & (rows["sops_gated"] > rows["dense_macs"]), "sops_gated exceed dense_macs"),
+        (operation & ~product & (rows["sops_gated"] != rows["sops"]), "sops_gated differ from sops"),
+        (operation & rows["active"] & (rows["dense_macs"] != dense), "dense_macs are not M*K*N times samples"),
+        (rows["input_nonzeros"] > rows["input_elements"] * samples, "more non-zeros than input elements"),
+        (rows["other_nonzeros"] > rows["other_elements"] * samples, "more non-zeros than other elements"),
+        (rows["spikes"] > rows["neurons"] * samples, "more spikes than neurons"),
+        (~rows["active"] & (work > 0), "work in a time step that is not active"),
+        (neuron & (rows["membrane_writes"] != rows["neurons"] * samples * rows["active"]), "membrane_writes"),
+        (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
+        ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
+        (operation & ~rows["input_kind"].isin(("binary", "ternary", "integer", "real")), "input_kind is unknown"),
+        (rows.duplicated(["layer", "time_step"]), "appears twice"),
+    ]  # fmt: skip
+    for bad, text in checks:
+        problem = first(bad, text)
+        if problem is not None:
+            return problem
+    return _sample_imbalance(counts, first)
+
+
+def _sample_imbalance(counts: Counts, first: Any) -> str | None:
+    if counts.per_sample is None:
+        return None
+    for name in PER_SAMPLE:
+        values = counts.per_sample[name]
+        if values.shape != (len(counts.rows), counts.samples):
+            return f"per-sample {name} has shape {values.shape}, not (rows, samples)"
+        totals = pd.Series(values.sum(1), index=counts.rows.index)
+        problem: str | None = first(totals != counts.rows[name].fillna(0), f"per-sample {name} do not add up to it")
+        if problem is not None:
+            return problem
+    return None
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain JSON values."""
+    columns: dict[str, list[Any]] = {}
+    for name in COLUMNS:
+        values = rows[name].tolist()
+        if name in FLAGS:
+            columns[name] = [bool(v) for v in values]
+        else:
+            columns[name] = [None if v is None or v is pd.NA else v for v in values]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _smallest(values: npt.NDArray[np.int64]) -> npt.NDArray[np.integer[Any]]:
+    """The same whole numbers in the smallest unsigned type."""
+    return values.astype(np.min_scalar_type(int(values.max(initial=0))))

@@ -1,0 +1,203 @@
+"""What is known of the tensor an operation reads: a claim that came with it, and the scan that decides.
+
+A claim is a proof by origin (spikes of a known neuron are {0, amplitude}; two such summed are {0, c, 2c}), never a
+guess; without one the values themselves are looked at. Scans reduce at once to sums per row and keep no activation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_energy.errors import ProfilingError
+from snn_energy.profiler.counting import BYTE_MAX, byte_sum
+from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, real
+
+INT8_MAX = 127
+SAMPLE = 4096  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """unit, max_k: every value is k*unit with 0 <= k <= max_k (exactly so where ``proven``). None: nothing known.
+
+    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: the values are the loader's.
+    """
+
+    unit: float | None = None
+    max_k: int = 0
+    proven: bool = False
+    reason: str | None = None
+    loader: bool = False
+
+
+NOTHING = Claim()
+
+
+def spikes(amplitude: float) -> Claim:
+    """The claim of a known neuron's output: 0 or the float32 amplitude."""
+    return Claim(float(np.float32(amplitude)), 1, True)
+
+
+def is_exact(unit: float, max_k: int) -> bool:
+    """True where every k*unit, k <= max_k, is a float32 and so are all their sums: unit a power of two."""
+    return max_k <= 1 or (math.frexp(unit)[0] == 0.5 and max_k < 2**24)
+
+
+def claim_of_sum(a: Claim, b: Claim) -> Claim:
+    """Claim of a + b."""
+    if a.reason or b.reason:
+        return Claim(reason=a.reason or b.reason)
+    if a.unit is None or b.unit is None:
+        return Claim(loader=a.loader or b.loader)
+    if a.unit != b.unit:
+        return Claim(reason=f"residual sum of unequal spike amplitudes {a.unit:g} and {b.unit:g}")
+    max_k = a.max_k + b.max_k
+    return Claim(a.unit, max_k, a.proven and b.proven and is_exact(a.unit, max_k))
+
+
+def claim_of_scale(a: Claim, factor: float) -> Claim:
+    """Claim of a * factor, a float32 multiplication."""
+    if a.unit is None or not math.isfinite(factor) or factor <= 0:
+        return replace(a, unit=None, max_k=0, proven=False)
+    unit = float(np.float32(a.unit) * np.float32(factor))
+    return replace(a, unit=unit, proven=a.proven and unit > 0 and is_exact(unit, a.max_k))
+
+
+def claim_of_product(a: Claim, b: Claim, reduction: int) -> Claim:
+    """Claim of a sum of ``reduction`` products a*b."""
+    if a.unit is None or b.unit is None:
+        return NOTHING
+    unit, max_k = float(np.float32(a.unit) * np.float32(b.unit)), a.max_k * b.max_k * reduction
+    return Claim(unit, max_k, a.proven and b.proven and is_exact(unit, max_k))
+
+
+@dataclass
+class Scan:
+    """Sums over the channels of one tensor seen as (R, C, P): rows, channels, positions.
+
+    nonzeros (R, P) int32; levels (R, P) int32 sums of |k| in units of ``values``, None where all k are 1 or the
+    values are real. ``values`` is None where the claim says all: {0, amplitude}.
+    """
+
+    nonzeros: Tensor
+    levels: Tensor | None
+    values: Values | None
+    claim: Claim
+
+    def settle(self, totals: int) -> Values:
+        """The values of this tensor, once the number of its non-zeros is known on the host."""
+        if self.values is not None:
+            return self.values
+        if totals == 0:
+            return ZERO
+        return Values(self.claim.unit, frozenset({1}))
+
+
+def scan(
+    x: Tensor,
+    shape: tuple[int, int, int],
+    claim: Claim,
+    max_k: int,
+    where: str,
+    stays_real: bool,
+    dim: int = 1,
+) -> tuple[Scan, Tensor | None]:
+    """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
+
+    ``stays_real`` tells that the operand is known to be real already: then only zeros and NaN are looked for.
+    ``dim`` is the axis of (R, C, P) that is summed over. Where only zeros are looked for, the smallest and largest
+    value come back as well, to be tested for NaN when the device is done.
+    """
+    flat = x.reshape(shape)
+    if claim.proven and claim.max_k == 1:
+        return Scan(byte_sum(_nonzero(flat), dim), None, None, claim), None
+    if claim.proven and claim.unit is not None and claim.max_k <= BYTE_MAX:
+        return _scan_of_multiples(flat, claim, max_k, dim), None
+    nonzeros = byte_sum(_nonzero(flat), dim)
+    if claim.reason is not None or stays_real:
+        return Scan(nonzeros, None, real(claim.reason or "real"), claim), _extremes(x)
+    values = observed_values(flat, *finite_range(x, where), max_k)
+    levels = None
+    if values.kind == "integer" and values.unit is not None:
+        levels = (flat / values.unit).round().abs().to(torch.int32).sum(dim, dtype=torch.int32)
+    return Scan(nonzeros, levels, values, claim), None
+
+
+def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int) -> Scan:
+    """Scan of proven whole multiples of ``claim.unit``, as bytes."""
+    unit = claim.unit or 1.0
+    form = torch.int8 if claim.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
+    k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
+    values = _proven_values(k8, claim, max_k)
+    levels = None
+    if values.kind == "integer" and values.unit is not None:
+        levels = byte_sum(k8, dim, claim.max_k) // round(values.unit / unit)
+    return Scan(byte_sum(k8.to(torch.bool), dim), levels, values, claim)
+
+
+def _extremes(x: Tensor) -> Tensor | None:
+    return torch.stack(torch.aminmax(x)) if x.numel() and x.is_floating_point() else None
+
+
+def _nonzero(x: Tensor) -> Tensor:
+    return x.to(torch.bool, memory_format=torch.contiguous_format)
+
+
+def finite_range(x: Tensor, where: str) -> tuple[float, float]:
+    """Smallest and largest value; raises ProfilingError where a value is NaN or infinite."""
+    if x.numel() == 0:
+        return 0.0, 0.0
+    if x.dtype == torch.bool:
+        return 0.0, 1.0
+    low, high = (float(v) for v in torch.aminmax(x))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise not_finite(where)
+    return low, high
+
+
+def not_finite(where: str) -> ProfilingError:
+    """The error for NaN or infinity."""
+    return ProfilingError(f"{where}: reads NaN or infinite values; nothing can be counted on them")
+
+
+def _proven_values(k8: Tensor, claim: Claim, max_k: int) -> Values:
+    """Values of a tensor of proven whole multiples: the levels that occur, from a sample where that settles it."""
+    unit = claim.unit or 1.0
+    if k8.numel() == 0:
+        return ZERO
+    flat = k8.reshape(-1)
+    step = max(1, flat.numel() // SAMPLE)
+    seen = np.bincount(flat[::step].cpu().numpy(), minlength=BYTE_MAX + 1)
+    levels = {int(k) for k in np.flatnonzero(seen[1:]) + 1}
+    if math.gcd(*levels) != 1 or not levels:
+        levels = {int(k) for k in np.flatnonzero(np.bincount(flat.cpu().numpy(), minlength=BYTE_MAX + 1)[1:]) + 1}
+    elif max(levels) <= max_k:
+        levels.add(int(flat.amax()))
+    values = normalised(unit, levels)
+    if values.levels and max(values.levels) > max_k:
+        return real(f"more than {max_k} multiples of one constant")
+    return values
+
+
+def observed_values(x: Tensor, low: float, high: float, max_k: int) -> Values:
+    """Decide the values of a tensor by looking at them: exact for binary and ternary, 4 ulp for integers."""
+    if low == 0 and high == 0:
+        return ZERO
+    if x.dtype == torch.bool:
+        return Values(1.0, frozenset({1}))
+    flat = x.reshape(-1)
+    sample = flat[:: max(1, flat.numel() // SAMPLE)].to(torch.float64).cpu().numpy()
+    guess = from_values(np.unique(np.append(sample, [low, high])), max_k)
+    if guess.reason is not None:
+        return guess
+    if guess.levels <= {-1, 1} and guess.exact:
+        unit = max(abs(low), abs(high))
+        hits = (x == unit) | (x == -unit) | (x == 0)
+        if bool(hits.all()):
+            return guess
+    return from_values(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k)

@@ -1,0 +1,172 @@
+"""Where time and samples lie in a tensor, and which time steps of an operation are active and needed.
+
+An axis role names what a tensor's axis holds: "T" the time steps, "B" the samples, "R" both, time major (T*B).
+Axes of size 1 carry no role (there is nothing to tell apart along them). Roles are followed through the network,
+never guessed from sizes: a batch of 4 at T = 4 is no riddle. Pure functions on shapes; no torch here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Roles = tuple[str | None, ...]
+Steps = npt.NDArray[np.bool_]  # (T,) one flag per time step
+
+TIME_MODES = {
+    "inside": "the model takes (B, ...) and makes its time steps itself, vectorised",
+    "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",
+    "axis0": "the loader gives (T, B, ...)",
+    "flat": "the loader gives (T*B, ...), time major",
+    "call": "the model is called once per time step with the same (B, ...) (direct encoding)",
+    "call-axis0": "the loader gives (T, B, ...), the model is called once per time step with (B, ...)",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """How many time steps and samples the tensors of one forward pass hold."""
+
+    time_steps: int
+    samples: int
+
+    def rows(self, timed: bool) -> int:
+        """Rows of a tensor: T*B where it has time, else B."""
+        return self.time_steps * self.samples if timed else self.samples
+
+    def atoms(self, timed: bool) -> dict[str, int]:
+        """The roles a tensor must carry, with their sizes (axes of size 1 carry none)."""
+        sizes = {"T": self.time_steps, "B": self.samples} if timed else {"B": self.samples}
+        return {role: size for role, size in sizes.items() if size > 1}
+
+
+def role_positions(roles: Roles) -> dict[str, int]:
+    """Role -> axis."""
+    return {role: axis for axis, role in enumerate(roles) if role is not None}
+
+
+def is_complete(roles: Roles, timed: bool, span: Span) -> bool:
+    """True where every axis of more than one step or sample is still found in the tensor."""
+    present = set("".join("TB" if role == "R" else role for role in roles if role is not None))
+    return set(span.atoms(timed)) <= present
+
+
+def merge(time_axis: bool, sample_axis: bool, span: Span) -> str | None:
+    """The role of one axis that holds time steps and samples, time major."""
+    if time_axis and span.time_steps > 1:
+        return "R" if sample_axis and span.samples > 1 else "T"
+    return "B" if sample_axis and span.samples > 1 else None
+
+
+def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> dict[str, int]:
+    """Role T or B -> product of the sizes before it, in row-major order."""
+    offsets: dict[str, int] = {}
+    outer = 1
+    for size, role in zip(shape, roles, strict=True):
+        if role in ("T", "B"):
+            offsets[str(role)] = outer
+        elif role == "R":
+            offsets["T"], offsets["B"] = outer, outer * span.time_steps
+        outer *= size
+    return offsets
+
+
+def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: Span) -> Roles:
+    """Roles after a reshape in row-major order: an axis is found again by what lies before it and its size."""
+    offsets = _atom_offsets(shape, roles, span)
+    sizes = {"T": span.time_steps, "B": span.samples}
+    found: list[str | None] = []
+    outer = 1
+    for size in new_shape:
+        role = next((r for r, o in offsets.items() if o == outer and sizes[r] == size), None)
+        if role is None and offsets.get("T") == outer and offsets.get("B") == outer * span.time_steps:
+            role = "R" if size == span.time_steps * span.samples else None
+        found.append(role if size > 1 else None)
+        outer *= size
+    return tuple(found)
+
+
+def view_roles(
+    shape: Sequence[int],
+    strides: Sequence[int],
+    roles: Roles,
+    new_shape: Sequence[int],
+    new_strides: Sequence[int],
+    span: Span,
+) -> Roles:
+    """Roles after any view (permute, select, unflatten, ...) of the same memory: an axis keeps size and stride."""
+    marks: dict[str, tuple[int, int]] = {}
+    for size, stride, role in zip(shape, strides, roles, strict=True):
+        if role == "R":
+            marks["R"] = (size, stride)
+            marks["T"], marks["B"] = (span.time_steps, stride * span.samples), (span.samples, stride)
+        elif role is not None:
+            marks[role] = (size, stride)
+    if "T" in marks and "B" in marks and marks["T"][1] == marks["B"][1] * span.samples:
+        marks["R"] = (span.time_steps * span.samples, marks["B"][1])
+    found: list[str | None] = [None] * len(new_shape)
+    for role, mark in marks.items():
+        axes = [axis for axis, pair in enumerate(zip(new_shape, new_strides, strict=True)) if pair == mark]
+        if len(axes) == 1:
+            found[axes[0]] = role
+    return tuple(found)
+
+
+def broadcast_roles(shapes_and_roles: Sequence[tuple[Sequence[int], Roles]], new_shape: Sequence[int]) -> Roles:
+    """Roles of an element-wise result: axes are aligned from the right, a role must come with its full size."""
+    found: list[str | None] = [None] * len(new_shape)
+    for shape, roles in shapes_and_roles:
+        for back in range(1, min(len(roles), len(new_shape)) + 1):
+            if roles[-back] is not None and shape[-back] == new_shape[-back]:
+                found[-back] = found[-back] or roles[-back]
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One recorded operation as the skipping rules see it.
+
+    ``when`` is "timed" (all T steps at once), a step number, or -1 (once per inference). ``active`` has one flag
+    per covered step: (T,) where timed, (1,) else. ``inputs`` are indices of earlier nodes.
+    """
+
+    name: str
+    is_neuron: bool
+    when: int | None  # None: timed
+    active: Steps
+    inputs: frozenset[int]
+
+
+def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int) -> list[Steps]:
+    """For every node the steps whose result some active and needed consumer reads (design, section 4).
+
+    The network's own outputs are needed. A neuron at t is needed if its output is needed at any t' >= t, because
+    its state carries over; that holds across several nodes of one name, one per step, too.
+    """
+    wanted = [np.zeros(time_steps if node.when is None else 1, dtype=np.bool_) for node in nodes]
+    for index in outputs:
+        wanted[index][:] = True
+    later: dict[str, bool] = {}
+    for index in range(len(nodes) - 1, -1, -1):
+        node = nodes[index]
+        if node.is_neuron:
+            wanted[index] = np.logical_or.accumulate(wanted[index][::-1])[::-1] | later.get(node.name, False)
+            later[node.name] = later.get(node.name, False) or bool(wanted[index].any())
+        working = node.active & wanted[index]
+        for source in node.inputs:
+            wanted[source] = wanted[source] | _read_steps(nodes[source].when, node.when, working, time_steps)
+    return wanted
+
+
+def _read_steps(source_when: int | None, reader_when: int | None, working: Steps, time_steps: int) -> Steps:
+    """Which steps of a source a reader reads, given the steps in which the reader works."""
+    if source_when is None and reader_when is not None and reader_when >= 0:
+        read = np.zeros(time_steps, dtype=np.bool_)
+        read[reader_when] = working.any()
+        return read
+    if source_when is None and reader_when is None:
+        return working
+    return np.array([bool(working.any())])

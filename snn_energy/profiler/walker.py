@@ -1,0 +1,1204 @@
+"""One walk through a network: module hooks give the scope, a torch function mode sees every operation.
+
+Every call of a torch function on a tensor that stems from the loader is looked up in the table of rules and leaves
+an ``Event``: its counts (small tensors, one entry per row = time step and sample), its geometry, and which earlier
+events it reads. Tensors are followed by object, not by address; in-place changes void what was known of the storage.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from snn_energy.errors import ProfilingError
+from snn_energy.models.neurons import LIF
+from snn_energy.profiler import rules
+from snn_energy.profiler.counting import PackedSum, coincidences, weighted_rows
+from snn_energy.profiler.kinds import KINDS, Values, real
+from snn_energy.profiler.operands import (
+    NOTHING,
+    Claim,
+    Scan,
+    claim_of_product,
+    claim_of_scale,
+    claim_of_sum,
+    not_finite,
+    scan,
+    spikes,
+)
+from snn_energy.profiler.timesteps import (
+    Roles,
+    Span,
+    Steps,
+    broadcast_roles,
+    is_complete,
+    merge,
+    reshape_roles,
+    role_positions,
+    view_roles,
+)
+
+ONCE = -1  # time_step of work done once per inference
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What is known of one live tensor.
+
+    roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
+    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
+    every step. sources: events whose outputs it holds. scans: shared by all reshapes of it.
+    """
+
+    roles: Roles
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    sources: frozenset[int]
+    claim: Claim
+    scans: dict[tuple[int, int, int], Scan]
+
+
+@dataclass
+class Operand:
+    """What an event read: size per row, non-zeros per row, and its scan for the kind."""
+
+    elements: int
+    nonzeros: Tensor
+    scan: Scan
+
+
+@dataclass
+class Event:
+    """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row."""
+
+    layer: str
+    scope: str
+    invocation: int
+    index: int
+    suffix: str
+    op: str
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    inputs: frozenset[int]
+    output_elements: int
+    note: str = ""
+    streamed: Operand | None = None
+    other: Operand | None = None
+    sops: Tensor | None = None
+    multi_left: Tensor | None = None
+    multi_right: Tensor | None = None
+    spikes: Tensor | None = None
+    dense_macs: int = 0
+    elementwise_ops: int = 0
+    weights: int = 0
+    biases: int = 0
+    neurons: int = 0
+    reduction: int = 0
+    out_channels: int = 0
+    positions: int = 0
+    groups: int = 0
+    foldable: bool = False
+
+
+_CATEGORY: dict[str, str] = {
+    **dict.fromkeys(rules.QUERIES, "query"),
+    **dict.fromkeys(rules.ESCAPES, "escape"),
+    **dict.fromkeys(rules.RESHAPES, "reshape"),
+    **dict.fromkeys(rules.CASTS, "cast"),
+    **dict.fromkeys(rules.MOVES, "move"),
+    **dict.fromkeys(rules.ELEMENTWISE, "elementwise"),
+    **dict.fromkeys(rules.POOLS, "pool"),
+    **dict.fromkeys(rules.CONVOLUTIONS, "convolution"),
+    **dict.fromkeys(rules.LINEARS, "linear"),
+    **dict.fromkeys(rules.PRODUCTS, "product"),
+    **dict.fromkeys(rules.ATTENTIONS, "attention"),
+}
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among arguments, in lists and tuples too, in order."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())
+
+
+class _Opened(TorchDispatchMode):
+    """Looks one level below a function without a rule: the aten operations it is made of."""
+
+    def __init__(self, walker: Walker) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.walker = walker
+        self.alive: list[Any] = []  # keeps intermediate tensors the same objects while the function runs
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        raw = func.overloadpacket.__name__
+        if rules.plain_name(raw) not in _CATEGORY:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        self.alive.append(out)
+        self.walker.saw(raw, args, kwargs, out)
+        return out
+
+
+class Walker(TorchFunctionMode):
+    """Counts one forward pass after another of one model; use ``watching`` around each pass."""
+
+    def __init__(self, model: nn.Module, max_k: int, input_kind: str | None) -> None:
+        super().__init__()
+        self.model, self.max_k, self.input_kind = model, max_k, input_kind
+        self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
+        self.events: list[Event] = []
+        self.unsupported: dict[str, str] = {}
+        self.seconds = 0.0
+        self._names: dict[Any, tuple[str, str]] = {}
+        self._traces: dict[int, tuple[weakref.ref[Tensor], Trace, int, int]] = {}
+        self._generation: dict[int, int] = {}
+        self._writes: dict[int, Trace] = {}
+        self._scopes: list[tuple[str, nn.Module, int, dict[str, int]]] = []
+        self._invocations: dict[str, int] = {}
+        self._neuron_depth = 0
+        self._observed: PackedSum | None = None
+        self._seen_steps = 0
+        self._scratch = torch.empty(0, dtype=torch.bool)
+        self._ranges: list[tuple[str, Tensor]] = []
+        self._geometries: dict[Any, rules.Geometry] = {}
+        self.span = Span(1, 1)
+        self.step: int | None = None
+
+    # ---- one forward pass -------------------------------------------------------------------------------------
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Hooks on every module and the function mode, both gone afterwards whatever happens."""
+        handles, observers = [], []
+        try:
+            for name, module in self.model.named_modules(remove_duplicate=True):
+                handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
+                if isinstance(module, LIF):
+                    observers.append((module, module.__dict__.get("observer")))
+                    module.observer = self._observe
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            for neuron, before in observers:
+                if before is None:
+                    neuron.__dict__.pop("observer", None)
+                else:
+                    neuron.observer = before
+            self._scopes.clear()
+            self._neuron_depth = 0
+
+    def begin(self, span: Span) -> None:
+        """Forget the last forward pass; counts of a new one start."""
+        self.span = span
+        self.events = []
+        self._traces.clear()
+        self._generation.clear()
+        self._writes.clear()
+        self._ranges.clear()
+
+    def end(self) -> None:
+        """Raise ProfilingError if a neuron's potential or a real input was NaN or infinite in this pass."""
+        if self._ranges:
+            finite = torch.isfinite(torch.stack([r.to(torch.float64).sum() for _, r in self._ranges])).cpu()
+            for (layer, _), is_finite in zip(self._ranges, finite.tolist(), strict=True):
+                if not is_finite:
+                    raise not_finite(layer)
+
+    def begin_call(self, step: int | None) -> None:
+        """A new call of the model within one pass (time outside the model): ``step`` or None."""
+        self.step = step
+        self._invocations.clear()
+
+    def feed(self, x: Tensor, timed: bool, constant: bool) -> None:
+        """Declare a tensor of the loader as the network's input, samples (and time before them) in front."""
+        atoms = self.span.atoms(timed)
+        roles: list[str | None] = [None] * x.dim()
+        if timed and x.shape[0] == self.span.rows(True):
+            roles[0] = merge(True, True, self.span)
+        elif timed:
+            roles[0], roles[1] = ("T" if "T" in atoms else None), ("B" if "B" in atoms else None)
+        else:
+            roles[0] = "B" if "B" in atoms else None
+        claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
+        active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
+        self._put(x, Trace(tuple(roles), timed, self.step, active, constant, frozenset(), claim, {}))
+
+    def outputs(self, out: Any) -> frozenset[int]:
+        """Events whose results the model returns."""
+        sources: set[int] = set()
+        for tensor in tensors_in([out]):
+            trace = self._get(tensor)
+            if trace is not None:
+                sources |= trace.sources
+        return frozenset(sources)
+
+    # ---- scope ------------------------------------------------------------------------------------------------
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            invocation = self._invocations.get(name, 0)
+            self._invocations[name] = invocation + 1
+            self._scopes.append((name, module, invocation, {}))
+            if isinstance(module, LIF):
+                self._neuron_depth += 1
+                self._observed, self._seen_steps = None, 0
+
+        return hook
+
+    def _leaving(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            if isinstance(module, LIF):
+                self._neuron_depth -= 1
+                if self._neuron_depth == 0:
+                    with torch._C.DisableTorchFunction():
+                        self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
+            self._scopes.pop()
+
+        return hook
+
+    def _locate(self, op: str) -> tuple[str, str, int, int, str]:
+        """(layer, scope, invocation, index, suffix) of the next operation of this kind in the current scope."""
+        scope, module, invocation, counters = self._scopes[-1] if self._scopes else ("", self.model, 0, {})
+        index = counters.get(op, 0)
+        counters[op] = index + 1
+        is_leaf = isinstance(module, LIF) or (
+            next(module.children(), None) is None and type(module).__module__.startswith("torch.nn.")
+        )
+        if is_leaf and not any(counters[o] for o in counters if o != op) and index == 0:
+            return scope or type(module).__name__, scope, invocation, index, ""
+        return f"{scope}#{op}{index}", scope, invocation, index, f"#{op}"
+
+    # ---- what is known of tensors -----------------------------------------------------------------------------
+
+    def _put(self, tensor: Tensor, trace: Trace) -> None:
+        storage = tensor.untyped_storage()._cdata
+        key = id(tensor)
+        self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
+
+    def _get(self, tensor: Tensor) -> Trace | None:
+        entry = self._traces.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            return self._writes_of_untraced(tensor)
+        _, trace, storage, generation = entry
+        if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
+            written = self._writes.get(storage)
+            trace = replace(trace, claim=Claim(loader=trace.claim.loader), scans={}, constant=False)
+            if written is not None and len(written.active) == len(trace.active):
+                trace = replace(trace, active=trace.active | written.active, sources=trace.sources | written.sources)
+            elif written is not None:
+                trace = replace(
+                    trace,
+                    active=trace.active | bool(written.active.any()),
+                    sources=trace.sources | written.sources,
+                )
+        return trace
+
+    def _writes_of_untraced(self, tensor: Tensor) -> Trace | None:
+        """A buffer that values were written into through a view: known through its storage, without roles."""
+        if not self._writes:
+            return None
+        written = self._writes.get(tensor.untyped_storage()._cdata)
+        if written is None:
+            return None
+        return replace(written, roles=(None,) * tensor.dim(), claim=NOTHING, scans={}, constant=False)
+
+    def _changed(self, tensor: Tensor, trace: Trace | None) -> None:
+        """The storage of a tensor was written to: nothing known of its values holds any longer."""
+        storage = tensor.untyped_storage()._cdata
+        self._generation[storage] = self._generation.get(storage, 0) + 1
+        if trace is not None:
+            before = self._writes.get(storage)
+            if before is not None:
+                trace = replace(trace, sources=trace.sources | before.sources)
+            self._writes[storage] = trace
+
+    # ---- every function call ----------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the function as it is; look at what it read and made."""
+        kwargs = kwargs or {}
+        if self._neuron_depth:
+            return func(*args, **kwargs)
+        name = self._names.get(func)
+        if name is None:
+            raw = getattr(func, "__name__", type(func).__name__)
+            if raw in ("__get__", "__set__"):
+                raw = func.__self__.__name__
+            name = self._names[func] = (raw, _CATEGORY.get(rules.plain_name(raw), "unknown"))
+        raw, category = name
+        if category == "query":
+            return func(*args, **kwargs)
+        if category == "unknown" and any(self._get(t) for t in tensors_in([args, kwargs])):
+            before = len(self.events)
+            with _Opened(self):
+                out = func(*args, **kwargs)
+            if len(self.events) == before and any(self._get(t) is None for t in tensors_in([out])):
+                self.saw(raw, args, kwargs, out)
+            return out
+        out = func(*args, **kwargs)
+        self.saw(raw, args, kwargs, out)
+        return out
+
+    def saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Account for one function call that has just been made."""
+        plain = rules.plain_name(raw)
+        category = _CATEGORY.get(plain, "unknown")
+        if category == "query":
+            return
+        read = [t for t in tensors_in([args, kwargs]) if t is not kwargs.get("out")]
+        traced = [(t, trace) for t in read if (trace := self._get(t)) is not None]
+        if not traced:
+            return
+        if category == "escape":
+            for tensor, _ in traced:
+                self._changed(tensor, None)
+            return
+        if plain in ("setitem", "copy", "fill", "zero", "set") and rules.is_in_place(raw):
+            self._write(plain, args, traced)
+            return
+        made = list(tensors_in([out]))
+        if made:
+            self._account(category, plain, args, kwargs, traced, made)
+
+    def _account(
+        self,
+        category: str,
+        plain: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        traced: list[tuple[Tensor, Trace]],
+        made: list[Tensor],
+    ) -> None:
+        is_active_dropout = plain.endswith("dropout") and bool(
+            rules.bind(("input", "p", "training"), args, kwargs).get("training", False)
+        )
+        if category in ("reshape", "cast") and not is_active_dropout:
+            self._reshape(*traced[0], made[0])
+        elif category == "move":
+            self._move(plain, args, kwargs, traced, made)
+        elif category == "convolution" and self._weights_are_constant(args[1:], kwargs):
+            self._convolution(plain, args, kwargs, made[0])
+        elif category == "linear" and plain != "addmm" and self._weights_are_constant(args[1:], kwargs):
+            self._linear(args, kwargs, made[0])
+        elif category == "product" or plain == "addmm":
+            self._product(plain, args, kwargs, traced, made[0])
+        elif category == "attention":
+            self._attention(plain, args, kwargs, made[0])
+        elif category in ("elementwise", "pool"):
+            self._elementwise(category, plain, args, kwargs, traced, made)
+        else:
+            self._unsupported(plain, traced, made)
+
+    def _weights_are_constant(self, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+        return not any(self._get(t) for t in tensors_in([*rest, kwargs.get("weight"), kwargs.get("bias")]))
+
+    # ---- tensors that move ------------------------------------------------------------------------------------
+
+    def _reshape(self, x: Tensor, trace: Trace, out: Tensor) -> None:
+        """Row-major order is kept; a change of number format keeps what stays provable."""
+        roles = trace.roles
+        if out.shape != x.shape:
+            roles = reshape_roles(x.shape, trace.roles, out.shape, self.span)
+        claim, scans = trace.claim, trace.scans
+        if out.dtype != x.dtype:
+            scans = {}
+            if out.dtype == torch.bool:
+                claim = Claim(1.0, 1, True)
+            elif not (claim.unit == 1 and out.dtype.is_floating_point):
+                claim = replace(claim, unit=None, max_k=0, proven=False)
+        self._put(out, replace(trace, roles=roles, claim=claim, scans=scans))
+
+    def _move(
+        self,
+        plain: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        traced: list[tuple[Tensor, Trace]],
+        made: list[Tensor],
+    ) -> None:
+        if plain in ("stack", "cat", "concat", "concatenate", "hstack", "vstack", "dstack"):
+            self._put(made[0], self._joined(plain, args, kwargs, made[0]))
+            return
+        x, trace = traced[0]
+        if plain in ("repeat", "tile", "expand", "expand_as", "broadcast_to", "repeat_interleave"):
+            self._put(made[0], self._repeated(plain, x, trace, made[0]))
+            return
+        storage = x.untyped_storage()._cdata
+        padded_with = rules.bind(("input", "pad", "mode", "value"), args, kwargs).get("value")
+        claim = NOTHING if plain in ("pad", "constant_pad_nd") and padded_with else trace.claim
+        for out in made:
+            if out.untyped_storage()._cdata == storage:
+                self._put(out, replace(self._viewed(x, trace, out), claim=claim, scans={}))
+            else:
+                roles = self._copied_roles(plain, x, trace, args, kwargs, out)
+                self._put(out, replace(trace, roles=roles, claim=claim, scans={}))
+
+    def _viewed(self, x: Tensor, trace: Trace, out: Tensor) -> Trace:
+        """A view of the same memory; where it holds a single time step, which one."""
+        roles = view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
+        axis = role_positions(trace.roles).get("T")
+        if axis is None or {"T", "R"} & set(roles) or not trace.timed:
+            return replace(trace, roles=roles)
+        if out.dim() == x.dim() and out.shape[axis] != 1:
+            return replace(trace, roles=roles)  # part of the steps: incomplete, refused where it is counted
+        stride = x.stride(axis)
+        if stride == 0:  # the same values at every step
+            return replace(trace, roles=roles, timed=False, step=None, active=trace.active[:1])
+        step = (out.storage_offset() - x.storage_offset()) // stride % self.span.time_steps
+        return replace(trace, roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
+
+    def _copied_roles(
+        self, plain: str, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
+    ) -> Roles:
+        """Roles of a copy that leaves the leading axes alone; lost where it touches them."""
+        last = max(role_positions(trace.roles).values(), default=-1)
+        dims: set[int] = set()
+        if plain in ("flip", "roll", "index_select", "gather", "take_along_dim", "rot90"):
+            position = 2 if plain in ("roll", "take_along_dim", "rot90") else 1
+            given = kwargs.get("dim", kwargs.get("dims", args[position] if len(args) > position else None))
+            values = [given] if isinstance(given, int) else list(given or range(x.dim()))
+            dims = {d % x.dim() for d in values}
+        elif plain == "getitem":
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            whole = [i for i, item in enumerate(index) if isinstance(item, slice) and item == slice(None)]
+            dims = set(range(last + 1)) - set(whole)
+        elif plain in ("take", "masked_select", "meshgrid"):
+            dims = set(range(x.dim()))
+        kept = [
+            role if i < out.dim() and out.shape[i] == x.shape[i] and i not in dims else None
+            for i, role in enumerate(trace.roles)
+        ]
+        return tuple((kept + [None] * out.dim())[: out.dim()])
+
+    def _joined(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> Trace:
+        """stack and cat; T tensors of one step each, stacked in front, become the time axis."""
+        parts = list(args[0] if args else kwargs.get("tensors", ()))
+        given = kwargs.get("dim", args[1] if len(args) > 1 else 0)
+        dim = given % out.dim() if isinstance(given, int) else 0
+        traces = [(p, t) for p in parts if (t := self._get(p)) is not None]
+        sources = frozenset().union(*(t.sources for _, t in traces))
+        span = self.span
+        steps = [t for _, t in traces]
+        if dim == 0 and len(parts) == len(steps) == span.time_steps > 1 and not any(t.timed for t in steps):
+            stacked = plain == "stack"
+            in_front = steps[0].roles[0] == "B" or span.samples == 1
+            roles = ("T", *steps[0].roles) if stacked else (merge(True, in_front, span), *steps[0].roles[1:])
+            active = np.concatenate([t.active for t in steps])
+            same = all(p is parts[0] for p in parts)
+            return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), {})
+        first, trace = traces[0]
+        timed = any(t.timed for t in steps)
+        roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
+        if plain == "stack":
+            roles = (*trace.roles[:dim], None, *trace.roles[dim:])
+        active = _any_active([t.active for t in steps])
+        if len(steps) < len(parts):
+            active = np.ones_like(active)
+        known = max((t.step for t in steps if t.step is not None), default=None)
+        constant = all(t.constant for t in steps)
+        return Trace(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps), {})
+
+    def _repeated(self, plain: str, x: Tensor, trace: Trace, out: Tensor) -> Trace:
+        """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
+        span = self.span
+        aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
+        shape = [1] * (out.dim() - x.dim()) + list(x.shape)
+        roles: list[str | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
+        has_no_time = not trace.timed and trace.step is None
+        if has_no_time and span.time_steps > 1 and out.numel() == span.time_steps * x.numel():
+            if out.shape[0] == span.time_steps and shape[0] == 1:
+                roles[0] = "T"
+            elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
+                roles[0] = merge(True, True, span)
+            else:
+                return replace(trace, roles=tuple(roles), scans={})
+            active = np.repeat(trace.active, span.time_steps)
+            return replace(trace, roles=tuple(roles), timed=True, active=active, constant=True, scans={})
+        return replace(trace, roles=tuple(roles), scans={})
+
+    def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, Trace]]) -> None:
+        """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
+        target = args[0]
+        before = self._get(target)
+        sources = [t for x, t in traced if x is not target]
+        joined = before or replace(sources[0], claim=NOTHING, scans={}, roles=(None,) * target.dim())
+        if sources:
+            joined = replace(joined, sources=joined.sources | sources[0].sources, claim=NOTHING, scans={})
+        if plain == "setitem" and sources and isinstance(args[1], int):
+            joined = self._written_step(target, args[1], joined, sources[0], before)
+        elif plain == "copy" and sources and target.shape == args[1].shape:
+            joined = replace(sources[0], scans={})
+        self._changed(target, joined if len(joined.roles) == target.dim() else None)
+        self._put(target, joined)
+
+    def _written_step(self, target: Tensor, at: int, joined: Trace, source: Trace, before: Trace | None) -> Trace:
+        """buffer[t] = y for a buffer of T steps."""
+        span = self.span
+        if span.time_steps == 1 or target.shape[0] != span.time_steps or source.timed:
+            return joined
+        active = before.active.copy() if before is not None and before.timed else np.zeros(span.time_steps, np.bool_)
+        active[at] = bool(source.active.any())
+        roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
+        return replace(joined, roles=roles, timed=True, step=None, active=active, constant=False)
+
+    # ---- events -----------------------------------------------------------------------------------------------
+
+    def _rows_first(self, x: Tensor, trace: Trace, where: str) -> Tensor:
+        """(R, ...) with time and samples in front; raises ProfilingError where they cannot be told."""
+        self._require_complete(trace.roles, trace.timed, where)
+        positions = role_positions(trace.roles)
+        front = [positions[r] for r in ("R", "T", "B") if r in positions]
+        moved = x if front == list(range(len(front))) else x.movedim(front, tuple(range(len(front))))
+        return moved.reshape(self.span.rows(trace.timed), *moved.shape[len(front) :])
+
+    def _require_complete(self, roles: Roles, timed: bool, where: str) -> None:
+        if not is_complete(roles, timed, self.span):
+            raise ProfilingError(
+                f"{where}: cannot tell which axes hold time and samples (T={self.span.time_steps}, "
+                f"{self.span.samples} samples); declare where time is with time=, or keep these axes apart"
+            )
+
+    def _scan(self, x: Tensor, trace: Trace, where: str, operand: str) -> tuple[Scan, int]:
+        """Scan of a tensor as (R, channels, positions), once for all its readers; and its elements per row."""
+        rows = self._rows_first(x, trace, where)
+        r = rows.shape[0]
+        channels = rows.shape[1] if rows.dim() > 1 else 1
+        positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
+        key = (r, channels, positions)
+        found = trace.scans.get(key)
+        if found is None:
+            found = self._scan_as(rows, key, trace, where, operand)
+            if rows.data_ptr() == x.data_ptr() or rows.shape[1:] == x.shape[1:]:
+                trace.scans[key] = found
+        return found, channels * positions
+
+    def _scan_as(
+        self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str, operand: str, dim: int = 1
+    ) -> Scan:
+        declared = self.input_kind is not None and trace.claim.loader
+        max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
+        invocation = self._scopes[-1][2] if self._scopes else 0
+        stays_real = (where, invocation, operand) in self.known_real and not declared
+        found, extremes = scan(x, shape, trace.claim, max_k, where, stays_real, dim)
+        if extremes is not None:
+            self._ranges.append((where, extremes))
+        if found.values is not None and trace.claim.loader:
+            found.values = _loader_values(found.values, self.input_kind, where)
+        return found
+
+    def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
+        """Keep the event; its output stems from it alone."""
+        self.events.append(event)
+        self._put(out, replace(trace, sources=frozenset({len(self.events) - 1}), scans={}))
+
+    def _event(self, op: str, label: str, traces: Sequence[Trace], out: Tensor) -> Event:
+        """A new event of operation ``op``, named by ``label`` in the current scope, reading ``traces``."""
+        layer, scope, invocation, index, suffix = self._locate(label)
+        timed = any(t.timed for t in traces)
+        known = [t.step for t in traces if t.step is not None]
+        step = None if timed or not known else max(known) if max(known) >= 0 else ONCE
+        return Event(
+            layer=layer,
+            scope=scope,
+            invocation=invocation,
+            index=index,
+            suffix=suffix,
+            op=op,
+            timed=timed,
+            step=step,
+            active=_any_active([t.active for t in traces]),
+            constant=all(t.constant or (not t.timed and t.step is None) for t in traces),
+            inputs=frozenset().union(*(t.sources for t in traces)),
+            output_elements=out.numel() // max(1, self.span.rows(timed)),
+        )
+
+    def _elementwise(
+        self,
+        category: str,
+        plain: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        traced: list[tuple[Tensor, Trace]],
+        made: list[Tensor],
+    ) -> None:
+        out, (x, first) = made[0], traced[0]
+        traces = [t for _, t in traced]
+        if category == "pool":
+            rule, ops = rules.Elementwise("pool"), rules.pool_ops(plain, x, out, args, kwargs)
+        else:
+            rule = rules.ELEMENTWISE[plain]
+            ops = rule.ops * (x.numel() if rule.of == "input" else out.numel())
+        op, factor = rule.op, None
+        if op == "mul" and len(traced) == 1:
+            factor = _constant_factor(plain, args, kwargs, x)
+            op = "scale" if factor is not None else "mul"
+        elif op == "reduce" and plain in ("mean", "nanmean"):
+            op = "mean"
+        roles = broadcast_roles([(t.shape, trace.roles) for t, trace in traced], out.shape)
+        timed, step = any(t.timed for t in traces), None
+        if op in ("mean", "reduce"):
+            roles, timed, step = self._reduced(x, first, args, kwargs, out)
+        elif category == "pool" or (op == "norm" and out.dim() == x.dim()):
+            roles = tuple(r if out.shape[i] == x.shape[i] else None for i, r in enumerate(first.roles))
+        event = self._event(op, op, traces, out)
+        if op in ("mean", "reduce") and first.timed and not timed:
+            event.timed, event.step = False, step
+            event.active = np.array([bool(event.active.any())])
+            event.output_elements = out.numel() // max(1, self.span.rows(False))
+        rows = self.span.rows(first.timed if op in ("mean", "reduce") else event.timed)
+        event.elementwise_ops = ops // max(1, rows)
+        if op in ("mean", "reduce") and first.timed and not timed:
+            event.elementwise_ops = ops // max(1, self.span.samples)
+        event.foldable = op == "scale" or (plain.endswith("batch_norm") and not _batch_statistics(plain, args, kwargs))
+        event.note = plain
+        active = event.active if op != "mul" or len(traces) < 2 else _all_active([t.active for t in traces])
+        event.active = active
+        has_offset = plain in rules.NONZERO_AT_ZERO or (op == "add" and len(traced) == 1)
+        result = Trace(
+            roles,
+            timed,
+            step if op in ("mean", "reduce") and first.timed and not timed else event.step,
+            np.ones_like(active) if has_offset else active,
+            event.constant,
+            frozenset(),
+            _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
+            {},
+        )
+        in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
+        if in_place:
+            self._changed(out, replace(result, sources=frozenset({len(self.events)})))
+        self._record(event, out, result)
+        for extra in made[1:]:
+            self._put(extra, replace(result, sources=frozenset({len(self.events) - 1}), claim=NOTHING))
+
+    def _reduced(
+        self, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
+    ) -> tuple[Roles, bool, int | None]:
+        """Roles, timed and step after a reduction over some axes."""
+        given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+        if isinstance(given, bool) or not isinstance(given, (int, tuple, list)):
+            dims = set(range(x.dim()))
+        else:
+            dims = {d % max(1, x.dim()) for d in ([given] if isinstance(given, int) else given)}
+        if out.dim() == x.dim():
+            roles = tuple(None if i in dims else r for i, r in enumerate(trace.roles))
+        else:
+            roles = tuple(r for i, r in enumerate(trace.roles) if i not in dims)
+        roles = roles if len(roles) == out.dim() else (None,) * out.dim()
+        over_time = "T" in {trace.roles[i] for i in dims}
+        return roles, trace.timed and not over_time, ONCE if over_time else trace.step
+
+    def _unsupported(self, plain: str, traced: list[tuple[Tensor, Trace]], made: list[Tensor]) -> None:
+        """A row without counts, named; everything downstream counts as active."""
+        x, trace = traced[0]
+        event = self._event("unsupported", plain, [t for _, t in traced], made[0])
+        event.note = plain
+        self.unsupported.setdefault(event.layer, plain)
+        self.events.append(event)
+        source = frozenset({len(self.events) - 1})
+        for out in made:
+            same = out.shape == x.shape
+            roles = trace.roles if same else (None,) * out.dim()
+            if not same:
+                roles = tuple(
+                    r if i < out.dim() and out.shape[i] == x.shape[i] else None for i, r in enumerate(trace.roles)
+                )[: out.dim()]
+                roles = (*roles, *[None] * (out.dim() - len(roles)))
+            active = np.ones_like(trace.active)
+            self._put(out, Trace(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING, {}))
+
+    def _convolution(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        operands = rules.convolution_operands(plain, args, kwargs)
+        x = operands["input"]
+        trace = self._traced(x)
+        event = self._event("conv", "conv", [trace], out)
+        axes = operands["weight"].dim() - 2
+        if x.dim() != axes + 2 or x.shape[0] != self.span.rows(trace.timed):
+            raise ProfilingError(
+                f"{event.layer}: the convolution reads {tuple(x.shape)}, not {self.span.rows(trace.timed)} rows "
+                f"(time x samples) of (channels, {'x'.join('S' * axes)}); give a batched input"
+            )
+        key = (
+            plain,
+            x.shape,
+            operands["weight"].shape,
+            str({k: operands[k] for k in operands if k not in _TENSORS}),
+        )
+        geometry = self._geometries.get(key)
+        if geometry is None:
+            geometry = self._geometries[key] = rules.convolution_geometry(operands, out.shape)
+        self._weighted(event, x, trace, geometry, out, (x.shape[0], x.shape[1], len(geometry.fan_out)))
+
+    def _linear(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        operands = rules.bind(("input", "weight", "bias"), args, kwargs)
+        x, weight, bias = operands["input"], operands["weight"], operands.get("bias")
+        trace = self._traced(x)
+        event = self._event("linear", "linear", [trace], out)
+        reduction = int(x.shape[-1])
+        outputs = weight.shape[0] if weight.dim() > 1 else 1
+        geometry = rules.Geometry(
+            positions=x.numel() // max(1, reduction * self.span.rows(trace.timed)),
+            reduction=reduction,
+            out_channels=outputs,
+            groups=1,
+            weights=weight.numel(),
+            biases=0 if bias is None else bias.numel(),
+            fan_out=np.array([outputs], dtype=np.int64),
+        )
+        self._weighted(event, x, trace, geometry, out, None)
+
+    def _traced(self, x: Tensor) -> Trace:
+        trace = self._get(x)
+        if trace is None:
+            raise ProfilingError("an operation reads a tensor that does not stem from the loader")
+        return trace
+
+    def _weighted(
+        self,
+        event: Event,
+        x: Tensor,
+        trace: Trace,
+        geometry: rules.Geometry,
+        out: Tensor,
+        shape: tuple[int, int, int] | None,
+    ) -> None:
+        """Count a layer that reads weights: SOPs = sum over positions of non-zeros there x outputs they feed."""
+        found, elements = self._scan(x, trace, event.layer, "left")
+        nonzeros = found.nonzeros.sum(1, dtype=torch.int64)
+        if shape is None or len(geometry.fan_out) == 1:
+            fan_out = int(geometry.fan_out[0])
+            event.sops = nonzeros * fan_out
+            event.multi_left = None if found.levels is None else found.levels.sum(1, dtype=torch.int64) * fan_out
+        else:
+            event.sops = weighted_rows(found.nonzeros, geometry.fan_out)
+            event.multi_left = None if found.levels is None else weighted_rows(found.levels, geometry.fan_out)
+        event.streamed = Operand(elements, nonzeros, found)
+        event.dense_macs, event.weights, event.biases = geometry.dense_macs, geometry.weights, geometry.biases
+        event.reduction, event.out_channels = geometry.reduction, geometry.out_channels
+        event.positions, event.groups = geometry.positions, geometry.groups
+        if event.op == "conv":
+            roles: Roles = (trace.roles[0], *[None] * (out.dim() - 1))
+        else:
+            roles = (*trace.roles[:-1], None) if out.dim() == x.dim() else trace.roles[: out.dim()]
+        active = np.ones_like(event.active) if geometry.biases else event.active
+        self._record(
+            event,
+            out,
+            Trace(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING, {}),
+        )
+
+    # ---- products ---------------------------------------------------------------------------------------------
+
+    def _product(
+        self,
+        plain: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        traced: list[tuple[Tensor, Trace]],
+        out: Tensor,
+    ) -> None:
+        if plain == "einsum":
+            self._einsum(args, traced, out)
+            return
+        if plain in ("baddbmm", "addmm"):
+            operands = rules.bind(("input", "left", "right"), args, kwargs)
+            left, right = (
+                operands.get("left", kwargs.get("mat1", kwargs.get("batch1"))),
+                operands.get("right", kwargs.get("mat2", kwargs.get("batch2"))),
+            )
+        else:
+            left = args[0]
+            right = args[1] if len(args) > 1 else next(tensors_in(kwargs.values()))
+            if plain == "rmatmul":
+                left, right = right, left
+        has_left, has_right = self._get(left) is not None, self._get(right) is not None
+        if has_left and has_right:
+            if left.dim() < 2 or right.dim() < 2:
+                self._unsupported(plain, traced, [out])
+                return
+            batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+            self._pair(left, right, batch, out)
+        elif has_left or has_right:
+            bias = args[0] if plain in ("addmm", "baddbmm") else None
+            self._constant_product(left, right, has_left, bias, out)
+        else:
+            self._unsupported(plain, traced, [out])
+
+    def _constant_product(self, left: Tensor, right: Tensor, from_left: bool, bias: Tensor | None, out: Tensor) -> None:
+        """x @ W or W @ x with constant W is a linear layer: every element of x meets the same number of weights."""
+        x, weight = (left, right) if from_left else (right, left)
+        trace = self._traced(x)
+        event = self._event("linear", "linear", [trace], out)
+        reduction = int(left.shape[-1])
+        fan_out = out.numel() * reduction // max(1, x.numel())
+        rows = self.span.rows(trace.timed)
+        geometry = rules.Geometry(
+            positions=out.numel() // max(1, rows * fan_out),
+            reduction=reduction,
+            out_channels=fan_out,
+            groups=1,
+            weights=weight.numel(),
+            biases=0 if bias is None else bias.numel(),
+            fan_out=np.array([fan_out], dtype=np.int64),
+        )
+        roles: list[str | None] = list(broadcast_roles([(x.shape[:-2], trace.roles[:-2])], out.shape[:-2]))
+        if x.dim() >= 2 and out.dim() >= 2:
+            roles += [trace.roles[-2], None] if from_left else [None, trace.roles[-1]]
+        else:
+            roles = list(trace.roles[:1]) if out.dim() == 1 and x.dim() == 2 else [None] * out.dim()
+        self._weighted(event, x, trace, geometry, out, None)
+        self._put(out, replace(self._traced(out), roles=tuple(roles)))
+
+    def _pair(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
+        """(..., M, K) @ (..., K, N), both from the network."""
+        a, b = self._traced(left), self._traced(right)
+        batch_roles = broadcast_roles([(left.shape[:-2], a.roles[:-2]), (right.shape[:-2], b.roles[:-2])], tuple(batch))
+        result = self._count_pair(left, right, tuple(batch), batch_roles, a, b, out)
+        self._put(out, replace(result, roles=(*batch_roles, None, None)))
+
+    def _count_pair(
+        self,
+        left: Tensor,
+        right: Tensor,
+        batch: tuple[int, ...],
+        batch_roles: Roles,
+        a: Trace,
+        b: Trace,
+        out: Tensor,
+    ) -> Trace:
+        """Coincidences of a batched product; ``batch_roles`` are the roles of the batch axes."""
+        event = self._event("matmul", "matmul", [a, b], out)
+        self._require_complete(batch_roles, event.timed, event.layer)
+        event.active = _all_active([a.active, b.active])
+        rows = self.span.rows(event.timed)
+        m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
+        groups = int(np.prod(batch, dtype=np.int64)) // max(1, rows)
+        columns = self._sums_over(left, batch, batch_roles, (rows, groups, m, k), a, event.layer, "left", False)
+        lines = self._sums_over(right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True)
+        event.sops = coincidences(columns.nonzeros, lines.nonzeros)
+        event.multi_left = None if columns.levels is None else coincidences(columns.levels, lines.nonzeros)
+        event.multi_right = None if lines.levels is None else coincidences(columns.nonzeros, lines.levels)
+        event.streamed = Operand(groups * m * k, columns.nonzeros.flatten(1).sum(1, dtype=torch.int64), columns)
+        event.other = Operand(groups * k * n, lines.nonzeros.flatten(1).sum(1, dtype=torch.int64), lines)
+        event.positions, event.reduction, event.out_channels, event.groups = m, k, groups * n, groups
+        event.dense_macs = m * k * groups * n
+        self.events.append(event)
+        source = frozenset({len(self.events) - 1})
+        claim = claim_of_product(a.claim, b.claim, k)
+        return Trace((None,) * out.dim(), event.timed, event.step, event.active, event.constant, source, claim, {})
+
+    def _sums_over(
+        self,
+        x: Tensor,
+        batch: tuple[int, ...],
+        batch_roles: Roles,
+        shape: tuple[int, int, int, int],
+        trace: Trace,
+        where: str,
+        operand: str,
+        is_right: bool,
+    ) -> Scan:
+        """(R, G, K) sums over M of a left, over N of a right operand, rows in front."""
+        rows, groups, p, q = shape
+        positions = role_positions(batch_roles)
+        front = [positions[r] for r in ("R", "T", "B") if r in positions]
+        full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
+        if front != list(range(len(front))):
+            full = full.movedim(front, tuple(range(len(front))))
+        over_last = is_right
+        if not full.is_contiguous() and full.mT.is_contiguous():  # read memory in its own order
+            full, p, q, over_last = full.mT, q, p, not over_last
+        dim = 2 if over_last else 1
+        found = self._scan_as(full, (rows * groups, p, q), trace, where, operand, dim)
+        kept = p if over_last else q
+        levels = None if found.levels is None else found.levels.reshape(rows, groups, kept)
+        return replace(found, nonzeros=found.nonzeros.reshape(rows, groups, kept), levels=levels)
+
+    def _einsum(self, args: Sequence[Any], traced: list[tuple[Tensor, Trace]], out: Tensor) -> None:
+        """Two-operand einsum as a batched product; anything else is unsupported."""
+        operands = list(tensors_in(args[1:]))
+        letters = _einsum_letters(args[0], operands)
+        if letters is None:
+            self._unsupported("einsum", traced, [out])
+            return
+        left_letters, right_letters, result = letters
+        left, right = operands
+        shared = [c for c in left_letters if c in right_letters]
+        batch = [c for c in result if c in shared]
+        summed = [c for c in shared if c not in result]
+        m = [c for c in left_letters if c not in shared]
+        n = [c for c in right_letters if c not in shared]
+        sizes = dict(zip(left_letters + right_letters, [*left.shape, *right.shape], strict=True))
+        a, b = self._get(left), self._get(right)
+        matrix_left = left.permute([left_letters.index(c) for c in batch + m + summed])
+        matrix_right = right.permute([right_letters.index(c) for c in batch + summed + n])
+        batch_shape = tuple(sizes[c] for c in batch)
+
+        def size(group: list[str]) -> int:
+            return int(np.prod([sizes[c] for c in group], dtype=np.int64))
+
+        matrix_left = matrix_left.reshape(*batch_shape, size(m), size(summed))
+        matrix_right = matrix_right.reshape(*batch_shape, size(summed), size(n))
+        role_of = {
+            c: r
+            for t, ls in ((a, left_letters), (b, right_letters))
+            if t
+            for c, r in zip(ls, t.roles, strict=True)
+            if r
+        }
+        roles = tuple(role_of.get(c) for c in result)
+        if a is not None and b is not None:
+            found = self._count_pair(
+                matrix_left, matrix_right, batch_shape, tuple(role_of.get(c) for c in batch), a, b, out
+            )
+            self._put(out, replace(found, roles=roles))
+        else:
+            x, trace, fan = (left, a, size(n)) if a is not None else (right, self._traced(right), size(m))
+            weight = right if a is not None else left
+            event = self._event("linear", "linear", [trace], out)
+            rows = self.span.rows(trace.timed)
+            geometry = rules.Geometry(
+                positions=x.numel() // max(1, rows * size(summed)),
+                reduction=size(summed),
+                out_channels=fan,
+                groups=1,
+                weights=weight.numel(),
+                biases=0,
+                fan_out=np.array([fan], dtype=np.int64),
+            )
+            self._weighted(event, x, trace, geometry, out, None)
+            self._put(out, replace(self._traced(out), roles=roles))
+
+    def _attention(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        """scaled_dot_product_attention: two products, a scale and a softmax, recomputed as its reference does."""
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+        if plain.endswith(("_for_cpu", "flash_attention")):
+            names = ("query", "key", "value", "dropout_p", "is_causal", "")
+        elif "efficient" in plain or "cudnn" in plain:
+            names = ("query", "key", "value", "attn_mask", "", "is_causal")
+        given = {**rules.bind(names, args, kwargs), **kwargs}
+        q, k, v = given["query"], given["key"], given["value"]
+        if kwargs.get("enable_gqa"):
+            repeat = q.shape[-3] // k.shape[-3]
+            k, v = self._widened(k, repeat), self._widened(v, repeat)
+        scale = given.get("scale") or q.shape[-1] ** -0.5
+        batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        keys = k.transpose(-2, -1)
+        self._put(keys, self._viewed(k, self._traced(k), keys))
+        scores = q @ keys
+        self._pair(q, keys, batch, scores)
+        scaled = scores * scale
+        self._elementwise("elementwise", "mul", (scores, scale), {}, [(scores, self._traced(scores))], [scaled])
+        weights = scaled
+        mask = given.get("attn_mask")
+        if given.get("is_causal"):
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if mask is not None:
+            weights = scaled.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scaled + mask
+        weights = weights.softmax(-1)
+        self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, self._traced(scaled))], [weights])
+        self._pair(weights, v, torch.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
+
+    def _widened(self, x: Tensor, repeat: int) -> Tensor:
+        """Grouped-query attention: every key and value head serves ``repeat`` query heads."""
+        trace = self._traced(x)
+        wide = x.repeat_interleave(repeat, dim=-3)
+        self._put(wide, replace(trace, scans={}))
+        return wide
+
+    # ---- neurons ----------------------------------------------------------------------------------------------
+
+    def _neuron(self, module: LIF, current: Tensor, out: Tensor) -> None:
+        """A LIF or DTSS layer: spikes, and its mask. Its own arithmetic is the neuron update, not rows."""
+        trace = self._get(current)
+        layer = self._scopes[-1][0] or type(module).__name__
+        if trace is None:
+            raise ProfilingError(f"{layer}: the neuron reads a tensor that does not stem from the loader")
+        if not trace.timed and self.span.time_steps > 1:
+            raise ProfilingError(f"{layer}: the neuron wants (T, B, ...) but no time axis reaches it; declare time=")
+        if current.shape[0] != self.span.time_steps:
+            raise ProfilingError(
+                f"{layer}: the neuron reads {current.shape[0]} time steps but time_steps={self.span.time_steps}"
+            )
+        active = module.time_step_mask(self.span.time_steps).detach().cpu().numpy() > 0
+        event = self._event("neuron", "neuron", [trace], out)
+        event.active, event.constant, event.timed, event.step = active, False, True, None
+        event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
+        result = Trace(
+            trace.roles, True, None, active, False, frozenset({len(self.events)}), spikes(module.amplitude), {}
+        )
+        self.events.append(event)
+        observed, was_seen = self._observed, self._seen_steps == int(active.sum())
+        if module.rule != "paper" or not was_seen:
+            self._ranges.append((layer, torch.stack(torch.aminmax(current)) if current.numel() else current))
+        if observed is not None and was_seen and trace.roles[:2] == self._time_then_samples():
+            _, channels, positions = observed.shape
+            key = (self.span.rows(True), channels, positions)
+            result.scans[key] = Scan(observed.positions(), None, None, result.claim)
+        found, _ = self._scan(out, result, layer, "spikes")
+        event.spikes = found.nonzeros.sum(1, dtype=torch.int64)
+        self._put(out, result)
+
+    def _time_then_samples(self) -> Roles:
+        return ("T" if self.span.time_steps > 1 else None, "B" if self.span.samples > 1 else None)
+
+    def _observe(self, t: int, spike: Tensor, potential: Tensor) -> None:
+        """Non-zeros per position of one step's spikes, taken while they are in cache; range of the last state."""
+        if spike.dim() < 2 or spike.numel() == 0 or not spike.is_contiguous():
+            return
+        if self._observed is None:
+            if self._scratch.numel() < spike.numel() or self._scratch.device != spike.device:
+                self._scratch = torch.empty(spike.numel(), dtype=torch.bool, device=spike.device)
+            batch, channels = spike.shape[:2]
+            shape = (batch, channels, spike.numel() // (batch * channels))
+            self._observed = PackedSum(self.span.time_steps, shape, self._scratch)
+        self._observed.add(t, spike)
+        self._seen_steps += 1
+        if t == self.span.time_steps - 1:
+            self._ranges.append((self._scopes[-1][0], torch.stack(torch.aminmax(potential))))
+
+
+_TENSORS = ("input", "weight", "bias")
+DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
+
+
+def _any_active(flags: Sequence[Steps]) -> Steps:
+    found = flags[0]
+    for other in flags[1:]:
+        found = found | other
+    return found
+
+
+def _all_active(flags: Sequence[Steps]) -> Steps:
+    found = flags[0]
+    for other in flags[1:]:
+        found = found & other
+    return found
+
+
+def _claim_of_union(parts: Sequence[Tensor], traces: Sequence[Trace]) -> Claim:
+    claims = [t.claim for t in traces]
+    reason = next((c.reason for c in claims if c.reason), None)
+    if reason:
+        return Claim(reason=reason)
+    loader = any(c.loader for c in claims)
+    if len(claims) < len(parts) or len({c.unit for c in claims}) != 1 or claims[0].unit is None:
+        return Claim(loader=loader)
+    return Claim(claims[0].unit, max(c.max_k for c in claims), all(c.proven for c in claims), None, loader)
+
+
+def _constant_factor(plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> float | None:
+    """The one number a tensor is multiplied with, or None where it is not one number known on the host."""
+    others = [a for a in (*args, *kwargs.values()) if a is not x and not isinstance(a, str)]
+    if len(others) != 1:
+        return None
+    other = others[0]
+    if isinstance(other, Tensor):
+        if other.numel() != 1 or other.device.type != "cpu":
+            return None
+        other = other.item()
+    if isinstance(other, bool) or not isinstance(other, (int, float)) or other == 0:
+        return None
+    if plain.startswith("rdiv") or plain.startswith("rtruediv"):
+        return None
+    return 1 / other if "div" in plain else float(other)
+
+
+def _batch_statistics(plain: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """True where a batch norm uses the statistics of this batch instead of its running ones."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+    if plain != "batch_norm":
+        names = ("input", "weight", "bias", "running_mean", "running_var", "training")
+    return bool(rules.bind(names, args, kwargs).get("training", False))
+
+
+def _claim_of_elementwise(
+    plain: str,
+    op: str,
+    factor: float | None,
+    traced: Sequence[tuple[Tensor, Trace]],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> Claim:
+    """What an element-wise operation leaves of the claims of its operands."""
+    claims = [t.claim for _, t in traced]
+    loader = any(c.loader for c in claims)
+    reason = next((c.reason for c in claims if c.reason), None)
+    rest = Claim(reason=reason, loader=loader)
+    if op == "add" and plain == "add" and len(claims) == 2 and kwargs.get("alpha", 1) == 1 and len(args) < 3:
+        return claim_of_sum(*claims)
+    if op == "scale" and factor is not None:
+        return claim_of_scale(claims[0], factor)
+    if op == "mul" and plain in ("mul", "multiply") and len(claims) == 2:
+        return claim_of_product(claims[0], claims[1], 1)
+    if op == "pool" and not rules.is_average(plain):
+        return claims[0]
+    if op in ("pool", "mean") and claims[0].unit is not None:
+        return Claim(reason=f"average of spikes ({plain})")
+    if plain in ("relu", "relu6", "abs") and (plain != "relu6" or claims[0].max_k <= 1):
+        return claims[0] if claims[0].unit is not None and plain != "relu6" else rest
+    if op == "compare" and all(c.unit is None and not c.reason for c in claims):
+        return NOTHING
+    if op in ("pool", "mean", "activation", "norm", "add", "mul", "scale"):
+        return rest
+    return NOTHING
+
+
+def _loader_values(values: Values, declared: str | None, where: str) -> Values:
+    """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4)."""
+    if declared is None:
+        return real("grey levels of the input are not spikes") if values.kind == "integer" else values
+    if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
+        raise ProfilingError(
+            f"{where}: input_kind='{declared}' was declared but the values are {values.kind}"
+            f"{f' ({values.reason})' if values.reason else ''}; declare what they are or leave input_kind out"
+        )
+    return values
+
+
+def _einsum_letters(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], list[str], list[str]] | None:
+    """Letters of a plain two-operand einsum, or None: no ellipsis, no diagonals, no letter summed on one side."""
+    if not isinstance(equation, str) or len(operands) != 2 or "." in equation:
+        return None
+    text = equation.replace(" ", "")
+    inputs, _, result = text.partition("->")
+    sides = inputs.split(",")
+    if len(sides) != 2:
+        return None
+    left, right = list(sides[0]), list(sides[1])
+    if "->" not in text:
+        result = "".join(sorted(c for c in set(inputs) - {","} if inputs.count(c) == 1))
+    if any(len(set(side)) != len(side) for side in (left, right, list(result))):
+        return None
+    if any(c not in result and not (c in left and c in right) for c in left + right):
+        return None
+    return left, right, list(result)

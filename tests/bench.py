@@ -1,0 +1,113 @@
+"""What profiling costs: profiled against plain forwards, interleaved in one run. ``make bench`` prints it.
+
+Ratios, not seconds: plain against plain in the same run is the noise. Nothing here is a test with a threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+
+import snn_energy as se
+
+
+def calibrated(name: str, steps: dict[str, int] | None = None) -> torch.nn.Module:
+    """A network of random weights whose BatchNorms have seen images, so that every layer fires."""
+    torch.manual_seed(0)
+    model = se.create_model(name, image_size=32, num_classes=10, time_steps=4)
+    for module in model.modules():
+        if isinstance(module, (torch.nn.BatchNorm1d, torch.nn.BatchNorm2d)):
+            torch.nn.init.uniform_(module.bias, 0.0, 0.5)
+            module.momentum = None
+    for index, (key, parameter) in enumerate(model.named_parameters()):
+        if key.endswith(".tp"):  # T_l = 1, 2, 3, 4, 1, 2, ...: every case of skipping occurs
+            parameter.data.zero_()
+            parameter.data[index % 4] = 1.5
+    with torch.no_grad():
+        model.train()(torch.rand(8, 3, 32, 32))
+    return model.eval()
+
+
+def once(run: object) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    run()  # type: ignore[operator]
+    return time.perf_counter() - start
+
+
+def overhead(name: str, pairs: int) -> dict[str, float]:
+    """Median ratios over interleaved pairs: profiled/plain, and plain/plain as the noise."""
+    model, images = calibrated(name), torch.rand(8, 3, 32, 32)
+
+    def plain() -> None:
+        model(images)
+
+    def profiled() -> None:
+        se.profile(model, [images])
+
+    with torch.inference_mode():
+        for _ in range(3):
+            plain(), profiled()
+        ratios, noise, plains, extra = [], [], [], []
+        gc.collect()
+        for _ in range(pairs):
+            a, b, c = once(plain), once(profiled), once(plain)
+            mean = (a + c) / 2
+            ratios.append(b / mean)
+            noise.append(c / a)
+            plains.append(mean)
+            extra.append(b - mean)
+    return {
+        "profiled_over_plain": statistics.median(ratios),
+        "plain_over_plain": statistics.median(noise),
+        "plain_ms": 1e3 * statistics.median(plains),
+        "counting_ms": 1e3 * statistics.median(extra),
+    }
+
+
+_PEAK = """
+import resource, sys, torch
+sys.path.insert(0, {folder!r})
+import bench
+import snn_energy as se
+import snn_energy.profiler.profile
+model, images = bench.calibrated({name!r}), torch.rand(8, 3, 32, 32)
+with torch.inference_mode():
+    for _ in range(3):
+        {call}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_kib(name: str, call: str) -> int:
+    """Peak resident memory of a process of its own that runs ``call`` three times."""
+    folder = __file__.rsplit("/", 1)[0]
+    code = _PEAK.format(folder=folder, name=name, call=call)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=30)
+    pairs = parser.parse_args().pairs
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch 8, T 4, 32x32, {pairs} pairs")
+    print("model                    profiled/plain  plain/plain  plain ms  counting ms  peak memory ratio")
+    for name in ("spikformer-4-384", "dts-spikformer-4-384"):
+        found = overhead(name, pairs)
+        memory = peak_kib(name, "se.profile(model, [images])") / peak_kib(name, "model(images)")
+        print(
+            f"{name:24s} {found['profiled_over_plain']:14.3f}  {found['plain_over_plain']:11.3f}"
+            f"  {found['plain_ms']:8.1f}  {found['counting_ms']:11.1f}  {memory:17.3f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
