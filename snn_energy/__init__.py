@@ -11,8 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from snn_energy._version import __version__
+from snn_energy.compare import Comparison, compare
 from snn_energy.counts import Counts, load_counts
+from snn_energy.energy import Energy, estimate
 from snn_energy.errors import SnnEnergyError
+from snn_energy.hardware import HardwareProfile, list_hardware, load_hardware
 from snn_energy.models.registry import create_model, list_models
 
 if TYPE_CHECKING:
@@ -20,13 +23,20 @@ if TYPE_CHECKING:
     from snn_energy.profiler.profile import profile
 
 __all__ = [
+    "Comparison",
     "Counts",
+    "Energy",
+    "HardwareProfile",
     "SnnEnergyError",
     "__version__",
+    "compare",
     "create_model",
+    "estimate",
+    "list_hardware",
     "list_models",
     "load_checkpoint",
     "load_counts",
+    "load_hardware",
     "profile",
     "save_checkpoint",
 ]

@@ -143,7 +143,7 @@ class Counts:
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it."""
         path = Path(path)
-        header = dict(self.header)
+        header = {key: value for key, value in self.header.items() if key != "file"}
         if self.per_sample is not None:
             side = samples_path(path)
             header["per_sample"] = side.name
@@ -215,7 +215,7 @@ def load_counts(path: str | Path) -> Counts:
     per_sample = None
     if header.get("per_sample"):
         per_sample = _load_samples(path, path.with_name(str(header["per_sample"])))
-    counts = Counts(header, rows, per_sample)
+    counts = Counts({**header, "file": path.stem}, rows, per_sample)
     problem = imbalance(counts)
     if problem is not None:
         raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
