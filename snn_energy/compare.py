@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from snn_energy.counts import Counts
-from snn_energy.energy import Energy, estimate
+from snn_energy.energy import Energy, Policies, estimate
 from snn_energy.errors import SnnEnergyError, nearest
 from snn_energy.hardware import HardwareProfile, load_hardware
 from snn_energy.memory import MEMORY_VARIANTS
@@ -22,6 +22,16 @@ class Comparison:
 
     energies: Mapping[str, Energy]
     baseline: str
+
+    @property
+    def hardware(self) -> HardwareProfile:
+        """The one device of all."""
+        return self.energies[self.baseline].hardware
+
+    @property
+    def policies(self) -> Policies:
+        """The one set of policies of all."""
+        return self.energies[self.baseline].policies
 
     def to_frame(self) -> pd.DataFrame:
         """One row per network: figures per sample, and ce, me, te = compute, memory, total over the baseline's own.

@@ -51,3 +51,22 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
     write_whole(path, write)
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made where it is missing. Raises OutputError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the folder cannot be made ({error.strerror}); choose another place") from error
+    return folder
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise OutputError at once where a result that takes long to make could not be written."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; make it or choose another place")
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: cannot be written; give the path of a file in a folder you may write to")

@@ -1,0 +1,281 @@
+"""Checkpoints: safetensors files that say what they are, and safe loading of what others have written.
+
+Loading never runs code from a file. A ``.safetensors`` file is read by safetensors; any other file is tried
+as a bare PyTorch state dict with ``weights_only=True``, and one that needs more than that is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import warnings
+import zipfile
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from snn_energy._version import __version__
+from snn_energy.errors import CheckpointError, ModelError, nearest
+from snn_energy.files import write_whole
+from snn_energy.models.neurons import DTSS
+from snn_energy.models.registry import create_model
+from snn_energy.models.spikformer import Spikformer, TransformerConfig
+from snn_energy.models.vit import VisionTransformer
+
+METADATA_KEY = "snn_energy"  # one key, one JSON text: the bytes of a file then depend on its content alone
+SCHEMA_VERSION = 1
+_CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]) -> None:
+    """Write a registry network as safetensors, whole or not at all.
+
+    metadata: what is known of the weights, JSON values: data, split, seed, test_accuracy, recipe, mean, std,
+    command. The architecture, its configuration and the versions are added. Raises CheckpointError for
+    another kind of network, OutputError where the file cannot be written.
+    """
+    if not isinstance(model, Spikformer | VisionTransformer):
+        raise CheckpointError(
+            f"{path}: a {type(model).__name__} has no configuration to store; "
+            "save its state_dict() with safetensors.torch.save_file and load it with model="
+        )
+    document = {
+        **metadata,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.config.name,
+        "config": asdict(model.config),
+        "snn_energy_version": __version__,
+        "torch_version": torch.__version__,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    header = {METADATA_KEY: json.dumps(document, sort_keys=True)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, header))
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself (see ``save_checkpoint``). Raises CheckpointError."""
+    document = _metadata_or_none(_existing(path))
+    if document is None:
+        raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model=")
+    return document
+
+
+def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **options: Any) -> nn.Module:
+    """The network of a checkpoint, on the CPU, in eval mode. No code of the file is run.
+
+    model: not needed for a file of ours. Else a registry name, with ``options`` of ``create_model``
+    (image_size, num_classes, ...; heads and image_size leave no trace in the weights, so check them), or a
+    module, which is filled and returned. Raises CheckpointError; a module given is then unchanged.
+    """
+    file = _existing(path)
+    if options and not isinstance(model, str):
+        raise CheckpointError(f"{path}: options ({', '.join(options)}) need model= as a registry name")
+    if file.suffix == ".safetensors":
+        tensors, document = _read_safetensors(file), _metadata_or_none(file)
+    else:
+        tensors, document = _bare_state_dict(load_tensors_only(file), file), None
+    if model is None:
+        if document is None:
+            raise CheckpointError(
+                f"{path}: bare weights without snn_energy metadata; say what they are with model= "
+                "(a registry name and its options, or a module)"
+            )
+        network: nn.Module = _network_of(document, file)
+    else:
+        network = create_model(model, **options) if isinstance(model, str) else model
+    _check_match(tensors, network, file)
+    _check_values(tensors, network, file)
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError where it is missing."""
+    with _existing(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _existing(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}; give a .safetensors checkpoint")
+    if file.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or save it again")
+    return file
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {_why_not_safetensors(path)} ({error})") from error
+
+
+def _why_not_safetensors(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "named .safetensors but looks like a PyTorch pickle; rename it to .pt to have it tried as such"
+    if start[8:9] == b"{":
+        return "a truncated or damaged safetensors file; copy or save it again"
+    return "not a safetensors file"
+
+
+def _metadata_or_none(path: Path) -> dict[str, Any] | None:
+    """Our metadata of a safetensors file; None where it has none. Raises CheckpointError where damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {_why_not_safetensors(path)} ({error})") from error
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its snn_energy metadata is not JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        found = document.get("schema_version") if isinstance(document, dict) else document
+        raise CheckpointError(
+            f"{path}: metadata of schema version {found!r}, this snn_energy reads {SCHEMA_VERSION}; "
+            "load the weights with model="
+        )
+    return document
+
+
+def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
+    """Build the network that metadata describe. Raises CheckpointError for a field that does not fit."""
+    config = document.get("config")
+    known = {field.name for field in fields(TransformerConfig)}
+    required = {field.name for field in fields(TransformerConfig) if field.default is MISSING}
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model=")
+    for key in config:
+        if key not in known:
+            raise CheckpointError(f"{path}: unknown key '{key}' in its model configuration{nearest(key, known)}")
+    if required - set(config):
+        missing = ", ".join(sorted(required - set(config)))
+        raise CheckpointError(f"{path}: its model configuration lacks {missing}")
+    try:
+        parsed = TransformerConfig(**config)
+        return VisionTransformer(parsed) if parsed.family == "vit" else Spikformer(parsed)
+    except (ModelError, TypeError) as error:
+        raise CheckpointError(f"{path}: invalid model configuration: {error}") from error
+
+
+# What torch.load raises on files that are no state dicts; any of them means the same to the user.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    zipfile.BadZipFile,
+)
+
+
+def load_tensors_only(path: str | Path) -> Any:
+    """Content of a PyTorch file by the restricted unpickler, which runs no code. Raises CheckpointError."""
+    file = _existing(path)
+    with file.open("rb") as stream:
+        start = stream.read(4)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):
+        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript and old formats; the outcome is checked by the caller
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: a pickle that holds more than weights, or is damaged; loading it could run code, so it "
+            f"was not loaded; {_CONVERT}"
+        ) from error
+    except _UNREADABLE as error:
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a PyTorch state dict ({type(error).__name__}); save it "
+            f"again or {_CONVERT}"
+        ) from error
+
+
+def _bare_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict itself, or the one under a customary key (state_dict, model_state_dict, model)."""
+    for key in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict; {_CONVERT}")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: '{key}' is no tensor, so this is no state dict; {_CONVERT}")
+    return dict(content)
+
+
+def _check_match(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> None:
+    """Raise CheckpointError where names, shapes or kinds of numbers differ from the network's."""
+    wanted = network.state_dict()
+    complaints = [
+        _some("missing", [name for name in wanted if name not in tensors]),
+        _some("unexpected", [name for name in tensors if name not in wanted]),
+        _some(
+            "of another shape",
+            [
+                f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+                for name in wanted
+                if name in tensors and tensors[name].shape != wanted[name].shape
+            ],
+        ),
+        _some(
+            "of another type",
+            [
+                f"{name} {tensors[name].dtype} instead of {wanted[name].dtype}"
+                for name in wanted
+                if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+            ],
+        ),
+    ]
+    found = "; ".join(filter(None, complaints))
+    if found:
+        config = getattr(network, "config", None)
+        name = config.name if isinstance(config, TransformerConfig) else type(network).__name__
+        raise CheckpointError(f"{path}: not the weights of this {name}: {found}")
+
+
+def _some(what: str, names: list[str]) -> str:
+    """``"missing: a, b, c and 4 more"``, or nothing."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}" if names else ""
+
+
+def _as_used(tensor: Tensor) -> Tensor:
+    """Weights in the single precision in which the network holds them."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_values(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> None:
+    """Raise CheckpointError for weights that are not finite and for negative TP."""
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(_as_used(tensor)).all()]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinite weights, {_some('in', bad)}; train or save it again")
+    scores = [f"{name}.tp" for name, module in network.named_modules() if isinstance(module, DTSS)]
+    negative = [name for name in scores if (tensors[name] < 0).any()]
+    if negative:
+        raise CheckpointError(
+            f"{path}: negative TP, {_some('in', negative)}; TP is kept at 0 or above (clamp it before saving)"
+        )

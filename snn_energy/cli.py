@@ -1,0 +1,416 @@
+"""The command line: parse, call, print. Data on stdout, progress and warnings on stderr; no maths here.
+
+Exit 0 done, 1 the input is at fault (one line), 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from snn_energy._version import __version__
+from snn_energy.errors import SnnEnergyError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.progress import Progress
+
+    from snn_energy.counts import Counts
+    from snn_energy.energy import Energy
+
+app = typer.Typer(
+    help="Energy of spiking neural networks, from a trained checkpoint to a table one can check by hand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+hardware_app = typer.Typer(help="Hardware profiles: what a device charges, and by whose word.", no_args_is_help=True)
+app.add_typer(hardware_app, name="hardware")
+
+HardwareOption = Annotated[
+    str, typer.Option("--hardware", help="A bundled profile's name, or the path of a YAML file.")
+]
+CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV, every digit.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON, with the policies used.")]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")]
+LatexOption = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX (booktabs).")]
+MemoryOption = Annotated[str, typer.Option("--memory", help="ws_once, ws_reload or state_only.")]
+IntegerOption = Annotated[str, typer.Option("--integer", help="Sums of spikes: ac, multi-ac, mac or mac-dense.")]
+ProductsOption = Annotated[str, typer.Option("--products", help="Products: coincidence or gated.")]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="A repeated real input: per-step or once.")]
+
+
+def main() -> None:
+    """Entry point: one line and exit code 1 for a fault of the input, unless --debug asks for the traceback."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    warnings.showwarning = _one_line_warning
+    try:
+        app(args=arguments, prog_name="snn-energy")
+    except SnnEnergyError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _one_line_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Profile once, price on any hardware, compare."""
+
+
+def show(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A table on stdout: rich on a terminal, plain and stable when piped."""
+    from snn_energy.tables import plain, readable
+
+    if not sys.stdout.isatty():
+        if title:
+            print(title)
+        print(plain(frame))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from snn_energy.tables import is_text
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    texts = readable(frame)
+    for heading, name in zip(texts.columns, frame.columns, strict=True):
+        table.add_column(heading, justify="left" if is_text(frame[name]) else "right", no_wrap=True)
+    for row in texts.itertuples(index=False):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar on stderr; silent where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        yield bar
+
+
+@app.command()
+def profile(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, or a bare state dict with --model.")],
+    data: Annotated[str, typer.Option("--data", help="digits, or npz:PATH.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the counts go (JSON).")],
+    samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Counts do not depend on it.")] = 60,
+    model: Annotated[str | None, typer.Option("--model", help="Architecture of weights that do not say it.")] = None,
+    image_size: Annotated[int | None, typer.Option("--image-size", help="With --model.")] = None,
+    in_channels: Annotated[int | None, typer.Option("--in-channels", help="With --model.")] = None,
+    num_classes: Annotated[int | None, typer.Option("--num-classes", help="With --model.")] = None,
+    time_steps: Annotated[int | None, typer.Option("--time-steps", help="With --model; else checked: T_max.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="An operation without a counting rule is an error.")] = False,
+) -> None:
+    """Count what a trained network does on real data, per operation, time step and sample."""
+    from snn_energy.demo import profile_checkpoint
+    from snn_energy.files import require_writable
+
+    require_writable(output)
+    options = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
+    given = {key: value for key, value in options.items() if value is not None}
+    if given and model is None:
+        raise typer.BadParameter(f"{', '.join('--' + k.replace('_', '-') for k in given)}: only with --model")
+    if model is not None and time_steps is not None:
+        given["time_steps"] = time_steps
+    with progress() as bar:
+        task = bar.add_task(checkpoint.name, total=samples)
+        counts = profile_checkpoint(
+            checkpoint,
+            data,
+            samples,
+            on_batch=lambda done: bar.update(task, completed=done),
+            batch_size=batch_size,
+            strict=strict,
+            model=model,
+            options=given,
+            time_steps=time_steps,
+            header={"command": "snn-energy " + " ".join(sys.argv[1:])},
+        )
+    counts.save(output)
+    _say_activity(counts)
+    say(f"counts written to {output}")
+
+
+def _say_activity(counts: Counts) -> None:
+    from snn_energy.tables import number
+
+    activity = counts.activity()
+    accuracy = counts.header.get("accuracy")
+    parts = [f"{counts.model}: {counts.samples} samples, T_max {counts.time_steps}"]
+    if accuracy is not None:
+        parts.append(f"accuracy {100 * accuracy:.2f} %")
+    if activity["t_avg"] is not None:
+        parts.append(f"T_avg {activity['t_avg']:.3f}, SA {100 * activity['sa']:.2f} %")
+    parts.append(f"SOPs {number(activity['sops_per_sample'])}, real MACs {number(activity['real_macs_per_sample'])}")
+    say(", ".join(parts))
+    for key, text in (("dead_layers", "dead (T_l = 0)"), ("silent_layers", "silent (active but never fired)")):
+        if activity[key]:
+            print(f"warning: {text}: {', '.join(activity[key])}", file=sys.stderr)
+
+
+def _policies(memory: str, integer: str, products: str, encoder: str) -> dict[str, Any]:
+    return {"memory": memory, "integer": integer, "products": products, "encoder": encoder}
+
+
+@app.command()
+def estimate(
+    counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
+    hardware: HardwareOption,
+    by: Annotated[str, typer.Option("--by", help="group, layer, time_step or row.")] = "group",
+    memory: MemoryOption = "ws_once",
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    csv: CsvOption = None,
+    json: JsonOption = None,
+    markdown: MarkdownOption = None,
+    latex: LatexOption = None,
+) -> None:
+    """Price a counts file on a device: energy per sample, by group, layer, time step or row."""
+    from snn_energy.counts import load_counts
+    from snn_energy.energy import estimate as price
+    from snn_energy.tables import write_table
+
+    levels = ("group", "layer", "time_step", "row")
+    if by not in levels:
+        raise typer.BadParameter(f"--by must be one of {', '.join(levels)}, not '{by}'")
+    energy = price(load_counts(counts_file), hardware, **_policies(memory, integer, products, encoder))
+    frame = energy.to_frame(None if by == "row" else by)  # type: ignore[arg-type]
+    write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=energy.summary())
+    show(_without_empty(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
+    _say_total(energy)
+
+
+def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
+    """Leave out columns of parts that cost nothing anywhere; files keep them."""
+    empty = [c for c in frame.columns if str(c).endswith("_pj") and not float(frame[c].sum())]
+    return frame.drop(columns=[c for c in empty if c not in ("compute_pj", "memory_pj", "total_pj")])
+
+
+def _say_total(energy: Energy) -> None:
+    from snn_energy.tables import number
+
+    used = ", ".join(f"{name} {choice}" for name, choice in asdict(energy.policies).items())
+    say(f"total {number(energy.total_pj * 1e-6)} µJ per sample = compute {number(energy.compute_pj * 1e-6)} µJ "
+        f"+ memory {number(energy.memory_pj * 1e-6)} µJ ({used})")  # fmt: skip
+    if energy.counts.per_sample is not None and energy.counts.samples > 1:
+        spread = energy.spread()
+        say(
+            f"over {energy.counts.samples} samples: {number(spread['min_pj'] * 1e-6)} to "
+            f"{number(spread['max_pj'] * 1e-6)} µJ, standard deviation {number(spread['std_pj'] * 1e-6)} µJ"
+        )
+    others = energy.alternatives()
+    show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")
+    unpriced = energy.unpriced()
+    if len(unpriced):
+        show(unpriced.rename(columns={"amount": "per sample"}), f"not priced by {energy.hardware.name}")
+
+
+@app.command()
+def compare(
+    counts_files: Annotated[list[Path], typer.Argument(metavar="A.json B.json …", help="Counts files.")],
+    hardware: HardwareOption,
+    baseline: Annotated[str, typer.Option("--baseline", help="The one that the others are divided by: file or model.")],
+    memory: MemoryOption = "ws_once",
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    csv: CsvOption = None,
+    json: JsonOption = None,
+    markdown: MarkdownOption = None,
+    latex: LatexOption = None,
+) -> None:
+    """Normalised compute, memory and total energy of several networks on one device."""
+    from snn_energy.compare import compare as price_all
+    from snn_energy.tables import write_table
+
+    policies = _policies(memory, integer, products, encoder)
+    comparison = price_all(_load_all(counts_files), hardware, baseline=baseline, **policies)
+    frame = comparison.to_frame()
+    head = {"hardware": comparison.hardware.name, "baseline": comparison.baseline, **policies}
+    write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=head)
+    show_comparison(comparison)
+
+
+def show_comparison(comparison: Any) -> None:
+    """The normalised table and what the memory variants make of it."""
+    used = ", ".join(f"{name} {choice}" for name, choice in asdict(comparison.policies).items())
+    title = f"energy per sample on {comparison.hardware.name}; CE, ME, TE over those of {comparison.baseline} ({used})"
+    show(comparison.to_frame().drop(columns="is_baseline"), title)
+    print()
+    show(comparison.memory_range(), "the same under every memory variant")
+
+
+def _load_all(paths: list[Path]) -> list[Counts]:
+    from snn_energy.counts import load_counts
+
+    return [load_counts(path) for path in paths]
+
+
+@app.command()
+def plot(
+    counts_files: Annotated[list[Path], typer.Argument(metavar="A.json B.json …", help="Counts files.")],
+    hardware: HardwareOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the pictures (SVG and PNG).")],
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="For the normalised bars; the last file unless given.")
+    ] = None,
+    memory: MemoryOption = "ws_once",
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+) -> None:
+    """Three pictures: energy by group and kind, layers x time steps, normalised bars."""
+    from snn_energy.compare import compare as price_all
+    from snn_energy.plots import save_all
+
+    counts = _load_all(counts_files)
+    policies = _policies(memory, integer, products, encoder)
+    comparison = price_all(counts, hardware, baseline=baseline or counts_files[-1].stem, **policies)
+    for path in save_all(comparison, output):
+        say(str(path))
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name, or the path of a YAML file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
+) -> None:
+    """Train a network by a recipe: cross entropy plus the mask loss on chosen groups."""
+    from snn_energy.training.recipe import load_recipe
+    from snn_energy.training.train import train as run
+    from snn_energy.training.train_demo import summary
+
+    result = run(load_recipe(recipe), output, seed=seed, resume=resume, write_log=True, progress=True)
+    say(summary([result]))
+    say(f"checkpoint written to {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, counts and pictures.")] = Path(
+        "reports/demo"
+    ),
+) -> None:
+    """The main job on shipped data: a ViT, a Spikformer and a DTSS Spikformer on 360 real digits."""
+    from snn_energy.demo import run_demo
+
+    with progress() as bar:
+        tasks: dict[str, Any] = {}
+
+        def on_step(network: str, done: int) -> None:
+            if network not in tasks:
+                tasks[network] = bar.add_task(network, total=360)
+            bar.update(tasks[network], completed=done)
+
+        found = run_demo(output, on_step)
+    show_comparison(found.comparison)
+    say(f"\n{len(found.written)} files written to {output}: counts, per-layer tables, pictures")
+
+
+@app.command()
+def models() -> None:
+    """The model families and the listed sizes."""
+    from snn_energy.models.registry import FAMILIES, list_models
+
+    for family, text in FAMILIES.items():
+        say(f"{family}-N-D: {text}")
+    say("any depth N and width D; listed:")
+    for name in list_models():
+        say(f"  {name}")
+
+
+@hardware_app.command("list")
+def hardware_list() -> None:
+    """The bundled profiles."""
+    import pandas as pd
+
+    from snn_energy.hardware import list_hardware, load_hardware
+
+    profiles = [load_hardware(name) for name in list_hardware()]
+    show(
+        pd.DataFrame(
+            {
+                "name": [p.name for p in profiles],
+                "mac (pJ)": [p.compute.mac.energy_pj for p in profiles],
+                "ac (pJ)": [p.compute.ac.energy_pj for p in profiles],
+                "description": [p.description for p in profiles],
+            }
+        )
+    )
+
+
+@hardware_app.command("show")
+def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a path.")]) -> None:
+    """Every number of a profile with its source, and what it cannot price."""
+    from snn_energy.hardware import cannot_price, describe, load_hardware, notes
+
+    found = load_hardware(name)
+    say(f"{found.name}: {found.description}\ntechnology: {found.technology}\n")
+    frame = describe(found)
+    show(frame.drop(columns="citation"))
+    say("\nsources:")
+    for key, source in found.sources.items():
+        say(f"  {key}: {source.citation}{f' ({source.note})' if source.note else ''}")
+    for heading, lines in (("notes", notes(found)), ("cannot price", cannot_price(found))):
+        if lines:
+            say(f"{heading}:")
+            for line in lines:
+                say(f"  {line}")
+
+
+@hardware_app.command("validate")
+def hardware_validate(path: Annotated[Path, typer.Argument(help="A YAML file.")]) -> None:
+    """Check a profile of your own: schema, prices, sources, units."""
+    from snn_energy.hardware import cannot_price, load_hardware
+
+    found = load_hardware(path)
+    say(f"{path}: valid, schema {found.schema_version}, {found.name}")
+    for line in cannot_price(found):
+        say(f"  cannot price: {line}")
+
+
+if __name__ == "__main__":
+    main()

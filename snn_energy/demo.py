@@ -1,0 +1,99 @@
+"""The main job on shipped data: three trained networks, real digits, one energy table, its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from snn_energy.compare import Comparison, compare
+from snn_energy.counts import Counts
+from snn_energy.files import make_folder
+from snn_energy.tables import write_table
+
+NETWORKS = ("vit-2-64", "spikformer-2-64", "dts-spikformer-2-64")
+BASELINE = "dts-spikformer-2-64"
+HARDWARE = "dts-paper-fpga"
+DATA = "digits"
+BATCH = 60
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What a run of the demo found and wrote."""
+
+    comparison: Comparison
+    written: list[Path]
+
+
+def checkpoint_path(network: str) -> Path:
+    """The shipped checkpoint of one of ``NETWORKS``."""
+    return Path(str(resources.files("snn_energy") / "demo_checkpoints" / f"{network}-{DATA}.safetensors"))
+
+
+def profile_checkpoint(
+    path: str | Path,
+    data: str,
+    samples: int | None,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    batch_size: int = BATCH,
+    header: dict[str, Any] | None = None,
+    strict: bool = False,
+    model: str | None = None,
+    options: dict[str, Any] | None = None,
+    time_steps: int | None = None,
+) -> Counts:
+    """Counts of one checkpoint over the test split of a data set. Raises SnnEnergyError."""
+    import torch
+
+    from snn_energy.checkpoints import load_checkpoint, sha256_of
+    from snn_energy.datasets import load_images
+    from snn_energy.profiler.profile import profile
+
+    network: Any = load_checkpoint(path, model, **(options or {}))
+    config = network.config
+    images = load_images(data, "test", config.image_size, config.in_channels, samples)
+    images.check_labels(config.num_classes)
+    batches = [
+        (torch.from_numpy(images.images[i : i + batch_size]), torch.from_numpy(images.labels[i : i + batch_size]))
+        for i in range(0, len(images.labels), batch_size)
+    ]
+    found = {
+        "dataset": images.name,
+        "split": images.split,
+        "data_note": images.note,
+        "checkpoint": Path(path).name,
+        "checkpoint_sha256": sha256_of(path),
+        **(header or {}),
+    }
+    with torch.inference_mode():
+        return profile(network, batches, time_steps=time_steps, header=found, on_batch=on_batch, strict=strict)
+
+
+def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None) -> Demo:
+    """Profile the three shipped networks on the 360 shipped test digits and write everything into ``out``."""
+    from snn_energy.plots import save_all
+
+    folder = make_folder(out)
+    counts, written = {}, []
+    for network in NETWORKS:
+
+        def on_batch(done: int, network: str = network) -> None:
+            if on_step is not None:
+                on_step(network, done)
+
+        found = profile_checkpoint(checkpoint_path(network), DATA, None, on_batch=on_batch)
+        found.save(folder / f"{network}.json")
+        written.append(folder / f"{network}.json")
+        counts[network] = found
+    comparison = compare(counts, HARDWARE, baseline=BASELINE)
+    table = comparison.to_frame().drop(columns="is_baseline")
+    written += write_table(table, csv_path=folder / "table.csv", markdown_path=folder / "table.md")
+    written += write_table(comparison.memory_range(), csv_path=folder / "memory-variants.csv")
+    for network, energy in comparison.energies.items():
+        written += write_table(energy.to_frame("layer"), csv_path=folder / f"{network}-layers.csv")
+    written += save_all(comparison, folder)
+    return Demo(comparison, written)

@@ -1,0 +1,170 @@
+"""One frame, five faces: terminal, CSV, JSON, Markdown, LaTeX.
+
+CSV and JSON hold every digit under the column names of the frame; the others are for reading: one unit per table,
+four significant digits, headings in words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from snn_energy.files import write_text
+
+UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3), ("pJ", 1.0))  # unit, its factor on pJ
+HEADINGS: Mapping[str, str] = {
+    "time_steps": "T",
+    "time_step": "t",
+    "t_avg": "T_avg",
+    "t_l": "T_l",
+    "sa": "SA",
+    "sops_per_sample": "SOPs",
+    "real_macs_per_sample": "real MACs",
+    "ce": "CE",
+    "me": "ME",
+    "te": "TE",
+    "width_bits": "bits",
+}
+PERCENT = frozenset(("sa", "accuracy", "rate", "rate_active"))
+NOTHING = "–"
+
+
+def energy_unit(frame: pd.DataFrame) -> tuple[str, float]:
+    """The unit in which the largest energy of a table is at least 1, and its factor on pJ."""
+    columns = [c for c in frame.columns if str(c).endswith("_pj")]
+    largest = max((float(frame[c].abs().max()) for c in columns if frame[c].notna().any()), default=0.0)
+    return next(((unit, factor) for unit, factor in UNITS if largest * factor >= 1), UNITS[-1])
+
+
+def number(value: Any) -> str:
+    """Fractions to four significant digits, whole numbers whole, thousands apart; what is not known is a dash."""
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return NOTHING
+    if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return value
+    if value == 0 or not isinstance(value, float):
+        return f"{int(value):,}"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 9)}f}"
+
+
+def readable(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same table as text: energies in one unit named in the heading, rates in percent."""
+    unit, factor = energy_unit(frame)
+    columns: dict[str, list[str]] = {}
+    for name in frame.columns:
+        values = frame[name].tolist()
+        if str(name).endswith("_pj"):
+            heading = f"{str(name).removesuffix('_pj').replace('_', ' ')} ({unit})"
+            columns[heading] = [number(_float(v, factor)) for v in values]
+        elif name in PERCENT:
+            columns[f"{HEADINGS.get(name, str(name).replace('_', ' '))} (%)"] = [number(_float(v, 100)) for v in values]
+        else:
+            heading = HEADINGS.get(str(name), str(name).replace("_", " "))
+            columns[heading] = [number(v) for v in values]
+    return pd.DataFrame(columns)
+
+
+def _float(value: Any, factor: float) -> float | None:
+    if value is None or value is pd.NA or pd.isna(value):
+        return None
+    scaled = float(value) * factor
+    return round(scaled, 12)
+
+
+def is_text(column: pd.Series) -> bool:
+    """True for a column of words; words go to the left, numbers to the right."""
+    return any(isinstance(v, str) for v in column)
+
+
+def plain(frame: pd.DataFrame) -> str:
+    """Aligned columns, two spaces apart, no colour, no lines: the same on every machine."""
+    table = readable(frame)
+    texts = [bool(is_text(frame[name])) for name in frame.columns]
+    widths = [max([len(str(h)), *(len(v) for v in table[h])]) for h in table.columns]
+
+    def line(cells: list[str]) -> str:
+        aligned = [c.ljust(w) if t else c.rjust(w) for c, w, t in zip(cells, widths, texts, strict=True)]
+        return "  ".join(aligned).rstrip()
+
+    return "\n".join([line(list(table.columns)), *(line(list(row)) for row in table.itertuples(index=False))])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A pipe table, numbers to the right."""
+    table = readable(frame)
+    rule = ["---" if is_text(frame[name]) else "---:" for name in frame.columns]
+
+    def line(cells: list[str]) -> str:
+        return "| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |"
+
+    rows = [line(list(row)) for row in table.itertuples(index=False)]
+    return "\n".join([line(list(table.columns)), line(rule), *rows]) + "\n"
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """A booktabs tabular: \\usepackage{booktabs}, and before 2020's LaTeX \\usepackage{textcomp} for µ."""
+    table = readable(frame)
+    align = "".join("l" if is_text(frame[name]) else "r" for name in frame.columns)
+    styler = table.rename(columns=_escaped).style.hide(axis="index").format(_escaped)
+    text: str = styler.to_latex(hrules=True, column_format=align)
+    return text
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "µ": r"\textmu{}", "–": r"--",
+}  # fmt: skip
+
+
+def _escaped(text: object) -> str:
+    return "".join(_LATEX.get(c, c) for c in str(text))
+
+
+def as_json(frame: pd.DataFrame, head: Mapping[str, Any] | None = None) -> str:
+    """Rows as a list of objects, beside ``head``; what is not known is null."""
+    rows = [
+        {str(k): (None if v is None or pd.isna(v) else v) for k, v in row.items()}
+        for row in frame.astype(object).to_dict("records")
+    ]
+    return json.dumps({**(head or {}), "rows": rows}, indent=1, default=_plain, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def csv(frame: pd.DataFrame) -> str:
+    """Every digit; what is not known is empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def write_table(
+    frame: pd.DataFrame,
+    *,
+    csv_path: str | Path | None = None,
+    json_path: str | Path | None = None,
+    markdown_path: str | Path | None = None,
+    latex_path: str | Path | None = None,
+    head: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Write the table to every path given, each whole or not at all; returns what was written. OutputError."""
+    faces = (
+        (csv_path, lambda: csv(frame)),
+        (json_path, lambda: as_json(frame, head)),
+        (markdown_path, lambda: markdown(frame)),
+        (latex_path, lambda: latex(frame)),
+    )
+    written = []
+    for path, make in faces:
+        if path is not None:
+            write_text(path, make())
+            written.append(Path(path))
+    return written

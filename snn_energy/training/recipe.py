@@ -1,0 +1,255 @@
+"""A training recipe: everything that fixes the weights, read from YAML, checked before the first step.
+
+Knows no torch. An error names the file, the line, the key and the mend.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from snn_energy.errors import ModelError, RecipeError, nearest
+from snn_energy.models.registry import parse_name
+
+MaskGroup = Literal["sps", "qkv", "attn", "mlp"]
+MASK_GROUPS: tuple[MaskGroup, ...] = ("sps", "qkv", "attn", "mlp")
+
+
+class _ContradictionError(ValueError):
+    """Keys that are each well formed but do not fit together; ``key`` (dotted) is the one to blame."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(f"{key}: {message}")
+        self.key = key
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSection(_Section):
+    """The network: a registry name and the options of ``create_model``. Sizes in pixels and time steps."""
+
+    name: str
+    image_size: int = Field(ge=1)
+    in_channels: int = Field(ge=1)
+    num_classes: int = Field(ge=2)
+    time_steps: int | None = Field(default=None, ge=1)
+    heads: int | None = Field(default=None, ge=1)
+    patch_size: int | None = Field(default=None, ge=1)
+    mlp_ratio: int = Field(default=4, ge=1)
+    neuron: Literal["paper", "spikformer"] = "paper"
+    leak: float = Field(default=0.5, ge=0, le=1)
+    initial_steps: int | None = Field(default=None, ge=1)
+    min_steps: int = Field(default=0, ge=0)
+
+    @property
+    def family(self) -> str:
+        """vit, spikformer or dts-spikformer."""
+        return parse_name(self.name)[0]
+
+    @model_validator(mode="after")
+    def _agree(self) -> ModelSection:
+        try:
+            family = self.family
+        except ModelError as error:
+            raise _ContradictionError("name", str(error)) from error
+        steps = self.time_steps or (1 if family == "vit" else 4)
+        if family == "vit" and steps != 1:
+            raise _ContradictionError("time_steps", f"a non-spiking {self.name} has one time step, not {steps}")
+        if family != "dts-spikformer":
+            for key in ("initial_steps", "min_steps"):
+                if getattr(self, key):
+                    raise _ContradictionError(key, f"only a dts-spikformer has DTSS layers, {self.name} has none")
+        for key in ("initial_steps", "min_steps"):
+            if (getattr(self, key) or 0) > steps:
+                raise _ContradictionError(key, f"{getattr(self, key)} is more than time_steps {steps}")
+        return self
+
+
+class OptimiserSection(_Section):
+    """AdamW with a linear warm-up and a cosine to zero; TP has its own learning rate and no weight decay."""
+
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_epochs: int = Field(default=0, ge=0)
+    tp_learning_rate: float = Field(default=0.01, gt=0)
+
+
+class MaskLossSection(_Section):
+    """lambda_m and the groups of layers whose active time steps it charges."""
+
+    weight: float = Field(gt=0)
+    groups: list[MaskGroup] = Field(default=list(MASK_GROUPS), min_length=1)
+
+    @model_validator(mode="after")
+    def _no_group_twice(self) -> MaskLossSection:
+        if len(set(self.groups)) < len(self.groups):
+            raise _ContradictionError("groups", f"a group is named twice in {self.groups}")
+        return self
+
+
+class Recipe(_Section):
+    """One training run. ``name`` is what messages and the checkpoint call it.
+
+    data: ``digits`` or ``npz:PATH`` (with is_test). shift_pixels: largest random shift of a training image,
+    in pixels of the model's input. test_every: epochs between two looks at the test split, for information
+    only.
+    """
+
+    name: str
+    model: ModelSection
+    data: str
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    shift_pixels: int = Field(default=0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    optimiser: OptimiserSection
+    mask_loss: MaskLossSection | None = None
+    test_every: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        if self.mask_loss is not None and self.model.family != "dts-spikformer":
+            raise _ContradictionError(
+                "mask_loss",
+                f"{self.model.name} has no DTSS layers whose steps could be charged; "
+                "leave it out or name a dts-spikformer",
+            )
+        if self.optimiser.warmup_epochs >= self.epochs:
+            raise _ContradictionError(
+                "optimiser.warmup_epochs", f"{self.optimiser.warmup_epochs} must be below epochs {self.epochs}"
+            )
+        if self.shift_pixels >= self.model.image_size:
+            raise _ContradictionError(
+                "shift_pixels", f"{self.shift_pixels} must be less than model.image_size {self.model.image_size}"
+            )
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML text, every default written out; ``load_recipe`` reads it back."""
+        text = io.StringIO()
+        yaml = YAML()
+        yaml.default_flow_style = False
+        yaml.dump(self.model_dump(exclude_none=True), text)
+        return text.getvalue()
+
+
+def list_recipes() -> list[str]:
+    """Names of the bundled recipes."""
+    folder = resources.files("snn_energy.training").joinpath("recipes")
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """A bundled recipe by name (``digits-dts``) or a YAML file by path. Raises RecipeError."""
+    if str(source) in list_recipes():
+        bundled = resources.files("snn_energy.training").joinpath("recipes", f"{source}.yaml")
+        return parse_recipe(bundled.read_text(encoding="utf-8"), f"{source}.yaml")
+    path = Path(source)
+    if not path.is_file():
+        known = list_recipes()
+        raise RecipeError(
+            f"{source}: neither a file nor a bundled recipe{nearest(str(source), known)} (bundled: {', '.join(known)})"
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a readable text file ({error})") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, file_name: str) -> Recipe:
+    """YAML text -> Recipe. file_name is what errors call it. Raises RecipeError with file and line."""
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise RecipeError(f"{file_name}{line}: not valid YAML: {_first_line(error.problem)}") from error
+    except YAMLError as error:
+        raise RecipeError(f"{file_name}: not valid YAML: {_first_line(str(error))}") from error
+    if not isinstance(tree, CommentedMap):
+        raise RecipeError(f"{file_name}: a recipe is a mapping of keys ({', '.join(Recipe.model_fields)})")
+    try:
+        return Recipe.model_validate(_plain(tree))
+    except ValidationError as error:
+        raise RecipeError(_describe(error, tree, file_name)) from error
+
+
+def _plain(node: Any) -> Any:
+    """YAML nodes with their comments -> plain dicts, lists and scalars."""
+    if isinstance(node, CommentedMap):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        return [_plain(value) for value in node]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return node
+
+
+def _describe(error: ValidationError, tree: CommentedMap, file_name: str) -> str:
+    """The first complaint as one line, with a count of the others; a misspelt key before the one it hides."""
+    complaints = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    first, others = complaints[0], len(complaints) - 1
+    location: tuple[int | str, ...] = first["loc"]
+    contradiction = first.get("ctx", {}).get("error")
+    if isinstance(contradiction, _ContradictionError):
+        location = (*location, *contradiction.key.split("."))
+    key = ".".join(map(str, location))
+    if first["type"] == "extra_forbidden":
+        text = f"unknown key '{key}'{nearest(str(location[-1]), _keys_beside(location))}"
+    elif first["type"] == "missing":
+        text = f"the key '{key}' is missing"
+    elif first["type"] == "literal_error":
+        known = str(first["ctx"]["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        text = f"{key}: '{first['input']}' is not one of {', '.join(known)}{nearest(str(first['input']), known)}"
+    elif first["type"] == "value_error":
+        text = ".".join(map(str, [*first["loc"], contradiction]))
+    else:
+        text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+    more = f" (and {others} more)" if others else ""
+    return f"{file_name}, line {_line_of(tree, location)}: {text}{more}"
+
+
+def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that the section of an unknown key does have."""
+    section: type[BaseModel] = Recipe
+    sections: dict[str, type[BaseModel]] = {
+        "model": ModelSection,
+        "optimiser": OptimiserSection,
+        "mask_loss": MaskLossSection,
+    }
+    for part in location[:-1]:
+        section = sections.get(str(part), section)
+    return list(section.model_fields)
+
+
+def _line_of(tree: CommentedMap, location: tuple[int | str, ...]) -> int:
+    """1-based line of a key; of the deepest known key around it where it is missing."""
+    line, node = 1, tree
+    for part in location:
+        if not isinstance(node, CommentedMap | CommentedSeq) or not _has(node, part):
+            break
+        find: Callable[[Any], tuple[int, int]] = node.lc.key if isinstance(node, CommentedMap) else node.lc.item
+        line, node = find(part)[0] + 1, node[part]
+    return line
+
+
+def _has(node: CommentedMap | CommentedSeq, part: int | str) -> bool:
+    return part in node if isinstance(node, CommentedMap) else isinstance(part, int) and part < len(node)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "unreadable").strip().splitlines()[0]
