@@ -21,7 +21,7 @@ from snn_energy.errors import ProfilingError, nearest
 from snn_energy.groups import layer_group
 from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join
 from snn_energy.profiler.timesteps import TIME_MODES, Node, Span, Steps, needed_steps
-from snn_energy.profiler.walker import ONCE, Event, Operand, Walker
+from snn_energy.profiler.walker import ONCE, Event, Operand, Walker, loader_values
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k where a model has no ``blocks``
 
@@ -70,6 +70,8 @@ def profile(
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
                 span = Span(steps, _samples_of(x, mode, steps))
+            if span.samples == 0:
+                continue
             walker.begin(span)
             out = _forward(model, walker, x, mode, steps)
             with torch._C.DisableTorchFunction():
@@ -234,6 +236,13 @@ class Tally:
         """Take in one forward pass."""
         placed = place(walker.events, self.time_steps, mode)
         structure = {item.key for item in placed}
+        if not placed:
+            raise ProfilingError("the network did nothing to the loader's tensor that can be counted")
+        if self.time_steps > 1 and all(item.steps == [ONCE] for item in placed):
+            raise ProfilingError(
+                f"no time axis of {self.time_steps} steps was found in the network; say where time is with time= "
+                f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"
+            )
         if not self.layers:
             self._open(placed, walker.outputs(out), mode)
         elif structure != set(self.layers):
@@ -298,7 +307,10 @@ class Tally:
         key = (item.layer, side)
         values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
         limit = max(self.max_k, values.max_k or 0)
-        self.values[key], old, new = join(self.values.get(key, ZERO), values, limit)
+        joined, old, new = join(self.values.get(key, ZERO), values, limit)
+        if operand.scan.claim.loader and operand.scan.claim.reason is None:
+            joined = loader_values(joined, walker.input_kind, item.layer)
+        self.values[key] = joined
         if self.values[key].reason is not None:
             walker.known_real.add((item.event.layer, item.event.invocation, side))
         if old != 1:

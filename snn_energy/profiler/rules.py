@@ -8,7 +8,7 @@ operations it does per element; WEIGHTED and PRODUCTS are counted tap by tap; wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,11 +248,9 @@ def pool_ops(name: str, x: Tensor, out: Tensor, args: Sequence[Any], kwargs: Map
     return out.numel() * math.prod(_per_axis(kernel, spatial))
 
 
-def is_average(name: str) -> bool:
-    """True where a pooling or reduction mixes values instead of choosing one of them."""
-    return not name.startswith(("max_pool", "adaptive_max", "mkldnn_max")) and name not in (
-        "amax", "amin", "max", "min", "median", "interpolate", "upsample", "upsample_nearest2d", "topk", "sort",
-    )  # fmt: skip
-
-
-ElementwiseRule = Callable[..., int]
+def is_average(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """True where a pooling or an interpolation mixes values instead of choosing one of them."""
+    if name in ("interpolate", "upsample"):
+        mode = bind(("input", "size", "scale_factor", "mode"), args, kwargs).get("mode", "nearest")
+        return not str(mode).startswith("nearest")
+    return not name.startswith(("max_pool", "adaptive_max", "mkldnn_max", "upsample_nearest"))

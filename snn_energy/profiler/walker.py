@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -177,11 +178,13 @@ class Walker(TorchFunctionMode):
         self._traces: dict[int, tuple[weakref.ref[Tensor], Trace, int, int]] = {}
         self._generation: dict[int, int] = {}
         self._writes: dict[int, Trace] = {}
+        self._held: list[StorageWeakRef] = []
         self._scopes: list[tuple[str, nn.Module, int, dict[str, int]]] = []
         self._invocations: dict[str, int] = {}
         self._neuron_depth = 0
         self._observed: PackedSum | None = None
         self._seen_steps = 0
+        self._last_potential: Tensor | None = None
         self._scratch = torch.empty(0, dtype=torch.bool)
         self._ranges: list[tuple[str, Tensor]] = []
         self._geometries: dict[Any, rules.Geometry] = {}
@@ -221,6 +224,7 @@ class Walker(TorchFunctionMode):
         self._traces.clear()
         self._generation.clear()
         self._writes.clear()
+        self._held.clear()
         self._ranges.clear()
 
     def end(self) -> None:
@@ -257,6 +261,9 @@ class Walker(TorchFunctionMode):
             trace = self._get(tensor)
             if trace is not None:
                 sources |= trace.sources
+        if not sources:  # in a container that is not known: whatever nothing else reads is a result
+            read = frozenset().union(*(event.inputs for event in self.events))
+            sources = set(range(len(self.events))) - read
         return frozenset(sources)
 
     # ---- scope ------------------------------------------------------------------------------------------------
@@ -331,6 +338,8 @@ class Walker(TorchFunctionMode):
 
     def _changed(self, tensor: Tensor, trace: Trace | None) -> None:
         """The storage of a tensor was written to: nothing known of its values holds any longer."""
+        held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
+        self._held.append(held)
         storage = tensor.untyped_storage()._cdata
         self._generation[storage] = self._generation.get(storage, 0) + 1
         if trace is not None:
@@ -338,6 +347,15 @@ class Walker(TorchFunctionMode):
             if before is not None:
                 trace = replace(trace, sources=trace.sources | before.sources)
             self._writes[storage] = trace
+
+    def _overwritten(self, tensor: Tensor) -> None:
+        """The values of a tensor may have changed to anything: keep where it stems from, nothing else."""
+        trace = self._get(tensor)
+        if trace is None:
+            return
+        trace = replace(trace, claim=NOTHING, scans={}, constant=False)
+        self._changed(tensor, trace)
+        self._put(tensor, trace)
 
     # ---- every function call ----------------------------------------------------------------------------------
 
@@ -351,8 +369,10 @@ class Walker(TorchFunctionMode):
         name = self._names.get(func)
         if name is None:
             raw = getattr(func, "__name__", type(func).__name__)
-            if raw in ("__get__", "__set__"):
+            if raw == "__get__":
                 raw = func.__self__.__name__
+            elif raw == "__set__":
+                raw = "set_"
             name = self._names[func] = (raw, _CATEGORY.get(rules.plain_name(raw), "unknown"))
         raw, category = name
         if category == "query":
@@ -374,9 +394,16 @@ class Walker(TorchFunctionMode):
         category = _CATEGORY.get(plain, "unknown")
         if category == "query":
             return
-        read = [t for t in tensors_in([args, kwargs]) if t is not kwargs.get("out")]
+        read = tensors_in([args, {key: value for key, value in kwargs.items() if key != "out"}])
         traced = [(t, trace) for t in read if (trace := self._get(t)) is not None]
         if not traced:
+            for target in tensors_in([kwargs.get("out")]):
+                self._overwritten(target)
+            if category != "query" and any(_is_transformed(t) for t in tensors_in([args])):
+                raise ProfilingError(
+                    f"'{plain}' runs inside torch.vmap or another torch.func transform, which cannot be looked into; "
+                    "write it with batched operations"
+                )
             return
         if category == "escape":
             for tensor, _ in traced:
@@ -386,6 +413,10 @@ class Walker(TorchFunctionMode):
             self._write(plain, args, traced)
             return
         made = list(tensors_in([out]))
+        if category == "unknown":  # it may have written to what it read
+            for tensor, _ in traced:
+                self._overwritten(tensor)
+            traced = [(t, trace) for t, _ in traced if (trace := self._get(t)) is not None]
         if made:
             self._account(category, plain, args, kwargs, traced, made)
 
@@ -488,7 +519,7 @@ class Walker(TorchFunctionMode):
             values = [given] if isinstance(given, int) else list(given or range(x.dim()))
             dims = {d % x.dim() for d in values}
         elif plain == "getitem":
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = _spelled_out(args[1] if isinstance(args[1], tuple) else (args[1],), x.dim())
             whole = [i for i, item in enumerate(index) if isinstance(item, slice) and item == slice(None)]
             dims = set(range(last + 1)) - set(whole)
         elif plain in ("take", "masked_select", "meshgrid"):
@@ -517,6 +548,8 @@ class Walker(TorchFunctionMode):
             return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), {})
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
+        if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
+            trace = replace(trace, roles=(None,) * first.dim())  # T copies, but not in front
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
         if plain == "stack":
             roles = (*trace.roles[:dim], None, *trace.roles[dim:])
@@ -539,8 +572,8 @@ class Walker(TorchFunctionMode):
                 roles[0] = "T"
             elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
                 roles[0] = merge(True, True, span)
-            else:
-                return replace(trace, roles=tuple(roles), scans={})
+            else:  # T copies, but not in front: a time axis that is not followed
+                return replace(trace, roles=(None,) * out.dim(), scans={})
             active = np.repeat(trace.active, span.time_steps)
             return replace(trace, roles=tuple(roles), timed=True, active=active, constant=True, scans={})
         return replace(trace, roles=tuple(roles), scans={})
@@ -551,8 +584,11 @@ class Walker(TorchFunctionMode):
         before = self._get(target)
         sources = [t for x, t in traced if x is not target]
         joined = before or replace(sources[0], claim=NOTHING, scans={}, roles=(None,) * target.dim())
+        joined = replace(joined, claim=Claim(loader=joined.claim.loader), scans={})
         if sources:
-            joined = replace(joined, sources=joined.sources | sources[0].sources, claim=NOTHING, scans={})
+            joined = replace(joined, sources=joined.sources | sources[0].sources, claim=NOTHING)
+        elif plain != "zero":  # a constant that may not be zero
+            joined = replace(joined, active=np.ones_like(joined.active))
         if plain == "setitem" and sources and isinstance(args[1], int):
             joined = self._written_step(target, args[1], joined, sources[0], before)
         elif plain == "copy" and sources and target.shape == args[1].shape:
@@ -601,6 +637,16 @@ class Walker(TorchFunctionMode):
                 trace.scans[key] = found
         return found, channels * positions
 
+    def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str) -> Scan:
+        """Scan of a convolution's input, whose first axis must hold all rows."""
+        self._require_complete(trace.roles, trace.timed, where)
+        if set(role_positions(trace.roles).values()) - {0}:
+            self._require_complete((None,) * x.dim(), trace.timed, where)
+        found = trace.scans.get(shape)
+        if found is None:
+            found = trace.scans[shape] = self._scan_as(x, shape, trace, where, "left")
+        return found
+
     def _scan_as(
         self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str, operand: str, dim: int = 1
     ) -> Scan:
@@ -612,7 +658,7 @@ class Walker(TorchFunctionMode):
         if extremes is not None:
             self._ranges.append((where, extremes))
         if found.values is not None and trace.claim.loader:
-            found.values = _loader_values(found.values, self.input_kind, where)
+            found.values = loader_values(found.values, self.input_kind, where)
         return found
 
     def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
@@ -705,6 +751,8 @@ class Walker(TorchFunctionMode):
     ) -> tuple[Roles, bool, int | None]:
         """Roles, timed and step after a reduction over some axes."""
         given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
+        if out.shape == x.shape:  # a running sum keeps every axis
+            return trace.roles, trace.timed, trace.step
         if isinstance(given, bool) or not isinstance(given, (int, tuple, list)):
             dims = set(range(x.dim()))
         else:
@@ -792,7 +840,10 @@ class Walker(TorchFunctionMode):
         shape: tuple[int, int, int] | None,
     ) -> None:
         """Count a layer that reads weights: SOPs = sum over positions of non-zeros there x outputs they feed."""
-        found, elements = self._scan(x, trace, event.layer, "left")
+        if shape is None:
+            found, elements = self._scan(x, trace, event.layer, "left")
+        else:
+            found, elements = self._scan_of_batch(x, shape, trace, event.layer), shape[1] * shape[2]
         nonzeros = found.nonzeros.sum(1, dtype=torch.int64)
         if shape is None or len(geometry.fan_out) == 1:
             fan_out = int(geometry.fan_out[0])
@@ -836,8 +887,7 @@ class Walker(TorchFunctionMode):
                 operands.get("right", kwargs.get("mat2", kwargs.get("batch2"))),
             )
         else:
-            left = args[0]
-            right = args[1] if len(args) > 1 else next(tensors_in(kwargs.values()))
+            left, right = list(tensors_in([args, kwargs.get("input"), *[kwargs[k] for k in _RIGHT if k in kwargs]]))[:2]
             if plain == "rmatmul":
                 left, right = right, left
         has_left, has_right = self._get(left) is not None, self._get(right) is not None
@@ -1022,8 +1072,13 @@ class Walker(TorchFunctionMode):
         mask = given.get("attn_mask")
         if given.get("is_causal"):
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        mask_trace = None if mask is None else self._get(mask)
         if mask is not None:
             weights = scaled.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scaled + mask
+        if mask is not None and mask_trace is not None:
+            read = [(scaled, self._traced(scaled)), (mask, mask_trace)]
+            self._elementwise("elementwise", "add", (scaled, mask), {}, read, [weights])
+            scaled = weights
         weights = weights.softmax(-1)
         self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, self._traced(scaled))], [weights])
         self._pair(weights, v, torch.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
@@ -1058,8 +1113,11 @@ class Walker(TorchFunctionMode):
         )
         self.events.append(event)
         observed, was_seen = self._observed, self._seen_steps == int(active.sum())
-        if module.rule != "paper" or not was_seen:
-            self._ranges.append((layer, torch.stack(torch.aminmax(current)) if current.numel() else current))
+        # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
+        potential, self._last_potential = self._last_potential, None
+        told = potential if was_seen and module.rule == "paper" and potential is not None else current
+        if told.numel():
+            self._ranges.append((layer, torch.stack(torch.aminmax(told))))
         if observed is not None and was_seen and trace.roles[:2] == self._time_then_samples():
             _, channels, positions = observed.shape
             key = (self.span.rows(True), channels, positions)
@@ -1083,10 +1141,10 @@ class Walker(TorchFunctionMode):
             self._observed = PackedSum(self.span.time_steps, shape, self._scratch)
         self._observed.add(t, spike)
         self._seen_steps += 1
-        if t == self.span.time_steps - 1:
-            self._ranges.append((self._scopes[-1][0], torch.stack(torch.aminmax(potential))))
+        self._last_potential = potential
 
 
+_RIGHT = ("other", "mat2", "vec2", "tensor")
 _TENSORS = ("input", "weight", "bias")
 DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
 
@@ -1160,10 +1218,10 @@ def _claim_of_elementwise(
         return claim_of_scale(claims[0], factor)
     if op == "mul" and plain in ("mul", "multiply") and len(claims) == 2:
         return claim_of_product(claims[0], claims[1], 1)
-    if op == "pool" and not rules.is_average(plain):
+    if op == "pool" and not rules.is_average(plain, args, kwargs):
         return claims[0]
-    if op in ("pool", "mean") and claims[0].unit is not None:
-        return Claim(reason=f"average of spikes ({plain})")
+    if op in ("pool", "mean"):
+        return Claim(reason=f"average ({plain})")
     if plain in ("relu", "relu6", "abs") and (plain != "relu6" or claims[0].max_k <= 1):
         return claims[0] if claims[0].unit is not None and plain != "relu6" else rest
     if op == "compare" and all(c.unit is None and not c.reason for c in claims):
@@ -1173,7 +1231,7 @@ def _claim_of_elementwise(
     return NOTHING
 
 
-def _loader_values(values: Values, declared: str | None, where: str) -> Values:
+def loader_values(values: Values, declared: str | None, where: str) -> Values:
     """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4)."""
     if declared is None:
         return real("grey levels of the input are not spikes") if values.kind == "integer" else values
@@ -1185,11 +1243,52 @@ def _loader_values(values: Values, declared: str | None, where: str) -> Values:
     return values
 
 
+def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
+    """An index with its ellipsis written as whole slices."""
+    at = next((i for i, item in enumerate(index) if item is Ellipsis), None)
+    if at is None:
+        return list(index)
+    used = sum(1 for item in index if item is not Ellipsis and item is not None)
+    return [*index[:at], *[slice(None)] * (dims - used), *index[at + 1 :]]
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """True inside torch.vmap and its like, where tensors are wrappers of others."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))
+
+
+def _without_ellipsis(text: str, operands: Sequence[Tensor]) -> str | None:
+    """An einsum equation with its ellipsis written as letters; None where the two sides' do not agree."""
+    if "..." not in text:
+        return None if "." in text else text
+    inputs, arrow, result = text.partition("->")
+    sides = inputs.split(",")
+    if len(sides) != len(operands) or not arrow:
+        return None
+    free = [c for c in "ZYXWVUTSRQPONMLKJIHGFEDCBA" if c not in text]
+    shapes = [
+        tuple(x.shape[(at := side.index("...")) : at + x.dim() - len(side) + 3])
+        for side, x in zip(sides, operands, strict=True)
+        if "..." in side
+    ]
+    longest = max(shapes, key=len, default=())
+    if any(shape != longest[len(longest) - len(shape) :] for shape in shapes) or len(longest) > len(free):
+        return None
+    letters = "".join(free[: len(longest)])
+    written = []
+    for side, x in zip(sides, operands, strict=True):
+        count = x.dim() - len(side) + 3 if "..." in side else 0
+        written.append(side.replace("...", letters[len(letters) - count :]))
+    return ",".join(written) + "->" + result.replace("...", letters)
+
+
 def _einsum_letters(equation: Any, operands: Sequence[Tensor]) -> tuple[list[str], list[str], list[str]] | None:
     """Letters of a plain two-operand einsum, or None: no ellipsis, no diagonals, no letter summed on one side."""
-    if not isinstance(equation, str) or len(operands) != 2 or "." in equation:
+    if not isinstance(equation, str) or len(operands) != 2:
         return None
-    text = equation.replace(" ", "")
+    text = _without_ellipsis(equation.replace(" ", ""), operands)
+    if text is None:
+        return None
     inputs, _, result = text.partition("->")
     sides = inputs.split(",")
     if len(sides) != 2:
