@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +113,14 @@ def latex(frame: pd.DataFrame) -> str:
     """A booktabs tabular: \\usepackage{booktabs}, and before 2020's LaTeX \\usepackage{textcomp} for µ."""
     table = readable(frame)
     align = "".join("l" if is_text(frame[name]) else "r" for name in frame.columns)
-    styler = table.rename(columns=_escaped).style.hide(axis="index").format(_escaped)
-    text: str = styler.to_latex(hrules=True, column_format=align)
-    return text
+    rows = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in _cells(table)]
+    lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """Headings and rows of a readable table."""
+    return [[str(name) for name in table.columns], *(list(row) for row in table.itertuples(index=False))]
 
 
 _LATEX = {
@@ -156,7 +161,7 @@ def write_table(
     head: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write the table to every path given, each whole or not at all; returns what was written. OutputError."""
-    faces = (
+    faces: tuple[tuple[str | Path | None, Callable[[], str]], ...] = (
         (csv_path, lambda: csv(frame)),
         (json_path, lambda: as_json(frame, head)),
         (markdown_path, lambda: markdown(frame)),

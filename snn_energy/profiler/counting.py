@@ -6,6 +6,7 @@ synchronises with the device, and nothing as large as an activation outlives the
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -95,6 +96,7 @@ def _byte_sum_last(data: Tensor, run: int) -> Tensor:
     return total
 
 
+@functools.lru_cache(maxsize=4096)
 def fed_outputs(
     size: int,
     kernel: int,
@@ -107,7 +109,7 @@ def fed_outputs(
     """(size,) how many outputs along one axis the input at each position really feeds.
 
     Convolution: pairs (o, k) with o*stride - padding + k*dilation = i, 0 <= o < output. Transposed: taps k with
-    0 <= i*stride - padding + k*dilation < output.
+    0 <= i*stride - padding + k*dilation < output. Cached: the array is not to be written to.
     """
     taps = np.arange(kernel, dtype=np.int64) * dilation
     positions = np.arange(size, dtype=np.int64)[:, None]

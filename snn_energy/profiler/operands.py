@@ -18,7 +18,7 @@ from snn_energy.profiler.counting import BYTE_MAX, byte_sum
 from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, real
 
 INT8_MAX = 127
-SAMPLE = 4096  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
+SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,8 @@ def scan(
 def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int) -> Scan:
     """Scan of proven whole multiples of ``claim.unit``, as bytes."""
     unit = claim.unit or 1.0
+    if _exceeds(flat, unit, max_k):
+        return Scan(byte_sum(_nonzero(flat), dim), None, real(f"more than {max_k} multiples of one constant"), claim)
     form = torch.int8 if claim.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
     k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
     values = _proven_values(k8, claim, max_k)
@@ -138,6 +140,19 @@ def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int) -> Scan
     if values.kind == "integer" and values.unit is not None:
         levels = byte_sum(k8, dim, claim.max_k) // round(values.unit / unit)
     return Scan(byte_sum(k8.to(torch.bool), dim), levels, values, claim)
+
+
+def _exceeds(flat: Tensor, unit: float, max_k: int) -> bool:
+    """True where a sample proves that no unit gives multiples up to ``max_k``; False proves nothing.
+
+    k*unit and (k+1)*unit among the values leave no larger unit than ``unit``; a k above max_k then settles it.
+    """
+    values = flat.reshape(-1)
+    sample = values[:: max(1, values.numel() // SAMPLE)]
+    if float(sample.max() if sample.numel() else 0) <= max_k * unit:
+        return False
+    levels = np.unique((sample / unit).round().to(torch.int64).cpu().numpy())
+    return math.gcd(*levels.tolist()) == 1
 
 
 def _extremes(x: Tensor) -> Tensor | None:

@@ -1,0 +1,134 @@
+"""What several test files share: hand-made counts, a device with round prices, the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from snn_energy.counts import COLUMNS, PER_SAMPLE, Counts, make_rows
+from snn_energy.hardware import HardwareProfile, load_hardware
+
+DEFAULTS: dict[str, Any] = {
+    "layer": "layer", "group": "other", "op": "conv", "time_step": 0, "active": True, "needed": True,
+    "input_repeated": False, "input_kind": "binary", "max_k": 1, "feeds_neuron": True, "note": "",
+    "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None,
+}  # fmt: skip
+
+# Round prices, all different, so that a charge on the wrong account shows; memory prices are per bit.
+PRICES: dict[str, Any] = {
+    "mac": 10, "ac": 3, "zero": 0.5, "per": "operation", "spiking": 7, "silent": 2, "add": 5,
+    "weights": 1, "inputs": 10, "outputs": 1000, "membrane_read": 100, "membrane_write": 200, "drop": "false",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def make_counts() -> Callable[..., Counts]:
+    """Counts from rows in which only what matters is written; per_sample as {column: (rows, samples)}."""
+
+    def make(
+        rows: list[dict[str, Any]],
+        samples: int = 1,
+        time_steps: int = 4,
+        per_sample: dict[str, Any] | None = None,
+        **header: Any,
+    ) -> Counts:
+        columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+        for order, row in enumerate(rows):
+            assert set(row) <= set(COLUMNS)
+            for name in COLUMNS:
+                columns[name].append(row.get(name, order if name == "order" else DEFAULTS.get(name, 0)))
+        side = None
+        if per_sample is not None:
+            zeros = np.zeros((len(rows), samples), dtype=np.int64)
+            side = {name: np.asarray(per_sample.get(name, zeros), dtype=np.int64) for name in PER_SAMPLE}
+        return Counts({"model": "hand", "samples": samples, "time_steps": time_steps, **header}, make_rows(columns), side)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def device_text() -> Callable[..., str]:
+    """The YAML of a device with the prices of ``PRICES``, some of them changed; None takes a price out."""
+
+    def text(**changes: Any) -> str:
+        assert set(changes) <= set(PRICES)
+        p = {**PRICES, **changes}
+
+        def line(key: str, value: Any, width: str = "", more: str = "") -> str:
+            if value is None:
+                return ""
+            return f"{key}: {{value: {value}, unit: pJ, {width}{more}source: test, kind: assumed}}\n"
+
+        wide = "width_bits: 1, "
+        levels = ""
+        for name in ("weights", "inputs", "outputs", "membrane"):
+            read, write = p.get(name, p.get(f"{name}_read")), p.get(f"{name}_write", p.get(name))
+            levels += f"    of_{name}:\n      {line('read', read, wide)}      {line('write', write, wide)}"
+        widths = {"weights": 8, "activations": 6, "membrane": 16, "partial_sums": 32}
+        return (
+            "schema: 1\nname: test\ndescription: round numbers\ntechnology: none\n"
+            "sources:\n  test: {citation: made up}\n"
+            "widths:\n"
+            + "".join(f"  {k}: {{value: {v}, unit: bit, source: test, kind: assumed}}\n" for k, v in widths.items())
+            + "compute:\n"
+            + f"  {line('mac', p['mac'], wide)}  {line('ac', p['ac'], wide)}"
+            + ("" if p["zero"] is None else "  " + line("zero_check", p["zero"], more=f"per: {p['per']}, "))
+            + ("" if p["spiking"] is None else "  " + line("neuron_spiking", p["spiking"]))
+            + ("" if p["silent"] is None else "  " + line("neuron_silent", p["silent"]))
+            + ("" if p["add"] is None else f"  elementwise:\n    {line('add', p['add'])}")
+            + f"memory:\n  levels:\n{levels}"
+            + "  placement: {weights: of_weights, inputs: of_inputs, membrane: of_membrane, outputs: of_outputs, "
+            + f"partial_sums: of_weights}}\n  drop_first_last: {p['drop']}\n"
+        )
+
+    return text
+
+
+@pytest.fixture
+def device(tmp_path: Path, device_text: Callable[..., str]) -> Callable[..., HardwareProfile]:
+    """The device of ``device_text``, loaded."""
+
+    def load(**changes: Any) -> HardwareProfile:
+        path = tmp_path / "device.yaml"
+        path.write_text(device_text(**changes), encoding="utf-8")
+        return load_hardware(path)
+
+    return load
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process: exit code, stdout, stderr."""
+    from snn_energy.cli import main
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["snn-energy", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the counts of the three shipped networks over eight digits: vit.json, spik.json, dts.json."""
+    import torch
+
+    from snn_energy.demo import NETWORKS, checkpoint_path, profile_checkpoint
+
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("counted")
+    for network, stem in zip(NETWORKS, ("vit", "spik", "dts"), strict=True):
+        profile_checkpoint(checkpoint_path(network), "digits", 8).save(folder / f"{stem}.json")
+    return folder
