@@ -92,7 +92,10 @@ def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None)
     comparison = compare(counts, HARDWARE, baseline=BASELINE)
     table = comparison.to_frame().drop(columns="is_baseline")
     written += write_table(table, csv_path=folder / "table.csv", markdown_path=folder / "table.md")
-    written += write_table(comparison.memory_range(), csv_path=folder / "memory-variants.csv")
+    variants = comparison.memory_range()
+    written += write_table(
+        variants, csv_path=folder / "memory-variants.csv", markdown_path=folder / "memory-variants.md"
+    )
     for network, energy in comparison.energies.items():
         written += write_table(energy.to_frame("layer"), csv_path=folder / f"{network}-layers.csv")
     written += save_all(comparison, folder)

@@ -46,7 +46,9 @@ def make_counts() -> Callable[..., Counts]:
         if per_sample is not None:
             zeros = np.zeros((len(rows), samples), dtype=np.int64)
             side = {name: np.asarray(per_sample.get(name, zeros), dtype=np.int64) for name in PER_SAMPLE}
-        return Counts({"model": "hand", "samples": samples, "time_steps": time_steps, **header}, make_rows(columns), side)
+        return Counts(
+            {"model": "hand", "samples": samples, "time_steps": time_steps, **header}, make_rows(columns), side
+        )
 
     return make
 

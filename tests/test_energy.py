@@ -106,11 +106,15 @@ def test_real_inputs_pay_no_zero_check_and_no_policy_moves_them(make_counts: Mak
         assert (found["mac_pj"], found["ac_pj"], found["zero_check_pj"]) == (800, 0, 0)
 
 
-def test_products_are_charged_by_coincidence_or_by_the_streamed_operand(make_counts: MakeCounts, device: Device) -> None:
+def test_products_are_charged_by_coincidence_or_by_the_streamed_operand(
+    make_counts: MakeCounts, device: Device
+) -> None:
     product = OPERATION | {"op": "matmul", "sops": 12, "sops_gated": 40, "other_kind": "real", "other_elements": 8}
     assert charges(make_counts([product]), device())["ac_pj"] == 3 * 12
     assert charges(make_counts([product]), device(), products="gated")["ac_pj"] == 3 * 40
-    found = charges(make_counts([product | {"input_kind": "integer", "max_k": 3}]), device(), products="gated", integer="mac")
+    found = charges(
+        make_counts([product | {"input_kind": "integer", "max_k": 3}]), device(), products="gated", integer="mac"
+    )
     assert (found["ac_pj"], found["mac_pj"]) == (0, 10 * 40)
 
 
@@ -124,7 +128,10 @@ def test_a_zero_check_is_paid_per_operation_or_per_element(make_counts: MakeCoun
 def test_a_repeated_image_is_encoded_once_where_the_policy_says(make_counts: MakeCounts, device: Device) -> None:
     first = OPERATION | {"input_kind": "real", "max_k": None, "weights": 10}
     counts = make_counts([first, first | {"time_step": 1, "input_repeated": True}])
-    steps, once = charges(counts, device(), memory="ws_reload"), charges(counts, device(), memory="ws_reload", encoder="once")
+    steps, once = (
+        charges(counts, device(), memory="ws_reload"),
+        charges(counts, device(), memory="ws_reload", encoder="once"),
+    )
     for part in ("mac_pj", "weights_pj", "inputs_pj"):
         assert steps[part] == 2 * once[part] > 0
 
@@ -162,7 +169,9 @@ def test_the_saved_read_and_write_belong_to_the_first_and_last_active_step(
     assert frame["membrane_pj"].tolist() == pytest.approx([0, 160 * 200, 160 * 100, 0])
 
 
-def test_a_spiking_layer_writes_one_bit_per_neuron_in_every_active_step(make_counts: MakeCounts, device: Device) -> None:
+def test_a_spiking_layer_writes_one_bit_per_neuron_in_every_active_step(
+    make_counts: MakeCounts, device: Device
+) -> None:
     counts = make_counts([neuron(t, active=t < 3, samples=5) for t in range(4)], samples=5)
     assert charges(counts, device())["outputs_pj"] == pytest.approx(3 * 10 * 1000)
 
@@ -170,12 +179,16 @@ def test_a_spiking_layer_writes_one_bit_per_neuron_in_every_active_step(make_cou
 def test_outputs_that_no_spiking_layer_takes_up_are_written_in_full(make_counts: MakeCounts, device: Device) -> None:
     layer = OPERATION | {"output_elements": 7}
     assert charges(make_counts([layer | {"feeds_neuron": True}]), device())["outputs_pj"] == 0
-    assert charges(make_counts([layer | {"feeds_neuron": False}]), device())["outputs_pj"] == pytest.approx(7 * 6 * 1000)
+    assert charges(make_counts([layer | {"feeds_neuron": False}]), device())["outputs_pj"] == pytest.approx(
+        7 * 6 * 1000
+    )
 
 
 def test_weights_are_read_once_or_in_every_active_step(make_counts: MakeCounts, device: Device) -> None:
     steps = [
-        OPERATION | {"weights": 100, "time_step": t, "active": a} | ({} if a else dict.fromkeys(("dense_macs", "sops"), 0))
+        OPERATION
+        | {"weights": 100, "time_step": t, "active": a}
+        | ({} if a else dict.fromkeys(("dense_macs", "sops"), 0))
         for t, a in enumerate((False, True, True, True))
     ]
     counts = make_counts(steps)
@@ -193,7 +206,9 @@ def test_weights_are_read_once_or_in_every_active_step(make_counts: MakeCounts, 
 def test_inputs_take_the_bits_of_their_kind(
     kind: str, max_k: int | None, bits: int, make_counts: MakeCounts, device: Device
 ) -> None:
-    counts = make_counts([OPERATION | {"input_kind": kind, "max_k": max_k, "time_step": t} for t in range(2)], samples=3)
+    counts = make_counts(
+        [OPERATION | {"input_kind": kind, "max_k": max_k, "time_step": t} for t in range(2)], samples=3
+    )
     assert charges(counts, device())["inputs_pj"] == pytest.approx(2 * 8 * bits * 10)
 
 
@@ -397,9 +412,7 @@ def test_a_result_says_which_policies_it_used_and_what_the_others_would_give(net
     [("integer", "multiac", "multi-ac"), ("products", "gate", "gated"), ("encoder", "twice", "once"),
      ("memory", "ws_onc", "ws_once"), ("memory", "psum_spill", "array")],
 )  # fmt: skip
-def test_an_unknown_policy_is_refused_with_the_known_ones(
-    policy: str, choice: str, said: str, network: Counts
-) -> None:
+def test_an_unknown_policy_is_refused_with_the_known_ones(policy: str, choice: str, said: str, network: Counts) -> None:
     with pytest.raises(SnnEnergyError, match=said):
         estimate(network, HOROWITZ, **{policy: choice})
 

@@ -1,7 +1,7 @@
 """Where time and samples lie in a tensor, and which time steps of an operation are active and needed.
 
-An axis role names what a tensor's axis holds: "T" the time steps, "B" the samples, "R" both, time major (T*B).
-Axes of size 1 carry no role (there is nothing to tell apart along them). Roles are followed through the network,
+An axis role names what a tensor's axis holds: "T" the time steps, "B" the samples, "R" both, time major (T*B), or a
+``Merged`` role where they share the axis with anything else. Axes of size 1 carry no role (there is nothing to tell apart along them). Roles are followed through the network,
 never guessed from sizes: a batch of 4 at T = 4 is no riddle. Pure functions on shapes; no torch here.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Roles = tuple[str | None, ...]
 Steps = npt.NDArray[np.bool_]  # (T,) one flag per time step
 
 TIME_MODES = {
@@ -24,6 +23,20 @@ TIME_MODES = {
     "call": "the model is called once per time step with the same (B, ...) (direct encoding)",
     "call-axis0": "the loader gives (T, B, ...), the model is called once per time step with (B, ...)",
 }
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The role of an axis that holds time or samples beside other data.
+
+    parts: (role or None, size) in row-major order, role "T" or "B"; a (B*N) axis has parts (("B", B), (None, N)).
+    """
+
+    parts: tuple[tuple[str | None, int], ...]
+
+
+Role = str | Merged
+Roles = tuple[Role | None, ...]
 
 
 @dataclass(frozen=True)
@@ -43,15 +56,48 @@ class Span:
         return {role: size for role, size in sizes.items() if size > 1}
 
 
-def role_positions(roles: Roles) -> dict[str, int]:
+def role_positions(roles: Roles) -> dict[Role, int]:
     """Role -> axis."""
     return {role: axis for axis, role in enumerate(roles) if role is not None}
 
 
 def is_complete(roles: Roles, timed: bool, span: Span) -> bool:
     """True where every axis of more than one step or sample is still found in the tensor."""
-    present = set("".join("TB" if role == "R" else role for role in roles if role is not None))
+    present = {atom for role in roles for atom, _ in _parts(0, role, span) if atom is not None}
     return set(span.atoms(timed)) <= present
+
+
+def split_merged(shape: Sequence[int], roles: Roles, span: Span) -> tuple[tuple[int, ...], Roles]:
+    """Shape and roles with every merged axis written as one axis per part; every other axis stays."""
+    parts: list[tuple[Role | None, int]] = []
+    for size, role in zip(shape, roles, strict=True):
+        parts += _parts(size, role, span) if isinstance(role, Merged) else [(role, size)]
+    return tuple(size for _, size in parts), tuple(role for role, _ in parts)
+
+
+def stacked_role(size: int, role: Role | None, span: Span) -> Role | None:
+    """Role of an axis that joins T copies of an axis of this size and role, one after the other."""
+    return _joined_role([("T", span.time_steps), *_parts(size, role, span)], span)
+
+
+def _parts(size: int, role: Role | None, span: Span) -> list[tuple[str | None, int]]:
+    """What an axis of this size and role holds: (role T, B or None, size) in row-major order."""
+    if isinstance(role, Merged):
+        return list(role.parts)
+    if role == "R":
+        return [("T", span.time_steps), ("B", span.samples)]
+    return [(role, size)]
+
+
+def _joined_role(parts: Sequence[tuple[str | None, int]], span: Span) -> Role | None:
+    """The role of one axis that holds these parts in row-major order."""
+    kept = tuple(part for part in parts if part[1] != 1)
+    named = [role for role, _ in kept]
+    if not any(named):
+        return None
+    if named == ["T", "B"]:
+        return merge(True, True, span)
+    return named[0] if len(kept) == 1 else Merged(kept)
 
 
 def merge(time_axis: bool, sample_axis: bool, span: Span) -> str | None:
@@ -61,31 +107,38 @@ def merge(time_axis: bool, sample_axis: bool, span: Span) -> str | None:
     return "B" if sample_axis and span.samples > 1 else None
 
 
-def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> dict[str, int]:
-    """Role T or B -> product of the sizes before it, in row-major order."""
-    offsets: dict[str, int] = {}
+def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> list[tuple[int, str, int]]:
+    """(product of the sizes before it, role T or B, size) of every axis or part that has a role, in row-major order."""
+    atoms: list[tuple[int, str, int]] = []
     outer = 1
     for size, role in zip(shape, roles, strict=True):
-        if role in ("T", "B"):
-            offsets[str(role)] = outer
-        elif role == "R":
-            offsets["T"], offsets["B"] = outer, outer * span.time_steps
+        before = outer
+        for atom, part in _parts(size, role, span):
+            if atom is not None:
+                atoms.append((before, atom, part))
+            before *= part
         outer *= size
-    return offsets
+    return atoms
 
 
 def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: Span) -> Roles:
-    """Roles after a reshape in row-major order: an axis is found again by what lies before it and its size."""
-    offsets = _atom_offsets(shape, roles, span)
-    sizes = {"T": span.time_steps, "B": span.samples}
-    found: list[str | None] = []
+    """Roles after a reshape in row-major order: time and samples are found again by what lies before them.
+
+    They lie in the new axis that spans them: its offset divides theirs, and where they end divides where it ends.
+    """
+    atoms = _atom_offsets(shape, roles, span)
+    found: list[Role | None] = []
     outer = 1
     for size in new_shape:
-        role = next((r for r, o in offsets.items() if o == outer and sizes[r] == size), None)
-        if role is None and offsets.get("T") == outer and offsets.get("B") == outer * span.time_steps:
-            role = "R" if size == span.time_steps * span.samples else None
-        found.append(role if size > 1 else None)
-        outer *= size
+        end = outer * size
+        parts: list[tuple[str | None, int]] = []
+        at = outer  # parts cover the axis from its offset up to here
+        for offset, role, atom in atoms:
+            if size > 1 and offset and outer and offset % at == 0 and end % (offset * atom) == 0 and offset < end:
+                parts += [(None, offset // at), (role, atom)]
+                at = offset * atom
+        found.append(_joined_role([*parts, (None, end // at)], span) if parts else None)
+        outer = end
     return tuple(found)
 
 
@@ -98,7 +151,7 @@ def view_roles(
     span: Span,
 ) -> Roles:
     """Roles after any view (permute, select, unflatten, ...) of the same memory: an axis keeps size and stride."""
-    marks: dict[str, tuple[int, int]] = {}
+    marks: dict[Role, tuple[int, int]] = {}
     for size, stride, role in zip(shape, strides, roles, strict=True):
         if role == "R":
             marks["R"] = (size, stride)
@@ -107,7 +160,7 @@ def view_roles(
             marks[role] = (size, stride)
     if "T" in marks and "B" in marks and marks["T"][1] == marks["B"][1] * span.samples:
         marks["R"] = (span.time_steps * span.samples, marks["B"][1])
-    found: list[str | None] = [None] * len(new_shape)
+    found: list[Role | None] = [None] * len(new_shape)
     for role, mark in marks.items():
         axes = [axis for axis, pair in enumerate(zip(new_shape, new_strides, strict=True)) if pair == mark]
         if len(axes) == 1:
@@ -116,12 +169,21 @@ def view_roles(
 
 
 def broadcast_roles(shapes_and_roles: Sequence[tuple[Sequence[int], Roles]], new_shape: Sequence[int]) -> Roles:
-    """Roles of an element-wise result: axes are aligned from the right, a role must come with its full size."""
-    found: list[str | None] = [None] * len(new_shape)
+    """Roles of an element-wise result: axes are aligned from the right, a role must come with its full size.
+
+    An axis that holds time or samples in one operand and something else of that size in another has no role.
+    """
+    found: list[Role | None] = [None] * len(new_shape)
+    clash: set[int] = set()
     for shape, roles in shapes_and_roles:
         for back in range(1, min(len(roles), len(new_shape)) + 1):
-            if roles[-back] is not None and shape[-back] == new_shape[-back]:
-                found[-back] = found[-back] or roles[-back]
+            role = roles[-back]
+            if role is not None and shape[-back] == new_shape[-back]:
+                if found[-back] not in (None, role):
+                    clash.add(back)
+                found[-back] = role
+    for back in clash:
+        found[-back] = None
     return tuple(found)
 
 

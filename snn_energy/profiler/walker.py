@@ -37,6 +37,8 @@ from snn_energy.profiler.operands import (
     spikes,
 )
 from snn_energy.profiler.timesteps import (
+    Merged,
+    Role,
     Roles,
     Span,
     Steps,
@@ -45,6 +47,8 @@ from snn_energy.profiler.timesteps import (
     merge,
     reshape_roles,
     role_positions,
+    split_merged,
+    stacked_role,
     view_roles,
 )
 
@@ -541,8 +545,8 @@ class Walker(TorchFunctionMode):
         steps = [t for _, t in traces]
         if dim == 0 and len(parts) == len(steps) == span.time_steps > 1 and not any(t.timed for t in steps):
             stacked = plain == "stack"
-            in_front = steps[0].roles[0] == "B" or span.samples == 1
-            roles = ("T", *steps[0].roles) if stacked else (merge(True, in_front, span), *steps[0].roles[1:])
+            first, roles = parts[0], steps[0].roles
+            roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], span), *roles[1:])
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
             return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), {})
@@ -565,7 +569,7 @@ class Walker(TorchFunctionMode):
         span = self.span
         aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
         shape = [1] * (out.dim() - x.dim()) + list(x.shape)
-        roles: list[str | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
+        roles: list[Role | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
         has_no_time = not trace.timed and trace.step is None
         if has_no_time and span.time_steps > 1 and out.numel() == span.time_steps * x.numel():
             if out.shape[0] == span.time_steps and shape[0] == 1:
@@ -611,10 +615,16 @@ class Walker(TorchFunctionMode):
     def _rows_first(self, x: Tensor, trace: Trace, where: str) -> Tensor:
         """(R, ...) with time and samples in front; raises ProfilingError where they cannot be told."""
         self._require_complete(trace.roles, trace.timed, where)
-        positions = role_positions(trace.roles)
+        sizes, roles = split_merged(x.shape, trace.roles, self.span)
+        moved, count = self._in_front(x.reshape(sizes), roles)
+        return moved.reshape(self.span.rows(trace.timed), *moved.shape[count:])
+
+    def _in_front(self, x: Tensor, roles: Roles) -> tuple[Tensor, int]:
+        """A tensor with its axes of time and samples moved to the front, and how many there are of them."""
+        positions = role_positions(roles)
         front = [positions[r] for r in ("R", "T", "B") if r in positions]
-        moved = x if front == list(range(len(front))) else x.movedim(front, tuple(range(len(front))))
-        return moved.reshape(self.span.rows(trace.timed), *moved.shape[len(front) :])
+        in_place = front == list(range(len(front)))
+        return x if in_place else x.movedim(front, tuple(range(len(front)))), len(front)
 
     def _require_complete(self, roles: Roles, timed: bool, where: str) -> None:
         if not is_complete(roles, timed, self.span):
@@ -640,7 +650,7 @@ class Walker(TorchFunctionMode):
     def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str) -> Scan:
         """Scan of a convolution's input, whose first axis must hold all rows."""
         self._require_complete(trace.roles, trace.timed, where)
-        if set(role_positions(trace.roles).values()) - {0}:
+        if set(role_positions(trace.roles).values()) - {0} or isinstance(trace.roles[0], Merged):
             self._require_complete((None,) * x.dim(), trace.timed, where)
         found = trace.scans.get(shape)
         if found is None:
@@ -920,7 +930,7 @@ class Walker(TorchFunctionMode):
             biases=0 if bias is None else bias.numel(),
             fan_out=np.array([fan_out], dtype=np.int64),
         )
-        roles: list[str | None] = list(broadcast_roles([(x.shape[:-2], trace.roles[:-2])], out.shape[:-2]))
+        roles: list[Role | None] = list(broadcast_roles([(x.shape[:-2], trace.roles[:-2])], out.shape[:-2]))
         if x.dim() >= 2 and out.dim() >= 2:
             roles += [trace.roles[-2], None] if from_left else [None, trace.roles[-1]]
         else:
@@ -979,11 +989,9 @@ class Walker(TorchFunctionMode):
     ) -> Scan:
         """(R, G, K) sums over M of a left, over N of a right operand, rows in front."""
         rows, groups, p, q = shape
-        positions = role_positions(batch_roles)
-        front = [positions[r] for r in ("R", "T", "B") if r in positions]
         full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
-        if front != list(range(len(front))):
-            full = full.movedim(front, tuple(range(len(front))))
+        sizes, roles = split_merged(batch, batch_roles, self.span)
+        full, _ = self._in_front(full.reshape(*sizes, *x.shape[-2:]), roles)
         over_last = is_right
         if not full.is_contiguous() and full.mT.is_contiguous():  # read memory in its own order
             full, p, q, over_last = full.mT, q, p, not over_last
