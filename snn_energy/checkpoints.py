@@ -91,6 +91,8 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
     else:
         network = create_model(model, **options) if isinstance(model, str) else model
     _check_match(tensors, network, file)
+    if document is not None and isinstance(model, str) and document.get("model") != model:
+        raise CheckpointError(f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= out")
     _check_values(tensors, network, file)
     network.load_state_dict(tensors)
     return network.eval()

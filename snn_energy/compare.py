@@ -112,10 +112,15 @@ def _twice(names: Sequence[str]) -> str:
 
 def find_baseline(wanted: str, counts: Mapping[str, Counts]) -> str:
     """The label that ``wanted`` names: a label, a file name, its stem, or a model name."""
-    for label, c in counts.items():
-        stem = str(c.header.get("file", label))
-        if wanted in (label, stem, f"{stem}.json", c.model) or Path(wanted).name == f"{stem}.json":
-            return label
+    if wanted in counts:
+        return wanted
+    stems = {label: str(c.header.get("file", label)) for label, c in counts.items()}
+    found = [label for label, stem in stems.items() if wanted == stem or Path(wanted).name == f"{stem}.json"]
+    found = found or [label for label, c in counts.items() if wanted == c.model]
+    if len(found) > 1:
+        raise SnnEnergyError(f"baseline '{wanted}' names {' and '.join(found)}; give one of them by its file")
+    if found:
+        return found[0]
     known = [str(c.header.get("file", label)) for label, c in counts.items()] + list(counts)
     listed = ", ".join(dict.fromkeys(known))
     raise SnnEnergyError(f"baseline '{wanted}' is not among the networks compared ({listed}){nearest(wanted, known)}")

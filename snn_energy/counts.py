@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,18 @@ import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.errors import CountsError
-from snn_energy.files import write_text, write_whole
+from snn_energy.files import Writer, write_all_whole
 from snn_energy.groups import GROUPS
 
 SCHEMA_VERSION = 1
 CONVENTION_VERSION = 1  # of the counting rules; a change of a rule changes it
 
 OPERATIONS = ("conv", "linear", "matmul")
+OPS = (
+    *OPERATIONS, "neuron", "add", "mul", "scale", "activation", "softmax", "norm", "pool", "mean", "reduce", "compare",
+    "unsupported",
+)  # fmt: skip
+KINDS = ("binary", "ternary", "integer", "real")
 TEXT = ("layer", "group", "op", "input_kind", "other_kind", "note")
 FLAGS = ("active", "needed", "input_repeated", "feeds_neuron")
 WORK = (
@@ -143,6 +149,7 @@ class Counts:
     def save(self, path: str | Path) -> None:
         """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it."""
         path = Path(path)
+        writers: dict[Path, Writer] = {}
         header = {key: value for key, value in self.header.items() if key != "file"}
         if self.per_sample is not None:
             side = samples_path(path)
@@ -153,7 +160,7 @@ class Counts:
                 with temporary.open("wb") as stream:
                     np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
-            write_whole(side, write)
+            writers[side] = write
         else:
             header.pop("per_sample", None)
         lines = [json.dumps(row, allow_nan=False) for row in _records(self.rows)]
@@ -163,7 +170,11 @@ class Counts:
             f'"header": {json.dumps(header, indent=1, allow_nan=False)},\n'
             '"rows": [\n' + ",\n".join(lines) + "\n]\n}\n"
         )
-        write_text(path, text)
+
+        def write_rows(temporary: Path) -> None:
+            temporary.write_text(text, encoding="utf-8")
+
+        write_all_whole({**writers, path: write_rows})
 
 
 def samples_path(path: Path) -> Path:
@@ -228,6 +239,9 @@ def _check_header(path: Path, header: Any) -> None:
     for key in ("model", "samples", "time_steps"):
         if key not in header:
             raise CountsError(f"{path}: header lacks '{key}': profile again")
+    accuracy = header.get("accuracy")
+    if accuracy is not None and not (isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1):
+        raise CountsError(f"{path}: header 'accuracy' must be null or lie in 0..1, not {accuracy!r}")
     for key in ("samples", "time_steps"):
         if not isinstance(header[key], int) or isinstance(header[key], bool) or header[key] < 1:
             raise CountsError(f"{path}: header '{key}' must be a whole number of at least 1, not {header[key]!r}")
@@ -254,23 +268,27 @@ def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
         valid = isinstance(value, str)
     else:
         lowest = -1 if column == "time_step" else 0
-        valid = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+        valid = isinstance(value, int) and not isinstance(value, bool) and lowest <= value < 2**63
     if not valid:
         wanted = "true or false" if column in FLAGS else "text" if column in TEXT else "a whole number >= 0"
         raise CountsError(f"{where}: {column} must be {wanted}, not {value!r}: profile again")
-    if column == "group" and value not in GROUPS:
-        raise CountsError(f"{where}: group must be one of {', '.join(GROUPS)}, not {value!r}")
+    allowed = _ALLOWED.get(column)
+    if allowed is not None and value not in allowed:
+        raise CountsError(f"{where}: {column} must be one of {', '.join(allowed)}, not {value!r}: profile again")
+
+
+_ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS}
 
 
 def _load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
     try:
-        with np.load(side, allow_pickle=False) as archive:
+        with side.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             return {name: archive[name].astype(np.int64) for name in PER_SAMPLE}
     except FileNotFoundError:
         raise CountsError(
             f"{side}: the per-sample counts of {path.name} are missing; keep both files together or profile again"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CountsError(f"{side}: not the per-sample counts of {path.name} ({error}): profile again") from None
 
 
@@ -303,7 +321,10 @@ def imbalance(counts: Counts) -> str | None:
         (neuron & (rows["membrane_writes"] != rows["neurons"] * samples * rows["active"]), "membrane_writes"),
         (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
         ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
-        (operation & ~rows["input_kind"].isin(("binary", "ternary", "integer", "real")), "input_kind is unknown"),
+        (operation & ~rows["input_kind"].isin(KINDS), "input_kind is unknown"),
+        (operation & (rows["input_kind"] != "real") & rows["sops_multi"].isna(), "sops_multi is missing"),
+        ((rows["input_kind"] == "integer") & rows["max_k"].isna(), "an integer input without its max_k"),
+        ((rows["other_kind"] == "integer") & rows["other_max_k"].isna(), "an integer operand without its max_k"),
         (rows.duplicated(["layer", "time_step"]), "appears twice"),
     ]  # fmt: skip
     for bad, text in checks:

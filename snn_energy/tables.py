@@ -51,8 +51,10 @@ def number(value: Any) -> str:
         return value
     if value == 0 or not isinstance(value, float):
         return f"{int(value):,}"
+    if abs(value) < 1e-5:
+        return f"{value:.3e}"
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(digits, 9)}f}"
+    return f"{value:,.{digits}f}"
 
 
 def readable(frame: pd.DataFrame) -> pd.DataFrame:
@@ -75,8 +77,7 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
 def _float(value: Any, factor: float) -> float | None:
     if value is None or value is pd.NA or pd.isna(value):
         return None
-    scaled = float(value) * factor
-    return round(scaled, 12)
+    return float(f"{float(value) * factor:.12g}")  # 0.0078 pJ, not 0.0077999999999
 
 
 def is_text(column: pd.Series) -> bool:

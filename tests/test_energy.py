@@ -140,8 +140,8 @@ def neuron(time_step: int, active: bool = True, spikes: int = 0, samples: int = 
     state = neurons * samples * active
     return {
         "layer": "lif", "op": "neuron", "time_step": time_step, "active": active, "input_kind": None, "max_k": None,
-        "input_elements": None, "input_nonzeros": None, "sops_multi": None, "neurons": neurons, "output_elements": neurons,
-        "spikes": spikes, "membrane_reads": state, "membrane_writes": state,
+        "input_elements": None, "input_nonzeros": None, "sops_multi": None, "neurons": neurons,
+        "output_elements": neurons, "spikes": spikes, "membrane_reads": state, "membrane_writes": state,
     }  # fmt: skip
 
 

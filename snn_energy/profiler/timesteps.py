@@ -1,8 +1,9 @@
 """Where time and samples lie in a tensor, and which time steps of an operation are active and needed.
 
 An axis role names what a tensor's axis holds: "T" the time steps, "B" the samples, "R" both, time major (T*B), or a
-``Merged`` role where they share the axis with anything else. Axes of size 1 carry no role (there is nothing to tell apart along them). Roles are followed through the network,
-never guessed from sizes: a batch of 4 at T = 4 is no riddle. Pure functions on shapes; no torch here.
+``Merged`` role where they share the axis with other data. Axes of size 1 carry no role (there is nothing to tell
+apart along them). Roles are followed through the network, never guessed from sizes: a batch of 4 at T = 4 is no
+riddle. Pure functions on shapes; no torch here.
 """
 
 from __future__ import annotations
@@ -110,11 +111,12 @@ def merge(time_axis: bool, sample_axis: bool, span: Span) -> str | None:
 def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> list[tuple[int, str, int]]:
     """(product of the sizes before it, role T or B, size) of every axis or part that has a role, in row-major order."""
     atoms: list[tuple[int, str, int]] = []
+    sizes = {"T": span.time_steps, "B": span.samples}
     outer = 1
     for size, role in zip(shape, roles, strict=True):
         before = outer
         for atom, part in _parts(size, role, span):
-            if atom is not None:
+            if atom is not None and sizes[atom] == part:
                 atoms.append((before, atom, part))
             before *= part
         outer *= size

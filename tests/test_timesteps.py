@@ -1,0 +1,156 @@
+"""Roles of axes: time and samples are followed through reshapes and views, merged with other data or not."""
+
+from __future__ import annotations
+
+from math import prod
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import snn_energy as se
+from snn_energy.errors import ProfilingError
+from snn_energy.profiler.timesteps import (
+    Merged,
+    Roles,
+    Span,
+    broadcast_roles,
+    is_complete,
+    reshape_roles,
+    split_merged,
+    stacked_role,
+    view_roles,
+)
+
+SPAN = Span(2, 3)
+SPLITS = [
+    ((2, 3, 4), ("T", "B", None)),
+    ((4, 2, 3), (None, "T", "B")),
+    ((2, 4, 3), ("T", None, "B")),
+    ((3, 4, 2), ("B", None, "T")),
+    ((3, 2, 4), ("B", "T", None)),
+    ((4, 3, 2), (None, "B", "T")),
+    ((2, 2, 3, 2), (None, "T", "B", None)),
+]
+
+
+def coordinates(shape: tuple[int, ...], roles: Roles) -> dict[str, Tensor]:
+    """For every element of a tensor its time step and its sample, as its roles tell them."""
+    sizes, split = split_merged(shape, roles, SPAN)
+    found: dict[str, Tensor] = {}
+    for axis, role in enumerate(split):
+        along = torch.arange(sizes[axis]).reshape([-1 if i == axis else 1 for i in range(len(sizes))])
+        if role == "R":
+            found["T"], found["B"] = along // SPAN.samples, along % SPAN.samples
+        elif role is not None:
+            found[str(role)] = along
+    return {role: values.expand(sizes).reshape(shape) for role, values in found.items()}
+
+
+def shapes_of(count: int, most: int) -> list[tuple[int, ...]]:
+    """Every shape of up to ``most`` axes with this many elements."""
+    if most == 1:
+        return [(count,)]
+    return [(count,)] + [
+        (size, *rest)
+        for size in range(1, count + 1)
+        if count % size == 0
+        for rest in shapes_of(count // size, most - 1)
+    ]
+
+
+@pytest.mark.parametrize(("shape", "roles"), SPLITS)
+def test_every_role_after_any_reshape_tells_the_truth(shape: tuple[int, ...], roles: Roles) -> None:
+    want = coordinates(shape, roles)
+    seen = 0
+    for new_shape in shapes_of(prod(shape), 3):
+        after = reshape_roles(shape, roles, new_shape, SPAN)
+        found = coordinates(new_shape, after)
+        for role, values in found.items():
+            torch.testing.assert_close(values, want[role].reshape(new_shape))
+        assert is_complete(after, True, SPAN) == (set(found) == {"T", "B"})
+        if is_complete(after, True, SPAN):
+            seen += 1
+            assert reshape_roles(new_shape, after, shape, SPAN) == roles
+    assert seen > 3
+
+
+def test_an_axis_that_holds_samples_and_tokens_has_a_merged_role() -> None:
+    assert reshape_roles((3, 4, 5), ("B", None, None), (12, 5), SPAN) == (Merged((("B", 3), (None, 4))), None)
+    assert reshape_roles((4, 3, 5), (None, "B", None), (12, 5), SPAN) == (Merged(((None, 4), ("B", 3))), None)
+    assert reshape_roles((2, 3, 5), ("T", "B", None), (6, 5), SPAN) == ("R", None)
+    assert reshape_roles((3, 2, 5), ("B", "T", None), (6, 5), SPAN) == (Merged((("B", 3), ("T", 2))), None)
+
+
+def test_a_split_across_the_samples_loses_them() -> None:
+    assert reshape_roles((3, 4), ("B", None), (2, 6), SPAN) == (None, None)
+    assert reshape_roles((4, 3), (None, "B"), (2, 6), SPAN) == (None, Merged(((None, 2), ("B", 3))))
+
+
+def test_a_merged_role_stays_with_its_axis_in_a_view_and_goes_where_the_axis_is_cut() -> None:
+    role = Merged(((None, 4), ("B", 3)))
+    assert view_roles((12, 5), (5, 1), (role, None), (5, 12), (1, 5), SPAN) == (None, role)
+    assert view_roles((12, 5), (5, 1), (role, None), (3, 5), (5, 1), SPAN) == (None, None)  # x[1:4]: not whole samples
+
+
+def test_operands_that_disagree_on_an_axis_leave_it_without_role() -> None:
+    before, behind = Merged((("B", 3), (None, 4))), Merged(((None, 4), ("B", 3)))
+    assert broadcast_roles([((12, 5), (before, None)), ((12, 5), (before, None))], (12, 5)) == (before, None)
+    assert broadcast_roles([((12, 5), (before, None)), ((12, 5), (behind, None))], (12, 5)) == (None, None)
+
+
+def test_time_steps_joined_in_front() -> None:
+    assert stacked_role(3, "B", SPAN) == "R"
+    assert stacked_role(1, None, SPAN) == "T"
+    assert stacked_role(4, None, SPAN) == Merged((("T", 2), (None, 4)))
+    assert stacked_role(12, Merged((("B", 3), (None, 4))), SPAN) == Merged((("T", 2), ("B", 3), (None, 4)))
+
+
+class Linear(nn.Module):
+    """A linear layer between two changes of shape."""
+
+    def __init__(self, before, after=lambda x: x) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        self.before, self.after, self.fc, self.last = before, after, nn.Linear(8, 8), nn.Linear(8, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.after(self.fc(self.before(x))))
+        return out
+
+
+ORDERS = {
+    "time, samples, tokens": (0, 1, 2, 3),
+    "tokens in front": (2, 0, 1, 3),
+    "tokens between": (0, 2, 1, 3),
+    "sample major": (1, 0, 2, 3),
+    "tokens between, sample major": (1, 2, 0, 3),
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_time_samples_and_tokens_in_one_axis_are_told_apart_in_every_order(order: str) -> None:
+    dims = ORDERS[order]
+    x = (torch.rand(2, 3, 4, 8) > 0.5).float()
+    x[0, 1] = 0
+    model = Linear(
+        lambda x: x.permute(dims).reshape(-1, 8), lambda x: x.reshape([(2, 3, 4)[d] for d in dims[:3]] + [8])
+    )
+    frame = se.profile(model, [x], time_steps=2, time="axis0").to_frame()
+    rows = frame[frame["layer"] == "fc"]
+    assert rows["input_nonzeros"].tolist() == [int(step.count_nonzero()) for step in x]
+    assert rows["dense_macs"].tolist() == [3 * 4 * 64] * 2
+    assert frame[frame["layer"] == "last"]["dense_macs"].tolist() == [3 * 4 * 40] * 2
+
+
+def test_a_convolution_over_sample_major_steps_is_refused_not_miscounted() -> None:
+    class Conv(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(4, 2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.conv(x.transpose(0, 1).reshape(-1, 4, 8))
+            return out
+
+    with pytest.raises(ProfilingError, match="cannot tell which axes"):
+        se.profile(Conv(), [torch.rand(2, 3, 4, 8)], time_steps=2, time="axis0")
