@@ -186,6 +186,7 @@ class Walker(TorchFunctionMode):
         self._scopes: list[tuple[str, nn.Module, int, dict[str, int]]] = []
         self._invocations: dict[str, int] = {}
         self._neuron_depth = 0
+        self._unseen: Any = None
         self._observed: PackedSum | None = None
         self._seen_steps = 0
         self._last_potential: Tensor | None = None
@@ -218,8 +219,14 @@ class Walker(TorchFunctionMode):
                     neuron.__dict__.pop("observer", None)
                 else:
                     neuron.observer = before
+            self._see_again()
             self._scopes.clear()
             self._neuron_depth = 0
+
+    def _see_again(self) -> None:
+        if self._unseen is not None:
+            self._unseen.__exit__(None, None, None)
+            self._unseen = None
 
     def begin(self, span: Span) -> None:
         """Forget the last forward pass; counts of a new one start."""
@@ -280,6 +287,9 @@ class Walker(TorchFunctionMode):
             if isinstance(module, LIF):
                 self._neuron_depth += 1
                 self._observed, self._seen_steps = None, 0
+                if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
+                    self._unseen = torch._C.DisableTorchFunction()
+                    self._unseen.__enter__()
 
         return hook
 
@@ -288,8 +298,8 @@ class Walker(TorchFunctionMode):
             if isinstance(module, LIF):
                 self._neuron_depth -= 1
                 if self._neuron_depth == 0:
-                    with torch._C.DisableTorchFunction():
-                        self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
+                    self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
+                    self._see_again()
             self._scopes.pop()
 
         return hook
