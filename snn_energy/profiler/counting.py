@@ -38,44 +38,14 @@ def byte_sum(bytes_: Tensor, dim: int, largest: int = 1) -> Tensor:
     words = data.view(outer, length, inner).view(torch.int64)
     if length <= run:
         return words.sum(1).view(torch.uint8).to(torch.int32).reshape(shape)
+    whole = next(n for n in range(run, 0, -1) if length % n == 0)
+    if whole >= 8:  # equal runs at once
+        runs = words.view(outer, length // whole, whole, inner // 8).sum(2).view(torch.uint8)
+        return runs.sum(1, dtype=torch.int32).reshape(shape)
     total = torch.zeros(outer, inner, dtype=torch.int32)
     for start in range(0, length, run):
         total += words[:, start : start + run].sum(1).view(torch.uint8)
     return total.reshape(shape)
-
-
-class PackedSum:
-    """``byte_sum`` over the channels of one (B, C, P) slice after another, with as few calls per slice as possible.
-
-    Built once for T slices of one shape; ``add`` per slice; ``positions`` unpacks all T at the end.
-    """
-
-    def __init__(self, steps: int, shape: tuple[int, int, int], scratch: Tensor) -> None:
-        batch, channels, positions = shape
-        self.shape, self.flags = shape, scratch[: batch * channels * positions].view(shape)
-        self.is_packed = positions % 8 == 0 and scratch.device.type == "cpu" and scratch.storage_offset() == 0
-        if self.is_packed:
-            words = self.flags.view(torch.int64)
-            self.runs = [words[:, at : at + BYTE_MAX] for at in range(0, channels, BYTE_MAX)]
-            self.sums = torch.zeros(steps, len(self.runs), batch, positions // 8, dtype=torch.int64)
-        else:
-            self.sums = torch.zeros(steps, batch, positions, dtype=torch.int32, device=scratch.device)
-
-    def add(self, step: int, values: Tensor) -> None:
-        """Take in one slice of B*C*P values; non-zero is 1."""
-        self.flags.copy_(values.view(self.shape))
-        if self.is_packed:
-            for run, words in enumerate(self.runs):
-                torch.sum(words, 1, out=self.sums[step, run])
-        else:
-            self.sums[step] = byte_sum(self.flags, 1)
-
-    def positions(self) -> Tensor:
-        """(T*B, P) int32 non-zeros per position; steps never added are zero."""
-        if not self.is_packed:
-            return self.sums.flatten(0, 1)
-        runs = self.sums.view(torch.uint8).to(torch.int32)
-        return (runs[:, 0] if runs.shape[1] == 1 else runs.sum(1, dtype=torch.int32)).flatten(0, 1)
 
 
 def _byte_sum_last(data: Tensor, run: int) -> Tensor:
@@ -132,15 +102,9 @@ def fan_out_map(fed: list[npt.NDArray[np.int64]], outputs_per_position: int) -> 
     return flat
 
 
-def weighted_rows(position_sums: Tensor, fan_out: npt.NDArray[np.int64]) -> Tensor:
-    """(R, P) sums at each input position, (P,) fan-out -> (R,) int64 SOPs. Exact: doubles hold integers to 2^53."""
-    if len(fan_out) == 0:
-        return torch.zeros(position_sums.shape[0], dtype=torch.int64, device=position_sums.device)
-    first = int(fan_out[0])
-    if (fan_out == first).all():
-        return position_sums.sum(1, dtype=torch.int64) * first
-    weights = torch.from_numpy(fan_out).to(device=position_sums.device, dtype=torch.float64)
-    return (position_sums.to(torch.float64) @ weights).to(torch.int64)
+def weighted_rows(position_sums: Tensor, fan_out: Tensor) -> Tensor:
+    """(R, P) sums at each input position, (P,) float64 fan-out -> (R,) int64 SOPs. Exact: doubles hold up to 2^53."""
+    return (position_sums.to(torch.float64) @ fan_out).to(torch.int64)
 
 
 def coincidences(left: Tensor, right: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, rea
 
 INT8_MAX = 127
 SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
+SAMPLE_RUN = 32  # of multiples: neighbours at some SAMPLE / SAMPLE_RUN places
 
 
 @dataclass(frozen=True)
@@ -106,18 +107,20 @@ def scan(
     where: str,
     stays_real: bool,
     dim: int = 1,
+    with_levels: bool = True,
 ) -> tuple[Scan, Tensor | None]:
     """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
     ``stays_real`` tells that the operand is known to be real already: then only zeros and NaN are looked for.
-    ``dim`` is the axis of (R, C, P) that is summed over. Where only zeros are looked for, the smallest and largest
-    value come back as well, to be tested for NaN when the device is done.
+    ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not asked for.
+    Where only zeros are looked for, the smallest and largest value come back as well, to be tested for NaN when the
+    device is done.
     """
     flat = x.reshape(shape)
     if claim.proven and claim.max_k == 1:
         return Scan(byte_sum(_nonzero(flat), dim), None, None, claim), None
     if claim.proven and claim.unit is not None and claim.max_k <= BYTE_MAX:
-        return _scan_of_multiples(flat, claim, max_k, dim), None
+        return _scan_of_multiples(flat, claim, max_k, dim, with_levels), None
     nonzeros = byte_sum(_nonzero(flat), dim)
     if claim.reason is not None or stays_real:
         return Scan(nonzeros, None, real(claim.reason or "real"), claim), _extremes(x)
@@ -128,31 +131,42 @@ def scan(
     return Scan(nonzeros, levels, values, claim), None
 
 
-def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int) -> Scan:
+def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int, with_levels: bool) -> Scan:
     """Scan of proven whole multiples of ``claim.unit``, as bytes."""
     unit = claim.unit or 1.0
-    if _exceeds(flat, unit, max_k):
+    some = _sampled_levels(flat, unit)
+    is_unit = math.gcd(*some) == 1  # no larger unit can do
+    if is_unit and max(some) > max_k:
         return Scan(byte_sum(_nonzero(flat), dim), None, real(f"more than {max_k} multiples of one constant"), claim)
+    if is_unit and not with_levels:
+        values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
+        return Scan(byte_sum(_nonzero(flat), dim), None, values, claim)
     form = torch.int8 if claim.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
     k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
-    values = _proven_values(k8, claim, max_k)
+    values = _values_of_levels(unit, some | {int(k8.amax())} if is_unit else _all_levels(k8), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
         levels = byte_sum(k8, dim, claim.max_k) // round(values.unit / unit)
     return Scan(byte_sum(k8.to(torch.bool), dim), levels, values, claim)
 
 
-def _exceeds(flat: Tensor, unit: float, max_k: int) -> bool:
-    """True where a sample proves that no unit gives multiples up to ``max_k``; False proves nothing.
+def _sampled_levels(flat: Tensor, unit: float) -> set[int]:
+    """Some k > 0 that occur in a (R, C, P) tensor of whole multiples k*unit: those of short runs here and there."""
+    rows, channels = (max(1, size // 8) for size in flat.shape[:2])
+    sample = flat[::rows, ::channels, :SAMPLE_RUN].cpu().numpy().astype(np.float64)
+    return {int(k) for k in np.unique(np.rint(sample / unit)) if k}
 
-    k*unit and (k+1)*unit among the values leave no larger unit than ``unit``; a k above max_k then settles it.
-    """
-    values = flat.reshape(-1)
-    sample = values[:: max(1, values.numel() // SAMPLE)]
-    if float(sample.max() if sample.numel() else 0) <= max_k * unit:
-        return False
-    levels = np.unique((sample / unit).round().to(torch.int64).cpu().numpy())
-    return math.gcd(*levels.tolist()) == 1
+
+def _all_levels(k8: Tensor) -> set[int]:
+    """Every k > 0 that occurs in a uint8 tensor."""
+    return {int(k) for k in np.flatnonzero(np.bincount(k8.reshape(-1).cpu().numpy(), minlength=2)[1:]) + 1}
+
+
+def _values_of_levels(unit: float, levels: set[int], max_k: int) -> Values:
+    values = normalised(unit, levels)
+    if values.levels and max(values.levels) > max_k:
+        return real(f"more than {max_k} multiples of one constant")
+    return values
 
 
 def _extremes(x: Tensor) -> Tensor | None:
@@ -178,25 +192,6 @@ def finite_range(x: Tensor, where: str) -> tuple[float, float]:
 def not_finite(where: str) -> ProfilingError:
     """The error for NaN or infinity."""
     return ProfilingError(f"{where}: reads NaN or infinite values; nothing can be counted on them")
-
-
-def _proven_values(k8: Tensor, claim: Claim, max_k: int) -> Values:
-    """Values of a tensor of proven whole multiples: the levels that occur, from a sample where that settles it."""
-    unit = claim.unit or 1.0
-    if k8.numel() == 0:
-        return ZERO
-    flat = k8.reshape(-1)
-    step = max(1, flat.numel() // SAMPLE)
-    seen = np.bincount(flat[::step].cpu().numpy(), minlength=BYTE_MAX + 1)
-    levels = {int(k) for k in np.flatnonzero(seen[1:]) + 1}
-    if math.gcd(*levels) != 1 or not levels:
-        levels = {int(k) for k in np.flatnonzero(np.bincount(flat.cpu().numpy(), minlength=BYTE_MAX + 1)[1:]) + 1}
-    elif max(levels) <= max_k:
-        levels.add(int(flat.amax()))
-    values = normalised(unit, levels)
-    if values.levels and max(values.levels) > max_k:
-        return real(f"more than {max_k} multiples of one constant")
-    return values
 
 
 def observed_values(x: Tensor, low: float, high: float, max_k: int) -> Values:

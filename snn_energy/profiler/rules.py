@@ -7,6 +7,7 @@ operations it does per element; WEIGHTED and PRODUCTS are counted tap by tap; wh
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from snn_energy.profiler.counting import fan_out_map, fed_outputs
@@ -176,6 +178,23 @@ class Geometry:
     def dense_macs(self) -> int:
         """M*K*N."""
         return self.positions * self.reduction * self.out_channels
+
+    @functools.cached_property
+    def same_fan_out(self) -> int | None:
+        """The fan-out of every position where all have the same one."""
+        if not len(self.fan_out):
+            return 0
+        return int(self.fan_out[0]) if bool((self.fan_out == self.fan_out[0]).all()) else None
+
+    @functools.cached_property
+    def _fan_out_on(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def fan_out_on(self, device: torch.device) -> Tensor:
+        """``fan_out`` as (P,) float64 on a device."""
+        if device not in self._fan_out_on:
+            self._fan_out_on[device] = torch.from_numpy(self.fan_out).to(device=device, dtype=torch.float64)
+        return self._fan_out_on[device]
 
 
 def _per_axis(value: Any, axes: int) -> list[int]:

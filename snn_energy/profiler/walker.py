@@ -7,11 +7,13 @@ events it reads. Tensors are followed by object, not by address; in-place change
 
 from __future__ import annotations
 
+import functools
+import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +23,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.errors import ProfilingError
-from snn_energy.models.neurons import LIF
+from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
-from snn_energy.profiler.counting import PackedSum, coincidences, weighted_rows
+from snn_energy.profiler.counting import byte_sum, coincidences, weighted_rows
 from snn_energy.profiler.kinds import KINDS, Values, real
 from snn_energy.profiler.operands import (
     NOTHING,
@@ -52,16 +54,29 @@ from snn_energy.profiler.timesteps import (
     view_roles,
 )
 
+# Networks do the same thing to the same shapes again and again.
+_reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
+_view_roles = functools.lru_cache(maxsize=4096)(view_roles)
+_broadcast_roles = functools.lru_cache(maxsize=4096)(broadcast_roles)
+_split_merged = functools.lru_cache(maxsize=4096)(split_merged)
+_is_complete = functools.lru_cache(maxsize=4096)(is_complete)
+
 ONCE = -1  # time_step of work done once per inference
 
 
-@dataclass(frozen=True)
-class Trace:
+class Scans(dict[Hashable, Scan]):
+    """Scans of one piece of memory by how it was seen; ``neuron`` names the neuron's call that wrote it."""
+
+    neuron: tuple[str, int] | None = None
+
+
+class Trace(NamedTuple):
     """What is known of one live tensor.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
     step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
-    every step. sources: events whose outputs it holds. scans: shared by all reshapes of it.
+    every step. sources: events whose outputs it holds. scans: shared by all
+    views of the same memory.
     """
 
     roles: Roles
@@ -71,7 +86,7 @@ class Trace:
     constant: bool
     sources: frozenset[int]
     claim: Claim
-    scans: dict[tuple[int, int, int], Scan]
+    scans: Scans
 
 
 @dataclass
@@ -133,6 +148,19 @@ _CATEGORY: dict[str, str] = {
 }
 
 
+@functools.cache
+def _category(raw: str) -> tuple[str, str]:
+    """(plain name, category of rule) of a function's name."""
+    plain = rules.plain_name(raw)
+    return plain, _CATEGORY.get(plain, "unknown")
+
+
+def _is_active_dropout(plain: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if not plain.endswith("dropout"):
+        return False
+    return bool(rules.bind(("input", "p", "training"), args, kwargs).get("training", False))
+
+
 def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
     """Tensors among arguments, in lists and tuples too, in order."""
     for value in values:
@@ -187,10 +215,11 @@ class Walker(TorchFunctionMode):
         self._invocations: dict[str, int] = {}
         self._neuron_depth = 0
         self._unseen: Any = None
-        self._observed: PackedSum | None = None
-        self._seen_steps = 0
+        self._flags: Sequence[Tensor] = ()  # per step, which elements of the running neuron's output are non-zero
+        self._seen_steps: list[int] = []
         self._last_potential: Tensor | None = None
         self._scratch = torch.empty(0, dtype=torch.bool)
+        self._scanned_so: dict[tuple[str, int], set[tuple[tuple[int, int, int], int]]] = {}
         self._ranges: list[tuple[str, Tensor]] = []
         self._geometries: dict[Any, rules.Geometry] = {}
         self.span = Span(1, 1)
@@ -207,8 +236,9 @@ class Walker(TorchFunctionMode):
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
                 if isinstance(module, LIF):
-                    observers.append((module, module.__dict__.get("observer")))
-                    module.observer = self._observe
+                    before = module.__dict__.get("observer")
+                    observers.append((module, before))
+                    module.observer = self._observe if before is None else self._observe_beside(before)
             with self:
                 yield
         finally:
@@ -240,11 +270,8 @@ class Walker(TorchFunctionMode):
 
     def end(self) -> None:
         """Raise ProfilingError if a neuron's potential or a real input was NaN or infinite in this pass."""
-        if self._ranges:
-            finite = torch.isfinite(torch.stack([r.to(torch.float64).sum() for _, r in self._ranges])).cpu()
-            for (layer, _), is_finite in zip(self._ranges, finite.tolist(), strict=True):
-                if not is_finite:
-                    raise not_finite(layer)
+        if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
+            raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
 
     def begin_call(self, step: int | None) -> None:
         """A new call of the model within one pass (time outside the model): ``step`` or None."""
@@ -263,7 +290,7 @@ class Walker(TorchFunctionMode):
             roles[0] = "B" if "B" in atoms else None
         claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
         active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
-        self._put(x, Trace(tuple(roles), timed, self.step, active, constant, frozenset(), claim, {}))
+        self._put(x, Trace(tuple(roles), timed, self.step, active, constant, frozenset(), claim, Scans()))
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Events whose results the model returns."""
@@ -286,7 +313,7 @@ class Walker(TorchFunctionMode):
             self._scopes.append((name, module, invocation, {}))
             if isinstance(module, LIF):
                 self._neuron_depth += 1
-                self._observed, self._seen_steps = None, 0
+                self._flags, self._seen_steps = (), []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
                     self._unseen = torch._C.DisableTorchFunction()
                     self._unseen.__enter__()
@@ -330,12 +357,11 @@ class Walker(TorchFunctionMode):
         _, trace, storage, generation = entry
         if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
             written = self._writes.get(storage)
-            trace = replace(trace, claim=Claim(loader=trace.claim.loader), scans={}, constant=False)
+            trace = trace._replace(claim=Claim(loader=trace.claim.loader), scans=Scans(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
-                trace = replace(trace, active=trace.active | written.active, sources=trace.sources | written.sources)
+                trace = trace._replace(active=trace.active | written.active, sources=trace.sources | written.sources)
             elif written is not None:
-                trace = replace(
-                    trace,
+                trace = trace._replace(
                     active=trace.active | bool(written.active.any()),
                     sources=trace.sources | written.sources,
                 )
@@ -348,7 +374,7 @@ class Walker(TorchFunctionMode):
         written = self._writes.get(tensor.untyped_storage()._cdata)
         if written is None:
             return None
-        return replace(written, roles=(None,) * tensor.dim(), claim=NOTHING, scans={}, constant=False)
+        return written._replace(roles=(None,) * tensor.dim(), claim=NOTHING, scans=Scans(), constant=False)
 
     def _changed(self, tensor: Tensor, trace: Trace | None) -> None:
         """The storage of a tensor was written to: nothing known of its values holds any longer."""
@@ -359,7 +385,7 @@ class Walker(TorchFunctionMode):
         if trace is not None:
             before = self._writes.get(storage)
             if before is not None:
-                trace = replace(trace, sources=trace.sources | before.sources)
+                trace = trace._replace(sources=trace.sources | before.sources)
             self._writes[storage] = trace
 
     def _overwritten(self, tensor: Tensor) -> None:
@@ -367,7 +393,7 @@ class Walker(TorchFunctionMode):
         trace = self._get(tensor)
         if trace is None:
             return
-        trace = replace(trace, claim=NOTHING, scans={}, constant=False)
+        trace = trace._replace(claim=NOTHING, scans=Scans(), constant=False)
         self._changed(tensor, trace)
         self._put(tensor, trace)
 
@@ -387,7 +413,7 @@ class Walker(TorchFunctionMode):
                 raw = func.__self__.__name__
             elif raw == "__set__":
                 raw = "set_"
-            name = self._names[func] = (raw, _CATEGORY.get(rules.plain_name(raw), "unknown"))
+            name = self._names[func] = (raw, _category(raw)[1])
         raw, category = name
         if category == "query":
             return func(*args, **kwargs)
@@ -404,11 +430,10 @@ class Walker(TorchFunctionMode):
 
     def saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Account for one function call that has just been made."""
-        plain = rules.plain_name(raw)
-        category = _CATEGORY.get(plain, "unknown")
+        plain, category = _category(raw)
         if category == "query":
             return
-        read = tensors_in([args, {key: value for key, value in kwargs.items() if key != "out"}])
+        read = tensors_in(args) if not kwargs else tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
         traced = [(t, trace) for t in read if (trace := self._get(t)) is not None]
         if not traced:
             for target in tensors_in([kwargs.get("out")]):
@@ -426,7 +451,7 @@ class Walker(TorchFunctionMode):
         if plain in ("setitem", "copy", "fill", "zero", "set") and rules.is_in_place(raw):
             self._write(plain, args, traced)
             return
-        made = list(tensors_in([out]))
+        made = [out] if isinstance(out, Tensor) else list(tensors_in([out]))
         if category == "unknown":  # it may have written to what it read
             for tensor, _ in traced:
                 self._overwritten(tensor)
@@ -443,10 +468,7 @@ class Walker(TorchFunctionMode):
         traced: list[tuple[Tensor, Trace]],
         made: list[Tensor],
     ) -> None:
-        is_active_dropout = plain.endswith("dropout") and bool(
-            rules.bind(("input", "p", "training"), args, kwargs).get("training", False)
-        )
-        if category in ("reshape", "cast") and not is_active_dropout:
+        if category in ("reshape", "cast") and not _is_active_dropout(plain, args, kwargs):
             self._reshape(*traced[0], made[0])
         elif category == "move":
             self._move(plain, args, kwargs, traced, made)
@@ -472,15 +494,17 @@ class Walker(TorchFunctionMode):
         """Row-major order is kept; a change of number format keeps what stays provable."""
         roles = trace.roles
         if out.shape != x.shape:
-            roles = reshape_roles(x.shape, trace.roles, out.shape, self.span)
+            roles = _reshape_roles(x.shape, trace.roles, out.shape, self.span)
         claim, scans = trace.claim, trace.scans
+        if out.data_ptr() != x.data_ptr() and not (x.is_contiguous() and out.is_contiguous()):
+            scans = Scans()
         if out.dtype != x.dtype:
-            scans = {}
+            scans = Scans()
             if out.dtype == torch.bool:
                 claim = Claim(1.0, 1, True)
             elif not (claim.unit == 1 and out.dtype.is_floating_point):
                 claim = replace(claim, unit=None, max_k=0, proven=False)
-        self._put(out, replace(trace, roles=roles, claim=claim, scans=scans))
+        self._put(out, trace._replace(roles=roles, claim=claim, scans=scans))
 
     def _move(
         self,
@@ -502,24 +526,25 @@ class Walker(TorchFunctionMode):
         claim = NOTHING if plain in ("pad", "constant_pad_nd") and padded_with else trace.claim
         for out in made:
             if out.untyped_storage()._cdata == storage:
-                self._put(out, replace(self._viewed(x, trace, out), claim=claim, scans={}))
+                scans = trace.scans if out.data_ptr() == x.data_ptr() else Scans()
+                self._put(out, self._viewed(x, trace, out)._replace(claim=claim, scans=scans))
             else:
                 roles = self._copied_roles(plain, x, trace, args, kwargs, out)
-                self._put(out, replace(trace, roles=roles, claim=claim, scans={}))
+                self._put(out, trace._replace(roles=roles, claim=claim, scans=Scans()))
 
     def _viewed(self, x: Tensor, trace: Trace, out: Tensor) -> Trace:
         """A view of the same memory; where it holds a single time step, which one."""
-        roles = view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
+        roles = _view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
         axis = role_positions(trace.roles).get("T")
         if axis is None or {"T", "R"} & set(roles) or not trace.timed:
-            return replace(trace, roles=roles)
+            return trace._replace(roles=roles)
         if out.dim() == x.dim() and out.shape[axis] != 1:
-            return replace(trace, roles=roles)  # part of the steps: incomplete, refused where it is counted
+            return trace._replace(roles=roles)  # part of the steps: incomplete, refused where it is counted
         stride = x.stride(axis)
         if stride == 0:  # the same values at every step
-            return replace(trace, roles=roles, timed=False, step=None, active=trace.active[:1])
+            return trace._replace(roles=roles, timed=False, step=None, active=trace.active[:1])
         step = (out.storage_offset() - x.storage_offset()) // stride % self.span.time_steps
-        return replace(trace, roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
+        return trace._replace(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
 
     def _copied_roles(
         self, plain: str, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -559,11 +584,11 @@ class Walker(TorchFunctionMode):
             roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], span), *roles[1:])
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
-            return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), {})
+            return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), Scans())
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
         if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
-            trace = replace(trace, roles=(None,) * first.dim())  # T copies, but not in front
+            trace = trace._replace(roles=(None,) * first.dim())  # T copies, but not in front
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
         if plain == "stack":
             roles = (*trace.roles[:dim], None, *trace.roles[dim:])
@@ -572,7 +597,7 @@ class Walker(TorchFunctionMode):
             active = np.ones_like(active)
         known = max((t.step for t in steps if t.step is not None), default=None)
         constant = all(t.constant for t in steps)
-        return Trace(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps), {})
+        return Trace(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps), Scans())
 
     def _repeated(self, plain: str, x: Tensor, trace: Trace, out: Tensor) -> Trace:
         """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
@@ -587,26 +612,26 @@ class Walker(TorchFunctionMode):
             elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
                 roles[0] = merge(True, True, span)
             else:  # T copies, but not in front: a time axis that is not followed
-                return replace(trace, roles=(None,) * out.dim(), scans={})
+                return trace._replace(roles=(None,) * out.dim(), scans=Scans())
             active = np.repeat(trace.active, span.time_steps)
-            return replace(trace, roles=tuple(roles), timed=True, active=active, constant=True, scans={})
-        return replace(trace, roles=tuple(roles), scans={})
+            return trace._replace(roles=tuple(roles), timed=True, active=active, constant=True, scans=Scans())
+        return trace._replace(roles=tuple(roles), scans=Scans())
 
     def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, Trace]]) -> None:
         """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
         target = args[0]
         before = self._get(target)
         sources = [t for x, t in traced if x is not target]
-        joined = before or replace(sources[0], claim=NOTHING, scans={}, roles=(None,) * target.dim())
-        joined = replace(joined, claim=Claim(loader=joined.claim.loader), scans={})
+        joined = before or sources[0]._replace(claim=NOTHING, scans=Scans(), roles=(None,) * target.dim())
+        joined = joined._replace(claim=Claim(loader=joined.claim.loader), scans=Scans())
         if sources:
-            joined = replace(joined, sources=joined.sources | sources[0].sources, claim=NOTHING)
+            joined = joined._replace(sources=joined.sources | sources[0].sources, claim=NOTHING)
         elif plain != "zero":  # a constant that may not be zero
-            joined = replace(joined, active=np.ones_like(joined.active))
+            joined = joined._replace(active=np.ones_like(joined.active))
         if plain == "setitem" and sources and isinstance(args[1], int):
             joined = self._written_step(target, args[1], joined, sources[0], before)
         elif plain == "copy" and sources and target.shape == args[1].shape:
-            joined = replace(sources[0], scans={})
+            joined = sources[0]._replace(scans=Scans())
         self._changed(target, joined if len(joined.roles) == target.dim() else None)
         self._put(target, joined)
 
@@ -618,14 +643,14 @@ class Walker(TorchFunctionMode):
         active = before.active.copy() if before is not None and before.timed else np.zeros(span.time_steps, np.bool_)
         active[at] = bool(source.active.any())
         roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
-        return replace(joined, roles=roles, timed=True, step=None, active=active, constant=False)
+        return joined._replace(roles=roles, timed=True, step=None, active=active, constant=False)
 
     # ---- events -----------------------------------------------------------------------------------------------
 
     def _rows_first(self, x: Tensor, trace: Trace, where: str) -> Tensor:
         """(R, ...) with time and samples in front; raises ProfilingError where they cannot be told."""
         self._require_complete(trace.roles, trace.timed, where)
-        sizes, roles = split_merged(x.shape, trace.roles, self.span)
+        sizes, roles = _split_merged(x.shape, trace.roles, self.span)
         moved, count = self._in_front(x.reshape(sizes), roles)
         return moved.reshape(self.span.rows(trace.timed), *moved.shape[count:])
 
@@ -637,7 +662,7 @@ class Walker(TorchFunctionMode):
         return x if in_place else x.movedim(front, tuple(range(len(front)))), len(front)
 
     def _require_complete(self, roles: Roles, timed: bool, where: str) -> None:
-        if not is_complete(roles, timed, self.span):
+        if not _is_complete(roles, timed, self.span):
             raise ProfilingError(
                 f"{where}: cannot tell which axes hold time and samples (T={self.span.time_steps}, "
                 f"{self.span.samples} samples); declare where time is with time=, or keep these axes apart"
@@ -649,32 +674,60 @@ class Walker(TorchFunctionMode):
         r = rows.shape[0]
         channels = rows.shape[1] if rows.dim() > 1 else 1
         positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
-        key = (r, channels, positions)
-        found = trace.scans.get(key)
-        if found is None:
-            found = self._scan_as(rows, key, trace, where, operand)
-            if rows.data_ptr() == x.data_ptr() or rows.shape[1:] == x.shape[1:]:
-                trace.scans[key] = found
-        return found, channels * positions
+        return self._scan_as(x, rows, (r, channels, positions), trace, where, operand), channels * positions
 
     def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str) -> Scan:
         """Scan of a convolution's input, whose first axis must hold all rows."""
         self._require_complete(trace.roles, trace.timed, where)
         if set(role_positions(trace.roles).values()) - {0} or isinstance(trace.roles[0], Merged):
             self._require_complete((None,) * x.dim(), trace.timed, where)
-        found = trace.scans.get(shape)
-        if found is None:
-            found = trace.scans[shape] = self._scan_as(x, shape, trace, where, "left")
-        return found
+        return self._scan_as(x, x, shape, trace, where, "left")
 
     def _scan_as(
-        self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str, operand: str, dim: int = 1
+        self,
+        whole: Tensor,
+        x: Tensor,
+        shape: tuple[int, int, int],
+        trace: Trace,
+        where: str,
+        operand: str,
+        dim: int = 1,
+        with_levels: bool = True,
+    ) -> Scan:
+        """Scan of ``x``, the tensor ``whole`` with its axes in order, as ``shape`` summed over ``dim``.
+
+        One for all that read the same memory in the same way: what starts at one address and has one shape and
+        stride holds the same values (a change in place makes the trace, and with it the scans, anew).
+        """
+        is_memory = x.data_ptr() == whole.data_ptr()
+        in_order = is_memory and x.is_contiguous()
+        way = (shape, dim)
+        key: Hashable = (way, with_levels)
+        if not in_order:
+            key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
+        neuron = trace.scans.neuron
+        if in_order and neuron is not None:
+            self._scanned_so.setdefault(neuron, set()).add(way)
+        found = trace.scans.get(key)
+        if found is None:
+            found = trace.scans[key] = self._scan_anew(x, shape, trace, where, operand, dim, with_levels)
+        return found
+
+    def _scan_anew(
+        self,
+        x: Tensor,
+        shape: tuple[int, int, int],
+        trace: Trace,
+        where: str,
+        operand: str,
+        dim: int,
+        with_levels: bool,
     ) -> Scan:
         declared = self.input_kind is not None and trace.claim.loader
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
         invocation = self._scopes[-1][2] if self._scopes else 0
         stays_real = (where, invocation, operand) in self.known_real and not declared
-        found, extremes = scan(x, shape, trace.claim, max_k, where, stays_real, dim)
+        found, extremes = scan(x, shape, trace.claim, max_k, where, stays_real, dim, with_levels)
         if extremes is not None:
             self._ranges.append((where, extremes))
         if found.values is not None and trace.claim.loader:
@@ -684,7 +737,7 @@ class Walker(TorchFunctionMode):
     def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
         """Keep the event; its output stems from it alone."""
         self.events.append(event)
-        self._put(out, replace(trace, sources=frozenset({len(self.events) - 1}), scans={}))
+        self._put(out, trace._replace(sources=frozenset({len(self.events) - 1}), scans=Scans()))
 
     def _event(self, op: str, label: str, traces: Sequence[Trace], out: Tensor) -> Event:
         """A new event of operation ``op``, named by ``label`` in the current scope, reading ``traces``."""
@@ -729,7 +782,7 @@ class Walker(TorchFunctionMode):
             op = "scale" if factor is not None else "mul"
         elif op == "reduce" and plain in ("mean", "nanmean"):
             op = "mean"
-        roles = broadcast_roles([(t.shape, trace.roles) for t, trace in traced], out.shape)
+        roles = _broadcast_roles(tuple((t.shape, trace.roles) for t, trace in traced), out.shape)
         timed, step = any(t.timed for t in traces), None
         if op in ("mean", "reduce"):
             roles, timed, step = self._reduced(x, first, args, kwargs, out)
@@ -757,14 +810,14 @@ class Walker(TorchFunctionMode):
             event.constant,
             frozenset(),
             _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
-            {},
+            Scans(),
         )
         in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
         if in_place:
-            self._changed(out, replace(result, sources=frozenset({len(self.events)})))
+            self._changed(out, result._replace(sources=frozenset({len(self.events)})))
         self._record(event, out, result)
         for extra in made[1:]:
-            self._put(extra, replace(result, sources=frozenset({len(self.events) - 1}), claim=NOTHING))
+            self._put(extra, result._replace(sources=frozenset({len(self.events) - 1}), claim=NOTHING))
 
     def _reduced(
         self, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -802,7 +855,7 @@ class Walker(TorchFunctionMode):
                 )[: out.dim()]
                 roles = (*roles, *[None] * (out.dim() - len(roles)))
             active = np.ones_like(trace.active)
-            self._put(out, Trace(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING, {}))
+            self._put(out, Trace(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING, Scans()))
 
     def _convolution(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         operands = rules.convolution_operands(plain, args, kwargs)
@@ -819,7 +872,7 @@ class Walker(TorchFunctionMode):
             plain,
             x.shape,
             operands["weight"].shape,
-            str({k: operands[k] for k in operands if k not in _TENSORS}),
+            tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in operands.items() if k not in _TENSORS),
         )
         geometry = self._geometries.get(key)
         if geometry is None:
@@ -865,13 +918,14 @@ class Walker(TorchFunctionMode):
         else:
             found, elements = self._scan_of_batch(x, shape, trace, event.layer), shape[1] * shape[2]
         nonzeros = found.nonzeros.sum(1, dtype=torch.int64)
-        if shape is None or len(geometry.fan_out) == 1:
-            fan_out = int(geometry.fan_out[0])
+        fan_out = geometry.same_fan_out
+        if fan_out is not None:
             event.sops = nonzeros * fan_out
             event.multi_left = None if found.levels is None else found.levels.sum(1, dtype=torch.int64) * fan_out
         else:
-            event.sops = weighted_rows(found.nonzeros, geometry.fan_out)
-            event.multi_left = None if found.levels is None else weighted_rows(found.levels, geometry.fan_out)
+            event.sops = weighted_rows(found.nonzeros, geometry.fan_out_on(x.device))
+            if found.levels is not None:
+                event.multi_left = weighted_rows(found.levels, geometry.fan_out_on(x.device))
         event.streamed = Operand(elements, nonzeros, found)
         event.dense_macs, event.weights, event.biases = geometry.dense_macs, geometry.weights, geometry.biases
         event.reduction, event.out_channels = geometry.reduction, geometry.out_channels
@@ -884,7 +938,7 @@ class Walker(TorchFunctionMode):
         self._record(
             event,
             out,
-            Trace(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING, {}),
+            Trace(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING, Scans()),
         )
 
     # ---- products ---------------------------------------------------------------------------------------------
@@ -915,7 +969,7 @@ class Walker(TorchFunctionMode):
             if left.dim() < 2 or right.dim() < 2:
                 self._unsupported(plain, traced, [out])
                 return
-            batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+            batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
             self._pair(left, right, batch, out)
         elif has_left or has_right:
             bias = args[0] if plain in ("addmm", "baddbmm") else None
@@ -946,14 +1000,16 @@ class Walker(TorchFunctionMode):
         else:
             roles = list(trace.roles[:1]) if out.dim() == 1 and x.dim() == 2 else [None] * out.dim()
         self._weighted(event, x, trace, geometry, out, None)
-        self._put(out, replace(self._traced(out), roles=tuple(roles)))
+        self._put(out, self._traced(out)._replace(roles=tuple(roles)))
 
     def _pair(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
         """(..., M, K) @ (..., K, N), both from the network."""
         a, b = self._traced(left), self._traced(right)
-        batch_roles = broadcast_roles([(left.shape[:-2], a.roles[:-2]), (right.shape[:-2], b.roles[:-2])], tuple(batch))
+        batch_roles = _broadcast_roles(
+            ((left.shape[:-2], a.roles[:-2]), (right.shape[:-2], b.roles[:-2])), tuple(batch)
+        )
         result = self._count_pair(left, right, tuple(batch), batch_roles, a, b, out)
-        self._put(out, replace(result, roles=(*batch_roles, None, None)))
+        self._put(out, result._replace(roles=(*batch_roles, None, None)))
 
     def _count_pair(
         self,
@@ -972,8 +1028,14 @@ class Walker(TorchFunctionMode):
         rows = self.span.rows(event.timed)
         m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
         groups = int(np.prod(batch, dtype=np.int64)) // max(1, rows)
-        columns = self._sums_over(left, batch, batch_roles, (rows, groups, m, k), a, event.layer, "left", False)
-        lines = self._sums_over(right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True)
+        # Sums of |k| are charged for the operand of lower kind alone: never beside one that is surely binary.
+        a_may_be_integer, b_may_be_integer = (not (t.claim.proven and t.claim.max_k == 1) for t in (a, b))
+        columns = self._sums_over(
+            left, batch, batch_roles, (rows, groups, m, k), a, event.layer, "left", False, b_may_be_integer
+        )
+        lines = self._sums_over(
+            right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True, a_may_be_integer
+        )
         event.sops = coincidences(columns.nonzeros, lines.nonzeros)
         event.multi_left = None if columns.levels is None else coincidences(columns.levels, lines.nonzeros)
         event.multi_right = None if lines.levels is None else coincidences(columns.nonzeros, lines.levels)
@@ -984,7 +1046,7 @@ class Walker(TorchFunctionMode):
         self.events.append(event)
         source = frozenset({len(self.events) - 1})
         claim = claim_of_product(a.claim, b.claim, k)
-        return Trace((None,) * out.dim(), event.timed, event.step, event.active, event.constant, source, claim, {})
+        return Trace((None,) * out.dim(), event.timed, event.step, event.active, event.constant, source, claim, Scans())
 
     def _sums_over(
         self,
@@ -996,17 +1058,18 @@ class Walker(TorchFunctionMode):
         where: str,
         operand: str,
         is_right: bool,
+        with_levels: bool,
     ) -> Scan:
         """(R, G, K) sums over M of a left, over N of a right operand, rows in front."""
         rows, groups, p, q = shape
         full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
-        sizes, roles = split_merged(batch, batch_roles, self.span)
+        sizes, roles = _split_merged(batch, batch_roles, self.span)
         full, _ = self._in_front(full.reshape(*sizes, *x.shape[-2:]), roles)
         over_last = is_right
         if not full.is_contiguous() and full.mT.is_contiguous():  # read memory in its own order
             full, p, q, over_last = full.mT, q, p, not over_last
         dim = 2 if over_last else 1
-        found = self._scan_as(full, (rows * groups, p, q), trace, where, operand, dim)
+        found = self._scan_as(x, full, (rows * groups, p, q), trace, where, operand, dim, with_levels)
         kept = p if over_last else q
         levels = None if found.levels is None else found.levels.reshape(rows, groups, kept)
         return replace(found, nonzeros=found.nonzeros.reshape(rows, groups, kept), levels=levels)
@@ -1048,7 +1111,7 @@ class Walker(TorchFunctionMode):
             found = self._count_pair(
                 matrix_left, matrix_right, batch_shape, tuple(role_of.get(c) for c in batch), a, b, out
             )
-            self._put(out, replace(found, roles=roles))
+            self._put(out, found._replace(roles=roles))
         else:
             x, trace, fan = (left, a, size(n)) if a is not None else (right, self._traced(right), size(m))
             weight = right if a is not None else left
@@ -1064,7 +1127,7 @@ class Walker(TorchFunctionMode):
                 fan_out=np.array([fan], dtype=np.int64),
             )
             self._weighted(event, x, trace, geometry, out, None)
-            self._put(out, replace(self._traced(out), roles=roles))
+            self._put(out, self._traced(out)._replace(roles=roles))
 
     def _attention(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         """scaled_dot_product_attention: two products, a scale and a softmax, recomputed as its reference does."""
@@ -1079,7 +1142,7 @@ class Walker(TorchFunctionMode):
             repeat = q.shape[-3] // k.shape[-3]
             k, v = self._widened(k, repeat), self._widened(v, repeat)
         scale = given.get("scale") or q.shape[-1] ** -0.5
-        batch = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
+        batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
         keys = k.transpose(-2, -1)
         self._put(keys, self._viewed(k, self._traced(k), keys))
         scores = q @ keys
@@ -1099,13 +1162,13 @@ class Walker(TorchFunctionMode):
             scaled = weights
         weights = weights.softmax(-1)
         self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, self._traced(scaled))], [weights])
-        self._pair(weights, v, torch.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
+        self._pair(weights, v, np.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
 
     def _widened(self, x: Tensor, repeat: int) -> Tensor:
         """Grouped-query attention: every key and value head serves ``repeat`` query heads."""
         trace = self._traced(x)
         wide = x.repeat_interleave(repeat, dim=-3)
-        self._put(wide, replace(trace, scans={}))
+        self._put(wide, trace._replace(scans=Scans()))
         return wide
 
     # ---- neurons ----------------------------------------------------------------------------------------------
@@ -1122,44 +1185,79 @@ class Walker(TorchFunctionMode):
             raise ProfilingError(
                 f"{layer}: the neuron reads {current.shape[0]} time steps but time_steps={self.span.time_steps}"
             )
-        active = module.time_step_mask(self.span.time_steps).detach().cpu().numpy() > 0
+        was_seen = bool(self._seen_steps) and type(module) in (LIF, DTSS)
+        if was_seen:
+            active = np.zeros(self.span.time_steps, dtype=np.bool_)
+            active[self._seen_steps] = True
+        else:
+            active = module.time_step_mask(self.span.time_steps).detach().cpu().numpy() > 0
         event = self._event("neuron", "neuron", [trace], out)
         event.active, event.constant, event.timed, event.step = active, False, True, None
-        event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
-        result = Trace(
-            trace.roles, True, None, active, False, frozenset({len(self.events)}), spikes(module.amplitude), {}
-        )
+        rows = self.span.rows(True)
+        event.neurons = event.output_elements = out.numel() // max(1, rows)
+        source = frozenset({len(self.events)})
+        result = Trace(trace.roles, True, None, active, False, source, spikes(module.amplitude), Scans())
         self.events.append(event)
-        observed, was_seen = self._observed, self._seen_steps == int(active.sum())
         # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
         potential, self._last_potential = self._last_potential, None
-        told = potential if was_seen and module.rule == "paper" and potential is not None else current
-        if told.numel():
-            self._ranges.append((layer, torch.stack(torch.aminmax(told))))
-        if observed is not None and was_seen and trace.roles[:2] == self._time_then_samples():
-            _, channels, positions = observed.shape
-            key = (self.span.rows(True), channels, positions)
-            result.scans[key] = Scan(observed.positions(), None, None, result.claim)
-        found, _ = self._scan(out, result, layer, "spikes")
-        event.spikes = found.nonzeros.sum(1, dtype=torch.int64)
+        if was_seen and module.rule == "paper" and potential is not None:
+            wide = torch.float64 if potential.dtype == torch.float64 else torch.float32
+            self._ranges.append((layer, potential.sum(dtype=wide)))
+        elif current.numel():
+            self._ranges.append((layer, torch.stack(torch.aminmax(current))))
+        if was_seen and self._flags and trace.roles[:2] == self._time_then_samples() and out.is_contiguous():
+            found = self._scan_flags((layer, event.invocation), out, active, result)
+        else:
+            found, _ = self._scan(out, result, layer, "spikes")
+        event.spikes = found.nonzeros.reshape(rows, -1).sum(1, dtype=torch.int64)
         self._put(out, result)
+
+    def _scan_flags(self, neuron: tuple[str, int], out: Tensor, active: Steps, result: Trace) -> Scan:
+        """Sum the flags of a neuron's output in every way in which the last batch's was read; return one of them."""
+        last = int(np.flatnonzero(active)[-1]) + 1  # steps after it hold nothing: neither cleared nor summed
+        for step in np.flatnonzero(~active[:last]).tolist():
+            self._flags[step].zero_()
+        steps = self.span.time_steps
+        flags = self._scratch[: out.numel() // steps * last]
+        result.scans.neuron = neuron
+        rows, channels = self.span.rows(True), out.shape[2]
+        by_position = ((rows, channels, out.numel() // max(1, rows * channels)), 1)
+        ways = [
+            way
+            for way in self._scanned_so.get(neuron, ())
+            if math.prod(way[0]) == out.numel() and way[0][0] % self.span.time_steps == 0
+        ] or [by_position]
+        for shape, dim in ways:
+            sums = byte_sum(flags.view(shape[0] // steps * last, *shape[1:]), dim)
+            if last < steps:
+                sums = torch.cat([sums, sums.new_zeros(shape[0] - len(sums), sums.shape[1])])
+            found = Scan(sums, None, None, result.claim)
+            result.scans[(shape, dim), True] = result.scans[(shape, dim), False] = found
+        return found
 
     def _time_then_samples(self) -> Roles:
         return ("T" if self.span.time_steps > 1 else None, "B" if self.span.samples > 1 else None)
 
     def _observe(self, t: int, spike: Tensor, potential: Tensor) -> None:
-        """Non-zeros per position of one step's spikes, taken while they are in cache; range of the last state."""
-        if spike.dim() < 2 or spike.numel() == 0 or not spike.is_contiguous():
-            return
-        if self._observed is None:
-            if self._scratch.numel() < spike.numel() or self._scratch.device != spike.device:
-                self._scratch = torch.empty(spike.numel(), dtype=torch.bool, device=spike.device)
-            batch, channels = spike.shape[:2]
-            shape = (batch, channels, spike.numel() // (batch * channels))
-            self._observed = PackedSum(self.span.time_steps, shape, self._scratch)
-        self._observed.add(t, spike)
-        self._seen_steps += 1
+        """Which elements of one step's output are non-zero, taken while they are in cache; and the last state."""
+        if not self._seen_steps and spike.dim() >= 2 and spike.numel() and spike.is_contiguous():
+            steps, size = self.span.time_steps, self.span.time_steps * spike.numel()
+            if self._scratch.numel() < size or self._scratch.device != spike.device:
+                self._scratch = torch.empty(size, dtype=torch.bool, device=spike.device)
+            self._flags = self._scratch[:size].view(steps, *spike.shape).unbind(0)
+        self._seen_steps.append(t)
+        if self._flags:
+            self._flags[t].copy_(spike)
         self._last_potential = potential
+
+    def _observe_beside(self, other: Observer) -> Observer:
+        """An observer that somebody set before keeps observing."""
+
+        def both(t: int, spike: Tensor, potential: Tensor) -> None:
+            other(t, spike, potential)
+            self._observe(t, spike, potential)
+
+        return both
 
 
 _RIGHT = ("other", "mat2", "vec2", "tensor")
