@@ -102,6 +102,21 @@ def fan_out_map(fed: list[npt.NDArray[np.int64]], outputs_per_position: int) -> 
     return flat
 
 
+def sums_exactly(unit: float, most: int) -> bool:
+    """True where float32 holds every sum of up to ``most`` units exactly: unit a power of two, most < 2^24."""
+    return math.frexp(unit)[0] == 0.5 and most < 2**24
+
+
+def whole_sums(sums: Tensor, unit: float) -> Tensor:
+    """Exact float32 sums of multiples of ``unit`` as int32 numbers of units."""
+    return (sums if unit == 1 else sums / unit).to(torch.int32)
+
+
+def unit_sum(multiples: Tensor, dim: int, unit: float) -> Tensor:
+    """Sum along one dimension of whole multiples of ``unit``, in units, as int32; exact under ``sums_exactly``."""
+    return whole_sums(multiples.sum(dim, dtype=torch.float32), unit)
+
+
 def weighted_rows(position_sums: Tensor, fan_out: Tensor) -> Tensor:
     """(R, P) sums at each input position, (P,) float64 fan-out -> (R,) int64 SOPs. Exact: doubles hold up to 2^53."""
     return (position_sums.to(torch.float64) @ fan_out).to(torch.int64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from snn_energy.errors import ProfilingError
-from snn_energy.profiler.counting import BYTE_MAX, byte_sum
+from snn_energy.profiler.counting import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, real
 
 INT8_MAX = 127
@@ -117,7 +117,9 @@ def scan(
     device is done.
     """
     flat = x.reshape(shape)
-    if claim.proven and claim.max_k == 1:
+    if claim.proven and claim.max_k == 1 and claim.unit is not None:
+        if flat.dtype == torch.float32 and sums_exactly(claim.unit, shape[dim]):
+            return Scan(unit_sum(flat, dim, claim.unit), None, None, claim), None
         return Scan(byte_sum(_nonzero(flat), dim), None, None, claim), None
     if claim.proven and claim.unit is not None and claim.max_k <= BYTE_MAX:
         return _scan_of_multiples(flat, claim, max_k, dim, with_levels), None
@@ -132,18 +134,20 @@ def scan(
 
 
 def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int, with_levels: bool) -> Scan:
-    """Scan of proven whole multiples of ``claim.unit``, as bytes."""
+    """Scan of proven whole multiples of ``claim.unit``: sums in float32 where exact, else of bytes."""
     unit = claim.unit or 1.0
     some = _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit can do
     if is_unit and max(some) > max_k:
         return Scan(byte_sum(_nonzero(flat), dim), None, real(f"more than {max_k} multiples of one constant"), claim)
-    if is_unit and not with_levels:
+    if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * claim.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
-        return Scan(byte_sum(_nonzero(flat), dim), None, values, claim)
+        has_levels = with_levels and values.kind == "integer"
+        levels = unit_sum(flat, dim, unit) if has_levels else None
+        return Scan(byte_sum(_nonzero(flat), dim), levels, values, claim)
     form = torch.int8 if claim.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
     k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
-    values = _values_of_levels(unit, some | {int(k8.amax())} if is_unit else _all_levels(k8), max_k)
+    values = _values_of_levels(unit, _all_levels(k8), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
         levels = byte_sum(k8, dim, claim.max_k) // round(values.unit / unit)

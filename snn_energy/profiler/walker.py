@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from snn_energy.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
-from snn_energy.profiler.counting import byte_sum, coincidences, weighted_rows
+from snn_energy.profiler.counting import coincidences, sums_exactly, weighted_rows, whole_sums
 from snn_energy.profiler.kinds import KINDS, Values, real
 from snn_energy.profiler.operands import (
     NOTHING,
@@ -62,6 +62,26 @@ _split_merged = functools.lru_cache(maxsize=4096)(split_merged)
 _is_complete = functools.lru_cache(maxsize=4096)(is_complete)
 
 ONCE = -1  # time_step of work done once per inference
+
+
+Way = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
+
+
+class StepSums(NamedTuple):
+    """Sums over one time step after another: ``shape`` of one step, (T, A/T, kept) float32 ``of_steps``."""
+
+    way: Way
+    shape: tuple[int, int, int]
+    of_steps: Tensor
+    steps: Sequence[Tensor]
+
+    @classmethod
+    def zeros(cls, way: Way, time_steps: int, device: torch.device) -> StepSums:
+        """No step seen yet."""
+        (rows, p, q), dim = way
+        shape = (rows // time_steps, p, q)
+        of_steps = torch.zeros(time_steps, shape[0], shape[3 - dim], device=device)
+        return cls(way, shape, of_steps, of_steps.unbind(0))
 
 
 class Scans(dict[Hashable, Scan]):
@@ -215,11 +235,10 @@ class Walker(TorchFunctionMode):
         self._invocations: dict[str, int] = {}
         self._neuron_depth = 0
         self._unseen: Any = None
-        self._flags: Sequence[Tensor] = ()  # per step, which elements of the running neuron's output are non-zero
+        self._sums: list[StepSums] = []  # of the running neuron's output
         self._seen_steps: list[int] = []
         self._last_potential: Tensor | None = None
-        self._scratch = torch.empty(0, dtype=torch.bool)
-        self._scanned_so: dict[tuple[str, int], set[tuple[tuple[int, int, int], int]]] = {}
+        self._scanned_so: dict[tuple[str, int], set[Way]] = {}
         self._ranges: list[tuple[str, Tensor]] = []
         self._geometries: dict[Any, rules.Geometry] = {}
         self.span = Span(1, 1)
@@ -313,7 +332,7 @@ class Walker(TorchFunctionMode):
             self._scopes.append((name, module, invocation, {}))
             if isinstance(module, LIF):
                 self._neuron_depth += 1
-                self._flags, self._seen_steps = (), []
+                self._sums, self._seen_steps = [], []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
                     self._unseen = torch._C.DisableTorchFunction()
                     self._unseen.__enter__()
@@ -1205,50 +1224,39 @@ class Walker(TorchFunctionMode):
             self._ranges.append((layer, potential.sum(dtype=wide)))
         elif current.numel():
             self._ranges.append((layer, torch.stack(torch.aminmax(current))))
-        if was_seen and self._flags and trace.roles[:2] == self._time_then_samples() and out.is_contiguous():
-            found = self._scan_flags((layer, event.invocation), out, active, result)
+        if was_seen and self._sums and trace.roles[:2] == self._time_then_samples() and out.is_contiguous():
+            result.scans.neuron = layer, event.invocation
+            for sums in self._sums:
+                found = Scan(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.claim)
+                result.scans[sums.way, True] = result.scans[sums.way, False] = found
         else:
             found, _ = self._scan(out, result, layer, "spikes")
         event.spikes = found.nonzeros.reshape(rows, -1).sum(1, dtype=torch.int64)
         self._put(out, result)
 
-    def _scan_flags(self, neuron: tuple[str, int], out: Tensor, active: Steps, result: Trace) -> Scan:
-        """Sum the flags of a neuron's output in every way in which the last batch's was read; return one of them."""
-        last = int(np.flatnonzero(active)[-1]) + 1  # steps after it hold nothing: neither cleared nor summed
-        for step in np.flatnonzero(~active[:last]).tolist():
-            self._flags[step].zero_()
-        steps = self.span.time_steps
-        flags = self._scratch[: out.numel() // steps * last]
-        result.scans.neuron = neuron
-        rows, channels = self.span.rows(True), out.shape[2]
-        by_position = ((rows, channels, out.numel() // max(1, rows * channels)), 1)
-        ways = [
-            way
-            for way in self._scanned_so.get(neuron, ())
-            if math.prod(way[0]) == out.numel() and way[0][0] % self.span.time_steps == 0
-        ] or [by_position]
-        for shape, dim in ways:
-            sums = byte_sum(flags.view(shape[0] // steps * last, *shape[1:]), dim)
-            if last < steps:
-                sums = torch.cat([sums, sums.new_zeros(shape[0] - len(sums), sums.shape[1])])
-            found = Scan(sums, None, None, result.claim)
-            result.scans[(shape, dim), True] = result.scans[(shape, dim), False] = found
-        return found
-
     def _time_then_samples(self) -> Roles:
         return ("T" if self.span.time_steps > 1 else None, "B" if self.span.samples > 1 else None)
 
     def _observe(self, t: int, spike: Tensor, potential: Tensor) -> None:
-        """Which elements of one step's output are non-zero, taken while they are in cache; and the last state."""
+        """Sum one step's spikes while they are in cache, in every way in which the last batch's were read."""
         if not self._seen_steps and spike.dim() >= 2 and spike.numel() and spike.is_contiguous():
-            steps, size = self.span.time_steps, self.span.time_steps * spike.numel()
-            if self._scratch.numel() < size or self._scratch.device != spike.device:
-                self._scratch = torch.empty(size, dtype=torch.bool, device=spike.device)
-            self._flags = self._scratch[:size].view(steps, *spike.shape).unbind(0)
+            self._sums = self._step_sums(spike)
         self._seen_steps.append(t)
-        if self._flags:
-            self._flags[t].copy_(spike)
+        for sums in self._sums:
+            torch.sum(spike.view(sums.shape), sums.way[1], dtype=torch.float32, out=sums.steps[t])
         self._last_potential = potential
+
+    def _step_sums(self, spike: Tensor) -> list[StepSums]:
+        """Room for the sums; none where a float32 would not hold them exactly."""
+        layer, module, invocation, _ = self._scopes[-1]
+        batch, channels = spike.shape[:2]
+        steps, size = self.span.time_steps, spike.numel()
+        if not isinstance(module, LIF) or not sums_exactly(module.amplitude, size):
+            return []
+        by_position: Way = ((steps * batch, channels, size // (batch * channels)), 1)
+        known = self._scanned_so.get((layer or type(module).__name__, invocation), ())
+        ways = [way for way in known if math.prod(way[0]) == steps * size and way[0][0] % steps == 0]
+        return [StepSums.zeros(way, steps, spike.device) for way in ways or [by_position]]
 
     def _observe_beside(self, other: Observer) -> Observer:
         """An observer that somebody set before keeps observing."""
