@@ -122,9 +122,12 @@ def weighted_rows(position_sums: Tensor, fan_out: Tensor) -> Tensor:
     return (position_sums.to(torch.float64) @ fan_out).to(torch.int64)
 
 
-def coincidences(left: Tensor, right: Tensor) -> Tensor:
+def coincidences(left: Tensor, right: Tensor, most: int) -> Tensor:
     """(R, G, K) column sums of the left operand and row sums of the right one -> (R,) products of non-zeros.
 
     sum over m, k, n of [a_mk != 0][b_kn != 0] = sum over k of (non-zeros in column k of a)(non-zeros in row k of b).
+    ``most``: what no product of two sums exceeds.
     """
-    return (left.to(torch.float64) * right.to(torch.float64)).flatten(1).sum(1).to(torch.int64)
+    if left.dtype == torch.int32 and most < 2**31:  # products fit
+        return (left * right).flatten(1).sum(1, dtype=torch.int64)
+    return (left.to(torch.int64) * right.to(torch.int64)).flatten(1).sum(1)

@@ -108,11 +108,13 @@ def scan(
     stays_real: bool,
     dim: int = 1,
     with_levels: bool = True,
+    known: frozenset[int] = frozenset(),
 ) -> tuple[Scan, Tensor | None]:
     """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
     ``stays_real`` tells that the operand is known to be real already: then only zeros and NaN are looked for.
     ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not asked for.
+    ``known`` are multiples that the same operand had in earlier batches.
     Where only zeros are looked for, the smallest and largest value come back as well, to be tested for NaN when the
     device is done.
     """
@@ -122,7 +124,7 @@ def scan(
             return Scan(unit_sum(flat, dim, claim.unit), None, None, claim), None
         return Scan(byte_sum(_nonzero(flat), dim), None, None, claim), None
     if claim.proven and claim.unit is not None and claim.max_k <= BYTE_MAX:
-        return _scan_of_multiples(flat, claim, max_k, dim, with_levels), None
+        return _scan_of_multiples(flat, claim, max_k, dim, with_levels, stays_real, known), None
     nonzeros = byte_sum(_nonzero(flat), dim)
     if claim.reason is not None or stays_real:
         return Scan(nonzeros, None, real(claim.reason or "real"), claim), _extremes(x)
@@ -133,12 +135,14 @@ def scan(
     return Scan(nonzeros, levels, values, claim), None
 
 
-def _scan_of_multiples(flat: Tensor, claim: Claim, max_k: int, dim: int, with_levels: bool) -> Scan:
+def _scan_of_multiples(
+    flat: Tensor, claim: Claim, max_k: int, dim: int, with_levels: bool, stays_real: bool, known: frozenset[int]
+) -> Scan:
     """Scan of proven whole multiples of ``claim.unit``: sums in float32 where exact, else of bytes."""
     unit = claim.unit or 1.0
-    some = _sampled_levels(flat, unit)
+    some = set() if stays_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit can do
-    if is_unit and max(some) > max_k:
+    if stays_real or (is_unit and max(some) > max_k):
         return Scan(byte_sum(_nonzero(flat), dim), None, real(f"more than {max_k} multiples of one constant"), claim)
     if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * claim.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -73,7 +74,8 @@ def profile(
             if span.samples == 0:
                 continue
             walker.begin(span)
-            out = _forward(model, walker, x, mode, steps)
+            with _no_garbage_collection():
+                out = _forward(model, walker, x, mode, steps)
             with torch._C.DisableTorchFunction():
                 walker.end()
                 tally.add(walker, out, y, mode)
@@ -142,6 +144,18 @@ def _as_evaluated(model: nn.Module) -> Any:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Many small objects live until a forward ends: looking for cycles among them again and again takes time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _unpack(batch: Any) -> tuple[Any, Any]:
@@ -231,10 +245,15 @@ class Tally:
         self.layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
         self.values: dict[tuple[str, str], Values] = {}
         self.correct: int | None = 0
+        self._calls: list[tuple[Any, ...]] = []
+        self._placed: list[Placed] = []
 
     def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
         """Take in one forward pass."""
-        placed = place(walker.events, self.time_steps, mode)
+        calls = [event.call for event in walker.events]
+        if calls != self._calls:  # else everything is where it was
+            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode)
+        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
         structure = {item.key for item in placed}
         if not placed:
             raise ProfilingError("the network did nothing to the loader's tensor that can be counted")
@@ -245,8 +264,13 @@ class Tally:
             )
         if not self.layers:
             self._open(placed, walker.outputs(out), mode)
-        elif structure != set(self.layers):
-            odd = sorted({layer for layer, _ in structure ^ set(self.layers)})
+        elif structure != set(self.layers) or any(
+            p.event.inputs != self.layers[p.key].placed.event.inputs for p in placed
+        ):
+            odd = sorted(
+                {layer for layer, _ in structure ^ set(self.layers)}
+                or {p.layer for p in placed if p.event.inputs != self.layers[p.key].placed.event.inputs}
+            )
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
         for item in placed:
             self._gather(item, walker)

@@ -84,10 +84,20 @@ class StepSums(NamedTuple):
         return cls(way, shape, of_steps, of_steps.unbind(0))
 
 
-class Scans(dict[Hashable, Scan]):
-    """Scans of one piece of memory by how it was seen; ``neuron`` names the neuron's call that wrote it."""
+class Reading(NamedTuple):
+    """How one reader scans a tensor: ``Walker._scan_anew``'s arguments."""
 
-    neuron: tuple[str, int] | None = None
+    way: Way
+    with_levels: bool
+    where: str
+    operand: str
+    invocation: int
+
+
+class Scans(dict[Hashable, Scan]):
+    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
+
+    writer: tuple[str, int] | None = None
 
 
 class Trace(NamedTuple):
@@ -151,6 +161,11 @@ class Event:
     positions: int = 0
     groups: int = 0
     foldable: bool = False
+
+    @property
+    def call(self) -> tuple[Any, ...]:
+        """Who called it, and when: all that its place among the rows depends on."""
+        return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
 
 
 _CATEGORY: dict[str, str] = {
@@ -238,7 +253,8 @@ class Walker(TorchFunctionMode):
         self._sums: list[StepSums] = []  # of the running neuron's output
         self._seen_steps: list[int] = []
         self._last_potential: Tensor | None = None
-        self._scanned_so: dict[tuple[str, int], set[Way]] = {}
+        self._levels_seen: dict[Any, frozenset[int]] = {}  # in earlier batches, without a common factor
+        self._readings: dict[tuple[str, int], dict[Hashable, Reading]] = {}  # of the writer's output, in its own order
         self._ranges: list[tuple[str, Tensor]] = []
         self._geometries: dict[Any, rules.Geometry] = {}
         self.span = Span(1, 1)
@@ -452,8 +468,10 @@ class Walker(TorchFunctionMode):
         plain, category = _category(raw)
         if category == "query":
             return
-        read = tensors_in(args) if not kwargs else tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
-        traced = [(t, trace) for t in read if (trace := self._get(t)) is not None]
+        read: Iterable[Any] = args
+        if kwargs or any(isinstance(a, (list, tuple, dict)) for a in args):
+            read = tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
+        traced = [(t, trace) for t in read if isinstance(t, Tensor) and (trace := self._get(t)) is not None]
         if not traced:
             for target in tensors_in([kwargs.get("out")]):
                 self._overwritten(target)
@@ -724,29 +742,25 @@ class Walker(TorchFunctionMode):
         key: Hashable = (way, with_levels)
         if not in_order:
             key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
-        neuron = trace.scans.neuron
-        if in_order and neuron is not None:
-            self._scanned_so.setdefault(neuron, set()).add(way)
+        reading = Reading(way, with_levels, where, operand, self._scopes[-1][2] if self._scopes else 0)
+        if in_order and trace.scans.writer is not None:
+            self._readings.setdefault(trace.scans.writer, {}).setdefault(key, reading)
         found = trace.scans.get(key)
         if found is None:
-            found = trace.scans[key] = self._scan_anew(x, shape, trace, where, operand, dim, with_levels)
+            found = trace.scans[key] = self._scan_anew(x, trace, reading)
         return found
 
-    def _scan_anew(
-        self,
-        x: Tensor,
-        shape: tuple[int, int, int],
-        trace: Trace,
-        where: str,
-        operand: str,
-        dim: int,
-        with_levels: bool,
-    ) -> Scan:
+    def _scan_anew(self, x: Tensor, trace: Trace, reading: Reading) -> Scan:
+        way, with_levels, where, operand, invocation = reading
         declared = self.input_kind is not None and trace.claim.loader
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
-        invocation = self._scopes[-1][2] if self._scopes else 0
         stays_real = (where, invocation, operand) in self.known_real and not declared
-        found, extremes = scan(x, shape, trace.claim, max_k, where, stays_real, dim, with_levels)
+        history = (trace.scans.writer, reading)
+        known = self._levels_seen.get(history, frozenset())
+        found, extremes = scan(x, way[0], trace.claim, max_k, where, stays_real, way[1], with_levels, known)
+        values = found.values
+        if trace.scans.writer and values and values.unit == trace.claim.unit and math.gcd(*values.levels) == 1:
+            self._levels_seen[history] = values.levels
         if extremes is not None:
             self._ranges.append((where, extremes))
         if found.values is not None and trace.claim.loader:
@@ -756,14 +770,30 @@ class Walker(TorchFunctionMode):
     def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
         """Keep the event; its output stems from it alone."""
         self.events.append(event)
-        self._put(out, trace._replace(sources=frozenset({len(self.events) - 1}), scans=Scans()))
+        trace = trace._replace(sources=frozenset({len(self.events) - 1}), scans=Scans())
+        self._put(out, trace)
+        trace.scans.writer = event.layer, event.invocation
+        if not trace.claim.proven or trace.claim.loader or not out.is_contiguous():
+            return
+        for key, reading in self._readings.get(
+            trace.scans.writer, {}
+        ).items():  # as the last batch's was, still in cache
+            if math.prod(reading.way[0]) == out.numel():
+                trace.scans[key] = self._scan_anew(out, trace, reading)
 
     def _event(self, op: str, label: str, traces: Sequence[Trace], out: Tensor) -> Event:
         """A new event of operation ``op``, named by ``label`` in the current scope, reading ``traces``."""
         layer, scope, invocation, index, suffix = self._locate(label)
-        timed = any(t.timed for t in traces)
-        known = [t.step for t in traces if t.step is not None]
-        step = None if timed or not known else max(known) if max(known) >= 0 else ONCE
+        if len(traces) == 1:
+            one = traces[0]
+            timed, step, active, inputs = one.timed, None if one.timed else one.step, one.active, one.sources
+            constant = one.constant or (not one.timed and one.step is None)
+        else:
+            timed = any(t.timed for t in traces)
+            known = [t.step for t in traces if t.step is not None]
+            step = None if timed or not known else max(known) if max(known) >= 0 else ONCE
+            active, inputs = _any_active([t.active for t in traces]), frozenset().union(*(t.sources for t in traces))
+            constant = all(t.constant or (not t.timed and t.step is None) for t in traces)
         return Event(
             layer=layer,
             scope=scope,
@@ -773,9 +803,9 @@ class Walker(TorchFunctionMode):
             op=op,
             timed=timed,
             step=step,
-            active=_any_active([t.active for t in traces]),
-            constant=all(t.constant or (not t.timed and t.step is None) for t in traces),
-            inputs=frozenset().union(*(t.sources for t in traces)),
+            active=active,
+            constant=constant,
+            inputs=inputs,
             output_elements=out.numel() // max(1, self.span.rows(timed)),
         )
 
@@ -896,7 +926,10 @@ class Walker(TorchFunctionMode):
         geometry = self._geometries.get(key)
         if geometry is None:
             geometry = self._geometries[key] = rules.convolution_geometry(operands, out.shape)
-        self._weighted(event, x, trace, geometry, out, (x.shape[0], x.shape[1], len(geometry.fan_out)))
+        channels, positions = x.shape[1], len(geometry.fan_out)
+        if geometry.same_fan_out is not None:  # where in a row a non-zero lies does not matter
+            channels, positions = channels * positions, 1
+        self._weighted(event, x, trace, geometry, out, (x.shape[0], channels, positions))
 
     def _linear(self, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         operands = rules.bind(("input", "weight", "bias"), args, kwargs)
@@ -1055,9 +1088,13 @@ class Walker(TorchFunctionMode):
         lines = self._sums_over(
             right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True, a_may_be_integer
         )
-        event.sops = coincidences(columns.nonzeros, lines.nonzeros)
-        event.multi_left = None if columns.levels is None else coincidences(columns.levels, lines.nonzeros)
-        event.multi_right = None if lines.levels is None else coincidences(columns.nonzeros, lines.levels)
+        event.sops = coincidences(columns.nonzeros, lines.nonzeros, m * n)
+        event.multi_left = (
+            None if columns.levels is None else coincidences(columns.levels, lines.nonzeros, m * n * DECLARED_MAX_K)
+        )
+        event.multi_right = (
+            None if lines.levels is None else coincidences(columns.nonzeros, lines.levels, m * n * DECLARED_MAX_K)
+        )
         event.streamed = Operand(groups * m * k, columns.nonzeros.flatten(1).sum(1, dtype=torch.int64), columns)
         event.other = Operand(groups * k * n, lines.nonzeros.flatten(1).sum(1, dtype=torch.int64), lines)
         event.positions, event.reduction, event.out_channels, event.groups = m, k, groups * n, groups
@@ -1225,7 +1262,7 @@ class Walker(TorchFunctionMode):
         elif current.numel():
             self._ranges.append((layer, torch.stack(torch.aminmax(current))))
         if was_seen and self._sums and trace.roles[:2] == self._time_then_samples() and out.is_contiguous():
-            result.scans.neuron = layer, event.invocation
+            result.scans.writer = layer, event.invocation
             for sums in self._sums:
                 found = Scan(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.claim)
                 result.scans[sums.way, True] = result.scans[sums.way, False] = found
@@ -1249,14 +1286,18 @@ class Walker(TorchFunctionMode):
     def _step_sums(self, spike: Tensor) -> list[StepSums]:
         """Room for the sums; none where a float32 would not hold them exactly."""
         layer, module, invocation, _ = self._scopes[-1]
-        batch, channels = spike.shape[:2]
+        batch = spike.shape[0]
         steps, size = self.span.time_steps, spike.numel()
         if not isinstance(module, LIF) or not sums_exactly(module.amplitude, size):
             return []
-        by_position: Way = ((steps * batch, channels, size // (batch * channels)), 1)
-        known = self._scanned_so.get((layer or type(module).__name__, invocation), ())
-        ways = [way for way in known if math.prod(way[0]) == steps * size and way[0][0] % steps == 0]
-        return [StepSums.zeros(way, steps, spike.device) for way in ways or [by_position]]
+        by_row: Way = ((steps * batch, size // batch, 1), 1)
+        known = self._readings.get((layer or type(module).__name__, invocation), {}).values()
+        ways = [
+            way
+            for way in dict.fromkeys(reading.way for reading in known)
+            if math.prod(way[0]) == steps * size and way[0][0] % steps == 0
+        ]
+        return [StepSums.zeros(way, steps, spike.device) for way in ways or [by_row]]
 
     def _observe_beside(self, other: Observer) -> Observer:
         """An observer that somebody set before keeps observing."""
