@@ -22,7 +22,8 @@ from snn_energy.errors import ProfilingError, nearest
 from snn_energy.groups import layer_group
 from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join
 from snn_energy.profiler.timesteps import TIME_MODES, Node, Span, Steps, needed_steps
-from snn_energy.profiler.walker import ONCE, Event, Operand, Walker, loader_values
+from snn_energy.profiler.trace import Event, Operand
+from snn_energy.profiler.walker import ONCE, Walker, loader_values
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k where a model has no ``blocks``
 

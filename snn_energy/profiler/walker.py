@@ -7,13 +7,14 @@ events it reads. Tensors are followed by object, not by address; in-place change
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from snn_energy.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
-from snn_energy.profiler.counting import coincidences, sums_exactly, weighted_rows, whole_sums
+from snn_energy.profiler.counting import sums_exactly, whole_sums
 from snn_energy.profiler.kinds import KINDS, Values, real
 from snn_energy.profiler.operands import (
     NOTHING,
@@ -53,6 +54,21 @@ from snn_energy.profiler.timesteps import (
     stacked_role,
     view_roles,
 )
+from snn_energy.profiler.trace import (
+    Event,
+    Facts,
+    Reading,
+    Scans,
+    Seen,
+    Step,
+    StepSums,
+    Trace,
+    Way,
+    apart,
+    is_same,
+    plain_values,
+    seen,
+)
 
 # Networks do the same thing to the same shapes again and again.
 _reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
@@ -62,110 +78,6 @@ _split_merged = functools.lru_cache(maxsize=4096)(split_merged)
 _is_complete = functools.lru_cache(maxsize=4096)(is_complete)
 
 ONCE = -1  # time_step of work done once per inference
-
-
-Way = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
-
-
-class StepSums(NamedTuple):
-    """Sums over one time step after another: ``shape`` of one step, (T, A/T, kept) float32 ``of_steps``."""
-
-    way: Way
-    shape: tuple[int, int, int]
-    of_steps: Tensor
-    steps: Sequence[Tensor]
-
-    @classmethod
-    def zeros(cls, way: Way, time_steps: int, device: torch.device) -> StepSums:
-        """No step seen yet."""
-        (rows, p, q), dim = way
-        shape = (rows // time_steps, p, q)
-        of_steps = torch.zeros(time_steps, shape[0], shape[3 - dim], device=device)
-        return cls(way, shape, of_steps, of_steps.unbind(0))
-
-
-class Reading(NamedTuple):
-    """How one reader scans a tensor: ``Walker._scan_anew``'s arguments."""
-
-    way: Way
-    with_levels: bool
-    where: str
-    operand: str
-    invocation: int
-
-
-class Scans(dict[Hashable, Scan]):
-    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
-
-    writer: tuple[str, int] | None = None
-
-
-class Trace(NamedTuple):
-    """What is known of one live tensor.
-
-    roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
-    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
-    every step. sources: events whose outputs it holds. scans: shared by all
-    views of the same memory.
-    """
-
-    roles: Roles
-    timed: bool
-    step: int | None
-    active: Steps
-    constant: bool
-    sources: frozenset[int]
-    claim: Claim
-    scans: Scans
-
-
-@dataclass
-class Operand:
-    """What an event read: size per row, non-zeros per row, and its scan for the kind."""
-
-    elements: int
-    nonzeros: Tensor
-    scan: Scan
-
-
-@dataclass
-class Event:
-    """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row."""
-
-    layer: str
-    scope: str
-    invocation: int
-    index: int
-    suffix: str
-    op: str
-    timed: bool
-    step: int | None
-    active: Steps
-    constant: bool
-    inputs: frozenset[int]
-    output_elements: int
-    note: str = ""
-    streamed: Operand | None = None
-    other: Operand | None = None
-    sops: Tensor | None = None
-    multi_left: Tensor | None = None
-    multi_right: Tensor | None = None
-    spikes: Tensor | None = None
-    dense_macs: int = 0
-    elementwise_ops: int = 0
-    weights: int = 0
-    biases: int = 0
-    neurons: int = 0
-    reduction: int = 0
-    out_channels: int = 0
-    positions: int = 0
-    groups: int = 0
-    foldable: bool = False
-
-    @property
-    def call(self) -> tuple[Any, ...]:
-        """Who called it, and when: all that its place among the rows depends on."""
-        return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
 
 
 _CATEGORY: dict[str, str] = {
@@ -253,6 +165,12 @@ class Walker(TorchFunctionMode):
         self._sums: list[StepSums] = []  # of the running neuron's output
         self._seen_steps: list[int] = []
         self._last_potential: Tensor | None = None
+        self._script: dict[int, Step] = {}  # what the calls of the batch before did
+        self._at = 0
+        self._keys: list[Hashable] = []
+        self._neuron_steps: dict[tuple[str, int], tuple[Seen, Seen, list[int], int, Event, Facts]] = {}
+        self._fed: list[Facts] = []
+        self._fed_at = 0
         self._levels_seen: dict[Any, frozenset[int]] = {}  # in earlier batches, without a common factor
         self._readings: dict[tuple[str, int], dict[Hashable, Reading]] = {}  # of the writer's output, in its own order
         self._ranges: list[tuple[str, Tensor]] = []
@@ -295,8 +213,12 @@ class Walker(TorchFunctionMode):
 
     def begin(self, span: Span) -> None:
         """Forget the last forward pass; counts of a new one start."""
+        if span != self.span:
+            self._script.clear()
+            self._neuron_steps.clear()
         self.span = span
         self.events = []
+        self._at, self._fed_at = 0, 0
         self._traces.clear()
         self._generation.clear()
         self._writes.clear()
@@ -304,7 +226,9 @@ class Walker(TorchFunctionMode):
         self._ranges.clear()
 
     def end(self) -> None:
-        """Raise ProfilingError if a neuron's potential or a real input was NaN or infinite in this pass."""
+        """Finish the counts. Raises ProfilingError if a neuron's potential or a real input was NaN or infinite."""
+        for event in self.events:
+            event.finish()
         if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
             raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
 
@@ -325,7 +249,17 @@ class Walker(TorchFunctionMode):
             roles[0] = "B" if "B" in atoms else None
         claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
         active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
-        self._put(x, Trace(tuple(roles), timed, self.step, active, constant, frozenset(), claim, Scans()))
+        self._put(
+            x, Trace(self._fed_before(Facts(tuple(roles), timed, self.step, active, constant, frozenset(), claim)))
+        )
+
+    def _fed_before(self, facts: Facts) -> Facts:
+        """The last batch's facts where they are the same: later calls then see at once that nothing is new."""
+        if self._fed_at < len(self._fed) and self._fed[self._fed_at].equals(facts):
+            facts = self._fed[self._fed_at]
+        self._fed[self._fed_at : self._fed_at + 1] = [facts]
+        self._fed_at += 1
+        return facts
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Events whose results the model returns."""
@@ -392,11 +326,11 @@ class Walker(TorchFunctionMode):
         _, trace, storage, generation = entry
         if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
             written = self._writes.get(storage)
-            trace = trace._replace(claim=Claim(loader=trace.claim.loader), scans=Scans(), constant=False)
+            trace = trace.but(claim=Claim(loader=trace.claim.loader), scans=Scans(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
-                trace = trace._replace(active=trace.active | written.active, sources=trace.sources | written.sources)
+                trace = trace.but(active=trace.active | written.active, sources=trace.sources | written.sources)
             elif written is not None:
-                trace = trace._replace(
+                trace = trace.but(
                     active=trace.active | bool(written.active.any()),
                     sources=trace.sources | written.sources,
                 )
@@ -409,7 +343,7 @@ class Walker(TorchFunctionMode):
         written = self._writes.get(tensor.untyped_storage()._cdata)
         if written is None:
             return None
-        return written._replace(roles=(None,) * tensor.dim(), claim=NOTHING, scans=Scans(), constant=False)
+        return written.but(roles=(None,) * tensor.dim(), claim=NOTHING, scans=Scans(), constant=False)
 
     def _changed(self, tensor: Tensor, trace: Trace | None) -> None:
         """The storage of a tensor was written to: nothing known of its values holds any longer."""
@@ -420,7 +354,7 @@ class Walker(TorchFunctionMode):
         if trace is not None:
             before = self._writes.get(storage)
             if before is not None:
-                trace = trace._replace(sources=trace.sources | before.sources)
+                trace = trace.but(sources=trace.sources | before.sources)
             self._writes[storage] = trace
 
     def _overwritten(self, tensor: Tensor) -> None:
@@ -428,7 +362,7 @@ class Walker(TorchFunctionMode):
         trace = self._get(tensor)
         if trace is None:
             return
-        trace = trace._replace(claim=NOTHING, scans=Scans(), constant=False)
+        trace = trace.but(claim=NOTHING, scans=Scans(), constant=False)
         self._changed(tensor, trace)
         self._put(tensor, trace)
 
@@ -465,9 +399,72 @@ class Walker(TorchFunctionMode):
 
     def saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Account for one function call that has just been made."""
+        at, self._at = self._at, self._at + 1
+        step = self._script.get(at)
+        if step is not None and step.raw == raw and self._repeat(step, args, kwargs, out):
+            return
         plain, category = _category(raw)
         if category == "query":
             return
+        if category not in _REPEATABLE or not isinstance(out, Tensor) or rules.is_in_place(raw):
+            self._account_for(raw, plain, category, args, kwargs, out)
+            return
+        scope, _, invocation, counters = self._scopes[-1] if self._scopes else ("", None, 0, {})
+        events, calls = len(self.events), dict(counters)
+        tensors, rest, options = apart(args, kwargs)
+        before = [self._get(t) for t in tensors]
+        operands = tuple(seen(t, trace) for t, trace in zip(tensors, before, strict=True))
+        self._keys = []
+        self._account_for(raw, plain, category, args, kwargs, out)
+        after = self._get(out)
+        step = _remembered(raw, (scope, invocation), rest, options, operands, before, out, after, self.events[events:])
+        if step is not None and category in ("convolution", "linear", "product"):
+            step = (
+                step._replace(keys=tuple(self._keys))
+                if _keeps_scans(self.events[events:], self._keys, before)
+                else None
+            )
+        labels = [label for label, count in counters.items() if calls.get(label, 0) != count]
+        if step is None or len(labels) > 1:
+            self._script.pop(at, None)
+            return
+        label = labels[0] if labels else None
+        self._script[at] = step._replace(label=label, nth=calls.get(label or "", 0), event_at=events)
+
+    def _repeat(self, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> bool:
+        """Do what this call did in the batch before; False, and nothing done, where something differs."""
+        scope, _, invocation, counters = self._scopes[-1] if self._scopes else ("", None, 0, {})
+        if step.scope != (scope, invocation) or step.event_at != len(self.events) or not isinstance(out, Tensor):
+            return False
+        if step.label is not None and counters.get(step.label, 0) != step.nth:
+            return False
+        tensors, rest, options = apart(args, kwargs)
+        if len(tensors) != len(step.operands) or not plain_values(rest) or not plain_values(options.values()):
+            return False
+        if rest != step.rest or options != step.options or not is_same(out, None, step.out):
+            return False
+        traces = [self._get(t) for t in tensors]
+        if not all(map(is_same, tensors, traces, step.operands)):
+            return False
+        found = [traces[i].scans.get(key) for i, key in enumerate(step.keys)]  # type: ignore[union-attr]
+        if any(scan is None for scan in found):
+            return False
+        if step.label is not None:
+            counters[step.label] = step.nth + 1
+        shared = None if step.shares is None else traces[step.shares]
+        trace = Trace(step.facts, None if shared is None else shared.scans)
+        if step.event is not None:
+            event = copy.copy(step.event)
+            if found:
+                event.left, event.right = _as_rows(found, step.event)
+            self._record(event, out, trace)
+        else:
+            self._put(out, trace)
+        return True
+
+    def _account_for(
+        self, raw: str, plain: str, category: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> None:
         read: Iterable[Any] = args
         if kwargs or any(isinstance(a, (list, tuple, dict)) for a in args):
             read = tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
@@ -541,7 +538,7 @@ class Walker(TorchFunctionMode):
                 claim = Claim(1.0, 1, True)
             elif not (claim.unit == 1 and out.dtype.is_floating_point):
                 claim = replace(claim, unit=None, max_k=0, proven=False)
-        self._put(out, trace._replace(roles=roles, claim=claim, scans=scans))
+        self._put(out, trace.but(roles=roles, claim=claim, scans=scans))
 
     def _move(
         self,
@@ -564,24 +561,24 @@ class Walker(TorchFunctionMode):
         for out in made:
             if out.untyped_storage()._cdata == storage:
                 scans = trace.scans if out.data_ptr() == x.data_ptr() else Scans()
-                self._put(out, self._viewed(x, trace, out)._replace(claim=claim, scans=scans))
+                self._put(out, self._viewed(x, trace, out).but(claim=claim, scans=scans))
             else:
                 roles = self._copied_roles(plain, x, trace, args, kwargs, out)
-                self._put(out, trace._replace(roles=roles, claim=claim, scans=Scans()))
+                self._put(out, trace.but(roles=roles, claim=claim, scans=Scans()))
 
     def _viewed(self, x: Tensor, trace: Trace, out: Tensor) -> Trace:
         """A view of the same memory; where it holds a single time step, which one."""
         roles = _view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
         axis = role_positions(trace.roles).get("T")
         if axis is None or {"T", "R"} & set(roles) or not trace.timed:
-            return trace._replace(roles=roles)
+            return trace.but(roles=roles)
         if out.dim() == x.dim() and out.shape[axis] != 1:
-            return trace._replace(roles=roles)  # part of the steps: incomplete, refused where it is counted
+            return trace.but(roles=roles)  # part of the steps: incomplete, refused where it is counted
         stride = x.stride(axis)
         if stride == 0:  # the same values at every step
-            return trace._replace(roles=roles, timed=False, step=None, active=trace.active[:1])
+            return trace.but(roles=roles, timed=False, step=None, active=trace.active[:1])
         step = (out.storage_offset() - x.storage_offset()) // stride % self.span.time_steps
-        return trace._replace(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
+        return trace.but(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
 
     def _copied_roles(
         self, plain: str, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -621,11 +618,11 @@ class Walker(TorchFunctionMode):
             roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], span), *roles[1:])
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
-            return Trace(roles, True, None, active, same, sources, _claim_of_union(parts, steps), Scans())
+            return Trace(Facts(roles, True, None, active, same, sources, _claim_of_union(parts, steps)))
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
         if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
-            trace = trace._replace(roles=(None,) * first.dim())  # T copies, but not in front
+            trace = trace.but(roles=(None,) * first.dim())  # T copies, but not in front
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
         if plain == "stack":
             roles = (*trace.roles[:dim], None, *trace.roles[dim:])
@@ -634,7 +631,7 @@ class Walker(TorchFunctionMode):
             active = np.ones_like(active)
         known = max((t.step for t in steps if t.step is not None), default=None)
         constant = all(t.constant for t in steps)
-        return Trace(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps), Scans())
+        return Trace(Facts(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps)))
 
     def _repeated(self, plain: str, x: Tensor, trace: Trace, out: Tensor) -> Trace:
         """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
@@ -649,26 +646,26 @@ class Walker(TorchFunctionMode):
             elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
                 roles[0] = merge(True, True, span)
             else:  # T copies, but not in front: a time axis that is not followed
-                return trace._replace(roles=(None,) * out.dim(), scans=Scans())
+                return trace.but(roles=(None,) * out.dim(), scans=Scans())
             active = np.repeat(trace.active, span.time_steps)
-            return trace._replace(roles=tuple(roles), timed=True, active=active, constant=True, scans=Scans())
-        return trace._replace(roles=tuple(roles), scans=Scans())
+            return trace.but(roles=tuple(roles), timed=True, active=active, constant=True, scans=Scans())
+        return trace.but(roles=tuple(roles), scans=Scans())
 
     def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, Trace]]) -> None:
         """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
         target = args[0]
         before = self._get(target)
         sources = [t for x, t in traced if x is not target]
-        joined = before or sources[0]._replace(claim=NOTHING, scans=Scans(), roles=(None,) * target.dim())
-        joined = joined._replace(claim=Claim(loader=joined.claim.loader), scans=Scans())
+        joined = before or sources[0].but(claim=NOTHING, scans=Scans(), roles=(None,) * target.dim())
+        joined = joined.but(claim=Claim(loader=joined.claim.loader), scans=Scans())
         if sources:
-            joined = joined._replace(sources=joined.sources | sources[0].sources, claim=NOTHING)
+            joined = joined.but(sources=joined.sources | sources[0].sources, claim=NOTHING)
         elif plain != "zero":  # a constant that may not be zero
-            joined = joined._replace(active=np.ones_like(joined.active))
+            joined = joined.but(active=np.ones_like(joined.active))
         if plain == "setitem" and sources and isinstance(args[1], int):
             joined = self._written_step(target, args[1], joined, sources[0], before)
         elif plain == "copy" and sources and target.shape == args[1].shape:
-            joined = sources[0]._replace(scans=Scans())
+            joined = sources[0].but(scans=Scans())
         self._changed(target, joined if len(joined.roles) == target.dim() else None)
         self._put(target, joined)
 
@@ -680,7 +677,7 @@ class Walker(TorchFunctionMode):
         active = before.active.copy() if before is not None and before.timed else np.zeros(span.time_steps, np.bool_)
         active[at] = bool(source.active.any())
         roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
-        return joined._replace(roles=roles, timed=True, step=None, active=active, constant=False)
+        return joined.but(roles=roles, timed=True, step=None, active=active, constant=False)
 
     # ---- events -----------------------------------------------------------------------------------------------
 
@@ -748,6 +745,7 @@ class Walker(TorchFunctionMode):
         found = trace.scans.get(key)
         if found is None:
             found = trace.scans[key] = self._scan_anew(x, trace, reading)
+        self._keys.append(key)
         return found
 
     def _scan_anew(self, x: Tensor, trace: Trace, reading: Reading) -> Scan:
@@ -770,14 +768,15 @@ class Walker(TorchFunctionMode):
     def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
         """Keep the event; its output stems from it alone."""
         self.events.append(event)
-        trace = trace._replace(sources=frozenset({len(self.events) - 1}), scans=Scans())
+        own = frozenset({len(self.events) - 1})
+        if trace.sources != own:
+            trace = Trace(trace.facts._replace(sources=own))
         self._put(out, trace)
         trace.scans.writer = event.layer, event.invocation
         if not trace.claim.proven or trace.claim.loader or not out.is_contiguous():
             return
-        for key, reading in self._readings.get(
-            trace.scans.writer, {}
-        ).items():  # as the last batch's was, still in cache
+        readings = self._readings.get(trace.scans.writer, {})
+        for key, reading in readings.items():  # those of the batch before, while it is in cache
             if math.prod(reading.way[0]) == out.numel():
                 trace.scans[key] = self._scan_anew(out, trace, reading)
 
@@ -851,7 +850,7 @@ class Walker(TorchFunctionMode):
         active = event.active if op != "mul" or len(traces) < 2 else _all_active([t.active for t in traces])
         event.active = active
         has_offset = plain in rules.NONZERO_AT_ZERO or (op == "add" and len(traced) == 1)
-        result = Trace(
+        facts = Facts(
             roles,
             timed,
             step if op in ("mean", "reduce") and first.timed and not timed else event.step,
@@ -859,14 +858,14 @@ class Walker(TorchFunctionMode):
             event.constant,
             frozenset(),
             _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
-            Scans(),
         )
+        result = Trace(facts)
         in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
         if in_place:
-            self._changed(out, result._replace(sources=frozenset({len(self.events)})))
+            self._changed(out, result.but(sources=frozenset({len(self.events)})))
         self._record(event, out, result)
         for extra in made[1:]:
-            self._put(extra, result._replace(sources=frozenset({len(self.events) - 1}), claim=NOTHING))
+            self._put(extra, result.but(sources=frozenset({len(self.events) - 1}), claim=NOTHING))
 
     def _reduced(
         self, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -904,7 +903,7 @@ class Walker(TorchFunctionMode):
                 )[: out.dim()]
                 roles = (*roles, *[None] * (out.dim() - len(roles)))
             active = np.ones_like(trace.active)
-            self._put(out, Trace(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING, Scans()))
+            self._put(out, Trace(Facts(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING)))
 
     def _convolution(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         operands = rules.convolution_operands(plain, args, kwargs)
@@ -969,16 +968,7 @@ class Walker(TorchFunctionMode):
             found, elements = self._scan(x, trace, event.layer, "left")
         else:
             found, elements = self._scan_of_batch(x, shape, trace, event.layer), shape[1] * shape[2]
-        nonzeros = found.nonzeros.sum(1, dtype=torch.int64)
-        fan_out = geometry.same_fan_out
-        if fan_out is not None:
-            event.sops = nonzeros * fan_out
-            event.multi_left = None if found.levels is None else found.levels.sum(1, dtype=torch.int64) * fan_out
-        else:
-            event.sops = weighted_rows(found.nonzeros, geometry.fan_out_on(x.device))
-            if found.levels is not None:
-                event.multi_left = weighted_rows(found.levels, geometry.fan_out_on(x.device))
-        event.streamed = Operand(elements, nonzeros, found)
+        event.left, event.left_elements, event.geometry = found, elements, geometry
         event.dense_macs, event.weights, event.biases = geometry.dense_macs, geometry.weights, geometry.biases
         event.reduction, event.out_channels = geometry.reduction, geometry.out_channels
         event.positions, event.groups = geometry.positions, geometry.groups
@@ -990,7 +980,7 @@ class Walker(TorchFunctionMode):
         self._record(
             event,
             out,
-            Trace(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING, Scans()),
+            Trace(Facts(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING)),
         )
 
     # ---- products ---------------------------------------------------------------------------------------------
@@ -1052,7 +1042,7 @@ class Walker(TorchFunctionMode):
         else:
             roles = list(trace.roles[:1]) if out.dim() == 1 and x.dim() == 2 else [None] * out.dim()
         self._weighted(event, x, trace, geometry, out, None)
-        self._put(out, self._traced(out)._replace(roles=tuple(roles)))
+        self._put(out, self._traced(out).but(roles=tuple(roles)))
 
     def _pair(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
         """(..., M, K) @ (..., K, N), both from the network."""
@@ -1060,8 +1050,7 @@ class Walker(TorchFunctionMode):
         batch_roles = _broadcast_roles(
             ((left.shape[:-2], a.roles[:-2]), (right.shape[:-2], b.roles[:-2])), tuple(batch)
         )
-        result = self._count_pair(left, right, tuple(batch), batch_roles, a, b, out)
-        self._put(out, result._replace(roles=(*batch_roles, None, None)))
+        self._count_pair(left, right, tuple(batch), batch_roles, a, b, out, (*batch_roles, None, None))
 
     def _count_pair(
         self,
@@ -1072,8 +1061,9 @@ class Walker(TorchFunctionMode):
         a: Trace,
         b: Trace,
         out: Tensor,
-    ) -> Trace:
-        """Coincidences of a batched product; ``batch_roles`` are the roles of the batch axes."""
+        roles: Roles,
+    ) -> None:
+        """Coincidences of a batched product. ``batch_roles``: roles of the batch axes; ``roles``: of the result."""
         event = self._event("matmul", "matmul", [a, b], out)
         self._require_complete(batch_roles, event.timed, event.layer)
         event.active = _all_active([a.active, b.active])
@@ -1088,21 +1078,14 @@ class Walker(TorchFunctionMode):
         lines = self._sums_over(
             right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True, a_may_be_integer
         )
-        event.sops = coincidences(columns.nonzeros, lines.nonzeros, m * n)
-        event.multi_left = (
-            None if columns.levels is None else coincidences(columns.levels, lines.nonzeros, m * n * DECLARED_MAX_K)
-        )
-        event.multi_right = (
-            None if lines.levels is None else coincidences(columns.nonzeros, lines.levels, m * n * DECLARED_MAX_K)
-        )
-        event.streamed = Operand(groups * m * k, columns.nonzeros.flatten(1).sum(1, dtype=torch.int64), columns)
-        event.other = Operand(groups * k * n, lines.nonzeros.flatten(1).sum(1, dtype=torch.int64), lines)
+        event.left, event.left_elements = columns, groups * m * k
+        event.right, event.right_elements = lines, groups * k * n
         event.positions, event.reduction, event.out_channels, event.groups = m, k, groups * n, groups
         event.dense_macs = m * k * groups * n
-        self.events.append(event)
-        source = frozenset({len(self.events) - 1})
         claim = claim_of_product(a.claim, b.claim, k)
-        return Trace((None,) * out.dim(), event.timed, event.step, event.active, event.constant, source, claim, Scans())
+        self._record(
+            event, out, Trace(Facts(roles, event.timed, event.step, event.active, event.constant, frozenset(), claim))
+        )
 
     def _sums_over(
         self,
@@ -1127,8 +1110,7 @@ class Walker(TorchFunctionMode):
         dim = 2 if over_last else 1
         found = self._scan_as(x, full, (rows * groups, p, q), trace, where, operand, dim, with_levels)
         kept = p if over_last else q
-        levels = None if found.levels is None else found.levels.reshape(rows, groups, kept)
-        return replace(found, nonzeros=found.nonzeros.reshape(rows, groups, kept), levels=levels)
+        return _grouped(found, groups, kept)
 
     def _einsum(self, args: Sequence[Any], traced: list[tuple[Tensor, Trace]], out: Tensor) -> None:
         """Two-operand einsum as a batched product; anything else is unsupported."""
@@ -1164,10 +1146,8 @@ class Walker(TorchFunctionMode):
         }
         roles = tuple(role_of.get(c) for c in result)
         if a is not None and b is not None:
-            found = self._count_pair(
-                matrix_left, matrix_right, batch_shape, tuple(role_of.get(c) for c in batch), a, b, out
-            )
-            self._put(out, found._replace(roles=roles))
+            batch_roles = tuple(role_of.get(c) for c in batch)
+            self._count_pair(matrix_left, matrix_right, batch_shape, batch_roles, a, b, out, roles)
         else:
             x, trace, fan = (left, a, size(n)) if a is not None else (right, self._traced(right), size(m))
             weight = right if a is not None else left
@@ -1183,7 +1163,7 @@ class Walker(TorchFunctionMode):
                 fan_out=np.array([fan], dtype=np.int64),
             )
             self._weighted(event, x, trace, geometry, out, None)
-            self._put(out, self._traced(out)._replace(roles=roles))
+            self._put(out, self._traced(out).but(roles=roles))
 
     def _attention(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         """scaled_dot_product_attention: two products, a scale and a softmax, recomputed as its reference does."""
@@ -1224,7 +1204,7 @@ class Walker(TorchFunctionMode):
         """Grouped-query attention: every key and value head serves ``repeat`` query heads."""
         trace = self._traced(x)
         wide = x.repeat_interleave(repeat, dim=-3)
-        self._put(wide, trace._replace(scans=Scans()))
+        self._put(wide, trace.but(scans=Scans()))
         return wide
 
     # ---- neurons ----------------------------------------------------------------------------------------------
@@ -1235,6 +1215,8 @@ class Walker(TorchFunctionMode):
         layer = self._scopes[-1][0] or type(module).__name__
         if trace is None:
             raise ProfilingError(f"{layer}: the neuron reads a tensor that does not stem from the loader")
+        if self._repeat_neuron(module, layer, current, trace, out):
+            return
         if not trace.timed and self.span.time_steps > 1:
             raise ProfilingError(f"{layer}: the neuron wants (T, B, ...) but no time axis reaches it; declare time=")
         if current.shape[0] != self.span.time_steps:
@@ -1249,26 +1231,48 @@ class Walker(TorchFunctionMode):
             active = module.time_step_mask(self.span.time_steps).detach().cpu().numpy() > 0
         event = self._event("neuron", "neuron", [trace], out)
         event.active, event.constant, event.timed, event.step = active, False, True, None
-        rows = self.span.rows(True)
-        event.neurons = event.output_elements = out.numel() // max(1, rows)
+        event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
         source = frozenset({len(self.events)})
-        result = Trace(trace.roles, True, None, active, False, source, spikes(module.amplitude), Scans())
+        result = Trace(Facts(trace.roles, True, None, active, False, source, spikes(module.amplitude)))
+        is_summed = was_seen and bool(self._sums) and trace.roles[:2] == self._time_then_samples()
+        if is_summed and out.is_contiguous():
+            step = seen(current, trace), seen(out, None), self._seen_steps, len(self.events), copy.copy(event)
+            self._neuron_steps[layer, event.invocation] = *step, result.facts
+        else:
+            self._sums = []
+        self._fired(module, event, current, out, result)
+
+    def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: Trace, out: Tensor) -> bool:
+        """As ``_repeat``, for a neuron."""
+        step = self._neuron_steps.get((layer, self._scopes[-1][2]))
+        if step is None or not self._sums:
+            return False
+        before, made, steps, event_at, event, facts = step
+        if steps != self._seen_steps or event_at != len(self.events):
+            return False
+        if not is_same(current, trace, before) or not is_same(out, None, made):
+            return False
+        self._fired(module, copy.copy(event), current, out, Trace(facts))
+        return True
+
+    def _fired(self, module: LIF, event: Event, current: Tensor, out: Tensor, result: Trace) -> None:
+        """Record a neuron's event, with the sums of its spikes."""
         self.events.append(event)
         # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
         potential, self._last_potential = self._last_potential, None
-        if was_seen and module.rule == "paper" and potential is not None:
+        if module.rule == "paper" and potential is not None and type(module) in (LIF, DTSS):
             wide = torch.float64 if potential.dtype == torch.float64 else torch.float32
-            self._ranges.append((layer, potential.sum(dtype=wide)))
+            self._ranges.append((event.layer, potential.sum(dtype=wide)))
         elif current.numel():
-            self._ranges.append((layer, torch.stack(torch.aminmax(current))))
-        if was_seen and self._sums and trace.roles[:2] == self._time_then_samples() and out.is_contiguous():
-            result.scans.writer = layer, event.invocation
+            self._ranges.append((event.layer, torch.stack(torch.aminmax(current))))
+        if self._sums:
+            result.scans.writer = event.layer, event.invocation
             for sums in self._sums:
                 found = Scan(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.claim)
                 result.scans[sums.way, True] = result.scans[sums.way, False] = found
         else:
-            found, _ = self._scan(out, result, layer, "spikes")
-        event.spikes = found.nonzeros.reshape(rows, -1).sum(1, dtype=torch.int64)
+            found, _ = self._scan(out, result, event.layer, "spikes")
+        event.spikes = found.nonzeros.reshape(self.span.rows(True), -1).sum(1, dtype=torch.int64)
         self._put(out, result)
 
     def _time_then_samples(self) -> Roles:
@@ -1312,6 +1316,62 @@ class Walker(TorchFunctionMode):
 _RIGHT = ("other", "mat2", "vec2", "tensor")
 _TENSORS = ("input", "weight", "bias")
 DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
+
+
+_REPEATABLE = ("reshape", "cast", "move", "elementwise", "pool", "convolution", "linear", "product")
+_NORMS = ("batch_norm", "layer_norm", "group_norm")  # their constant operands do not change what is known
+
+
+def _remembered(
+    raw: str,
+    scope: tuple[str, int],
+    rest: tuple[Any, ...],
+    options: Mapping[str, Any],
+    operands: tuple[Seen, ...],
+    before: Sequence[Trace | None],
+    out: Tensor,
+    after: Trace | None,
+    events: Sequence[Event],
+) -> Step | None:
+    """What a call did, if that follows from what is compared before it is repeated."""
+    plain, category = _category(raw)
+    if after is None or len(events) > 1 or not plain_values(rest) or not plain_values(options.values()):
+        return None
+    if category in ("elementwise", "pool") and plain not in _NORMS and any(facts is None for facts, *_ in operands):
+        return None
+    if "out" in options or any(event.op == "unsupported" for event in events):
+        return None
+    shares = next((i for i, trace in enumerate(before) if trace is not None and trace.scans is after.scans), None)
+    event = copy.copy(events[0]) if events else None
+    made = seen(out, None)
+    return Step(raw, scope, None, 0, rest, options, operands, made, 0, event, after.facts, shares, ())
+
+
+def _keeps_scans(events: Sequence[Event], keys: Sequence[Hashable], before: Sequence[Trace | None]) -> bool:
+    """True where an operation's scans are found again under these keys in the scans of its first tensors."""
+    if len(events) != 1:
+        return False
+    scans = [scan for scan in (events[0].left, events[0].right) if scan is not None]
+    if not len(scans) == len(keys) <= len(before):
+        return False
+    for mine, key, trace in zip(scans, keys, before, strict=False):
+        found = None if trace is None else trace.scans.get(key)
+        if found is None or found.nonzeros.data_ptr() != mine.nonzeros.data_ptr():
+            return False
+    return True
+
+
+def _as_rows(found: Sequence[Scan | None], event: Event) -> tuple[Scan | None, Scan | None]:
+    """The scans of an event's operands in the shape in which it counts them."""
+    if len(found) == 1:
+        return found[0], None
+    left, right = (scan and _grouped(scan, event.groups, event.reduction) for scan in found)
+    return left, right
+
+
+def _grouped(scan: Scan, groups: int, kept: int) -> Scan:
+    levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
+    return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)
 
 
 def _any_active(flags: Sequence[Steps]) -> Steps:

@@ -1,0 +1,256 @@
+"""What is known of live tensors, what an operation leaves, and what it did in the batch before.
+
+A ``Trace`` goes with a tensor, an ``Event`` with an operation. A ``Step`` remembers one call of a function: where a
+later batch makes the same call on tensors of which the same is known, its outcome is the same but for the counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_energy.profiler.counting import coincidences, weighted_rows
+from snn_energy.profiler.operands import Claim, Scan
+from snn_energy.profiler.rules import Geometry
+from snn_energy.profiler.timesteps import Roles, Steps
+
+Way = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
+
+
+class StepSums(NamedTuple):
+    """Sums over one time step after another: ``shape`` of one step, (T, A/T, kept) float32 ``of_steps``."""
+
+    way: Way
+    shape: tuple[int, int, int]
+    of_steps: Tensor
+    steps: Sequence[Tensor]
+
+    @classmethod
+    def zeros(cls, way: Way, time_steps: int, device: torch.device) -> StepSums:
+        """No step seen yet."""
+        (rows, p, q), dim = way
+        shape = (rows // time_steps, p, q)
+        of_steps = torch.zeros(time_steps, shape[0], shape[3 - dim], device=device)
+        return cls(way, shape, of_steps, of_steps.unbind(0))
+
+
+class Reading(NamedTuple):
+    """How one reader scans a tensor."""
+
+    way: Way
+    with_levels: bool
+    where: str
+    operand: str
+    invocation: int
+
+
+class Scans(dict[Hashable, Scan]):
+    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
+
+    writer: tuple[str, int] | None = None
+
+
+class Facts(NamedTuple):
+    """What is known of a tensor before its values are looked at.
+
+    roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
+    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
+    every step. sources: events whose outputs it holds.
+    """
+
+    roles: Roles
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    sources: frozenset[int]
+    claim: Claim
+
+    def equals(self, other: Facts) -> bool:
+        """The same, value by value."""
+        return self is other or (
+            self.roles == other.roles
+            and self.timed == other.timed
+            and self.step == other.step
+            and np.array_equal(self.active, other.active)
+            and self.constant == other.constant
+            and self.sources == other.sources
+            and self.claim == other.claim
+        )
+
+
+class Trace:
+    """What is known of one live tensor: facts, and scans that all views of the same memory share."""
+
+    __slots__ = ("active", "claim", "constant", "facts", "roles", "scans", "sources", "step", "timed")
+
+    def __init__(self, facts: Facts, scans: Scans | None = None) -> None:
+        self.facts = facts
+        self.scans = Scans() if scans is None else scans
+        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.claim = facts
+
+    def but(self, *, scans: Scans | None = None, **changes: Any) -> Trace:
+        """A copy with some facts changed; it shares the scans unless others are given."""
+        return Trace(self.facts._replace(**changes), self.scans if scans is None else scans)
+
+
+@dataclass
+class Operand:
+    """What an event read: size per row, non-zeros per row, and its scan for the kind."""
+
+    elements: int
+    nonzeros: Tensor
+    scan: Scan
+
+
+@dataclass
+class Event:
+    """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
+
+    ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
+    ``finish`` makes the counts of them.
+    """
+
+    layer: str
+    scope: str
+    invocation: int
+    index: int
+    suffix: str
+    op: str
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    inputs: frozenset[int]
+    output_elements: int
+    note: str = ""
+    left: Scan | None = None
+    right: Scan | None = None
+    left_elements: int = 0
+    right_elements: int = 0
+    geometry: Geometry | None = None
+    streamed: Operand | None = None
+    other: Operand | None = None
+    sops: Tensor | None = None
+    multi_left: Tensor | None = None
+    multi_right: Tensor | None = None
+    spikes: Tensor | None = None
+    dense_macs: int = 0
+    elementwise_ops: int = 0
+    weights: int = 0
+    biases: int = 0
+    neurons: int = 0
+    reduction: int = 0
+    out_channels: int = 0
+    positions: int = 0
+    groups: int = 0
+    foldable: bool = False
+
+    @property
+    def call(self) -> tuple[Any, ...]:
+        """Who called it, and when: all that its place among the rows depends on."""
+        return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
+
+    def finish(self) -> None:
+        """Make the counts from the scans of the operands."""
+        if self.left is None or self.streamed is not None:
+            return
+        if self.right is not None:
+            self._finish_product(self.left, self.right)
+        elif self.geometry is not None:
+            self._finish_weighted(self.left, self.geometry)
+
+    def _finish_weighted(self, left: Scan, geometry: Geometry) -> None:
+        """SOPs = sum over positions of non-zeros there x outputs they feed."""
+        nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
+        fan_out = geometry.same_fan_out
+        if fan_out is not None:
+            self.sops = nonzeros * fan_out
+            self.multi_left = None if left.levels is None else left.levels.sum(1, dtype=torch.int64) * fan_out
+        else:
+            weights = geometry.fan_out_on(nonzeros.device)
+            self.sops = weighted_rows(left.nonzeros, weights)
+            self.multi_left = None if left.levels is None else weighted_rows(left.levels, weights)
+        self.streamed = Operand(self.left_elements, nonzeros, left)
+
+    def _finish_product(self, left: Scan, right: Scan) -> None:
+        """SOPs = coincidences of non-zeros. Scans are (R, G, K)."""
+        most = self.positions * (self.out_channels // max(1, self.groups))
+        self.sops = coincidences(left.nonzeros, right.nonzeros, most)
+        if left.levels is not None:
+            self.multi_left = coincidences(left.levels, right.nonzeros, most * MOST_LEVELS)
+        if right.levels is not None:
+            self.multi_right = coincidences(left.nonzeros, right.levels, most * MOST_LEVELS)
+        self.streamed = Operand(self.left_elements, left.nonzeros.flatten(1).sum(1, dtype=torch.int64), left)
+        self.other = Operand(self.right_elements, right.nonzeros.flatten(1).sum(1, dtype=torch.int64), right)
+
+
+MOST_LEVELS = 255  # no |k| is larger
+
+Seen = tuple[Facts | None, torch.Size, tuple[int, ...], torch.dtype]
+
+
+class Step(NamedTuple):
+    """One call of a function in the batch before, with all that its outcome followed from, and the outcome.
+
+    ``event`` is None where the call is not an operation. ``shares`` is the index of the operand whose memory the
+    result shares. ``keys``: how the event's operands were scanned, in the scans of the first tensors.
+    """
+
+    raw: str
+    scope: tuple[str, int]
+    label: str | None
+    nth: int
+    rest: tuple[Any, ...]
+    options: Mapping[str, Any]
+    operands: tuple[Seen, ...]
+    out: Seen
+    event_at: int
+    event: Event | None
+    facts: Facts
+    shares: int | None
+    keys: tuple[Hashable, ...]
+
+
+TENSOR = "<tensor>"
+
+
+def apart(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[Any, ...], dict[str, Any]]:
+    """The tensors of a call in order, its other arguments, and its keywords with a mark where a tensor is."""
+    tensors, rest = [a for a in args if isinstance(a, Tensor)], tuple(a for a in args if not isinstance(a, Tensor))
+    options = {}
+    for name, value in kwargs.items():
+        options[name] = TENSOR if isinstance(value, Tensor) else value
+        if isinstance(value, Tensor):
+            tensors.append(value)
+    return tensors, rest, options
+
+
+def plain_values(values: Iterable[Any]) -> bool:
+    """True where values can be compared with ``==`` and are no tensors: numbers, texts, tuples of them."""
+    return all(
+        value is None
+        or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
+        or (isinstance(value, (tuple, list)) and all(isinstance(v, (bool, int, float, str)) for v in value))
+        for value in values
+    )
+
+
+def seen(tensor: Tensor, trace: Trace | None) -> Seen:
+    """What a later batch's tensor is compared with."""
+    return None if trace is None else trace.facts, tensor.shape, tensor.stride(), tensor.dtype
+
+
+def is_same(tensor: Tensor, trace: Trace | None, before: Seen) -> bool:
+    """True where a tensor is known as the one before was."""
+    facts, shape, stride, dtype = before
+    if (trace is None) != (facts is None):
+        return False
+    if trace is not None and facts is not None and trace.facts is not facts and not trace.facts.equals(facts):
+        return False
+    return tensor.shape == shape and tensor.stride() == stride and tensor.dtype == dtype
