@@ -121,22 +121,29 @@ class LIF(nn.Module):
             spikes.append(spike)
         return torch.stack(spikes)
 
-    def _forward_inference(self, current: Tensor, active: list[bool]) -> Tensor:
-        """The same values as the differentiable path, written in place; a masked step is left untouched."""
-        out = torch.zeros_like(current) if not all(active) else torch.empty_like(current)
+    def _forward_inference(self, current: Tensor, active: list[bool], idle: Tensor | None = None) -> Tensor:
+        """The same values as the differentiable path, written in place; a masked step is left untouched.
+
+        Steps behind the last of ``current`` get ``idle``, broadcastable to one step; None: no current at all.
+        """
+        shape = (len(active), *current.shape[1:])
+        out = current.new_empty(shape) if all(active) else current.new_zeros(shape)
+        silent = None
+        if len(current) < len(active):
+            silent = current.new_zeros(shape[1:]) if idle is None else idle.expand(shape[1:])
         u: Tensor | None = None
         for t, is_active in enumerate(active):
             if not is_active:
                 continue
-            spike = out[t]
+            spike, current_t = out[t], current[t] if silent is None or t < len(current) else silent
             if self.rule == "paper":
-                h = current[t].clone() if u is None else torch.add(current[t], u, alpha=self.leak)
+                h = current_t.clone() if u is None else torch.add(current_t, u, alpha=self.leak)
                 torch.gt(h, self.v_th, out=spike)
                 if self.v_th != 1:
                     spike.mul_(self.v_th)
                 u = h.sub_(spike)
             else:
-                h = current[t] * (1 - self.leak) if u is None else u.add_((current[t] - u) * (1 - self.leak))
+                h = current_t * (1 - self.leak) if u is None else u.add_((current_t - u) * (1 - self.leak))
                 torch.ge(h, self.v_th, out=spike)
                 u = h.masked_fill_(spike.to(torch.bool), 0)
             if self.observer is not None:
@@ -200,16 +207,30 @@ class DTSS(LIF):
         floor = torch.arange(self.max_steps, device=mask.device) < self.min_steps
         return torch.where(floor, torch.ones_like(mask), mask)
 
+    def active_flags(self) -> list[bool]:
+        """TM as one flag per time step, for inference."""
+        return [t < self.min_steps or score >= 1 for t, score in enumerate(self.scores().tolist())]
+
     def active_steps(self) -> int:
         """T_l, the number of active time steps."""
-        return int(self.time_step_mask(self.max_steps).sum().item())
+        return sum(self.active_flags())
+
+    def fire(self, current: Tensor, steps: int, idle: Tensor | None = None) -> Tensor:
+        """The first ``steps`` steps of the masked spikes, for inference; a skipping network asks for no more.
+
+        current: (A, B, ...) with A <= steps; later steps get ``idle``, broadcastable to (B, ...), or nothing (what
+        a BatchNorm makes of a silent step is its bias, not nothing). Returns (steps, B, ...).
+        """
+        return self._forward_inference(current, self.active_flags()[:steps], idle)
 
     def forward(self, current: Tensor) -> Tensor:
         """current: (T_max, B, ...) -> masked spikes (T_max, B, ...)."""
-        mask = self.time_step_mask(len(current))
         if torch.is_grad_enabled() and (self.training or current.requires_grad):
+            mask = self.time_step_mask(len(current))
             return self._forward_differentiable(current) * mask.view(-1, *[1] * (current.dim() - 1))
-        return self._forward_inference(current, [value > 0 for value in mask.tolist()])
+        if len(current) != self.max_steps:
+            raise ModelError(f"a DTSS layer made for T_max={self.max_steps} was run with {len(current)} time steps")
+        return self._forward_inference(current, self.active_flags())
 
     def extra_repr(self) -> str:
         """Leak, threshold, rule and time steps."""

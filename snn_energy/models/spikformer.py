@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import torch
 from torch import Tensor, nn
 
 from snn_energy.errors import ModelError, nearest
 from snn_energy.models.neurons import DTSS, LIF, NeuronRule
 from snn_energy.models.registry import FAMILIES
+from snn_energy.models.skipping import forward_skipping, has_hooks
 
 ATTENTION_SCALE = 0.125  # a constant in paper and public code, whatever the head size
 ATTENTION_V_TH = 0.5  # threshold of the LIF behind the attention product (public code)
@@ -226,12 +228,20 @@ class Spikformer(nn.Module):
             return LIF(config.leak, v_th, config.neuron)
 
         self.config, self.time_steps = config, config.time_steps
+        self.skips_time_steps = config.family == "dts-spikformer"
         self.sps = PatchSplitting(config, make_lif)
         self.blocks = nn.ModuleList(Block(config, make_lif) for _ in range(config.depth))
         self.head = nn.Linear(config.dim, config.num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W) -> logits (B, classes)."""
+        """images: (B, C, H, W) -> logits (B, classes).
+
+        At inference a network of DTSS layers computes only the time steps that its masks let matter
+        (``models/skipping.py``): the logits are the same. Not so where ``skips_time_steps`` is False, or where hooks
+        wait for what every layer gives at every step.
+        """
+        if self.skips_time_steps and not (self.training or torch.is_grad_enabled() or has_hooks(self)):
+            return forward_skipping(self, images, ATTENTION_SCALE)
         x = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         x = self.sps(x)
         for block in self.blocks:
