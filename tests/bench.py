@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import copy
+import random
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
 
 import torch
 
 import snn_energy as se
+from snn_energy.datasets import load_images
+from snn_energy.models.neurons import DTSS
 
 
 def calibrated(name: str) -> torch.nn.Module:
@@ -84,6 +88,35 @@ def overhead(name: str, pairs: int) -> dict[str, float]:
     }
 
 
+def masked(name: str, steps: Sequence[int]) -> torch.nn.Module:
+    """``calibrated`` with these T_l, dealt out over the layers in a fixed random order."""
+    model = calibrated(name)
+    layers = [layer for layer in model.modules() if isinstance(layer, DTSS)]
+    dealt = random.Random(0).sample(list(steps), len(layers))
+    for layer, active in zip(layers, dealt, strict=True):
+        layer.tp.data.zero_()
+        layer.tp.data[active - 1] = 1.5
+    return model
+
+
+def skipping(model: torch.nn.Module, images: torch.Tensor, pairs: int) -> dict[str, float]:
+    """Median ratio of the skipping forward to that of all T_max steps, beside the ratio of dense MACs that remain."""
+    frame = se.profile(model, [images]).to_frame()
+    layers = frame[frame["op"].isin(["conv", "linear", "matmul"])]
+    dense = layers["reduction"] * layers["out_channels"] * layers["positions"]
+    computed = layers["active"] & layers["needed"] & ~layers["input_repeated"]
+    ratios = []
+    with torch.inference_mode():
+        for round_ in range(pairs + 2):
+            model.skips_time_steps = False
+            full = once(lambda: model(images))
+            model.skips_time_steps = True
+            skipped = once(lambda: model(images))
+            if round_ > 1:
+                ratios.append(skipped / full)
+    return {"time": statistics.median(ratios), "macs": float(dense[computed].sum() / dense.sum())}
+
+
 _PEAK = """
 import sys, torch
 sys.path.insert(0, {folder!r})
@@ -123,6 +156,26 @@ def main() -> None:
             f"{name:20s} {found['profiled_over_plain']:15.3f}  {found['plain_over_plain']:11.3f}"
             f"  {found['call_over_plain']:14.3f}  {found['plain_ms']:8.1f}  {found['counting_ms']:11.1f}"
             f"  {memory:17.3f}"
+        )
+    print()
+    print("skipping forward, batch 8          T_avg  time/T_max time  MACs that remain  time/MACs")
+    shipped = files("snn_energy").joinpath("demo_checkpoints", "dts-spikformer-2-64-digits.safetensors")
+    digits = torch.from_numpy(load_images("digits", "test", 16, 1, 64).images)
+    networks = [
+        ("dts-spikformer-2-64-digits, 64 images", se.load_checkpoint(str(shipped)), digits),
+        ("dts-spikformer-4-384", masked("dts-spikformer-4-384", [1] * 28 + [2] * 5), torch.rand(8, 3, 32, 32)),
+        (
+            "dts-spikformer-4-384",
+            masked("dts-spikformer-4-384", [1, 2, 3, 3, 3, 4] * 5 + [3, 3, 3]),
+            torch.rand(8, 3, 32, 32),
+        ),
+    ]
+    for name, model, images in networks:
+        steps = [layer.active_steps() for layer in model.modules() if isinstance(layer, DTSS)]
+        ratio = skipping(model, images, pairs)
+        print(
+            f"{name:38s} {statistics.mean(steps):5.2f}  {ratio['time']:15.3f}  {ratio['macs']:16.3f}"
+            f"  {ratio['time'] / ratio['macs']:9.2f}"
         )
 
 
