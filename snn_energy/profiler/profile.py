@@ -21,6 +21,7 @@ from snn_energy.counts import COLUMNS, CONVENTION_VERSION, OPERATIONS, PER_SAMPL
 from snn_energy.errors import ProfilingError, nearest
 from snn_energy.groups import layer_group
 from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join
+from snn_energy.profiler.state import State
 from snn_energy.profiler.timesteps import TIME_MODES, Node, Span, Steps, needed_steps
 from snn_energy.profiler.trace import Event, Operand
 from snn_energy.profiler.walker import ONCE, Walker, loader_values
@@ -46,14 +47,15 @@ def profile(
 ) -> Counts:
     """Count what a network does, per operation, time step and sample.
 
-    model: any nn.Module; it is run in eval mode without gradients, and its mode, hooks and parameters are as before
-    afterwards, also when the forward raises. loader: any iterable of x or (x, y) batches, samples in front (or
-    behind the time axis, see ``time``). time_steps: T_max; the model's own ``time_steps`` unless given. time: where
-    time is, one of ``TIME_MODES`` ("inside", "loop", "axis0", "flat", "call", "call-axis0"); needed where T > 1 and
-    the model does not say. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest
-    whole multiple that counts as integer, 2 * blocks + 2 unless given. strict: an operation without a rule is an
-    error instead of a row and a warning. header: extra entries for the counts' header. on_batch: called with the
-    number of samples done so far.
+    model: any nn.Module; it is run in eval mode without gradients, and its mode, hooks, parameters, buffers and state
+    (tensors that it keeps in attributes) are as before afterwards, also when the forward raises. Every batch starts
+    from the state that the model is handed in with: reset stateful neurons before. loader: any iterable of x or (x, y)
+    batches, samples in front (or behind the time axis, see ``time``). time_steps: T_max; the model's own
+    ``time_steps`` unless given. time: where time is, one of ``TIME_MODES`` ("inside", "loop", "axis0", "flat",
+    "call", "call-axis0"); needed where T > 1 and the model does not say. input_kind: declares the kind of the
+    loader's tensor (design, rule 4). max_k: largest whole multiple that counts as integer, 2 * blocks + 2 unless
+    given. strict: an operation without a rule is an error instead of a row and a warning. header: extra entries for
+    the counts' header. on_batch: called with the number of samples done so far.
 
     Raises ProfilingError for a time axis that cannot be told, another T_max than the model's, no samples, NaN or
     infinite values, a network that changes between batches.
@@ -66,7 +68,7 @@ def profile(
     _require_countable(model)
     walker = Walker(model, limit, input_kind)
     tally = Tally(steps, limit)
-    with _as_evaluated(model), walker.watching():
+    with _as_evaluated(model), _state_kept(model) as state, walker.watching():
         for batch in loader:
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
@@ -74,6 +76,8 @@ def profile(
                 span = Span(steps, _samples_of(x, mode, steps))
             if span.samples == 0:
                 continue
+            with torch._C.DisableTorchFunction():
+                state.restore()
             walker.begin(span)
             with _no_garbage_collection():
                 out = _forward(model, walker, x, mode, steps)
@@ -145,6 +149,18 @@ def _as_evaluated(model: nn.Module) -> Any:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _state_kept(model: nn.Module) -> Iterator[State]:
+    """The state that the model was handed in with: every batch starts from it, and it is left in it."""
+    with torch._C.DisableTorchFunction():
+        state = State(model)
+    try:
+        yield state
+    finally:
+        with torch._C.DisableTorchFunction():
+            state.restore()
 
 
 @contextmanager
@@ -256,6 +272,9 @@ class Tally:
             self._calls, self._placed = calls, place(walker.events, self.time_steps, mode)
         placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
         structure = {item.key for item in placed}
+        if len(structure) != len(placed):
+            twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
+            raise ProfilingError(f"{twice}: two operations of one name in one time step; say where time is with time=")
         if not placed:
             raise ProfilingError("the network did nothing to the loader's tensor that can be counted")
         if self.time_steps > 1 and all(item.steps == [ONCE] for item in placed):
@@ -537,32 +556,52 @@ def _when(event: Event, time_steps: int) -> int | None:
 
 
 def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps: int) -> list[int | None]:
-    """Deal the calls of each scope out over the time steps."""
+    """Deal the calls of each scope out over the time steps.
+
+    Layers are dealt in order, equally many calls per step; a number of calls that T does not divide is refused.
+    Element-wise work at the top level of a loop need not be the same in every step (0.9 * u is none at first): where
+    dealing it in order would contradict what it reads, it goes with the last layer before it.
+    """
+    dealt = list(when)
+    free = [i for i, event in enumerate(events) if event.step is None and not event.timed]
     invocations: dict[str, set[int]] = defaultdict(set)
-    operations: dict[tuple[str, str], int] = defaultdict(int)
-    for event in events:
-        if event.step is None and not event.timed:
-            invocations[event.scope].add(event.invocation)
-            operations[event.scope, event.suffix] += 1
-    dealt: list[int | None] = []
-    for event, step in zip(events, when, strict=True):
-        if event.step is not None or event.timed:
-            dealt.append(step)
-            continue
-        calls = len(invocations[event.scope])
-        count, at = calls, sorted(invocations[event.scope]).index(event.invocation)
-        if calls == 1:
-            count, at = operations[event.scope, event.suffix], event.index
-        if count == 1:
-            dealt.append(ONCE)
-        elif count % time_steps:
+    operations: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i in free:
+        invocations[events[i].scope].add(events[i].invocation)
+        operations[events[i].scope, events[i].suffix].append(i)
+    loose: list[list[int]] = []
+    for (scope, _), members in operations.items():
+        calls = sorted(invocations[scope])
+        count = len(calls) if len(calls) > 1 else len(members)
+        is_layer = len(calls) > 1 or events[members[0]].op in (*OPERATIONS, "neuron")
+        if count > 1 and count % time_steps and is_layer:
             raise ProfilingError(
-                f"{event.layer}: called {count} times in a loop of {time_steps} time steps; which call belongs to "
-                "which step cannot be told: call it equally often in every step"
+                f"{events[members[0]].layer}: called {count} times in a loop of {time_steps} time steps; which call "
+                "belongs to which step cannot be told: call it equally often in every step"
             )
-        else:
-            dealt.append(at // (count // time_steps))
+        for nth, i in enumerate(members):
+            at = calls.index(events[i].invocation) if len(calls) > 1 else nth
+            dealt[i] = ONCE if count == 1 else at * time_steps // count
+        if not is_layer and count > 1:
+            loose.append(members)
+    for members in loose:
+        if len(members) % time_steps or not _in_order(members, events, dealt):
+            for i in members:
+                dealt[i] = _last_layer_before(i, events, dealt, loose)
     return dealt
+
+
+def _in_order(members: Sequence[int], events: Sequence[Event], dealt: Sequence[int | None]) -> bool:
+    """True where no event is dealt to an earlier step than something it reads."""
+    return all((dealt[source] or 0) <= (dealt[i] or 0) for i in members for source in events[i].inputs)
+
+
+def _last_layer_before(
+    index: int, events: Sequence[Event], dealt: Sequence[int | None], loose: Sequence[Sequence[int]]
+) -> int | None:
+    """The step of the last event before this one that was dealt for sure; the first step where there is none."""
+    unsure = {i for members in loose for i in members}
+    return next((dealt[i] for i in range(index - 1, -1, -1) if i not in unsure and dealt[i] != ONCE), 0)
 
 
 def _header(

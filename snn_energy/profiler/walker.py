@@ -793,6 +793,8 @@ class Walker(TorchFunctionMode):
             step = None if timed or not known else max(known) if max(known) >= 0 else ONCE
             active, inputs = _any_active([t.active for t in traces]), frozenset().union(*(t.sources for t in traces))
             constant = all(t.constant or (not t.timed and t.step is None) for t in traces)
+        if not timed and self.step is not None:  # the model is called once per step: it works in that step
+            step = self.step
         return Event(
             layer=layer,
             scope=scope,
