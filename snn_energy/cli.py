@@ -89,7 +89,7 @@ def _root(
 
 def show(frame: pd.DataFrame, title: str | None = None) -> None:
     """A table on stdout: rich on a terminal, plain and stable when piped."""
-    from snn_energy.tables import plain, readable
+    from snn_energy.tables import plain
 
     if not sys.stdout.isatty():
         if title:
@@ -97,17 +97,12 @@ def show(frame: pd.DataFrame, title: str | None = None) -> None:
         print(plain(frame))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    from snn_energy.tables import is_text
+    from snn_energy.tables import rich_table
 
-    table = Table(title=title, title_justify="left", header_style="bold")
-    texts = readable(frame)
-    for heading, name in zip(texts.columns, frame.columns, strict=True):
-        table.add_column(heading, justify="left" if is_text(frame[name]) else "right", no_wrap=True)
-    for row in texts.itertuples(index=False):
-        table.add_row(*row)
-    Console().print(table)
+    width = Console().width
+    table, needed = rich_table(frame, title, width)
+    Console(width=max(width, needed)).print(table, crop=False)
 
 
 def say(text: str) -> None:
@@ -209,7 +204,7 @@ def estimate(
     """Price a counts file on a device: energy per sample, by group, layer, time step or row."""
     from snn_energy.counts import load_counts
     from snn_energy.energy import estimate as price
-    from snn_energy.tables import write_table
+    from snn_energy.tables import for_reading, write_table
 
     levels = ("group", "layer", "time_step", "row")
     if by not in levels:
@@ -217,14 +212,8 @@ def estimate(
     energy = price(load_counts(counts_file), hardware, **_policies(memory, integer, products, encoder))
     frame = energy.to_frame(None if by == "row" else by)  # type: ignore[arg-type]
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=energy.summary())
-    show(_without_empty(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
+    show(for_reading(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
     _say_total(energy)
-
-
-def _without_empty(frame: pd.DataFrame) -> pd.DataFrame:
-    """Leave out columns of parts that cost nothing anywhere; files keep them."""
-    empty = [c for c in frame.columns if str(c).endswith("_pj") and not float(frame[c].sum())]
-    return frame.drop(columns=[c for c in empty if c not in ("compute_pj", "memory_pj", "total_pj")])
 
 
 def _say_total(energy: Energy) -> None:
@@ -238,6 +227,13 @@ def _say_total(energy: Energy) -> None:
         say(
             f"over {energy.counts.samples} samples: {number(spread['min_pj'] * 1e-6)} to "
             f"{number(spread['max_pj'] * 1e-6)} µJ, standard deviation {number(spread['std_pj'] * 1e-6)} µJ"
+        )
+    needed = energy.of_needed_steps().total_pj
+    if needed < energy.total_pj:
+        saved = energy.total_pj - needed
+        say(
+            f"of which {number(saved * 1e-6)} µJ ({100 * saved / energy.total_pj:.1f} %) are for active steps whose "
+            "result nobody reads: a device that skips those too would save it"
         )
     others = energy.alternatives()
     show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")

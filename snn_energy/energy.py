@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from snn_energy.counts import Counts
+from snn_energy.counts import WORK, Counts
 from snn_energy.errors import SnnEnergyError, nearest
 from snn_energy.hardware import HardwareProfile, cannot_price, load_hardware
 from snn_energy.memory import MEMORY_VARIANTS, MemoryVariant, is_operation, memory_charges
@@ -93,10 +94,10 @@ def _sops(rows: pd.DataFrame, policies: Policies, column: str) -> pd.Series:
 
 
 def compute_charges(counts: Counts, hardware: HardwareProfile, policies: Policies, charged: pd.Series) -> pd.DataFrame:
-    """Energy of arithmetic in pJ per sample and row."""
+    """Energy of arithmetic in pJ per sample and row; NaN for work that the profile has no price for."""
     rows, samples, compute = counts.rows, counts.samples, hardware.compute
-    zero = pd.Series(0.0, index=rows.index)
-    neuron_pj = elementwise_pj = zero_check_pj = zero
+    zero_check_pj = pd.Series(0.0, index=rows.index)
+    neuron_pj = zero_check_pj.mask(rows["op"] == "neuron")
     if compute.zero_check is not None:
         per_sample = (
             rows["dense_macs"].fillna(0).astype(float) / samples
@@ -110,9 +111,9 @@ def compute_charges(counts: Counts, hardware: HardwareProfile, policies: Policie
         updates = (rows["neurons"] * rows["active"]).astype(float)
         fired = rows["spikes"].astype(float) / samples
         neuron_pj = fired * spiking.energy_pj + (updates - fired) * silent.energy_pj
-    if compute.elementwise is not None:
-        prices = rows["op"].map(lambda op: _elementwise_price(hardware, op)).astype(float)
-        elementwise_pj = (rows["elementwise_ops"].fillna(0).astype(float) / samples * prices).fillna(0.0) * charged
+    elementwise = rows["elementwise_ops"].fillna(0).astype(float) / samples * charged
+    prices = rows["op"].map(lambda op: _elementwise_price(hardware, op)).astype(float)
+    elementwise_pj = (elementwise * prices).where(elementwise > 0, 0.0).mask(rows["op"] == "unsupported")
     return pd.DataFrame(
         {
             "mac_pj": macs_charged(rows, policies) / samples * compute.mac.energy_pj * charged,
@@ -162,13 +163,33 @@ class Energy:
         return self.compute_pj + self.memory_pj
 
     def to_frame(self, by: Level | None = None) -> pd.DataFrame:
-        """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample."""
+        """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
+
+        A part that the profile does not price is NaN, not 0; compute_pj and total_pj are the sums of what is priced.
+        """
         if by is None:
             return self.charges.copy()
         parts = [*COMPUTE, *MEMORY, *TOTALS]
         keys = {"layer": ["layer", "group", "op"], "group": ["group"], "time_step": ["time_step"]}[by]
-        table = self.charges.groupby(keys, sort=by == "time_step", observed=True)[parts].sum().reset_index()
-        return table
+        sort = by == "time_step"
+        unknown = (
+            self.charges[parts].isna().join(self.charges[keys]).groupby(keys, sort=sort, observed=True)[parts].any()
+        )
+        table = self.charges.groupby(keys, sort=sort, observed=True)[parts].sum()
+        return table.mask(unknown & (table == 0)).reset_index()  # nothing of it is priced: not known, not 0
+
+    def of_needed_steps(self) -> Energy:
+        """The same without the work whose result no active consumer reads (design, section 4, output side).
+
+        Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
+        """
+        needed = self.counts.rows["needed"].astype(bool)
+        rows = self.counts.rows.copy()
+        rows["active"] = rows["active"].astype(bool) & needed
+        for column in WORK:
+            rows[column] = rows[column].mask(~needed & rows[column].notna(), 0)
+        counts = dataclasses.replace(self.counts, rows=rows, per_sample=None)
+        return estimate(counts, self.hardware, **asdict(self.policies))
 
     def per_sample(self) -> pd.DataFrame:
         """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
@@ -269,6 +290,8 @@ class Energy:
             "compute_pj": self.compute_pj,
             "memory_pj": self.memory_pj,
             "total_pj": self.total_pj,
+            "total_of_needed_steps_pj": self.of_needed_steps().total_pj,
+            "unpriced": self.unpriced().astype(object).where(self.unpriced().notna(), None).to_dict("records"),
             "cannot_price": cannot_price(self.hardware),
         }
 

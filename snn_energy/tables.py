@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from snn_energy.files import write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3), ("pJ", 1.0))  # unit, its factor on pJ
 HEADINGS: Mapping[str, str] = {
@@ -32,6 +35,7 @@ HEADINGS: Mapping[str, str] = {
 }
 PERCENT = frozenset(("sa", "accuracy", "rate", "rate_active"))
 NOTHING = "–"
+FOLDED_WIDTH = 24  # words are folded to this where a terminal is too narrow
 
 
 def energy_unit(frame: pd.DataFrame) -> tuple[str, float]:
@@ -80,6 +84,18 @@ def _float(value: Any, factor: float) -> float | None:
     return float(f"{float(value) * factor:.12g}")  # 0.0078 pJ, not 0.0077999999999
 
 
+def for_reading(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without parts of the energy that are zero or unknown everywhere, and without groups that cost nothing."""
+    energies = [c for c in frame.columns if str(c).endswith("_pj")]
+    empty = [
+        c for c in energies if not float(frame[c].abs().sum()) and c not in ("compute_pj", "memory_pj", "total_pj")
+    ]
+    kept = frame.drop(columns=empty)
+    if "group" in frame.columns and "total_pj" in frame.columns and "layer" not in frame.columns:
+        kept = kept[frame["total_pj"] > 0]
+    return kept.drop(columns=[c for c in ("is_baseline",) if c in kept.columns])
+
+
 def is_text(column: pd.Series) -> bool:
     """True for a column of words; words go to the left, numbers to the right."""
     return any(isinstance(v, str) for v in column)
@@ -96,6 +112,46 @@ def plain(frame: pd.DataFrame) -> str:
         return "  ".join(aligned).rstrip()
 
     return "\n".join([line(list(table.columns)), *(line(list(row)) for row in table.itertuples(index=False))])
+
+
+def rich_table(frame: pd.DataFrame, title: str | None, width: int) -> tuple[Table, int]:
+    """A table for a terminal of ``width`` columns, and the width that it takes. Figures are never cut.
+
+    Where it is too wide, words are folded; where that is not enough, a table of few rows is laid on its side.
+    """
+    from rich.table import Table
+
+    texts = readable(frame)
+    words = [is_text(frame[name]) for name in frame.columns]
+    widths = [max([len(str(h)), *(len(v) for v in texts[h])]) for h in texts.columns]
+    folded = [min(w, FOLDED_WIDTH) if is_word else w for w, is_word in zip(widths, words, strict=True)]
+    sideways = [max(map(len, map(str, texts.columns))), *(max(map(len, row)) for row in texts.itertuples(index=False))]
+    if len(texts) and _with_lines(folded) > width >= _with_lines(sideways):
+        table = Table(title=title, title_justify="left", header_style="bold", show_header=False)
+        table.add_column(style="bold", no_wrap=True)
+        for _ in range(len(texts)):
+            table.add_column(justify="right", no_wrap=True)
+        for heading in texts.columns:
+            table.add_row(str(heading), *texts[heading])
+        return table, _with_lines(sideways)
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for heading, is_word, w, least in zip(texts.columns, words, widths, folded, strict=True):
+        table.add_column(
+            str(heading),
+            justify="left" if is_word else "right",
+            min_width=least,
+            max_width=w,
+            no_wrap=not is_word,
+            overflow="fold",
+        )
+    for row in texts.itertuples(index=False):
+        table.add_row(*row)
+    return table, _with_lines(folded)
+
+
+def _with_lines(widths: Sequence[int]) -> int:
+    """Width of a table with its rules: a column is two blanks and a line wider than its text."""
+    return sum(widths) + 3 * len(widths) + 1
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -165,8 +221,8 @@ def write_table(
     faces: tuple[tuple[str | Path | None, Callable[[], str]], ...] = (
         (csv_path, lambda: csv(frame)),
         (json_path, lambda: as_json(frame, head)),
-        (markdown_path, lambda: markdown(frame)),
-        (latex_path, lambda: latex(frame)),
+        (markdown_path, lambda: markdown(for_reading(frame))),
+        (latex_path, lambda: latex(for_reading(frame))),
     )
     written = []
     for path, make in faces:

@@ -261,8 +261,8 @@ def test_parts_add_up_to_totals(network: Counts, device: Device) -> None:
     assert np.allclose(frame[list(MEMORY)].sum(axis=1), frame["memory_pj"], rtol=1e-12)
     assert energy.total_pj == pytest.approx(energy.compute_pj + energy.memory_pj, rel=1e-12)
     assert energy.total_pj == pytest.approx(frame["total_pj"].sum(), rel=1e-12)
-    assert (frame[[*COMPUTE, *MEMORY]].to_numpy() >= 0).all()
-    assert not frame.isna().to_numpy().any()
+    assert (frame[[*COMPUTE, *MEMORY]].fillna(0).to_numpy() >= 0).all()
+    assert not frame.drop(columns="elementwise_pj").isna().to_numpy().any()
 
 
 @pytest.mark.parametrize("level", ["layer", "group", "time_step"])
@@ -476,3 +476,25 @@ def test_a_plain_lif_pays_for_every_step(device: Device) -> None:
     frame = estimate(counts, device()).to_frame("layer").set_index("layer")
     assert frame.loc["1", "membrane_pj"] == pytest.approx(4 * 4 * 16 * (100 + 200))
     assert frame.loc["1", "outputs_pj"] == pytest.approx(4 * 4 * 1000)
+
+
+def test_work_without_a_price_is_unknown_not_zero(network: Counts, device: Device) -> None:
+    energy = estimate(network, device(spiking=None, silent=None, add=None))
+    table = energy.to_frame("group").set_index("group")
+    assert table.loc["sps", "neuron_pj"] != table.loc["sps", "neuron_pj"]
+    assert table.loc["sps", "elementwise_pj"] != table.loc["sps", "elementwise_pj"]
+    assert table.loc["head", "neuron_pj"] == 0
+    assert energy.total_pj == pytest.approx(table["total_pj"].sum(), rel=1e-12)
+
+
+def test_the_saving_of_steps_that_nobody_reads_is_what_their_rows_cost(network: Counts, device: Device) -> None:
+    energy = estimate(network, device(), memory="state_only")
+    rows, charges = network.rows, energy.charges
+    unread = rows["active"] & ~rows["needed"]
+    assert unread.any()
+    saved = energy.total_pj - energy.of_needed_steps().total_pj
+    neurons = rows["op"] == "neuron"
+    assert saved >= charges.loc[unread & ~neurons, "compute_pj"].sum() * (1 - 1e-12)
+    assert saved == pytest.approx(charges.loc[unread, "compute_pj"].sum() + charges.loc[unread, "membrane_pj"].sum())
+    read = rows["needed"] | ~rows["active"]
+    assert energy.of_needed_steps().charges.loc[read, "compute_pj"].equals(charges.loc[read, "compute_pj"])
