@@ -44,7 +44,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     if not isinstance(model, Spikformer | VisionTransformer):
         raise CheckpointError(
             f"{path}: a {type(model).__name__} has no configuration to store; "
-            "save its state_dict() with safetensors.torch.save_file and load it with model="
+            "save its state_dict() with safetensors.torch.save_file and load it with model= (--model)"
         )
     document = {
         **metadata,
@@ -63,7 +63,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself (see ``save_checkpoint``). Raises CheckpointError."""
     document = _metadata_or_none(_existing(path))
     if document is None:
-        raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model=")
+        raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model= (--model)")
     return document
 
 
@@ -72,7 +72,8 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
 
     model: not needed for a file of ours. Else a registry name, with ``options`` of ``create_model``
     (image_size, num_classes, ...; heads and image_size leave no trace in the weights, so check them), or a
-    module, which is filled and returned. Raises CheckpointError; a module given is then unchanged.
+    module, which is filled and returned. Its attribute ``snn_energy_checkpoint`` holds name, sha256 and seed of
+    training, which counts carry on. Raises CheckpointError; a module given is then unchanged.
     """
     file = _existing(path)
     if options and not isinstance(model, str):
@@ -84,7 +85,7 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
     if model is None:
         if document is None:
             raise CheckpointError(
-                f"{path}: bare weights without snn_energy metadata; say what they are with model= "
+                f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
                 "(a registry name and its options, or a module)"
             )
         network: nn.Module = _network_of(document, file)
@@ -92,9 +93,17 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
         network = create_model(model, **options) if isinstance(model, str) else model
     _check_match(tensors, network, file)
     if document is not None and isinstance(model, str) and document.get("model") != model:
-        raise CheckpointError(f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= out")
+        raise CheckpointError(
+            f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= (--model) out"
+        )
     _check_values(tensors, network, file)
     network.load_state_dict(tensors)
+    # For the header of counts. A plain attribute: it says where the weights came from when they were loaded.
+    network.__dict__["snn_energy_checkpoint"] = {
+        "checkpoint": file.name,
+        "checkpoint_sha256": sha256_of(file),
+        "seed": None if document is None else document.get("seed"),
+    }
     return network.eval()
 
 
@@ -149,7 +158,7 @@ def _metadata_or_none(path: Path) -> dict[str, Any] | None:
         found = document.get("schema_version") if isinstance(document, dict) else document
         raise CheckpointError(
             f"{path}: metadata of schema version {found!r}, this snn_energy reads {SCHEMA_VERSION}; "
-            "load the weights with model="
+            "load the weights with model= (--model)"
         )
     return document
 
@@ -160,7 +169,7 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
     known = {field.name for field in fields(TransformerConfig)}
     required = {field.name for field in fields(TransformerConfig) if field.default is MISSING}
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model=")
+        raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model= (--model)")
     for key in config:
         if key not in known:
             raise CheckpointError(f"{path}: unknown key '{key}' in its model configuration{nearest(key, known)}")

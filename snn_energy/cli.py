@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -41,10 +41,15 @@ CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write the table a
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON, with the policies used.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")]
 LatexOption = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX (booktabs).")]
-MemoryOption = Annotated[str, typer.Option("--memory", help="ws_once, ws_reload or state_only.")]
-IntegerOption = Annotated[str, typer.Option("--integer", help="Sums of spikes: ac, multi-ac, mac or mac-dense.")]
-ProductsOption = Annotated[str, typer.Option("--products", help="Products: coincidence or gated.")]
-EncoderOption = Annotated[str, typer.Option("--encoder", help="A repeated real input: per-step or once.")]
+MemoryChoice = Literal["ws_once", "ws_reload", "state_only"]
+IntegerChoice = Literal["ac", "multi-ac", "mac", "mac-dense"]
+ProductsChoice = Literal["coincidence", "gated"]
+EncoderChoice = Literal["per-step", "once"]
+Level = Literal["group", "layer", "time_step", "row"]
+MemoryOption = Annotated[MemoryChoice, typer.Option("--memory", help="What is moved how often.")]
+IntegerOption = Annotated[IntegerChoice, typer.Option("--integer", help="How sums of spikes are charged.")]
+ProductsOption = Annotated[ProductsChoice, typer.Option("--products", help="How products are charged.")]
+EncoderOption = Annotated[EncoderChoice, typer.Option("--encoder", help="How often a repeated real input counts.")]
 
 
 def main() -> None:
@@ -163,7 +168,7 @@ def profile(
         )
     counts.save(output)
     _say_activity(counts)
-    say(f"counts written to {output}")
+    say(f"counts written to {output}, per sample beside it")
 
 
 def _say_activity(counts: Counts) -> None:
@@ -191,7 +196,7 @@ def _policies(memory: str, integer: str, products: str, encoder: str) -> dict[st
 def estimate(
     counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
     hardware: HardwareOption,
-    by: Annotated[str, typer.Option("--by", help="group, layer, time_step or row.")] = "group",
+    by: Annotated[Level, typer.Option("--by", help="What a row of the table is.")] = "group",
     memory: MemoryOption = "ws_once",
     integer: IntegerOption = "ac",
     products: ProductsOption = "coincidence",
@@ -206,11 +211,8 @@ def estimate(
     from snn_energy.energy import estimate as price
     from snn_energy.tables import for_reading, write_table
 
-    levels = ("group", "layer", "time_step", "row")
-    if by not in levels:
-        raise typer.BadParameter(f"--by must be one of {', '.join(levels)}, not '{by}'")
     energy = price(load_counts(counts_file), hardware, **_policies(memory, integer, products, encoder))
-    frame = energy.to_frame(None if by == "row" else by)  # type: ignore[arg-type]
+    frame = energy.to_frame(None if by == "row" else by)
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=energy.summary())
     show(for_reading(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
     _say_total(energy)
@@ -309,7 +311,9 @@ def plot(
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(help="A bundled recipe's name, or the path of a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="digits-vit, digits-spikformer, digits-dts, or the path of a YAML file.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,

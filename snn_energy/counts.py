@@ -146,8 +146,11 @@ class Counts:
             }
         return result
 
-    def save(self, path: str | Path) -> None:
-        """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it."""
+    def save(self, path: str | Path) -> list[Path]:
+        """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it.
+
+        Returns the paths written, ``path`` first.
+        """
         path = Path(path)
         writers: dict[Path, Writer] = {}
         header = {key: value for key, value in self.header.items() if key != "file"}
@@ -175,6 +178,7 @@ class Counts:
             temporary.write_text(text, encoding="utf-8")
 
         write_all_whole({**writers, path: write_rows})
+        return [path, *writers]
 
 
 def samples_path(path: Path) -> Path:
@@ -205,8 +209,12 @@ def load_counts(path: str | Path) -> Counts:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise CountsError(f"{path}: no such counts file; write one with: snn-energy profile ... -o {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CountsError(f"{path}: cannot be read as a counts file ({error})") from None
+    except UnicodeDecodeError:
+        raise CountsError(
+            f"{path}: no text, so no counts file; a checkpoint is counted first: snn-energy profile {path} --data ..."
+        ) from None
+    except OSError as error:
+        raise CountsError(f"{path}: cannot be read as a counts file ({error.strerror})") from None
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:

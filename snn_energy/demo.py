@@ -49,7 +49,7 @@ def profile_checkpoint(
     """Counts of one checkpoint over the test split of a data set. Raises SnnEnergyError."""
     import torch
 
-    from snn_energy.checkpoints import load_checkpoint, sha256_of
+    from snn_energy.checkpoints import load_checkpoint
     from snn_energy.datasets import load_images
     from snn_energy.profiler.profile import profile
 
@@ -65,8 +65,6 @@ def profile_checkpoint(
         "dataset": images.name,
         "split": images.split,
         "data_note": images.note,
-        "checkpoint": Path(path).name,
-        "checkpoint_sha256": sha256_of(path),
         **(header or {}),
     }
     with torch.inference_mode():
@@ -85,9 +83,9 @@ def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None)
             if on_step is not None:
                 on_step(network, done)
 
-        found = profile_checkpoint(checkpoint_path(network), DATA, None, on_batch=on_batch)
-        found.save(folder / f"{network}.json")
-        written.append(folder / f"{network}.json")
+        header = {"command": "snn-energy demo"}
+        found = profile_checkpoint(checkpoint_path(network), DATA, None, on_batch=on_batch, header=header)
+        written += found.save(folder / f"{network}.json")
         counts[network] = found
     comparison = compare(counts, HARDWARE, baseline=BASELINE)
     table = comparison.to_frame().drop(columns="is_baseline")

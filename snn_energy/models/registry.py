@@ -40,8 +40,18 @@ def parse_name(name: str) -> tuple[str, int, int]:
 
 
 def default_heads(dim: int) -> int:
-    """Heads of the public code: 32 channels each up to D = 384 (12 at 384), 64 each above (8 at 512)."""
-    return max(1, dim // (32 if dim <= 384 else 64))
+    """Heads of the public code: 32 channels each up to D = 384 (12 at 384), 64 each above (8 at 512).
+
+    Where these do not divide D, the largest smaller number that does.
+    """
+    wanted = max(1, dim // (32 if dim <= 384 else 64))
+    return next(heads for heads in range(wanted, 0, -1) if dim % heads == 0)
+
+
+def default_patch_size(image_size: int) -> int:
+    """4 up to 64-pixel images (two max-pools), 16 above (four); the largest power of two below that divides."""
+    wanted = 4 if image_size <= 64 else 16
+    return next(size for size in (16, 8, 4, 2, 1) if size <= wanted and image_size % size == 0)
 
 
 def create_model(
@@ -57,8 +67,8 @@ def create_model(
 ) -> Spikformer | VisionTransformer:
     """Build a network from its name, randomly initialised, in training mode.
 
-    time_steps: T_max, 4 unless given; a ``vit`` has 1. heads: see ``default_heads``. patch_size: 4 up to
-    64-pixel images (two max-pools), 16 above (four). Further options are fields of ``TransformerConfig``:
+    time_steps: T_max, 4 unless given; a ``vit`` has 1. heads, patch_size: see ``default_heads`` and
+    ``default_patch_size``. Further options are fields of ``TransformerConfig``:
     mlp_ratio, leak, neuron ("paper" or "spikformer"), initial_steps, min_steps. Raises ModelError.
     """
     from snn_energy.models.spikformer import Spikformer, TransformerConfig
@@ -78,7 +88,7 @@ def create_model(
         image_size=image_size,
         in_channels=in_channels,
         num_classes=num_classes,
-        patch_size=(4 if image_size <= 64 else 16) if patch_size is None else patch_size,
+        patch_size=default_patch_size(image_size) if patch_size is None else patch_size,
         **options,
     )
     return VisionTransformer(config) if family == "vit" else Spikformer(config)

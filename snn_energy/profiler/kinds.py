@@ -78,7 +78,7 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
     if not len(magnitudes):
         return ZERO
     if magnitudes[-1] > magnitudes[0] * max_k * (1 + 1e-6) * max_k or len(magnitudes) > (2 * ULPS + 1) * max_k:
-        return real(f"more than {max_k} multiples of one constant")
+        return real(f"not multiples k*c of one constant with |k| <= {max_k}")
     signed = values[values != 0].astype(np.float64)
     for j in range(1, max_k + 1):
         unit = float(magnitudes[0]) / j

@@ -619,5 +619,6 @@ def _header(
         "snn_energy": __version__,
         "torch": str(torch.__version__),
         "python": platform.python_version(),
+        **(getattr(model, "snn_energy_checkpoint", {})),
         **given,
     }
