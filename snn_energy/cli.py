@@ -5,6 +5,7 @@ Exit 0 done, 1 the input is at fault (one line), 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -57,19 +58,33 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     warnings.showwarning = _one_line_warning
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without µ still gets its table
     try:
         app(args=arguments, prog_name="snn-energy")
+        sys.stdout.flush()
     except SnnEnergyError as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:
+            print("interrupted", file=sys.stderr)
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: nothing is left to flush
         sys.exit(0)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
@@ -142,10 +157,13 @@ def profile(
     strict: Annotated[bool, typer.Option("--strict", help="An operation without a counting rule is an error.")] = False,
 ) -> None:
     """Count what a trained network does on real data, per operation, time step and sample."""
+    from snn_energy.counts import samples_path
     from snn_energy.demo import profile_checkpoint
-    from snn_energy.files import require_writable
+    from snn_energy.files import require_apart, require_writable
 
     require_writable(output)
+    read = [checkpoint, *([Path(data.removeprefix("npz:"))] if data.startswith("npz:") else [])]
+    require_apart([output, samples_path(output)], read)
     options = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
     given = {key: value for key, value in options.items() if value is not None}
     if given and model is None:
@@ -209,8 +227,10 @@ def estimate(
     """Price a counts file on a device: energy per sample, by group, layer, time step or row."""
     from snn_energy.counts import load_counts
     from snn_energy.energy import estimate as price
+    from snn_energy.files import require_apart
     from snn_energy.tables import for_reading, write_table
 
+    require_apart((csv, json, markdown, latex), [counts_file])
     energy = price(load_counts(counts_file), hardware, **_policies(memory, integer, products, encoder))
     frame = energy.to_frame(None if by == "row" else by)
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=energy.summary())
@@ -260,10 +280,14 @@ def compare(
 ) -> None:
     """Normalised compute, memory and total energy of several networks on one device."""
     from snn_energy.compare import compare as price_all
+    from snn_energy.files import require_apart
     from snn_energy.tables import write_table
 
     policies = _policies(memory, integer, products, encoder)
+    require_apart((csv, json, markdown, latex), counts_files)
     comparison = price_all(_load_all(counts_files), hardware, baseline=baseline, **policies)
+    for line in comparison.differences():
+        print(f"warning: {line}", file=sys.stderr)
     frame = comparison.to_frame()
     head = {"hardware": comparison.hardware.name, "baseline": comparison.baseline, **policies}
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=head)
@@ -319,10 +343,12 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
 ) -> None:
     """Train a network by a recipe: cross entropy plus the mask loss on chosen groups."""
+    from snn_energy.files import require_apart
     from snn_energy.training.recipe import load_recipe
     from snn_energy.training.train import train as run
     from snn_energy.training.train_demo import summary
 
+    require_apart([output], [recipe])
     result = run(load_recipe(recipe), output, seed=seed, resume=resume, write_log=True, progress=True)
     say(summary([result]))
     say(f"checkpoint written to {output}")

@@ -62,6 +62,16 @@ class Comparison:
             )
         return pd.DataFrame(rows)
 
+    def differences(self) -> list[str]:
+        """What the networks were not counted alike on: one line each for data set, split, samples and counting."""
+        found = []
+        for key in ("dataset", "split", "data_note", "samples", "input_kind"):
+            values = {label: energy.counts.header.get(key) for label, energy in self.energies.items()}
+            if len({str(value) for value in values.values()}) > 1:
+                told = ", ".join(f"{label} {value}" for label, value in values.items())
+                found.append(f"the networks were counted on different {key.replace('_', ' ')}: {told}")
+        return found
+
     def memory_range(self) -> pd.DataFrame:
         """me and te under every memory variant: model, memory, memory_pj, total_pj, me, te."""
         rows = []

@@ -6,6 +6,7 @@ compressed ``.samples.npz``. No torch here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -153,10 +154,12 @@ class Counts:
         """
         path = Path(path)
         writers: dict[Path, Writer] = {}
-        header = {key: value for key, value in self.header.items() if key != "file"}
+        header = {"convention": CONVENTION_VERSION, **self.header}
+        header.pop("file", None)
         if self.per_sample is not None:
             side = samples_path(path)
             header["per_sample"] = side.name
+            header["content_sha256"] = _digest(header, self.rows, self.per_sample)
             arrays = {name: _smallest(values) for name, values in self.per_sample.items()}
 
             def write(temporary: Path) -> None:
@@ -166,6 +169,7 @@ class Counts:
             writers[side] = write
         else:
             header.pop("per_sample", None)
+            header["content_sha256"] = _digest(header, self.rows, None)
         lines = [json.dumps(row, allow_nan=False) for row in _records(self.rows)]
         text = (
             "{\n"
@@ -183,7 +187,7 @@ class Counts:
 
 def samples_path(path: Path) -> Path:
     """The side file of a counts file: ``dtss.json`` -> ``dtss.samples.npz``."""
-    return path.with_name(path.stem + ".samples.npz")
+    return path.with_name(path.name.removesuffix(".json") + ".samples.npz")
 
 
 def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
@@ -216,11 +220,13 @@ def load_counts(path: str | Path) -> Counts:
     except OSError as error:
         raise CountsError(f"{path}: cannot be read as a counts file ({error.strerror})") from None
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=_once)
     except json.JSONDecodeError as error:
         raise CountsError(
             f"{path}:{error.lineno}: not a whole JSON file ({error.msg}); it was cut off or edited: profile again"
         ) from None
+    except (ValueError, RecursionError) as error:
+        raise CountsError(f"{path}: not a counts file ({error}); it was edited: profile again") from None
     if not isinstance(data, dict) or not {"schema", "header", "rows"} <= set(data):
         raise CountsError(f"{path}: not a counts file (it needs the keys schema, header and rows)")
     if data["schema"] != SCHEMA_VERSION:
@@ -233,12 +239,38 @@ def load_counts(path: str | Path) -> Counts:
     rows = make_rows({name: [row[name] for row in records] for name in COLUMNS})
     per_sample = None
     if header.get("per_sample"):
-        per_sample = _load_samples(path, path.with_name(str(header["per_sample"])))
+        if header["per_sample"] != Path(str(header["per_sample"])).name:
+            raise CountsError(f"{path}: header 'per_sample' must be the name of a file beside it: profile again")
+        per_sample = _load_samples(path, path.with_name(header["per_sample"]))
     counts = Counts({**header, "file": path.stem}, rows, per_sample)
     problem = imbalance(counts)
     if problem is not None:
         raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
+    if header.get("content_sha256") != _digest(header, rows, per_sample):
+        raise CountsError(
+            f"{path}: header 'content_sha256' is not that of its content; the file or {samples_path(path).name} was "
+            "edited or damaged: profile again"
+        )
     return counts
+
+
+def _digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
+    """SHA-256 over header, rows and per-sample counts, as hexadecimal."""
+    told = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
+    digest = hashlib.sha256(json.dumps([told, _records(rows)], sort_keys=True, allow_nan=False).encode())
+    for name in PER_SAMPLE if per_sample is not None else ():
+        values = np.ascontiguousarray(per_sample[name], dtype="<i8")  # type: ignore[index]
+        digest.update(f"{name}{values.shape}".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without a key given twice. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
+    return found
 
 
 def _check_header(path: Path, header: Any) -> None:
@@ -247,6 +279,13 @@ def _check_header(path: Path, header: Any) -> None:
     for key in ("model", "samples", "time_steps"):
         if key not in header:
             raise CountsError(f"{path}: header lacks '{key}': profile again")
+    if header.get("convention") != CONVENTION_VERSION:
+        raise CountsError(
+            f"{path}: counted by convention {header.get('convention')!r}, this version prices {CONVENTION_VERSION}: "
+            "profile again"
+        )
+    if not isinstance(header["model"], str):
+        raise CountsError(f"{path}: header 'model' must be text, not {header['model']!r}")
     accuracy = header.get("accuracy")
     if accuracy is not None and not (isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1):
         raise CountsError(f"{path}: header 'accuracy' must be null or lie in 0..1, not {accuracy!r}")
@@ -291,12 +330,20 @@ _ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS
 def _load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
     try:
         with side.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            return {name: archive[name].astype(np.int64) for name in PER_SAMPLE}
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("one bare array")
+            arrays = {name: archive[name] for name in PER_SAMPLE}
+            odd = next(
+                (n for n, a in arrays.items() if not isinstance(a, np.ndarray) or a.dtype.kind not in "ui"), None
+            )
+            if odd is not None:
+                raise ValueError(f"{odd} does not hold whole numbers")
+            return {name: values.astype(np.int64) for name, values in arrays.items()}
     except FileNotFoundError:
         raise CountsError(
             f"{side}: the per-sample counts of {path.name} are missing; keep both files together or profile again"
         ) from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CountsError(f"{side}: not the per-sample counts of {path.name} ({error}): profile again") from None
 
 

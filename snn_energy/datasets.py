@@ -142,6 +142,9 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         raise DataError(
             f"{path}: not a readable .npz ({error or type(error).__name__}); it must hold {_NPZ_HOLDS}"
         ) from error
+    odd = next((key for key, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if odd is not None:
+        raise DataError(f"{path}: '{odd}' is no array; it must hold {_NPZ_HOLDS}")
     for key in ("images", "labels"):
         if key not in arrays:
             raise DataError(f"{path}: no array '{key}' (found: {found}); it must hold {_NPZ_HOLDS}")

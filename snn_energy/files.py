@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from snn_energy.errors import OutputError
 
-Writer = Callable[[Path], None]
+Writer = Callable[[Path], object]
 
 
 def write_whole(path: str | Path, write: Writer) -> None:
@@ -27,11 +27,12 @@ def write_all_whole(writers: Mapping[Path, Writer]) -> None:
     filled: dict[Path, Path] = {}
     try:
         for path, write in writers.items():
-            filled[path] = _temporary(path)
-            write(filled[path])
-            filled[path].chmod(0o666 & ~_umask())
-        for path, temporary in filled.items():
-            temporary.replace(path)
+            place = _place(path)
+            filled[place] = _temporary(place)
+            write(filled[place])
+            filled[place].chmod(0o666 & ~_umask())
+        for place, temporary in filled.items():
+            temporary.replace(place)
     except OSError as error:
         raise OutputError(
             f"{', '.join(str(p) for p in writers)}: cannot be written ({error.strerror}); choose another place"
@@ -42,10 +43,36 @@ def write_all_whole(writers: Mapping[Path, Writer]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def _place(path: Path) -> Path:
+    """Where a file really goes: a link is followed. Raises OutputError for what is no file (a folder, a device)."""
+    try:
+        place = path.resolve()
+        if place.is_dir():
+            raise OutputError(f"{path}: is a folder; give the path of a file")
+        if place.exists() and not place.is_file():
+            raise OutputError(f"{path}: is a device or a pipe; give the path of a file")
+    except (OSError, RuntimeError) as error:  # too long a name, a ring of links
+        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
+    return place
+
+
+def require_apart(outputs: Iterable[str | Path | None], inputs: Iterable[str | Path] = ()) -> None:
+    """Raise OutputError where two outputs are one file, or an output would overwrite what is read."""
+    read = {Path(path).resolve() for path in inputs}
+    places: set[Path] = set()
+    for path in outputs:
+        if path is None:
+            continue
+        place = _place(Path(path))
+        if place in read:
+            raise OutputError(f"{path}: is the input itself and would be overwritten; choose another place")
+        if place in places:
+            raise OutputError(f"{path}: is given for two outputs; choose two places")
+        places.add(place)
+
+
 def _temporary(path: Path) -> Path:
     """An empty file beside ``path``. Raises OutputError where there can be none."""
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; give the path of a file")
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
@@ -62,11 +89,16 @@ def _umask() -> int:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text whole or not at all. Raises OutputError."""
+    write_texts({Path(path): text})
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
 
-    write_whole(path, write)
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Several texts, all or none. Raises OutputError."""
+
+    def writer(text: str) -> Writer:
+        return lambda temporary: temporary.write_bytes(text.encode())
+
+    write_all_whole({path: writer(text) for path, text in texts.items()})
 
 
 def make_folder(path: str | Path) -> Path:
@@ -81,7 +113,9 @@ def make_folder(path: str | Path) -> Path:
 
 def require_writable(path: str | Path) -> None:
     """Raise OutputError at once where a result that takes long to make could not be written."""
-    folder = Path(path).parent
+    if not str(path):
+        raise OutputError("the output's path is empty; give the path of a file")
+    folder = _place(Path(path)).parent
     if not folder.is_dir():
         raise OutputError(f"{path}: the folder {folder} does not exist; make it or choose another place")
     if Path(path).is_dir() or not os.access(folder, os.W_OK):

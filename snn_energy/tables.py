@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from snn_energy.files import write_text
+from snn_energy.files import require_apart, write_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -217,16 +217,14 @@ def write_table(
     latex_path: str | Path | None = None,
     head: Mapping[str, Any] | None = None,
 ) -> list[Path]:
-    """Write the table to every path given, each whole or not at all; returns what was written. OutputError."""
+    """Write the table to every path given, all or none; returns what was written. Raises OutputError."""
     faces: tuple[tuple[str | Path | None, Callable[[], str]], ...] = (
         (csv_path, lambda: csv(frame)),
         (json_path, lambda: as_json(frame, head)),
         (markdown_path, lambda: markdown(for_reading(frame))),
         (latex_path, lambda: latex(for_reading(frame))),
     )
-    written = []
-    for path, make in faces:
-        if path is not None:
-            write_text(path, make())
-            written.append(Path(path))
-    return written
+    require_apart(path for path, _ in faces)
+    texts = {Path(path): make() for path, make in faces if path is not None}
+    write_texts(texts)
+    return list(texts)

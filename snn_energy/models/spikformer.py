@@ -21,6 +21,7 @@ from snn_energy.models.neurons import DTSS, LIF, NeuronRule
 from snn_energy.models.registry import FAMILIES
 from snn_energy.models.skipping import forward_skipping, has_hooks
 
+LARGEST_DEPTH, LARGEST_DIM = 1000, 2**15  # nobody's network; a slip of the pen would fill the memory
 ATTENTION_SCALE = 0.125  # a constant in paper and public code, whatever the head size
 ATTENTION_V_TH = 0.5  # threshold of the LIF behind the attention product (public code)
 
@@ -72,6 +73,10 @@ class TransformerConfig:
         ):
             if not isinstance(sizes[key], int) or sizes[key] < 1:
                 raise ModelError(f"{key} must be a whole number of at least 1, not {sizes[key]!r}")
+        if self.depth > LARGEST_DEPTH or self.dim > LARGEST_DIM:
+            raise ModelError(
+                f"depth up to {LARGEST_DEPTH} and dim up to {LARGEST_DIM}, not {self.depth} and {self.dim}"
+            )
         if self.dim % 8:
             raise ModelError(f"dim must be a multiple of 8 (SPS starts with dim/8 channels), not {self.dim}")
         if self.dim % self.heads:

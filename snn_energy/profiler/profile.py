@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import platform
 import warnings
 from collections import defaultdict
@@ -60,6 +61,7 @@ def profile(
     Raises ProfilingError for a time axis that cannot be told, another T_max than the model's, no samples, NaN or
     infinite values, a network that changes between batches.
     """
+    _require_arguments(model, loader, time_steps, max_k, header)
     steps = _time_steps(model, time_steps)
     mode = _time_mode(model, time, steps)
     if input_kind is not None and input_kind not in KINDS:
@@ -96,6 +98,27 @@ def profile(
     return tally.counts(_header(model, limit, mode, input_kind, header or {}))
 
 
+def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, header: Any) -> None:
+    """Raise ProfilingError for arguments of the wrong sort."""
+    if not isinstance(model, nn.Module):
+        raise ProfilingError(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    if isinstance(loader, (Tensor, str)) or not isinstance(loader, Iterable):
+        what = (
+            "one tensor; give a list of batches, such as [x]" if isinstance(loader, Tensor) else type(loader).__name__
+        )
+        raise ProfilingError(f"loader must be an iterable of x or (x, y) batches, not {what}")
+    for name, value in (("time_steps", time_steps), ("max_k", max_k)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ProfilingError(f"{name} must be a whole number of at least 1, not {value!r}")
+    taken = sorted({"samples", "time_steps", "accuracy", "per_sample", "content_sha256", "file"} & set(header or {}))
+    if taken:
+        raise ProfilingError(f"header: {', '.join(taken)} is the profiler's own entry; choose another key")
+    try:
+        json.dumps(dict(header or {}), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ProfilingError(f"header: {error}; give plain values that JSON holds") from None
+
+
 def _time_steps(model: nn.Module, given: int | None) -> int:
     own = getattr(model, "time_steps", None)
     own = own if isinstance(own, int) and not isinstance(own, bool) else None
@@ -126,8 +149,12 @@ def _blocks(model: nn.Module) -> int:
 
 
 def _require_countable(model: nn.Module) -> None:
-    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
-        raise ProfilingError("a scripted or compiled model cannot be looked into; give the plain nn.Module")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
+            what = f"{name}: a scripted or compiled module" if name else "a scripted or compiled model"
+            raise ProfilingError(f"{what} cannot be looked into; give the plain nn.Module")
+        if any(isinstance(value, nn.UninitializedParameter) for value in module._parameters.values()):
+            raise ProfilingError(f"{name or 'the model'}: a lazy module has no weights yet; run it once before")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise ProfilingError(f"{name}: a parameter holds NaN or infinite values; nothing can be counted with it")
@@ -189,6 +216,8 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
 
 def _samples_of(x: Any, mode: str, steps: int) -> int:
     """Samples of a batch; raises ProfilingError where its shape does not fit the declared time."""
+    if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
+        raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
     if not isinstance(x, Tensor) or x.dim() == 0:
         raise ProfilingError(f"the loader must give tensors with samples in front, not {type(x).__name__}")
     if mode in ("axis0", "call-axis0"):
@@ -369,11 +398,16 @@ class Tally:
         if y is None or self.correct is None:
             self.correct = None
             return
-        logits = torch.stack(list(out)).mean(0) if isinstance(out, list) and out else out
-        labels = torch.as_tensor(y)
-        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[0] == self.time_steps:
+        logits = out
+        if isinstance(out, list) and out and all(isinstance(part, Tensor) for part in out):
+            logits = torch.stack(out).mean(0)
+        labels = torch.as_tensor(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else None
+        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (self.time_steps, samples):
             logits = logits.mean(0)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or labels.shape != (samples,):
+        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
+            self.correct = None
+            return
+        if labels is None or labels.shape != (samples,) or labels.is_floating_point():
             self.correct = None
             return
         self.correct += int((logits.argmax(1).cpu() == labels.cpu()).sum())
