@@ -270,12 +270,11 @@ class Placed:
 class Layer:
     """What all batches have in common for one operation, and the per-sample counts gathered so far.
 
-    active, needed: one flag per row. gathered: name -> one (rows, samples of the batch) array per batch.
+    active: one flag per row. gathered: name -> one (rows, samples of the batch) array per batch.
     """
 
     placed: Placed
     active: Steps
-    needed: Steps
     constant: bool
     note: str
     elementwise_ops: int
@@ -293,6 +292,7 @@ class Tally:
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
         self._placed: list[Placed] = []
+        self._outputs: frozenset[int] = frozenset()
 
     def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
         """Take in one forward pass."""
@@ -328,8 +328,7 @@ class Tally:
 
     def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
-        nodes = [Node(p.layer, p.event.op == "neuron", p.when, p.event.active, p.event.inputs) for p in placed]
-        needed = needed_steps(nodes, outputs, self.time_steps)
+        self._outputs = outputs
         readers = readers_of(placed)
         for index, item in enumerate(placed):
             event = item.event
@@ -338,7 +337,6 @@ class Tally:
             self.layers[item.key] = Layer(
                 placed=item,
                 active=event.active,
-                needed=needed[index],
                 # A state outside the network's sight may change from call to call: only the input is constant.
                 constant=event.constant and (mode in ("inside", "axis0", "flat") or not event.inputs),
                 note=target or (event.note if named else ""),
@@ -364,8 +362,27 @@ class Tally:
             arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, walker)
         if event.other is not None:
             arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, walker)
+        if not layer.active.all():
+            self._see_work(layer, arrays)
         for name, values in arrays.items():
             layer.gathered[name].append(values if layer.active.all() else values * layer.active[:, None])
+
+    def _see_work(self, layer: Layer, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """A step whose sources are all masked works nevertheless where its input holds something (x + 1, x == 0)."""
+        if layer.placed.event.op == "neuron":
+            return
+        sides = [arrays[name].any(1) for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
+        if sides:
+            layer.active = layer.active | np.logical_and.reduce(sides)
+
+    def _needed(self) -> dict[tuple[str, tuple[int, ...]], Steps]:
+        """Which rows of every operation some active and needed consumer reads."""
+        nodes = [
+            Node(layer.placed.layer, event.op == "neuron", layer.placed.when, layer.active, event.inputs)
+            for layer in self.layers.values()
+            for event in [layer.placed.event]
+        ]
+        return dict(zip(self.layers, needed_steps(nodes, self._outputs, self.time_steps), strict=True))
 
     def _join(
         self,
@@ -418,8 +435,10 @@ class Tally:
         parts = sorted(self.layers.values(), key=lambda layer: (order[layer.placed.layer], layer.placed.steps[0]))
         rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         stacked: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in PER_SAMPLE}
+        needed = self._needed()
         for layer in parts:
             facts, samples = self._facts(layer)
+            facts["needed"] = needed[layer.placed.key].tolist()
             for name in PER_SAMPLE:
                 stacked[name].append(samples[name])
             facts["order"] = order[layer.placed.layer]
@@ -457,7 +476,7 @@ class Tally:
 
         facts |= {
             "layer": layer.placed.layer, "group": layer_group(layer.placed.layer), "op": event.op, "time_step": steps,
-            "active": active, "needed": layer.needed.tolist(),
+            "active": active,
             "input_repeated": [layer.constant and step >= 1 for step in steps],
             "dense_macs": work_of(event.dense_macs) if known else None,
             "sops": total["sops"] if known else None,

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.module import _global_forward_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -937,6 +938,7 @@ class Walker(TorchFunctionMode):
         x, weight, bias = operands["input"], operands["weight"], operands.get("bias")
         trace = self._traced(x)
         event = self._event("linear", "linear", [trace], out)
+        self._require_features(event.layer, trace.roles[-1])
         reduction = int(x.shape[-1])
         outputs = weight.shape[0] if weight.dim() > 1 else 1
         geometry = rules.Geometry(
@@ -950,10 +952,21 @@ class Walker(TorchFunctionMode):
         )
         self._weighted(event, x, trace, geometry, out, None)
 
+    def _require_features(self, layer: str, role: Role | None) -> None:
+        """Refuse a layer that sums over time steps or samples: its work is no step's and no sample's."""
+        if role is not None:
+            raise ProfilingError(
+                f"{layer}: sums over the axis of time steps or samples, so that its work cannot be told apart by step "
+                "and sample; give batches with samples in front, and features behind"
+            )
+
     def _traced(self, x: Tensor) -> Trace:
         trace = self._get(x)
         if trace is None:
-            raise ProfilingError("an operation reads a tensor that does not stem from the loader")
+            where = self._scopes[-1][0] if self._scopes else ""
+            raise ProfilingError(
+                f"{where or 'the model'}: an operation reads a tensor that does not stem from the loader"
+            )
         return trace
 
     def _weighted(
@@ -1026,6 +1039,7 @@ class Walker(TorchFunctionMode):
         x, weight = (left, right) if from_left else (right, left)
         trace = self._traced(x)
         event = self._event("linear", "linear", [trace], out)
+        self._require_features(event.layer, trace.roles[-1 if from_left or x.dim() < 2 else -2])
         reduction = int(left.shape[-1])
         fan_out = out.numel() * reduction // max(1, x.numel())
         rows = self.span.rows(trace.timed)
@@ -1182,11 +1196,13 @@ class Walker(TorchFunctionMode):
         scale = given.get("scale") or q.shape[-1] ** -0.5
         batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
         keys = k.transpose(-2, -1)
-        self._put(keys, self._viewed(k, self._traced(k), keys))
+        if (trace := self._get(k)) is not None:
+            self._put(keys, self._viewed(k, trace, keys))
         scores = q @ keys
-        self._pair(q, keys, batch, scores)
+        self._matmul(q, keys, batch, scores)
         scaled = scores * scale
-        self._elementwise("elementwise", "mul", (scores, scale), {}, [(scores, self._traced(scores))], [scaled])
+        if (trace := self._get(scores)) is not None:
+            self._elementwise("elementwise", "mul", (scores, scale), {}, [(scores, trace)], [scaled])
         weights = scaled
         mask = given.get("attn_mask")
         if given.get("is_causal"):
@@ -1195,18 +1211,29 @@ class Walker(TorchFunctionMode):
         if mask is not None:
             weights = scaled.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scaled + mask
         if mask is not None and mask_trace is not None:
-            read = [(scaled, self._traced(scaled)), (mask, mask_trace)]
+            read = [(scaled, trace)] if (trace := self._get(scaled)) is not None else []
+            read.append((mask, mask_trace))
             self._elementwise("elementwise", "add", (scaled, mask), {}, read, [weights])
             scaled = weights
         weights = weights.softmax(-1)
-        self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, self._traced(scaled))], [weights])
-        self._pair(weights, v, np.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
+        if (trace := self._get(scaled)) is not None:
+            self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, trace)], [weights])
+        self._matmul(weights, v, np.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
+
+    def _matmul(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
+        """A product of which one operand may be a constant."""
+        has_left, has_right = self._get(left) is not None, self._get(right) is not None
+        if has_left and has_right:
+            self._pair(left, right, batch, out)
+        elif has_left or has_right:
+            self._constant_product(left, right, has_left, None, out)
 
     def _widened(self, x: Tensor, repeat: int) -> Tensor:
         """Grouped-query attention: every key and value head serves ``repeat`` query heads."""
-        trace = self._traced(x)
+        trace = self._get(x)
         wide = x.repeat_interleave(repeat, dim=-3)
-        self._put(wide, trace.but(scans=Scans()))
+        if trace is not None:
+            self._put(wide, trace.but(scans=Scans()))
         return wide
 
     # ---- neurons ----------------------------------------------------------------------------------------------
@@ -1225,7 +1252,10 @@ class Walker(TorchFunctionMode):
             raise ProfilingError(
                 f"{layer}: the neuron reads {current.shape[0]} time steps but time_steps={self.span.time_steps}"
             )
-        was_seen = bool(self._seen_steps) and type(module) in (LIF, DTSS)
+        is_known = self._gives_its_own_spikes(module)
+        if not isinstance(out, Tensor) or out.shape != current.shape:
+            raise ProfilingError(f"{layer}: a neuron must give one tensor of the shape that it reads")
+        was_seen = bool(self._seen_steps) and is_known
         if was_seen:
             active = np.zeros(self.span.time_steps, dtype=np.bool_)
             active[self._seen_steps] = True
@@ -1235,7 +1265,8 @@ class Walker(TorchFunctionMode):
         event.active, event.constant, event.timed, event.step = active, False, True, None
         event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
         source = frozenset({len(self.events)})
-        result = Trace(Facts(trace.roles, True, None, active, False, source, spikes(module.amplitude)))
+        claim = spikes(module.amplitude) if is_known else NOTHING
+        result = Trace(Facts(trace.roles, True, None, active, False, source, claim))
         is_summed = was_seen and bool(self._sums) and trace.roles[:2] == self._time_then_samples()
         if is_summed and out.is_contiguous():
             step = seen(current, trace), seen(out, None), self._seen_steps, len(self.events), copy.copy(event)
@@ -1244,10 +1275,16 @@ class Walker(TorchFunctionMode):
             self._sums = []
         self._fired(module, event, current, out, result)
 
+    def _gives_its_own_spikes(self, module: LIF) -> bool:
+        """True for a LIF or DTSS as it is; a subclass, or somebody's hook, may give something else."""
+        own_hooks = 1  # the walker's
+        is_plain = type(module) in (LIF, DTSS) and "forward" not in vars(module)
+        return is_plain and len(module._forward_hooks) == own_hooks and not _global_forward_hooks
+
     def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: Trace, out: Tensor) -> bool:
         """As ``_repeat``, for a neuron."""
         step = self._neuron_steps.get((layer, self._scopes[-1][2]))
-        if step is None or not self._sums:
+        if step is None or not self._sums or not self._gives_its_own_spikes(module):
             return False
         before, made, steps, event_at, event, facts = step
         if steps != self._seen_steps or event_at != len(self.events):
@@ -1262,7 +1299,7 @@ class Walker(TorchFunctionMode):
         self.events.append(event)
         # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
         potential, self._last_potential = self._last_potential, None
-        if module.rule == "paper" and potential is not None and type(module) in (LIF, DTSS):
+        if module.rule == "paper" and potential is not None and self._gives_its_own_spikes(module):
             wide = torch.float64 if potential.dtype == torch.float64 else torch.float32
             self._ranges.append((event.layer, potential.sum(dtype=wide)))
         elif current.numel():
