@@ -90,8 +90,9 @@ def profile(
                 on_batch(tally.samples)
     if tally.samples == 0:
         raise ProfilingError("the loader gave no samples; nothing was counted")
-    for layer, name in walker.unsupported.items():
-        text = f"{layer}: no counting rule for '{name}'; it is listed as unsupported and its cost is unknown"
+    rule = "no counting rule for '{}'; it is listed as unsupported and its cost is unknown"
+    for layer, why in {**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost}.items():
+        text = f"{layer}: {why}"
         if strict:
             raise ProfilingError(f"{text} (--strict)")
         warnings.warn(text, UnsupportedOperationWarning, stacklevel=2)
@@ -623,6 +624,8 @@ def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps:
         invocations[events[i].scope].add(events[i].invocation)
         operations[events[i].scope, events[i].suffix].append(i)
     loose: list[list[int]] = []
+    several: list[list[int]] = []
+    cyclic: dict[int, int] = {}
     for (scope, _), members in operations.items():
         calls = sorted(invocations[scope])
         count = len(calls) if len(calls) > 1 else len(members)
@@ -635,13 +638,35 @@ def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps:
         for nth, i in enumerate(members):
             at = calls.index(events[i].invocation) if len(calls) > 1 else nth
             dealt[i] = ONCE if count == 1 else at * time_steps // count
+            cyclic[i] = ONCE if count == 1 else at % time_steps
         if not is_layer and count > 1:
             loose.append(members)
+        elif count > time_steps:
+            several.append(members)
     for members in loose:
         if len(members) % time_steps or not _in_order(members, events, dealt):
             for i in members:
                 dealt[i] = _last_layer_before(i, events, dealt, loose)
+    for members in several:
+        if not _reads_its_own_step(members, events, dealt):  # layer by layer, all steps in each
+            after = [cyclic[i] if i in members else step for i, step in enumerate(dealt)]
+            if not _reads_its_own_step(members, events, after):
+                raise ProfilingError(
+                    f"{events[members[0]].layer}: called {len(members)} times in {time_steps} time steps, in an order "
+                    "from which the steps cannot be told; call it step by step"
+                )
+            dealt = after
     return dealt
+
+
+def _reads_its_own_step(members: Sequence[int], events: Sequence[Event], dealt: Sequence[int | None]) -> bool:
+    """True where what every event reads is of its own step, or older beside something of its own step."""
+    for i in members:
+        steps = [dealt[source] for source in events[i].inputs]
+        known = [step for step in steps if step is not None and step >= 0]
+        if known and max(known) != dealt[i]:
+            return False
+    return True
 
 
 def _in_order(members: Sequence[int], events: Sequence[Event], dealt: Sequence[int | None]) -> bool:

@@ -153,6 +153,7 @@ class Walker(TorchFunctionMode):
         self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
         self.events: list[Event] = []
         self.unsupported: dict[str, str] = {}
+        self.lost: dict[str, str] = {}  # layer -> why its work is not known
         self.seconds = 0.0
         self._names: dict[Any, tuple[str, str]] = {}
         self._traces: dict[int, tuple[weakref.ref[Tensor], Trace, int, int]] = {}
@@ -269,6 +270,10 @@ class Walker(TorchFunctionMode):
             trace = self._get(tensor)
             if trace is not None:
                 sources |= trace.sources
+        if not sources and not self.lost and any(True for _ in tensors_in([out])):
+            self.lost["the output"] = (
+                "does not stem from the loader as far as could be followed; what comes after the break is not counted"
+            )
         if not sources:  # in a container that is not known: whatever nothing else reads is a result
             read = frozenset().union(*(event.inputs for event in self.events))
             sources = set(range(len(self.events))) - read
@@ -297,9 +302,26 @@ class Walker(TorchFunctionMode):
                 if self._neuron_depth == 0:
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
                     self._see_again()
+            counters = self._scopes[-1][3]
+            if not counters and self._neuron_depth == 0 and is_weight_layer(module):
+                self._lost(name, module, out)
             self._scopes.pop()
 
         return hook
+
+    def _lost(self, name: str, module: nn.Module, out: Any) -> None:
+        """A layer with weights ran, and none of its work was seen: a row that says so."""
+        layer = name or type(module).__name__
+        size = next((t.numel() for t in tensors_in([out])), 0)
+        event = Event(
+            layer, name, self._scopes[-1][2], 0, "", "unsupported", False, self.step, np.ones(1, np.bool_), False,
+            frozenset(), size // max(1, self.span.samples), note="reads nothing that is known to stem from the loader",
+        )  # fmt: skip
+        self.events.append(event)
+        self.lost[layer] = (
+            "its work was not seen (it reads a constant, or a tensor that left the profiler's sight through numpy, "
+            "another thread or the like); it is listed as unsupported and its cost is unknown"
+        )
 
     def _locate(self, op: str) -> tuple[str, str, int, int, str]:
         """(layer, scope, invocation, index, suffix) of the next operation of this kind in the current scope."""
@@ -1168,6 +1190,8 @@ class Walker(TorchFunctionMode):
             x, trace, fan = (left, a, size(n)) if a is not None else (right, self._traced(right), size(m))
             weight = right if a is not None else left
             event = self._event("linear", "linear", [trace], out)
+            for letter in summed:
+                self._require_features(event.layer, role_of.get(letter))
             rows = self.span.rows(trace.timed)
             geometry = rules.Geometry(
                 positions=x.numel() // max(1, rows * size(summed)),
@@ -1350,6 +1374,13 @@ class Walker(TorchFunctionMode):
             self._observe(t, spike, potential)
 
         return both
+
+
+def is_weight_layer(module: nn.Module) -> bool:
+    """True for the layers of torch that hold weights of their own."""
+    return type(module).__module__.startswith("torch.nn.modules") and any(
+        parameter is not None for parameter in module._parameters.values()
+    )
 
 
 _RIGHT = ("other", "mat2", "vec2", "tensor")
