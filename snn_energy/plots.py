@@ -22,7 +22,7 @@ from snn_energy.energy import COMPUTE, MEMORY, Energy
 from snn_energy.errors import SnnEnergyError
 from snn_energy.files import make_folder, write_whole
 from snn_energy.groups import GROUPS
-from snn_energy.tables import energy_unit
+from snn_energy.tables import energy_unit, number
 
 PARTS: Mapping[str, tuple[str, str, str]] = {  # part -> label, colour, hatch
     "mac_pj": ("MAC", "#D55E00", ""),
@@ -30,9 +30,9 @@ PARTS: Mapping[str, tuple[str, str, str]] = {  # part -> label, colour, hatch
     "zero_check_pj": ("zero check", "#F0E442", ".."),
     "neuron_pj": ("neuron update", "#CC79A7", "xx"),
     "elementwise_pj": ("element-wise", "#999999", "++"),
-    "weights_pj": ("weights", "#0072B2", ""),
+    "weights_pj": ("weights", "#0072B2", "--"),
     "inputs_pj": ("inputs", "#56B4E9", "\\\\"),
-    "outputs_pj": ("outputs", "#009E73", ".."),
+    "outputs_pj": ("outputs", "#009E73", "oo"),
     "membrane_pj": ("membrane", "#000000", ""),
 }
 MASKED = "#FFFFFF"
@@ -93,7 +93,7 @@ def energy_by_group(energies: Mapping[str, Energy]) -> Figure:
             ax.set_title(f"{label}\n{energies[label].total_pj * factor:,.3g} {unit} per image", fontsize=8)
             ax.tick_params(axis="x", rotation=45)
         axes[0].set_ylabel(f"energy per image ({unit})")
-        axes[0].margins(y=0.08)
+        axes[0].set_ylim(0, 1.06 * max(float(f["total_pj"].max()) for f in frames.values()) * factor or 1.0)
         handles = [
             Patch(facecolor=PARTS[p][1], hatch=PARTS[p][2], edgecolor="black", linewidth=0.3, label=PARTS[p][0])
             for p in reversed(parts)
@@ -123,7 +123,7 @@ def activity_map(networks: Mapping[str, Counts]) -> Figure:
             ax.set_yticks(range(len(names)), names, fontsize=6)
             ax.set_xlabel("time step")
             active = np.isfinite(rate).sum(1)
-            ax.set_title(f"{label}\nT_avg {active.mean():.2f}", fontsize=8)
+            ax.set_title(f"{label}\n$T_{{avg}}$ {number(float(active.mean()))}", fontsize=8)
             ax.spines[:].set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(axes), label="spikes per neuron and step", shrink=0.8)
@@ -169,8 +169,10 @@ def normalised_bars(comparison: Comparison) -> Figure:
                 places, heights, 0.25, color=colour, hatch=hatch, edgecolor="black", linewidth=0.3, label=label
             )
             texts = ["n/a" if v is None or v != v else f"{v:.2f}" for v in frame[column].tolist()]
-            ax.bar_label(bars, texts, fontsize=7, padding=1)
-        ax.axhline(1, color="#777777", linewidth=0.6, linestyle=":")
+            ax.bar_label(
+                bars, texts, fontsize=7, padding=1, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4}
+            )
+        ax.axhline(1, color="#777777", linewidth=0.6, linestyle=":", zorder=0)
         ax.set_xticks(range(len(frame)), frame["model"].tolist())
         ax.set_ylabel(f"energy over that of {comparison.baseline}")
         ax.legend(frameon=False, loc="best")

@@ -7,12 +7,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import snn_energy as se
+from snn_energy.training.recipe import load_recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHIPPED = ROOT / "snn_energy" / "demo_checkpoints"
 
 
 @pytest.mark.parametrize("name", ["table.md", "memory-variants.md"])
@@ -28,11 +31,11 @@ def test_every_picture_and_link_of_the_readme_exists() -> None:
 
 
 def commands() -> list[list[str]]:
-    """The snn-energy lines of the section "Use it", without the long training."""
+    """The snn-energy lines of the section "Use it", in order."""
     section = README.split("## Use it", 1)[1].split("```", 1)[0]
     lines = [line.strip() for line in section.splitlines() if line.strip().startswith("snn-energy")]
-    assert len(lines) == 7
-    return [shlex.split(line)[1:] for line in lines if " train " not in line and " | " not in line]
+    assert len(lines) == 8
+    return [shlex.split(line)[1:] for line in lines]
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -43,30 +46,33 @@ def run(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_commands_of_the_readme_do_what_it_says(tmp_path: Path) -> None:
-    for short, name in (("vit", "vit"), ("spikformer", "spikformer"), ("dtss", "dts-spikformer")):
-        (tmp_path / f"{short}.safetensors").write_bytes((SHIPPED / f"{name}-2-64-digits.safetensors").read_bytes())
-    for short in ("vit", "spikformer"):
-        run(tmp_path, "profile", f"{short}.safetensors", "--data", "digits", "--samples", "4", "-o", f"{short}.json")
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder that looks like the repository's, to be written into."""
+    for name in ("snn_energy", "reports", "hardware_profiles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_do_what_it_says(repository: Path) -> None:
     for arguments in commands():
-        limited = ["--samples", "4"] if arguments[0] == "profile" else []
-        assert run(tmp_path, *arguments, *limited).strip()
+        if arguments[0] == "train":  # minutes; its recipe exists
+            assert load_recipe(arguments[1]).model.name == "dts-spikformer-2-64"
+        else:
+            assert run(repository, *arguments).strip()
     for made in ("dtss.json", "layers.csv", "table.tex", "plots/energy-by-group.svg", "plots/activity.png"):
-        assert (tmp_path / made).stat().st_size > 0
-    assert "dts-paper-fpga" in run(tmp_path, "hardware", "list")
+        assert (repository / made).stat().st_size > 0
 
 
-def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    import snn_energy as se
-
-    monkeypatch.chdir(tmp_path)
-    Path("dtss.safetensors").write_bytes((SHIPPED / "dts-spikformer-2-64-digits.safetensors").read_bytes())
-    twin = se.load_checkpoint(SHIPPED / "vit-2-64-digits.safetensors")
-    images = torch.rand(2, 1, 16, 16)
-    names = {"loader": [(images, torch.tensor([0, 1]))], "vit": se.profile(twin, [images])}
-    code = README.split("```python", 1)[1].split("```", 1)[0]
-    exec(code, names)
+def test_the_python_of_the_readme_runs_as_it_stands(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repository)
+    names: dict[str, Any] = {}
+    exec(README.split("```python", 1)[1].split("```", 1)[0], names)
     assert Path("dtss.json").exists()
-    assert names["energy"].total_pj > 0  # type: ignore[attr-defined]
+    assert names["energy"].total_pj > 0
+
+
+def test_the_saving_that_the_readme_tells_is_that_of_the_demo() -> None:
+    energy = se.estimate(se.load_counts(ROOT / "reports/demo/dts-spikformer-2-64.json"), "dts-paper-fpga")
+    saved = 100 * (1 - energy.of_needed_steps().total_pj / energy.total_pj)
+    assert f"{saved:.1f} % of the" in README
