@@ -82,15 +82,23 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
         tensors, document = _read_safetensors(file), _metadata_or_none(file)
     else:
         tensors, document = _bare_state_dict(load_tensors_only(file), file), None
-    if model is None:
-        if document is None:
-            raise CheckpointError(
-                f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
-                "(a registry name and its options, or a module)"
-            )
-        network: nn.Module = _network_of(document, file)
+    if model is None and document is None:
+        raise CheckpointError(
+            f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
+            "(a registry name and its options, or a module)"
+        )
+
+    def make() -> nn.Module:
+        if document is not None and model is None:
+            return _network_of(document, file)
+        return create_model(str(model), **options)
+
+    if isinstance(model, nn.Module):
+        network = model
     else:
-        network = create_model(model, **options) if isinstance(model, str) else model
+        with torch.device("meta"):  # shapes alone: a size out of a lying file fills no memory
+            _check_match(tensors, make(), file)
+        network = make()
     _check_match(tensors, network, file)
     if document is not None and isinstance(model, str) and document.get("model") != model:
         raise CheckpointError(
@@ -178,8 +186,9 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
         raise CheckpointError(f"{path}: its model configuration lacks {missing}")
     try:
         parsed = TransformerConfig(**config)
+        parsed.validate()
         return VisionTransformer(parsed) if parsed.family == "vit" else Spikformer(parsed)
-    except (ModelError, TypeError) as error:
+    except (ModelError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path}: invalid model configuration: {error}") from error
 
 

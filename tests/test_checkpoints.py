@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -311,3 +312,29 @@ def test_metadata_that_describe_no_network_are_refused(
 def test_metadata_that_are_no_json_object_are_refused(tmp_path: Path, text: str) -> None:
     save_file(weights(), tmp_path / "a.safetensors", {METADATA_KEY: text})
     assert "metadata" in refusal(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"dim": 10**7}, "dim up to"),
+        ({"depth": 10**9}, "depth up to"),
+        ({"dim": 32768}, "of another shape"),
+        ({"depth": 900}, "missing"),
+        ({"image_size": "a"}, "image_size must be a whole number"),
+    ],
+)
+def test_metadata_that_lie_about_sizes_fill_no_memory(change: dict[str, Any], match: str, tmp_path: Path) -> None:
+    source = (
+        Path(__file__).resolve().parent.parent
+        / "snn_energy"
+        / "demo_checkpoints"
+        / "dts-spikformer-2-64-digits.safetensors"
+    )
+    with safe_open(source, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        document = json.loads(file.metadata()[METADATA_KEY])
+    document["config"] |= change
+    save_file(tensors, tmp_path / "lie.safetensors", {METADATA_KEY: json.dumps(document)})
+    with pytest.raises(CheckpointError, match=match):
+        load_checkpoint(tmp_path / "lie.safetensors")

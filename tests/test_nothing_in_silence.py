@@ -198,3 +198,20 @@ def test_attention_with_a_learned_operand_counts_its_products(constant: str) -> 
     dense = frame["dense_macs"].sum()
     assert dense == 3 * 2 * (2 * 5 * 5 * 4)
     assert np.all(frame[frame["op"].isin(["linear", "matmul"])]["sops"] > 0)
+
+
+@pytest.mark.parametrize("name", ["squeeze_", "unsqueeze_", "t_"])
+def test_what_cannot_be_followed_is_refused_in_one_line_or_counted(name: str) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        h = self.a(x)
+        getattr(h, name)(*([1] if name == "unsqueeze_" else []))
+        return self.b(h.reshape(-1, 4))
+
+    model = Does(forward, a=nn.Linear(6, 4), b=nn.Linear(4, 2))
+    told = ""
+    try:
+        frame = se.profile(model, [spikes(5, 6)], time_steps=1).to_frame().set_index("layer")
+    except ProfilingError as error:
+        told = str(error)
+    assert told.count("\n") == 0
+    assert told or frame.loc["b", "sops"] == 5 * 4 * 2

@@ -421,7 +421,19 @@ class Walker(TorchFunctionMode):
         return out
 
     def saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Account for one function call that has just been made."""
+        """Account for one function call that has just been made. Raises ProfilingError where it cannot."""
+        try:
+            self._saw(raw, args, kwargs, out)
+        except (ProfilingError, MemoryError):
+            raise
+        except Exception as error:
+            where = self._scopes[-1][0] if self._scopes else ""
+            raise ProfilingError(
+                f"{where or 'the model'}: the profiler cannot follow '{raw}' here ({type(error).__name__}: {error}); "
+                "write this step in another way, and please report it"
+            ) from error
+
+    def _saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         at, self._at = self._at, self._at + 1
         step = self._script.get(at)
         if step is not None and step.raw == raw and self._repeat(step, args, kwargs, out):
