@@ -62,8 +62,13 @@ LOSES_SIGHT: dict[str, Callable[[Any, Tensor], Any]] = {
     "numpy": lambda self, h: self.b(torch.from_numpy(h.detach().numpy())),
     "list": lambda self, h: self.b(torch.tensor(h.tolist())),
     "parameter": lambda self, h: self.b(nn.Parameter(h.clone())),
-    "thread": lambda self, h: through_thread(self.b, h),
 }
+
+
+def test_a_layer_called_in_another_thread_is_counted() -> None:
+    model = Does(lambda self, x: through_thread(self.b, self.a(x)), a=nn.Linear(6, 4), b=nn.Linear(4, 2))
+    frame = se.profile(model, [spikes(5, 6)], time_steps=1).to_frame().set_index("layer")
+    assert frame.loc["b", "sops"] == 5 * 4 * 2
 
 
 @pytest.mark.parametrize("name", LOSES_SIGHT)

@@ -290,10 +290,16 @@ class Walker(TorchFunctionMode):
                 self._neuron_depth += 1
                 self._sums, self._seen_steps = [], []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
-                    self._unseen = torch._C.DisableTorchFunction()
-                    self._unseen.__enter__()
+                    self._look_away()
+            elif self._unseen is None and _is_plain_layer(module, args, kwargs):
+                self._look_away()  # what it does is known from its type: one call is accounted for when it is done
 
         return hook
+
+    def _look_away(self) -> None:
+        """Until ``_see_again`` nothing is seen: that is faster than to see and to ignore."""
+        self._unseen = torch._C.DisableTorchFunction()
+        self._unseen.__enter__()
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
@@ -302,6 +308,9 @@ class Walker(TorchFunctionMode):
                 if self._neuron_depth == 0:
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
                     self._see_again()
+            elif self._unseen is not None and self._neuron_depth == 0:
+                self.saw(*_PLAIN_LAYERS[type(module)](module, args[0]), out)
+                self._see_again()
             counters = self._scopes[-1][3]
             if not counters and self._neuron_depth == 0 and is_weight_layer(module):
                 self._lost(name, module, out)
@@ -1386,6 +1395,39 @@ class Walker(TorchFunctionMode):
             self._observe(t, spike, potential)
 
         return both
+
+
+def _convolution_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    m = module
+    name = f"conv{m.weight.dim() - 2}d"
+    return name, (x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups), {}
+
+
+def _linear_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    return "linear", (x, module.weight, module.bias), {}
+
+
+def _batch_norm_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    m = module
+    of_this_batch = m.running_mean is None and m.running_var is None
+    return "batch_norm", (x, m.running_mean, m.running_var, m.weight, m.bias, of_this_batch, m.momentum, m.eps), {}
+
+
+# Layers of torch whose forward, in eval mode, is one call of a function.
+_PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], tuple[str, tuple[Any, ...], dict[str, Any]]]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_call),
+    nn.Linear: _linear_call,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm_call),
+}
+
+
+def _is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """True where a module is one of ``_PLAIN_LAYERS`` as torch makes it, called with one plain tensor."""
+    if type(module) not in _PLAIN_LAYERS or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
+        return False
+    if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
+        return False
+    return all(type(p) in (nn.Parameter, type(None)) for p in module._parameters.values())
 
 
 def is_weight_layer(module: nn.Module) -> bool:
