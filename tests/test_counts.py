@@ -238,3 +238,43 @@ def test_a_file_is_written_with_the_permissions_of_any_other(tmp_path: Path) -> 
     (tmp_path / "plain").write_text("µ", encoding="utf-8")
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "plain").read_bytes()
+
+
+def changed(text: str, change: tuple[str, str]) -> str:
+    assert change[0] in text, change
+    return text.replace(change[0], change[1], 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"op": "add"', '"op": "pool"'),
+        ('"weights": 1152', '"weights": 0'),
+        ('"time_steps": 4', '"time_steps": 8'),
+        ('"input_elements": 2048', '"input_elements": 1000000000000'),
+        ('"convention": 1', '"convention": 99'),
+        ('"seed": 0', '"seed": 0, "seed": 0'),
+        ('"input_kind": "binary"', '"input_kind": "ternary"'),
+    ],
+)
+def test_an_edit_that_leaves_the_books_balanced_is_seen(change: tuple[str, str], tmp_path: Path) -> None:
+    demo = Path(__file__).resolve().parent.parent / "reports" / "demo"
+    side = "dts-spikformer-2-64.samples.npz"
+    (tmp_path / side).write_bytes((demo / side).read_bytes())
+    text = (demo / "dts-spikformer-2-64.json").read_text(encoding="utf-8")
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    assert load_counts(tmp_path / "a.json").samples == 360
+    (tmp_path / "a.json").write_text(changed(text, change), encoding="utf-8")
+    with pytest.raises(CountsError, match=r"a\.json"):
+        load_counts(tmp_path / "a.json")
+
+
+def test_samples_in_another_order_are_seen(tmp_path: Path) -> None:
+    demo = Path(__file__).resolve().parent.parent / "reports" / "demo"
+    side = "dts-spikformer-2-64.samples.npz"
+    with np.load(demo / side) as archive:
+        arrays = {name: archive[name][:, ::-1] for name in archive}
+    np.savez(tmp_path / side, **arrays)
+    (tmp_path / "a.json").write_bytes((demo / "dts-spikformer-2-64.json").read_bytes())
+    with pytest.raises(CountsError, match="content_sha256"):
+        load_counts(tmp_path / "a.json")

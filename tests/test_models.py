@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snn_energy.errors import ModelError
 from snn_energy.groups import layer_group
 from snn_energy.models.neurons import DTSS, LIF, TriangularSpike
-from snn_energy.models.registry import create_model, default_heads, list_models, parse_name
+from snn_energy.models.registry import create_model, default_heads, default_patch_size, list_models, parse_name
 from snn_energy.models.spikformer import Spikformer, TransformerConfig, spiking_layers, time_steps_by_layer
 from snn_energy.models.vit import VisionTransformer
 
@@ -391,3 +391,14 @@ def test_a_configuration_of_an_unknown_family_is_refused() -> None:
     sizes = {**tiny().config.__dict__, "family": "spikfomer"}
     with pytest.raises(ModelError, match="not 'spikfomer'; did you mean 'spikformer'"):
         Spikformer(TransformerConfig(**sizes))
+
+
+@pytest.mark.parametrize(("dim", "heads"), [(384, 12), (512, 8), (200, 5), (104, 2), (8, 1), (416, 4)])
+def test_default_heads_divide_any_dim(dim: int, heads: int) -> None:
+    assert default_heads(dim) == heads
+    assert dim % heads == 0
+
+
+@pytest.mark.parametrize(("size", "patch"), [(32, 4), (224, 16), (30, 2), (65, 1), (100, 4), (128, 16)])
+def test_default_patches_divide_any_image(size: int, patch: int) -> None:
+    assert default_patch_size(size) == patch

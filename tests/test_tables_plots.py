@@ -217,3 +217,26 @@ def test_pictures_are_the_same_bytes_on_two_runs(comparison: Comparison, tmp_pat
     svg = (tmp_path / "a" / "activity.svg").read_text(encoding="utf-8")
     assert svg.startswith("<?xml")
     assert "<dc:date>" not in svg
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 300])
+def test_no_figure_is_cut_on_a_terminal_of_any_width(width: int) -> None:
+    from rich.console import Console
+
+    from snn_energy.tables import readable, rich_table
+
+    frame = pd.DataFrame(
+        {
+            "model": ["a-network-of-a-long-name", "b"],
+            "sops_per_sample": [1234567, 89],
+            **{f"part{i}_pj": [123456.789 * (i + 1), 0.5] for i in range(6)},
+            "description": ["words " * 20, "few"],
+        }
+    )
+    table, needed = rich_table(frame, "title", width)
+    console = Console(width=max(width, needed), record=True, file=StringIO())
+    console.print(table, crop=False)
+    text = console.export_text()
+    assert "…" not in text
+    figures = readable(frame).drop(columns=["model", "description"])
+    assert [value for column in figures for value in figures[column] if value not in text] == []
