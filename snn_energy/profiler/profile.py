@@ -643,10 +643,11 @@ def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps:
             loose.append(members)
         elif count > time_steps:
             several.append(members)
+    unsure = {i for members in loose for i in members}
     for members in loose:
         if len(members) % time_steps or not _in_order(members, events, dealt):
             for i in members:
-                dealt[i] = _last_layer_before(i, events, dealt, loose)
+                dealt[i] = _last_layer_before(i, dealt, unsure)
     for members in several:
         if not _reads_its_own_step(members, events, dealt):  # layer by layer, all steps in each
             after = [cyclic[i] if i in members else step for i, step in enumerate(dealt)]
@@ -674,11 +675,8 @@ def _in_order(members: Sequence[int], events: Sequence[Event], dealt: Sequence[i
     return all((dealt[source] or 0) <= (dealt[i] or 0) for i in members for source in events[i].inputs)
 
 
-def _last_layer_before(
-    index: int, events: Sequence[Event], dealt: Sequence[int | None], loose: Sequence[Sequence[int]]
-) -> int | None:
+def _last_layer_before(index: int, dealt: Sequence[int | None], unsure: set[int]) -> int | None:
     """The step of the last event before this one that was dealt for sure; the first step where there is none."""
-    unsure = {i for members in loose for i in members}
     return next((dealt[i] for i in range(index - 1, -1, -1) if i not in unsure and dealt[i] != ONCE), 0)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from snn_energy.profiler.counting import fan_out_map, fed_outputs
 
@@ -273,3 +273,43 @@ def is_average(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> boo
         mode = bind(("input", "size", "scale_factor", "mode"), args, kwargs).get("mode", "nearest")
         return not str(mode).startswith("nearest")
     return not name.startswith(("max_pool", "adaptive_max", "mkldnn_max", "upsample_nearest"))
+
+
+def _convolution_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    m = module
+    name = f"conv{m.weight.dim() - 2}d"
+    return name, (x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups), {}
+
+
+def _linear_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    return "linear", (x, module.weight, module.bias), {}
+
+
+def _batch_norm_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    m = module
+    of_this_batch = m.running_mean is None and m.running_var is None
+    return "batch_norm", (x, m.running_mean, m.running_var, m.weight, m.bias, of_this_batch, m.momentum, m.eps), {}
+
+
+# Layers of torch whose forward, in eval mode, is one call of a function.
+PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], tuple[str, tuple[Any, ...], dict[str, Any]]]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_call),
+    nn.Linear: _linear_call,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm_call),
+}
+
+
+def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """True where a module is one of ``PLAIN_LAYERS`` as torch makes it, called with one plain tensor."""
+    if type(module) not in PLAIN_LAYERS or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
+        return False
+    if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
+        return False
+    return all(type(p) in (nn.Parameter, type(None)) for p in module._parameters.values())
+
+
+def is_weight_layer(module: nn.Module) -> bool:
+    """True for the layers of torch that hold weights of their own."""
+    return type(module).__module__.startswith("torch.nn.modules") and any(
+        parameter is not None for parameter in module._parameters.values()
+    )

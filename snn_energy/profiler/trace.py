@@ -7,7 +7,7 @@ later batch makes the same call on tensors of which the same is known, its outco
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -254,3 +254,31 @@ def is_same(tensor: Tensor, trace: Trace | None, before: Seen) -> bool:
     if trace is not None and facts is not None and trace.facts is not facts and not trace.facts.equals(facts):
         return False
     return tensor.shape == shape and tensor.stride() == stride and tensor.dtype == dtype
+
+
+def keeps_scans(events: Sequence[Event], keys: Sequence[Hashable], before: Sequence[Trace | None]) -> bool:
+    """True where an operation's scans are found again under these keys in the scans of its first tensors."""
+    if len(events) != 1:
+        return False
+    scans = [scan for scan in (events[0].left, events[0].right) if scan is not None]
+    if not len(scans) == len(keys) <= len(before):
+        return False
+    for mine, key, trace in zip(scans, keys, before, strict=False):
+        found = None if trace is None else trace.scans.get(key)
+        if found is None or found.nonzeros.data_ptr() != mine.nonzeros.data_ptr():
+            return False
+    return True
+
+
+def as_rows(found: Sequence[Scan | None], event: Event) -> tuple[Scan | None, Scan | None]:
+    """The scans of an event's operands in the shape in which it counts them."""
+    if len(found) == 1:
+        return found[0], None
+    left, right = (scan and grouped(scan, event.groups, event.reduction) for scan in found)
+    return left, right
+
+
+def grouped(scan: Scan, groups: int, kept: int) -> Scan:
+    """A scan of (rows * groups, kept) sums as (rows, groups, kept)."""
+    levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
+    return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)

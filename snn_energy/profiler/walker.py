@@ -66,7 +66,10 @@ from snn_energy.profiler.trace import (
     Trace,
     Way,
     apart,
+    as_rows,
+    grouped,
     is_same,
+    keeps_scans,
     plain_values,
     seen,
 )
@@ -291,7 +294,7 @@ class Walker(TorchFunctionMode):
                 self._sums, self._seen_steps = [], []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
                     self._look_away()
-            elif self._unseen is None and _is_plain_layer(module, args, kwargs):
+            elif self._unseen is None and rules.is_plain_layer(module, args, kwargs):
                 self._look_away()  # what it does is known from its type: one call is accounted for when it is done
 
         return hook
@@ -309,10 +312,10 @@ class Walker(TorchFunctionMode):
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
                     self._see_again()
             elif self._unseen is not None and self._neuron_depth == 0:
-                self.saw(*_PLAIN_LAYERS[type(module)](module, args[0]), out)
+                self.saw(*rules.PLAIN_LAYERS[type(module)](module, args[0]), out)
                 self._see_again()
             counters = self._scopes[-1][3]
-            if not counters and self._neuron_depth == 0 and is_weight_layer(module):
+            if not counters and self._neuron_depth == 0 and rules.is_weight_layer(module):
                 self._lost(name, module, out)
             self._scopes.pop()
 
@@ -464,9 +467,7 @@ class Walker(TorchFunctionMode):
         step = _remembered(raw, (scope, invocation), rest, options, operands, before, out, after, self.events[events:])
         if step is not None and category in ("convolution", "linear", "product"):
             step = (
-                step._replace(keys=tuple(self._keys))
-                if _keeps_scans(self.events[events:], self._keys, before)
-                else None
+                step._replace(keys=tuple(self._keys)) if keeps_scans(self.events[events:], self._keys, before) else None
             )
         labels = [label for label, count in counters.items() if calls.get(label, 0) != count]
         if step is None or len(labels) > 1:
@@ -500,7 +501,7 @@ class Walker(TorchFunctionMode):
         if step.event is not None:
             event = copy.copy(step.event)
             if found:
-                event.left, event.right = _as_rows(found, step.event)
+                event.left, event.right = as_rows(found, step.event)
             self._record(event, out, trace)
         else:
             self._put(out, trace)
@@ -1169,7 +1170,7 @@ class Walker(TorchFunctionMode):
         dim = 2 if over_last else 1
         found = self._scan_as(x, full, (rows * groups, p, q), trace, where, operand, dim, with_levels)
         kept = p if over_last else q
-        return _grouped(found, groups, kept)
+        return grouped(found, groups, kept)
 
     def _einsum(self, args: Sequence[Any], traced: list[tuple[Tensor, Trace]], out: Tensor) -> None:
         """Two-operand einsum as a batched product; anything else is unsupported."""
@@ -1397,46 +1398,6 @@ class Walker(TorchFunctionMode):
         return both
 
 
-def _convolution_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    m = module
-    name = f"conv{m.weight.dim() - 2}d"
-    return name, (x, m.weight, m.bias, m.stride, m.padding, m.dilation, m.groups), {}
-
-
-def _linear_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    return "linear", (x, module.weight, module.bias), {}
-
-
-def _batch_norm_call(module: Any, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
-    m = module
-    of_this_batch = m.running_mean is None and m.running_var is None
-    return "batch_norm", (x, m.running_mean, m.running_var, m.weight, m.bias, of_this_batch, m.momentum, m.eps), {}
-
-
-# Layers of torch whose forward, in eval mode, is one call of a function.
-_PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], tuple[str, tuple[Any, ...], dict[str, Any]]]] = {
-    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _convolution_call),
-    nn.Linear: _linear_call,
-    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), _batch_norm_call),
-}
-
-
-def _is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """True where a module is one of ``_PLAIN_LAYERS`` as torch makes it, called with one plain tensor."""
-    if type(module) not in _PLAIN_LAYERS or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
-        return False
-    if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
-        return False
-    return all(type(p) in (nn.Parameter, type(None)) for p in module._parameters.values())
-
-
-def is_weight_layer(module: nn.Module) -> bool:
-    """True for the layers of torch that hold weights of their own."""
-    return type(module).__module__.startswith("torch.nn.modules") and any(
-        parameter is not None for parameter in module._parameters.values()
-    )
-
-
 _RIGHT = ("other", "mat2", "vec2", "tensor")
 _TENSORS = ("input", "weight", "bias")
 DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
@@ -1469,33 +1430,6 @@ def _remembered(
     event = copy.copy(events[0]) if events else None
     made = seen(out, None)
     return Step(raw, scope, None, 0, rest, options, operands, made, 0, event, after.facts, shares, ())
-
-
-def _keeps_scans(events: Sequence[Event], keys: Sequence[Hashable], before: Sequence[Trace | None]) -> bool:
-    """True where an operation's scans are found again under these keys in the scans of its first tensors."""
-    if len(events) != 1:
-        return False
-    scans = [scan for scan in (events[0].left, events[0].right) if scan is not None]
-    if not len(scans) == len(keys) <= len(before):
-        return False
-    for mine, key, trace in zip(scans, keys, before, strict=False):
-        found = None if trace is None else trace.scans.get(key)
-        if found is None or found.nonzeros.data_ptr() != mine.nonzeros.data_ptr():
-            return False
-    return True
-
-
-def _as_rows(found: Sequence[Scan | None], event: Event) -> tuple[Scan | None, Scan | None]:
-    """The scans of an event's operands in the shape in which it counts them."""
-    if len(found) == 1:
-        return found[0], None
-    left, right = (scan and _grouped(scan, event.groups, event.reduction) for scan in found)
-    return left, right
-
-
-def _grouped(scan: Scan, groups: int, kept: int) -> Scan:
-    levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
-    return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)
 
 
 def _any_active(flags: Sequence[Steps]) -> Steps:
