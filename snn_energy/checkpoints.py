@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from snn_energy._version import __version__
-from snn_energy.errors import CheckpointError, ModelError, nearest
+from snn_energy.errors import CheckpointError, ModelError, OutputError, nearest
 from snn_energy.files import write_whole
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.registry import create_model
@@ -56,7 +56,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {METADATA_KEY: json.dumps(document, sort_keys=True)}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, header))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            raise OutputError(f"{path}: cannot be written ({error}); make room or choose another place") from error
+
+    write_whole(path, write)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -78,10 +85,8 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
     file = _existing(path)
     if options and not isinstance(model, str):
         raise CheckpointError(f"{path}: options ({', '.join(options)}) need model= as a registry name")
-    if file.suffix == ".safetensors":
-        tensors, document = _read_safetensors(file), _metadata_or_none(file)
-    else:
-        tensors, document = _bare_state_dict(load_tensors_only(file), file), None
+    tensors = read_tensors(file)
+    document = _metadata_or_none(file) if file.suffix == ".safetensors" else None
     if model is None and document is None:
         raise CheckpointError(
             f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
@@ -113,6 +118,12 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
         "seed": None if document is None else document.get("seed"),
     }
     return network.eval()
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a bare state dict, by name. No code of it is run. Raises CheckpointError."""
+    file = _existing(path)
+    return _read_safetensors(file) if file.suffix == ".safetensors" else _bare_state_dict(load_tensors_only(file), file)
 
 
 def sha256_of(path: str | Path) -> str:

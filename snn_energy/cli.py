@@ -38,6 +38,8 @@ app.add_typer(hardware_app, name="hardware")
 HardwareOption = Annotated[
     str, typer.Option("--hardware", help="A bundled profile's name, or the path of a YAML file.")
 ]
+DATA_HELP = "digits, or NAME:PATH with cifar10, cifar100, folder (ImageNet's layout), packed-jpeg or npz."
+DataOption = Annotated[str, typer.Option("--data", metavar="NAME[:PATH]", help=DATA_HELP)]
 CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write the table as CSV, every digit.")]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON, with the policies used.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")]
@@ -46,6 +48,7 @@ MemoryChoice = Literal["ws_once", "ws_reload", "state_only"]
 IntegerChoice = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductsChoice = Literal["coincidence", "gated"]
 EncoderChoice = Literal["per-step", "once"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
 Level = Literal["group", "layer", "time_step", "row"]
 MemoryOption = Annotated[MemoryChoice, typer.Option("--memory", help="What is moved how often.")]
 IntegerOption = Annotated[IntegerChoice, typer.Option("--integer", help="How sums of spikes are charged.")]
@@ -145,7 +148,7 @@ def progress() -> Iterator[Progress]:
 @app.command()
 def profile(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, or a bare state dict with --model.")],
-    data: Annotated[str, typer.Option("--data", help="digits, or npz:PATH.")],
+    data: DataOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the counts go (JSON).")],
     samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Counts do not depend on it.")] = 60,
@@ -158,12 +161,13 @@ def profile(
 ) -> None:
     """Count what a trained network does on real data, per operation, time step and sample."""
     from snn_energy.counts import samples_path
+    from snn_energy.datasets import parse_data
     from snn_energy.demo import profile_checkpoint
     from snn_energy.files import require_apart, require_writable
 
     require_writable(output)
-    read = [checkpoint, *([Path(data.removeprefix("npz:"))] if data.startswith("npz:") else [])]
-    require_apart([output, samples_path(output)], read)
+    path = parse_data(data)[1]
+    require_apart([output, samples_path(output)], [checkpoint, *([] if path is None else [path])])
     options = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
     given = {key: value for key, value in options.items() if value is not None}
     if given and model is None:
@@ -339,19 +343,30 @@ def train(
         str, typer.Argument(help="digits-vit, digits-spikformer, digits-dts, or the path of a YAML file.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME[:PATH]", help=f"Instead of the recipe's. {DATA_HELP}")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
 ) -> None:
-    """Train a network by a recipe: cross entropy plus the mask loss on chosen groups."""
+    """Train a network by a recipe: cross entropy plus the mask loss on chosen groups.
+
+    On several devices: torchrun --nproc-per-node N -m snn_energy train ...
+    """
     from snn_energy.files import require_apart
     from snn_energy.training.recipe import load_recipe
+    from snn_energy.training.train import best_path, recipe_path
     from snn_energy.training.train import train as run
     from snn_energy.training.train_demo import summary
 
-    require_apart([output], [recipe])
-    result = run(load_recipe(recipe), output, seed=seed, resume=resume, write_log=True, progress=True)
-    say(summary([result]))
-    say(f"checkpoint written to {output}")
+    require_apart([output, recipe_path(output), best_path(output)], [recipe])
+    result = run(
+        load_recipe(recipe), output, seed=seed, data=data, device=device, resume=resume, write_log=True, progress=True
+    )
+    if os.environ.get("RANK", "0") == "0":
+        say(summary([result]))
+        say(f"checkpoint written to {output}; the best, of epoch {result.best_epoch}, to {result.best_path}")
 
 
 @app.command()

@@ -1,4 +1,7 @@
-"""Images and labels: the bundled digits and the user's own .npz files. NumPy only.
+"""Images and labels under one name: ``NAME:PATH`` for training and profiling alike. No torch, no downloads.
+
+Here: the bundled digits and the user's own .npz files. ``image_files.py`` reads packed JPEG files and class folders,
+``cifar.py`` the official batches of CIFAR-10 and CIFAR-100.
 
 The bundled set is the 1,797 optical digits of the UCI repository (the copy that scikit-learn ships): 8x8
 pixels, grey levels 0..16, with a fixed stratified test split of 360 images drawn by
@@ -10,10 +13,11 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,64 +25,200 @@ from numpy.typing import NDArray
 from snn_energy.errors import DataError, nearest
 
 Split = Literal["train", "test"]
-DATASETS = {"digits": "1,797 optical digits of the UCI repository, 8x8, bundled (360 of them are the test split)"}
+Indices = NDArray[np.int64]
+DATASETS = {  # name -> what it is; all but the digits stand on the user's disk and are named with a path
+    "digits": "1,797 optical digits of the UCI repository, 8x8, bundled (360 of them are the test split)",
+    "cifar10": "CIFAR-10 as distributed: the folder cifar-10-batches-py or cifar-10-python.tar.gz",
+    "cifar100": "CIFAR-100 as distributed: the folder cifar-100-python or cifar-100-python.tar.gz",
+    "folder": "ImageNet's layout: PATH/train/CLASS/*.JPEG and PATH/val/CLASS/*.JPEG (or test)",
+    "packed-jpeg": "an .npz with train_jpeg, train_offsets, train_labels and the same of test",
+    "npz": "an .npz with images, labels and is_test",
+}
+BUNDLED = "digits"
 DIGITS_PIXELS = 8
 DIGITS_MAX = 16
 _NPZ_HOLDS = "arrays images (N,H,W) or (N,C,H,W) and labels (N,), optionally is_test (N,) of booleans"
 
 
+class Images(Protocol):
+    """One split of a data set, in memory or on disk."""
+
+    @property
+    def name(self) -> str:
+        """What counts and checkpoints call it; no path."""
+
+    @property
+    def split(self) -> str:
+        """train or test."""
+
+    @property
+    def note(self) -> str:
+        """Origin and scale of the values."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes, counted from 0."""
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices -> (B, C, H, W). crops: (B, 4) left, top, right, bottom as shares of the image. DataError."""
+
+    def first(self, samples: int) -> Images:
+        """The first so many images."""
+
+
 @dataclass(frozen=True)
 class ImageSet:
-    """Images (N, C, H, W) float32 and labels (N,) int64, with a note on their origin and scale."""
+    """Images in memory: (N, C, H, W) float32, or uint8 that ``batch`` divides by 255; labels (N,) int64."""
 
     name: str
     split: str
-    images: NDArray[np.float32]
+    images: NDArray[np.float32] | NDArray[np.uint8]
     labels: NDArray[np.int64]
     note: str
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def check_labels(self, n_classes: int) -> None:
-        """Raise DataError where a label does not lie in 0..n_classes-1."""
-        if self.labels.min() < 0 or self.labels.max() >= n_classes:
-            raise DataError(
-                f"{self.name}: labels run from {self.labels.min()} to {self.labels.max()}, but the model has "
-                f"{n_classes} classes (0..{n_classes - 1}); choose a model with enough classes"
-            )
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices -> (B, C, H, W) float32. Raises DataError for crops, which need images in files."""
+        if crops is not None:
+            raise DataError(f"{self.name}: crop_scale needs images in files (folder:PATH); use shift_pixels")
+        found = self.images[chosen]
+        return found.astype(np.float32) / np.float32(255) if found.dtype == np.uint8 else found.astype(np.float32)
+
+    def first(self, samples: int) -> ImageSet:
+        """The first so many images."""
+        return replace(self, images=self.images[:samples], labels=self.labels[:samples], note=first_of(self, samples))
 
 
-def load_images(spec: str, split: Split, image_size: int, in_channels: int, samples: int | None = None) -> ImageSet:
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a split, in a given order."""
+
+    whole: Images
+    chosen: Indices
+
+    @property
+    def name(self) -> str:
+        """That of the whole."""
+        return self.whole.name
+
+    @property
+    def split(self) -> str:
+        """That of the whole."""
+        return self.whole.split
+
+    @property
+    def note(self) -> str:
+        """That of the whole, and how many."""
+        return f"{len(self.chosen)} of {len(self.whole.labels)}; {self.whole.note}"
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes."""
+        return self.whole.labels[self.chosen]
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices into the subset -> (B, C, H, W)."""
+        return self.whole.batch(self.chosen[chosen], crops)
+
+    def first(self, samples: int) -> Subset:
+        """The first so many images."""
+        return replace(self, chosen=self.chosen[:samples])
+
+
+def held_out(images: Images, count: int) -> tuple[Images, Images]:
+    """(the others, ``count`` images spread evenly over the split). Raises DataError where too few would be left."""
+    total = len(images.labels)
+    if not 0 < count < total:
+        raise DataError(f"{images.name}: {count} of {total} {images.split} images cannot be held out; hold out fewer")
+    chosen = np.arange(count) * total // count
+    return Subset(images, np.setdiff1d(np.arange(total), chosen)), Subset(images, chosen)
+
+
+def check_labels(images: Images, n_classes: int) -> None:
+    """Raise DataError where a label does not lie in 0..n_classes-1."""
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= n_classes:
+        raise DataError(
+            f"{images.name}: labels run from {low} to {high}, but the model has {n_classes} classes "
+            f"(0..{n_classes - 1}); choose a model with enough classes"
+        )
+
+
+def load_images(spec: str, split: Split, image_size: int, in_channels: int, samples: int | None = None) -> Images:
     """The first ``samples`` images of one split (None: all), in the shape that a model wants.
 
-    spec: ``digits`` (repeated to image_size, any multiple of 8; grey level / 16, so 0..1), or ``npz:PATH``: a
-    file with images and labels, taken as they are, and an optional boolean ``is_test``; without it both
-    splits hold every image, and the note says so. Raises DataError.
+    spec: ``digits`` (repeated to image_size, any multiple of 8; grey level / 16, so 0..1), or ``NAME:PATH`` with a
+    name of ``DATASETS``. Images of cifar10, cifar100, packed-jpeg and folder are pixel / 255, so 0..1. Those of npz
+    are taken as they are; without ``is_test`` both of its splits hold every image, and the note says so.
+    Raises DataError.
     """
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', not '{split}'")
-    if spec == "digits":
+    name, path = parse_data(spec)
+    loaded: Images
+    if path is None:
         loaded = _load_digits(split, image_size, in_channels)
-    elif spec.startswith("npz:"):
-        loaded = _load_npz(Path(spec.removeprefix("npz:")), split, image_size, in_channels)
+    elif name == "npz":
+        loaded = _load_npz(path, split, image_size, in_channels)
+    elif name in ("cifar10", "cifar100"):
+        from snn_energy.cifar import load_cifar
+
+        loaded = load_cifar(name, path, split, image_size, in_channels)
+    elif name == "packed-jpeg":
+        from snn_energy.image_files import load_packed_jpeg
+
+        loaded = load_packed_jpeg(path, split, image_size, in_channels)
     else:
-        raise _unknown(spec)
-    return _first(loaded, samples)
+        from snn_energy.image_files import load_folder
+
+        loaded = load_folder(path, split, image_size, in_channels)
+    if samples is None:
+        return loaded
+    if samples < 1:
+        raise DataError(f"samples must be at least 1, not {samples}")
+    if samples > len(loaded.labels):
+        raise DataError(f"{loaded.name}: {samples} samples asked for, the {split} split has {len(loaded.labels)}")
+    return loaded.first(samples)
+
+
+def parse_data(spec: str) -> tuple[str, Path | None]:
+    """``"cifar10:data"`` -> ``("cifar10", Path("data"))``, ``"digits"`` -> ``("digits", None)``. Raises DataError."""
+    name, colon, path = spec.partition(":")
+    if name not in DATASETS:
+        known = ", ".join(name if name == BUNDLED else f"{name}:PATH" for name in DATASETS)
+        raise DataError(f"unknown dataset '{spec}'{nearest(name, DATASETS)} (known: {known})")
+    if name == BUNDLED:
+        if colon:
+            raise DataError(f"{spec}: the digits are bundled and have no path; write {BUNDLED}")
+        return name, None
+    if not path:
+        raise DataError(f"{name}: needs a path, {name}:PATH ({DATASETS[name]})")
+    return name, Path(path)
 
 
 def has_own_test_split(spec: str) -> bool:
     """Whether train and test images of a dataset are known to be disjoint. Raises DataError."""
-    if spec.startswith("npz:"):
-        return "is_test" in _read_npz(Path(spec.removeprefix("npz:")))
-    if spec not in DATASETS:
-        raise _unknown(spec)
-    return True
+    name, path = parse_data(spec)
+    return name != "npz" or path is None or "is_test" in _read_npz(path)
 
 
-def _unknown(spec: str) -> DataError:
-    known = ", ".join(DATASETS)
-    return DataError(f"unknown dataset '{spec}'{nearest(spec, DATASETS)} (known: {known}, npz:PATH)")
+def batches(images: Images, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """All images in order, ``size`` at a time: (B, C, H, W) and (B,). Raises DataError."""
+    order = np.arange(len(images.labels))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield images.batch(chosen), images.labels[chosen]
+
+
+def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_channels: int) -> None:
+    """Raise DataError where images are not (in_channels, image_size, image_size)."""
+    wanted = (in_channels, image_size, image_size)
+    if found != wanted:
+        raise DataError(
+            f"{name}: the images are {_shape(found)} (channels x height x width), the model wants {_shape(wanted)}"
+        )
 
 
 def _load_digits(split: Split, image_size: int, in_channels: int) -> ImageSet:
@@ -105,12 +245,7 @@ def _load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Im
     images, labels, note = _as_images(path, arrays["images"]), _as_labels(path, arrays["labels"]), ""
     if len(images) != len(labels):
         raise DataError(f"{path}: {len(images)} images but {len(labels)} labels; there must be one label an image")
-    wanted = (in_channels, image_size, image_size)
-    if images.shape[1:] != wanted:
-        raise DataError(
-            f"{path}: the images are {_shape(images.shape[1:])} (channels x height x width), "
-            f"the model wants {_shape(wanted)}"
-        )
+    require_shape(path, images.shape[1:], image_size, in_channels)
     if "is_test" in arrays:
         is_test = arrays["is_test"]
         if is_test.dtype != np.bool_ or is_test.shape != labels.shape:
@@ -172,15 +307,9 @@ def _as_labels(path: Path, labels: NDArray[np.generic]) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
-def _first(images: ImageSet, samples: int | None) -> ImageSet:
-    if samples is None:
-        return images
-    if samples < 1:
-        raise DataError(f"samples must be at least 1, not {samples}")
-    if samples > len(images):
-        raise DataError(f"{images.name}: {samples} samples asked for, the {images.split} split has {len(images)}")
-    note = f"first {samples} of {len(images)}; {images.note}"
-    return ImageSet(images.name, images.split, images.images[:samples], images.labels[:samples], note)
+def first_of(images: Images, samples: int) -> str:
+    """The note of the first so many images."""
+    return f"first {samples} of {len(images.labels)}; {images.note}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -50,17 +50,14 @@ def profile_checkpoint(
     import torch
 
     from snn_energy.checkpoints import load_checkpoint
-    from snn_energy.datasets import load_images
+    from snn_energy.datasets import batches, check_labels, load_images
     from snn_energy.profiler.profile import profile
 
     network: Any = load_checkpoint(path, model, **(options or {}))
     config = network.config
     images = load_images(data, "test", config.image_size, config.in_channels, samples)
-    images.check_labels(config.num_classes)
-    batches = [
-        (torch.from_numpy(images.images[i : i + batch_size]), torch.from_numpy(images.labels[i : i + batch_size]))
-        for i in range(0, len(images.labels), batch_size)
-    ]
+    check_labels(images, config.num_classes)
+    loader = ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches(images, batch_size))
     found = {
         "dataset": images.name,
         "split": images.split,
@@ -68,7 +65,7 @@ def profile_checkpoint(
         **(header or {}),
     }
     with torch.inference_mode():
-        return profile(network, batches, time_steps=time_steps, header=found, on_batch=on_batch, strict=strict)
+        return profile(network, loader, time_steps=time_steps, header=found, on_batch=on_batch, strict=strict)
 
 
 def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None) -> Demo:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from snn_energy.errors import ModelError
 
-NeuronRule = Literal["paper", "spikformer"]
+NeuronRule = Literal["paper", "spikformer", "hoyer"]
 
 
 class TriangularSpike(torch.autograd.Function):
@@ -35,6 +35,53 @@ class TriangularSpike(torch.autograd.Function):
         return grads[0] * (1 - x.abs() / ctx.width).clamp_min(0) / ctx.width, None
 
 
+class PaperNeuron(torch.autograd.Function):
+    """Paper, Eq. 1-2 over all time steps: H = leak*U + I; O = V_th where H > V_th, else 0; U = H - O (soft reset).
+
+    Backwards through time with the triangular surrogate dO/dH = max(0, 1 - |H - V_th| / V_th), written out by hand:
+    only H is kept, and the gradients are those of the two equations to the last bit.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, leak: float, v_th: float) -> Tensor:
+        """current: (T, B, ...) -> spikes (T, B, ...) of amplitude V_th."""
+        potential, spikes = torch.empty_like(current), torch.empty_like(current)
+        u: Tensor | None = None
+        for t, current_t in enumerate(current):
+            h = potential[t]
+            if u is None:
+                h.copy_(current_t)
+            else:
+                torch.add(current_t, u, alpha=leak, out=h)
+            torch.gt(h, v_th, out=spikes[t])
+            if v_th != 1:
+                spikes[t].mul_(v_th)
+            if t + 1 < len(current):
+                u = h - spikes[t]
+        ctx.save_for_backward(potential)
+        ctx.leak, ctx.v_th = leak, v_th
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient with respect to the current (T, B, ...)."""
+        (potential,), leak, v_th = ctx.saved_tensors, ctx.leak, ctx.v_th
+        out = torch.empty_like(potential)
+        later: Tensor | None = None  # gradient of U, which carries to the next step
+        for t in range(len(potential) - 1, -1, -1):
+            slope = (potential[t] - v_th).abs_()
+            if v_th != 1:
+                slope.div_(v_th)
+            slope.neg_().add_(1).clamp_min_(0)
+            slope.mul_(grads[0][t] if later is None else grads[0][t] - later)
+            if later is not None:
+                slope.add_(later)
+            out[t] = slope
+            if t:
+                later = slope.mul_(leak)
+        return out, None, None
+
+
 class StraightThroughStep(torch.autograd.Function):
     """TM = 1 where TS >= 1, else 0, with the gradient passed straight through (paper, Eq. 6-7)."""
 
@@ -49,16 +96,6 @@ class StraightThroughStep(torch.autograd.Function):
         return grads[0]
 
 
-def paper_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
-    """Paper, Eq. 1-2: H = leak*U + I; O = V_th where H > V_th, else 0; U = H - O (soft reset).
-
-    u, current: (B, ...) in volts of the model; returns (spikes of amplitude V_th, next u).
-    """
-    h = torch.add(current, u, alpha=leak)
-    spike = TriangularSpike.apply(h - v_th, v_th) * v_th  # type: ignore[no-untyped-call]
-    return spike, h - spike
-
-
 def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
     """Public Spikformer code: charge u + (I - u)/tau with 1/tau = 1 - leak; 1 where v >= V_th; hard reset.
 
@@ -70,16 +107,47 @@ def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tup
     return spike, v * (1 - spike.detach())
 
 
+class HoyerSpike(torch.autograd.Function):
+    """1 where z >= the extremum, else 0; the surrogate gradient is 1 for 0 <= z <= 2, else 0 (Datta et al. 2022)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, extremum: Tensor) -> Tensor:
+        """z: any shape, the potential over the trainable threshold; extremum: a scalar. Returns 0.0 or 1.0."""
+        ctx.save_for_backward(z)
+        return (z >= extremum).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Gradient with respect to z; none for the extremum."""
+        (z,) = ctx.saved_tensors
+        return grads[0] * ((z >= 0) & (z <= 2)), None
+
+
+def hoyer_extremum(z: Tensor) -> Tensor:
+    """sum z^2 / sum z of potentials clipped to [0, 1], a scalar; 1 where all are 0 (Datta et al. 2022)."""
+    clipped = z.clamp(0, 1)
+    total = clipped.sum()
+    return torch.where(total > 0, clipped.square().sum() / total.clamp_min(1e-12), torch.ones_like(total))
+
+
+def hoyer_regulariser(z: Tensor) -> Tensor:
+    """(sum z)^2 / sum z^2 of potentials clipped to [0, 1], a scalar, small where few neurons are far from 0."""
+    clipped = z.clamp(0, 1)
+    return clipped.sum().square() / clipped.square().sum().clamp_min(1e-12)
+
+
 Observer = Callable[[int, Tensor, Tensor], None]
 
-_STEPS = {"paper": paper_step, "spikformer": spikformer_step}
+RULES = ("paper", "spikformer", "hoyer")
 
 
 class LIF(nn.Module):
     """A layer of leaky integrate-and-fire neurons over T time steps.
 
     rule "paper": Eq. 1-2, spikes of amplitude V_th, soft reset. rule "spikformer": the public code's variant
-    (tau = 1/(1 - leak), v >= V_th, amplitude 1, hard reset, reset detached from the gradient).
+    (tau = 1/(1 - leak), v >= V_th, amplitude 1, hard reset, reset detached from the gradient). rule "hoyer":
+    H = leak*U + I; 1 where H / threshold >= the Hoyer extremum of the clipped H / threshold, soft reset; the threshold
+    is trained, from V_th; the extremum is the batch's in training and its running mean (momentum 0.1) at inference.
 
     ``observer``, where set, is called as observer(t, spikes_t, potential_t) at every active step of a forward
     without gradients, after the reset, while both tensors are still in cache; it must change neither.
@@ -95,9 +163,13 @@ class LIF(nn.Module):
             raise ModelError(f"leak must lie in [0, 1], not {leak}")
         if not v_th > 0:
             raise ModelError(f"v_th must be positive, not {v_th}")
-        if rule not in _STEPS:
-            raise ModelError(f"neuron rule must be one of {sorted(_STEPS)}, not '{rule}'")
+        if rule not in RULES:
+            raise ModelError(f"neuron rule must be one of {sorted(RULES)}, not '{rule}'")
         self.leak, self.v_th, self.rule = leak, v_th, rule
+        self.hoyer_loss: Tensor | None = None  # of the last forward with gradients, rule "hoyer" alone
+        if rule == "hoyer":
+            self.threshold = nn.Parameter(torch.tensor(float(v_th)))
+            self.register_buffer("extremum", torch.tensor(1.0))
 
     @property
     def amplitude(self) -> float:
@@ -115,10 +187,31 @@ class LIF(nn.Module):
         return self._forward_inference(current, [True] * len(current))
 
     def _forward_differentiable(self, current: Tensor) -> Tensor:
-        step, u, spikes = _STEPS[self.rule], torch.zeros_like(current[0]), []
+        if self.rule == "paper":
+            return PaperNeuron.apply(current, self.leak, self.v_th)  # type: ignore[no-untyped-call, no-any-return]
+        if self.rule == "hoyer":
+            return self._forward_hoyer(current)
+        u, spikes = torch.zeros_like(current[0]), []
         for current_t in current:
-            spike, u = step(u, current_t, self.leak, self.v_th)
+            spike, u = spikformer_step(u, current_t, self.leak, self.v_th)
             spikes.append(spike)
+        return torch.stack(spikes)
+
+    def _forward_hoyer(self, current: Tensor) -> Tensor:
+        """The Hoyer rule with gradients; in training mode the running extremum is updated once a forward."""
+        u, spikes, extrema, terms = torch.zeros_like(current[0]), [], [], []
+        for current_t in current:
+            h = torch.add(current_t, u, alpha=self.leak)
+            z = h / self.threshold
+            extremum = hoyer_extremum(z.detach()) if self.training else self.get_buffer("extremum")
+            spike = HoyerSpike.apply(z, extremum)  # type: ignore[no-untyped-call]
+            u = h - spike * (self.threshold * extremum)
+            spikes.append(spike)
+            extrema.append(extremum)
+            terms.append(hoyer_regulariser(z))
+        if self.training:
+            self.get_buffer("extremum").lerp_(torch.stack(extrema).mean().float(), 0.1)
+        self.hoyer_loss = torch.stack(terms).sum()
         return torch.stack(spikes)
 
     def _forward_inference(self, current: Tensor, active: list[bool], idle: Tensor | None = None) -> Tensor:
@@ -132,6 +225,7 @@ class LIF(nn.Module):
         if len(current) < len(active):
             silent = current.new_zeros(shape[1:]) if idle is None else idle.expand(shape[1:])
         u: Tensor | None = None
+        level = float(self.threshold) * float(self.get_buffer("extremum")) if self.rule == "hoyer" else self.v_th
         for t, is_active in enumerate(active):
             if not is_active:
                 continue
@@ -142,6 +236,10 @@ class LIF(nn.Module):
                 if self.v_th != 1:
                     spike.mul_(self.v_th)
                 u = h.sub_(spike)
+            elif self.rule == "hoyer":
+                h = current_t.clone() if u is None else torch.add(current_t, u, alpha=self.leak)
+                torch.ge(h, level, out=spike)
+                u = h.sub_(spike, alpha=level)
             else:
                 h = current_t * (1 - self.leak) if u is None else u.add_((current_t - u) * (1 - self.leak))
                 torch.ge(h, self.v_th, out=spike)

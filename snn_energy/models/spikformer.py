@@ -247,12 +247,22 @@ class Spikformer(nn.Module):
         """
         if self.skips_time_steps and not (self.training or torch.is_grad_enabled() or has_hooks(self)):
             return forward_skipping(self, images, ATTENTION_SCALE)
+        logits: Tensor = self.head(self._features(images).mean(0))
+        return logits
+
+    def forward_steps(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` gives."""
+        logits: Tensor = self.head(self._features(images))
+        return logits
+
+    def _features(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W) -> (T, B, D), averaged over the tokens."""
         x = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         x = self.sps(x)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(x.mean(3).mean(0))
-        return logits
+        features: Tensor = x.mean(3)
+        return features
 
 
 def spiking_layers(model: nn.Module) -> dict[str, LIF]:

@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from snn_energy.errors import ModelError, RecipeError, nearest
+from snn_energy.datasets import parse_data
+from snn_energy.errors import DataError, ModelError, RecipeError, nearest
 from snn_energy.models.registry import parse_name
 
 MaskGroup = Literal["sps", "qkv", "attn", "mlp"]
@@ -46,7 +47,7 @@ class ModelSection(_Section):
     heads: int | None = Field(default=None, ge=1)
     patch_size: int | None = Field(default=None, ge=1)
     mlp_ratio: int = Field(default=4, ge=1)
-    neuron: Literal["paper", "spikformer"] = "paper"
+    neuron: Literal["paper", "spikformer", "hoyer"] = "paper"
     leak: float = Field(default=0.5, ge=0, le=1)
     initial_steps: int | None = Field(default=None, ge=1)
     min_steps: int = Field(default=0, ge=0)
@@ -69,6 +70,8 @@ class ModelSection(_Section):
             for key in ("initial_steps", "min_steps"):
                 if getattr(self, key):
                     raise _ContradictionError(key, f"only a dts-spikformer has DTSS layers, {self.name} has none")
+        if family == "vit" and self.neuron != "paper":
+            raise _ContradictionError("neuron", f"{self.name} has no spiking neurons; leave it out")
         for key in ("initial_steps", "min_steps"):
             if (getattr(self, key) or 0) > steps:
                 raise _ContradictionError(key, f"{getattr(self, key)} is more than time_steps {steps}")
@@ -76,12 +79,16 @@ class ModelSection(_Section):
 
 
 class OptimiserSection(_Section):
-    """AdamW with a linear warm-up and a cosine to zero; TP has its own learning rate and no weight decay."""
+    """AdamW with a linear warm-up and a cosine to zero; TP has its own learning rate and no weight decay.
+
+    clip_norm: largest norm of the gradient of all weights together; None: as it is.
+    """
 
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_epochs: int = Field(default=0, ge=0)
     tp_learning_rate: float = Field(default=0.01, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
 
 
 class MaskLossSection(_Section):
@@ -97,25 +104,61 @@ class MaskLossSection(_Section):
         return self
 
 
+class TetSection(_Section):
+    """Temporal efficient training: cross entropy at every time step, (1 - weight) * CE_t + weight * MSE to a target.
+
+    Deng et al., Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting, ICLR 2022; the
+    defaults are those of the authors' code.
+    """
+
+    weight: float = Field(default=1e-3, ge=0, le=1)
+    target: float = 1.0
+
+
+class HoyerSection(_Section):
+    """Weight of the Hoyer regulariser (sum |z|)^2 / sum z^2 of every spiking layer with neuron ``hoyer``.
+
+    Datta et al., Hoyer regularizer is all you need for ultra low-latency spiking neural networks, 2022.
+    """
+
+    weight: float = Field(gt=0)
+
+
 class Recipe(_Section):
     """One training run. ``name`` is what messages and the checkpoint call it.
 
-    data: ``digits`` or ``npz:PATH`` (with is_test). shift_pixels: largest random shift of a training image,
-    in pixels of the model's input. test_every: epochs between two looks at the test split, for information
-    only.
+    data: ``digits`` or ``NAME:PATH`` (see ``snn_energy.datasets``); may be left out where the run is given it.
+    start_from: a checkpoint whose tensors of the same name and shape are the start, such as the non-spiking twin.
+    hold_out: so many training images, spread over the split, are not trained on and choose the best checkpoint; 0:
+    the test split chooses it, and its metadata say so. test_every: epochs between two looks at accuracy.
+    precision: what the forward pass computes in (weights, LIF scores and losses stay float32).
+
+    Augmentation, in this order: crop_scale, a random part of the image by area, for images in files; shift_pixels,
+    the largest random shift, in pixels of the model's input; flip, left and right, for half the images;
+    cutout_pixels, the side of a square set to 0; mixup, the alpha of Beta(alpha, alpha).
     """
 
     name: str
     model: ModelSection
-    data: str
+    data: str | None = None
+    start_from: str | None = None
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
+    hold_out: int = Field(default=0, ge=0)
     shift_pixels: int = Field(default=0, ge=0)
+    flip: bool = False
+    cutout_pixels: int = Field(default=0, ge=0)
+    mixup: float = Field(default=0.0, ge=0)
+    crop_scale: list[float] | None = Field(default=None, min_length=2, max_length=2)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     optimiser: OptimiserSection
     mask_loss: MaskLossSection | None = None
+    tet_loss: TetSection | None = None
+    hoyer_loss: HoyerSection | None = None
     test_every: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
@@ -130,18 +173,46 @@ class Recipe(_Section):
             raise _ContradictionError(
                 "optimiser.warmup_epochs", f"{self.optimiser.warmup_epochs} must be below epochs {self.epochs}"
             )
-        if self.shift_pixels >= self.model.image_size:
+        for key in ("shift_pixels", "cutout_pixels"):
+            if getattr(self, key) >= self.model.image_size:
+                raise _ContradictionError(
+                    key, f"{getattr(self, key)} must be less than model.image_size {self.model.image_size}"
+                )
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise _ContradictionError("crop_scale", f"must be two shares, 0 < low <= high <= 1, not {self.crop_scale}")
+        if self.data is not None:
+            self._check_data(self.data)
+        if self.tet_loss is not None and self.model.family == "vit":
+            raise _ContradictionError("tet_loss", f"{self.model.name} has one time step; leave it out")
+        if self.hoyer_loss is not None and self.model.neuron != "hoyer":
             raise _ContradictionError(
-                "shift_pixels", f"{self.shift_pixels} must be less than model.image_size {self.model.image_size}"
+                "hoyer_loss", f"needs model.neuron: hoyer, not {self.model.neuron}, whose layers have no such term"
             )
         return self
+
+    def _check_data(self, data: str) -> None:
+        try:
+            name, _ = parse_data(data)
+        except DataError as error:
+            raise _ContradictionError("data", str(error)) from error
+        if self.crop_scale is not None and name != "folder":
+            raise _ContradictionError(
+                "crop_scale", f"needs images in files (folder:PATH), not {name}; use shift_pixels"
+            )
+
+    def with_changes(self, **changes: Any) -> Recipe:
+        """A recipe with top-level keys replaced, checked anew. Raises RecipeError."""
+        try:
+            return Recipe.model_validate({**self.model_dump(), **changes})
+        except ValidationError as error:
+            raise RecipeError(_describe(error, CommentedMap(), self.name).replace(", line 1:", ":", 1)) from error
 
     def to_yaml(self) -> str:
         """The recipe as YAML text, every default written out; ``load_recipe`` reads it back."""
         text = io.StringIO()
         yaml = YAML()
         yaml.default_flow_style = False
-        yaml.dump(self.model_dump(exclude_none=True), text)
+        yaml.dump(self.model_dump(exclude_none=True, mode="json"), text)
         return text.getvalue()
 
 
@@ -230,6 +301,8 @@ def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
         "model": ModelSection,
         "optimiser": OptimiserSection,
         "mask_loss": MaskLossSection,
+        "tet_loss": TetSection,
+        "hoyer_loss": HoyerSection,
     }
     for part in location[:-1]:
         section = sections.get(str(part), section)

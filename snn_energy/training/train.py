@@ -1,10 +1,11 @@
 """The training loop: one recipe in, one checkpoint out, the same weights every time.
 
-Loss = cross entropy + lambda_m * (sum over the charged DTSS layers l and the steps t of TM_l^t). The weights
-of the last epoch are the result; the test split is looked at for the log and never chooses anything.
+Loss = cross entropy (or TET) + lambda_m * (sum over the charged DTSS layers l and the steps t of TM_l^t). The
+weights of the last epoch are the result; the best ones on the images that choose (held out, or the test split, and
+the checkpoint says which) lie beside them.
 
-Everything random is drawn from generators that are seeded by the recipe and stored after every epoch in
-``<output>.partial``, so a run that was interrupted and resumed ends with the same bits as one that was not.
+Everything random is drawn from generators that are seeded by the recipe and stored in ``<output>.partial``, so a
+run that was interrupted anywhere and resumed ends with the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -13,57 +14,55 @@ import contextlib
 import csv
 import hashlib
 import io
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from snn_energy.checkpoints import load_tensors_only, save_checkpoint
-from snn_energy.datasets import ImageSet, has_own_test_split, load_images
+from snn_energy.checkpoints import load_tensors_only, read_tensors, save_checkpoint
+from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images
 from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
 from snn_energy.files import write_text, write_whole
-from snn_energy.groups import layer_group
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.models.vit import VisionTransformer
+from snn_energy.training.augment import Draws, augmented, draw, mixed
+from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet_loss
+from snn_energy.training.parallel import Processes, join_batch_norms, processes
+from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
 
-log = logging.getLogger("snn_energy")
 Network = Spikformer | VisionTransformer
-LOG_COLUMNS = (
-    "epoch",
-    "loss",
-    "cross_entropy",
-    "mask_loss",
-    "train_accuracy",
-    "test_accuracy",
-    "t_avg",
-    "dead_layers",
-)
+SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
+LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
+PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums"}
+TEST_BATCH = 120
+CHECK_EVERY = 100  # batches between two looks at the loss, each of which waits for the device
 EpochRecord = dict[str, float | int | None]
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run ended with. Accuracy in 0..1 on the test split.
+    """What a run ended with. Accuracy in 0..1 on the test split, of the last epoch.
 
     active_steps: T_l by spiking layer (T_max for a plain LIF); t_avg: their unweighted mean, None for a
     network without spiking layers. dead_layers: T_l = 0. floor_layers: layers whose own score would give T_l
-    = 0 and that ``min_steps`` keeps alive. seconds: wall time of this call.
+    = 0 and that ``min_steps`` keeps alive. seconds: wall time of this call. best_epoch: that of the best checkpoint.
     """
 
     recipe_name: str
     path: Path
+    best_path: Path
+    best_epoch: int
     accuracy: float
     active_steps: dict[str, int]
     t_avg: float | None
@@ -74,13 +73,36 @@ class TrainingResult:
 
 
 @dataclass
+class _Data:
+    train: Images
+    test: Images
+    held_out: Images | None
+    fingerprint: str
+
+
+@dataclass
 class _Run:
-    """All that changes while training; what a partial file holds."""
+    """All that changes while training; what a partial file holds. order: of the epoch that is under way."""
 
     model: Network
     optimiser: torch.optim.AdamW
     generator: torch.Generator
     epochs: list[EpochRecord]
+    order: Tensor | None
+    next_batch: int
+    sums: Tensor  # (4,) float64, see SUMS
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch on its way to the device: this process's part of ``count`` images."""
+
+    count: int
+    places: Tensor
+    draws: Draws
+    pixels: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    generator_state: Tensor  # after this batch's draws
 
 
 def train(
@@ -88,75 +110,112 @@ def train(
     output_path: str | Path,
     *,
     seed: int | None = None,
+    data: str | None = None,
+    device: str = "cpu",
     on_epoch: Callable[[EpochRecord], None] | None = None,
     resume: bool = False,
     write_log: bool = False,
     progress: bool = False,
+    save_every_s: float = 600.0,
 ) -> TrainingResult:
-    """Train a recipe and write its checkpoint; deterministic on one thread of one machine.
+    """Train a recipe and write its checkpoint; deterministic on the CPU of one machine.
 
-    seed: instead of the recipe's. on_epoch: called after every epoch with its row of the log. resume: go on
-    from ``<output>.partial``. write_log: write ``<stem>.log.csv`` beside the checkpoint. progress: show it on
-    stderr. Raises RecipeError, DataError, CheckpointError (a partial file of another recipe) and OutputError.
+    seed, data: instead of the recipe's. device: cpu, cuda or auto. on_epoch: called after every epoch with its row
+    of the log. resume: go on from ``<output>.partial``, which is written after every epoch and every
+    ``save_every_s`` seconds. Written beside ``<stem>.safetensors``: ``<stem>.best.safetensors`` and
+    ``<stem>.recipe.yaml``, the recipe with every default and change; with write_log ``<stem>.log.csv``. progress: show
+    it on stderr. Under torchrun all processes work on one run, and the first one writes.
+    Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
     started = time.perf_counter()
-    if seed is not None and seed < 0:
-        raise RecipeError(f"{recipe.name}: seed must be at least 0, not {seed}")
-    output, recipe = Path(output_path), recipe if seed is None else recipe.model_copy(update={"seed": seed})
+    output, recipe = Path(output_path), _changed(recipe, seed, data)
     if output.is_dir() or not output.parent.is_dir():
         raise OutputError(f"{output}: cannot be written there; give a file in a folder that exists")
-    train_set, test_set = _load_data(recipe)
-    with _reproducible(recipe.threads), _Reporter(recipe, enabled=progress) as report:
-        run = _start(recipe)
+    with processes(device) as group, _reproducible(recipe.threads, group), contextlib.ExitStack() as stack:
+        loaded = _load_data(recipe)
+        run = _start(recipe, group)
         if resume:
-            _read_partial(run, recipe, output)
+            _read_partial(run, recipe, loaded, output)
+        if group.is_first:
+            write_text(recipe_path(output), recipe.to_yaml())
+        report = stack.enter_context(Reporter(recipe, len(loaded.train.labels), enabled=progress and group.is_first))
+        report.resume(len(run.epochs), run.next_batch * recipe.batch_size)
+        saved = [time.monotonic()]
+
+        def after_batch(state: Tensor) -> None:
+            if time.monotonic() - saved[0] > save_every_s:
+                _write_partial(run, recipe, loaded, output, group, state)
+                saved[0] = time.monotonic()
+
         for epoch in range(len(run.epochs) + 1, recipe.epochs + 1):
-            record = _train_epoch(run, recipe, train_set, epoch)
+            record = _train_epoch(run, recipe, loaded.train, epoch, group, report, after_batch)
             look = epoch == recipe.epochs or epoch % recipe.test_every == 0
-            record["test_accuracy"] = accuracy(run.model, test_set) if look else None
+            record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if look else None
+            record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if look else None
             run.epochs.append(record)
-            _write_partial(run, recipe, output)
+            if group.is_first and best_epoch(run.epochs) == epoch:
+                save_checkpoint(best_path(output), run.model, _metadata(recipe, loaded, run, "best"))
+            _write_partial(run, recipe, loaded, output, group, run.generator.get_state())
+            saved[0] = time.monotonic()
             report.epoch(record, dead_layers(run.model))
             if on_epoch is not None:
                 on_epoch(record)
-        result = _result(run, recipe, output, time.perf_counter() - started)
-        save_checkpoint(output, run.model, _metadata(recipe, train_set, result))
-    if write_log:
-        _write_log(run.epochs, output.with_name(f"{output.stem}.log.csv"))
-    partial_path(output).unlink(missing_ok=True)
-    return result
+        if group.is_first:
+            save_checkpoint(output, run.model, _metadata(recipe, loaded, run, "last"))
+            if write_log:
+                _write_log(run.epochs, output.with_name(f"{output.stem}.log.csv"))
+            partial_path(output).unlink(missing_ok=True)
+        group.wait()
+        return _result(run, recipe, output, time.perf_counter() - started)
 
 
 def partial_path(output: Path) -> Path:
-    """Where the state after the last whole epoch lies while a run is under way."""
+    """Where the state of a run lies while it is under way."""
     return output.with_name(f"{output.name}.partial")
 
 
-def mask_loss(model: nn.Module, groups: list[str]) -> Tensor:
-    """Sum of TM_l^t over the DTSS layers of the groups and all time steps: a scalar, 0 without any."""
-    masks = [
-        layer.time_step_mask(layer.max_steps).sum()
-        for name, layer in spiking_layers(model).items()
-        if isinstance(layer, DTSS) and layer_group(name) in groups
-    ]
-    return torch.stack(masks).sum() if masks else torch.zeros(())
+def best_path(output: Path) -> Path:
+    """Where the best weights of a run lie."""
+    return output.with_name(f"{output.stem}.best{output.suffix}")
 
 
-def accuracy(model: nn.Module, images: ImageSet, batch_size: int = 120) -> float:
+def recipe_path(output: Path) -> Path:
+    """Where the recipe of a run lies, every default written out."""
+    return output.with_name(f"{output.stem}.recipe.yaml")
+
+
+def best_epoch(epochs: list[EpochRecord]) -> int:
+    """The first epoch with the highest accuracy on the images that choose; 0 before any was looked at."""
+    looked = {int(record["epoch"] or 0): score for record in epochs if (score := _score(record)) is not None}
+    return max(looked, key=lambda epoch: looked[epoch], default=0)
+
+
+def _score(record: EpochRecord) -> float | None:
+    held = record["held_out_accuracy"]
+    return record["test_accuracy"] if held is None else held
+
+
+def accuracy(model: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
     """Share of images (0..1) whose largest logit is their label; the model is left in the mode it was in."""
+    return (
+        _accuracy(model, images, Processes(0, 1, next(model.parameters(), torch.zeros(())).device), batch_size) or 0.0
+    )
+
+
+def _accuracy(model: nn.Module, images: Images | None, group: Processes, size: int = TEST_BATCH) -> float | None:
+    """``accuracy`` in float32, every process taking its share of the batches."""
+    if images is None:
+        return None
     was_training = model.training
     model.eval()
+    hits, count = torch.zeros(1, device=group.device), len(images.labels)
     with torch.inference_mode():
-        hits = sum(
-            int((model(batch).argmax(1) == labels).sum())
-            for batch, labels in zip(
-                torch.from_numpy(images.images).split(batch_size),
-                torch.from_numpy(images.labels).split(batch_size),
-                strict=True,
-            )
-        )
+        for start in list(range(0, count, size))[group.rank :: group.size]:
+            chosen = np.arange(start, min(start + size, count))
+            logits = model(torch.from_numpy(images.batch(chosen)).to(group.device))
+            hits += (logits.argmax(1).cpu() == torch.from_numpy(images.labels[chosen])).sum().to(group.device)
     model.train(was_training)
-    return hits / len(images)
+    return int(group.add_up(hits)) / count
 
 
 def active_steps_by_layer(model: Network) -> dict[str, int]:
@@ -178,26 +237,38 @@ def layers_held_by_floor(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _load_data(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    model = recipe.model
-    if not has_own_test_split(recipe.data):
+def _changed(recipe: Recipe, seed: int | None, data: str | None) -> Recipe:
+    changes = {key: value for key, value in (("seed", seed), ("data", data)) if value is not None}
+    changed = recipe.with_changes(**changes) if changes else recipe
+    if changed.data is None:
+        raise RecipeError(f"{recipe.name}: names no data; give --data NAME:PATH")
+    return changed
+
+
+def _load_data(recipe: Recipe) -> _Data:
+    model, spec = recipe.model, recipe.data or ""
+    if not has_own_test_split(spec):
         raise RecipeError(
-            f"{recipe.name}: {recipe.data} has no array is_test, so accuracy would be measured on images "
+            f"{recipe.name}: {spec} has no array is_test, so accuracy would be measured on images "
             "that were trained on; add booleans (N,), True where an image is for testing"
         )
-    train_set = load_images(recipe.data, "train", model.image_size, model.in_channels)
-    test_set = load_images(recipe.data, "test", model.image_size, model.in_channels)
+    train_set = load_images(spec, "train", model.image_size, model.in_channels)
+    test_set = load_images(spec, "test", model.image_size, model.in_channels)
     for images in (train_set, test_set):
-        images.check_labels(model.num_classes)
-    return train_set, test_set
+        check_labels(images, model.num_classes)
+    fingerprint = hashlib.sha256(f"{train_set.name}".encode())
+    for images in (train_set, test_set):
+        fingerprint.update(images.labels.tobytes())
+    rest, chosen = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
+    return _Data(rest, test_set, chosen, fingerprint.hexdigest())
 
 
 @contextlib.contextmanager
-def _reproducible(threads: int) -> Iterator[None]:
-    """Deterministic algorithms, this many threads, a seeded global generator; all put back afterwards."""
+def _reproducible(threads: int, group: Processes) -> Iterator[None]:
+    """Deterministic algorithms on the CPU, this many threads, a seeded global generator; all put back afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(group.device.type == "cpu")
     try:
         with torch.random.fork_rng(devices=[]):
             yield
@@ -206,15 +277,34 @@ def _reproducible(threads: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(before[1])
 
 
-def _start(recipe: Recipe) -> _Run:
+def _start(recipe: Recipe, group: Processes) -> _Run:
     """Epoch 0: a network with seeded weights, a fresh optimiser and a generator."""
+    if group.size > 1 and recipe.model.neuron == "hoyer":
+        raise RecipeError(f"{recipe.name}: neuron hoyer takes statistics of the whole batch; train it in one process")
     torch.manual_seed(recipe.seed)
     options = recipe.model.model_dump(exclude={"name"}, exclude_none=True)
     try:
         model = create_model(recipe.model.name, **options)
     except ModelError as error:
         raise RecipeError(f"{recipe.name}: model: {error}") from error
-    return _Run(model.train(), _optimiser(model, recipe), torch.Generator().manual_seed(recipe.seed), [])
+    if recipe.start_from is not None:
+        _fill_from(model, recipe.start_from)
+    if group.size > 1:
+        join_batch_norms(model)
+    model.to(group.device)
+    if recipe.channels_last:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    generator = torch.Generator().manual_seed(recipe.seed)
+    return _Run(model.train(), _optimiser(model, recipe), generator, [], None, 0, torch.zeros(len(SUMS)).double())
+
+
+def _fill_from(model: nn.Module, path: str) -> None:
+    """Take over the tensors of a checkpoint that have the same name and shape. Raises CheckpointError."""
+    found, own = read_tensors(path), model.state_dict()
+    taken = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    if not any(name.endswith("weight") for name in taken):
+        raise CheckpointError(f"{path}: start_from: no weight has the name and shape of one of this network")
+    model.load_state_dict(taken, strict=False)
 
 
 def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
@@ -239,42 +329,102 @@ def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
 
 
-def _train_epoch(run: _Run, recipe: Recipe, train_set: ImageSet, epoch: int) -> EpochRecord:
-    """One pass over the training split in a fresh order; returns means over its images."""
-    images, labels = torch.from_numpy(train_set.images), torch.from_numpy(train_set.labels)
-    order = torch.randperm(len(labels), generator=run.generator)
-    batches = order.split(recipe.batch_size)
-    warmup, total = recipe.optimiser.warmup_epochs * len(batches), recipe.epochs * len(batches)
-    sums = {"loss": 0.0, "cross_entropy": 0.0, "mask_loss": 0.0, "train_accuracy": 0.0}
-    for i, chosen in enumerate(batches):
-        share = _schedule((epoch - 1) * len(batches) + i, warmup, total)
-        for group in run.optimiser.param_groups:
-            group["lr"] = group["peak_lr"] * share
-        batch = _shifted(images[chosen], recipe.shift_pixels, run.generator)
-        logits = run.model(batch)
-        entropy = functional.cross_entropy(logits, labels[chosen], label_smoothing=recipe.label_smoothing)
-        charged = torch.zeros(())
-        if recipe.mask_loss is not None:
-            charged = mask_loss(run.model, list(recipe.mask_loss.groups)) * recipe.mask_loss.weight
-        loss = entropy + charged
-        run.optimiser.zero_grad()
-        loss.backward()
-        run.optimiser.step()
-        _project(run.model)
-        for key, value in (("loss", loss), ("cross_entropy", entropy), ("mask_loss", charged)):
-            sums[key] += value.item() * len(chosen)
-        sums["train_accuracy"] += int((logits.argmax(1) == labels[chosen]).sum())
-    _check_finite(run.model, sums["loss"], recipe, epoch)
-    record: EpochRecord = {"epoch": epoch, **{key: value / len(labels) for key, value in sums.items()}}
+def _train_epoch(
+    run: _Run,
+    recipe: Recipe,
+    images: Images,
+    epoch: int,
+    group: Processes,
+    report: Reporter,
+    after_batch: Callable[[Tensor], None],
+) -> EpochRecord:
+    """One pass, or what is left of one, over the training split; returns means over its images."""
+    if run.order is None:
+        run.order = torch.randperm(len(images.labels), generator=run.generator)
+        run.next_batch, run.sums = 0, torch.zeros(len(SUMS)).double()
+    chunks = run.order.split(recipe.batch_size)
+    warmup, total = recipe.optimiser.warmup_epochs * len(chunks), recipe.epochs * len(chunks)
+    run.sums = run.sums.to(group.device)
+    for batch in _batches(run, recipe, images, chunks, group):
+        share = _schedule((epoch - 1) * len(chunks) + run.next_batch, warmup, total)
+        for parameters in run.optimiser.param_groups:
+            parameters["lr"] = parameters["peak_lr"] * share
+        run.sums += group.add_up(_step(run, recipe, batch, group))
+        run.next_batch += 1
+        report.batch(batch.count)
+        if run.next_batch % CHECK_EVERY == 0:
+            _check_finite({}, float(run.sums[0]), recipe, epoch)
+        after_batch(batch.generator_state)
+    sums = dict(zip(SUMS, run.sums.tolist(), strict=True))
+    _check_finite(run.model.state_dict(), sums["loss"], recipe, epoch)
+    record: EpochRecord = {"epoch": epoch, **{key: value / len(images.labels) for key, value in sums.items()}}
     steps = list(active_steps_by_layer(run.model).values())
     record["t_avg"] = sum(steps) / len(steps) if steps else None
     record["dead_layers"] = steps.count(0)
+    run.order = None
     return record
 
 
-def _check_finite(model: nn.Module, loss: float, recipe: Recipe, epoch: int) -> None:
+def _batches(
+    run: _Run, recipe: Recipe, images: Images, chunks: tuple[Tensor, ...], group: Processes
+) -> Iterator[_Batch]:
+    """The batches that are left, each read by a thread while the one before is worked on."""
+
+    def prepare(chosen: Tensor) -> Callable[[], _Batch]:
+        draws = draw(recipe, len(chosen), run.generator)
+        places, state = group.part(len(chosen)), run.generator.get_state()
+        mine = chosen[places].numpy()
+        crops = None if draws.crops is None else draws.crops[places.numpy()]
+        return lambda: _Batch(len(chosen), places, draws, images.batch(mine, crops), images.labels[mine], state)
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for chosen in chunks[run.next_batch :]:
+            ready, coming = coming, reader.submit(prepare(chosen))
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
+    """One step of the optimiser; returns this process's share of SUMS over the batch's images, (4,) float64."""
+    labels = torch.from_numpy(batch.labels).to(group.device, non_blocking=True)
+    images = torch.from_numpy(batch.pixels).to(group.device, non_blocking=True)
+    images, targets = augmented(images, batch.draws, batch.places, recipe), labels
+    if batch.draws.mixed is not None:
+        images, targets = mixed(images, labels, batch.draws.mixed, recipe.model.num_classes)
+    if recipe.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    tet, smoothing, model = recipe.tet_loss, recipe.label_smoothing, run.model
+    with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        steps = model.forward_steps(images).float() if tet and isinstance(model, Spikformer) else None
+        logits = model(images).float() if steps is None else steps.mean(0)
+    entropy = cross_entropy(logits, targets, smoothing, batch.count)
+    answer = entropy
+    if tet is not None and steps is not None:
+        answer = tet_loss(steps, targets, smoothing, batch.count, tet.weight, tet.target)
+    charged, regular = torch.zeros((), device=group.device), torch.zeros((), device=group.device)
+    if group.is_first and recipe.mask_loss is not None:  # once, whoever adds up
+        charged = mask_loss(model, list(recipe.mask_loss.groups)) * recipe.mask_loss.weight
+    if recipe.hoyer_loss is not None:
+        regular = hoyer_loss(model) * recipe.hoyer_loss.weight
+    loss = answer + charged + regular
+    run.optimiser.zero_grad()
+    loss.backward()
+    group.add_up_gradients(model)
+    if recipe.optimiser.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip_norm)
+    run.optimiser.step()
+    _project(model)
+    means = torch.stack([value.detach().double() for value in (loss, entropy, charged)]) * batch.count
+    hits = (logits.detach().argmax(1) == labels).sum().double()
+    return torch.cat([means, hits[None]])
+
+
+def _check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch: int) -> None:
     """Raise RecipeError where training has diverged; NaN weights alone would show as a network without spikes."""
-    finite = all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
+    finite = all(bool(torch.isfinite(value).all()) for value in weights.values())
     if not (finite and math.isfinite(loss)):
         raise RecipeError(
             f"{recipe.name}: training diverged in epoch {epoch} (loss or weights are not finite); "
@@ -290,25 +440,13 @@ def _project(model: nn.Module) -> None:
                 layer.tp.clamp_min_(0)
 
 
-def _shifted(images: Tensor, largest: int, generator: torch.Generator) -> Tensor:
-    """Each image (B, C, H, W) moved by up to ``largest`` pixels along both axes, zeros moving in."""
-    if largest == 0:
-        return images
-    height, width = images.shape[2:]
-    padded = functional.pad(images, (largest,) * 4)
-    top, left = torch.randint(2 * largest + 1, (2, len(images), 1), generator=generator)
-    rows = (top + torch.arange(height))[:, None, :, None]  # (B, 1, H, 1)
-    columns = (left + torch.arange(width))[:, None, None, :]  # (B, 1, 1, W)
-    batch = torch.arange(len(images))[:, None, None, None]
-    channel = torch.arange(images.shape[1])[None, :, None, None]
-    return padded[batch, channel, rows, columns]
-
-
 def _result(run: _Run, recipe: Recipe, output: Path, seconds: float) -> TrainingResult:
     steps = active_steps_by_layer(run.model)
     return TrainingResult(
         recipe_name=recipe.name,
         path=output,
+        best_path=best_path(output),
+        best_epoch=best_epoch(run.epochs),
         accuracy=float(run.epochs[-1]["test_accuracy"] or 0.0),
         active_steps=steps,
         t_avg=sum(steps.values()) / len(steps) if steps else None,
@@ -319,22 +457,36 @@ def _result(run: _Run, recipe: Recipe, output: Path, seconds: float) -> Training
     )
 
 
-def _metadata(recipe: Recipe, train_set: ImageSet, result: TrainingResult) -> dict[str, Any]:
+def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, Any]:
     """What the checkpoint says of its weights. The same for the same recipe, so no times and no paths."""
+    record, steps = run.epochs[-1], active_steps_by_layer(run.model)
+    chooser = "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"
+    without_paths = recipe.model_copy(
+        update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None}
+    )
     return {
-        "data": train_set.name,
-        "data_note": train_set.note,
+        "data": data.train.name,
+        "data_note": data.train.note,
         "split": "train",
         "seed": recipe.seed,
         "mean": None,
         "std": None,
-        "test_accuracy": result.accuracy,
-        "active_steps": result.active_steps,
-        "t_avg": result.t_avg,
+        "epoch": record["epoch"],
+        "chosen": f"best of {recipe.epochs} epochs on {chooser}" if which == "best" else "last epoch",
+        "held_out_accuracy": record["held_out_accuracy"],
+        "test_accuracy": record["test_accuracy"],
+        "active_steps": steps,
+        "t_avg": sum(steps.values()) / len(steps) if steps else None,
         "recipe_name": recipe.name,
-        "recipe": recipe.to_yaml(),
+        "recipe": without_paths.to_yaml(),
+        "started_from": None if recipe.start_from is None else _origin(recipe.start_from),
         "command": f"snn-energy train {recipe.name} --seed {recipe.seed}",
     }
+
+
+def _origin(path: str) -> dict[str, str]:
+    """A checkpoint without its path: name and content."""
+    return {"checkpoint": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def _write_log(epochs: list[EpochRecord], path: Path) -> None:
@@ -348,85 +500,52 @@ def _write_log(epochs: list[EpochRecord], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _fingerprint(recipe: Recipe) -> str:
-    """Names a recipe with its seed."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+def _fingerprint(recipe: Recipe, data: _Data) -> str:
+    """Names a recipe with its seed and the data it sees, wherever they lie."""
+    text = recipe.model_copy(update={"data": None}).model_dump_json() + data.fingerprint
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_partial(run: _Run, recipe: Recipe, output: Path) -> None:
+def _write_partial(
+    run: _Run, recipe: Recipe, data: _Data, output: Path, group: Processes, generator_state: Tensor
+) -> None:
+    if not group.is_first:
+        return
     state = {
-        "recipe": _fingerprint(recipe),
+        "recipe": _fingerprint(recipe, data),
         "model": run.model.state_dict(),
         "optimiser": run.optimiser.state_dict(),
-        "generator": run.generator.get_state(),
+        "generator": generator_state,
         "epochs": run.epochs,
+        "order": run.order,
+        "next_batch": run.next_batch,
+        "sums": run.sums.cpu(),
     }
-    write_whole(partial_path(output), lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how torch tells of a full disk
+            raise OutputError(f"{partial_path(output)}: cannot be written ({error}); make room and resume") from error
+
+    write_whole(partial_path(output), write)
 
 
-def _read_partial(run: _Run, recipe: Recipe, output: Path) -> None:
+def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
     """Put a run where an interrupted one stopped. Raises CheckpointError."""
     path = partial_path(output)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file, so there is nothing to resume; start afresh without resume")
     state = load_tensors_only(path)
-    if not isinstance(state, dict) or set(state) != {"recipe", "model", "optimiser", "generator", "epochs"}:
+    if not isinstance(state, dict) or set(state) != PARTIAL_KEYS:
         raise CheckpointError(f"{path}: not the state of a training run; start afresh without resume")
-    if state["recipe"] != _fingerprint(recipe):
+    if state["recipe"] != _fingerprint(recipe, data):
         raise CheckpointError(
-            f"{path}: belongs to another recipe or seed than {recipe.name} with seed {recipe.seed}; "
-            "resume with the recipe it was started with, or start afresh without resume"
+            f"{path}: belongs to another recipe, seed or data than {recipe.name} with seed {recipe.seed}; "
+            "resume with what it was started with, or start afresh without resume"
         )
     run.model.load_state_dict(state["model"])
     run.optimiser.load_state_dict(state["optimiser"])
     run.generator.set_state(state["generator"])
     run.epochs.extend(state["epochs"])
-
-
-class _Reporter:
-    """Progress on stderr: a bar with rate and time left on a terminal, a line every few epochs elsewhere."""
-
-    def __init__(self, recipe: Recipe, *, enabled: bool, console: Console | None = None) -> None:
-        self.recipe, self.enabled = recipe, enabled
-        self.console = console or Console(stderr=True)
-        self.dead: set[str] = set()
-        self.started, self.done = time.perf_counter(), 0
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("epochs {task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=self.console,
-            disable=not (enabled and self.console.is_terminal),
-        )
-        self.task = self.bar.add_task(recipe.name, total=recipe.epochs, text="")
-
-    def __enter__(self) -> _Reporter:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
-
-    def epoch(self, record: EpochRecord, dead: tuple[str, ...]) -> None:
-        """Show one finished epoch; warn, shown or not, of layers that have just lost their last time step."""
-        self.done += 1
-        epoch, total = int(record["epoch"] or 0), self.recipe.epochs
-        pace = (time.perf_counter() - self.started) / self.done
-        parts = [f"loss {record['loss']:.3f}", f"{pace:.1f} s/epoch"]
-        if record["t_avg"] is not None:
-            parts.insert(1, f"T_avg {record['t_avg']:.2f}")
-        if record["test_accuracy"] is not None:
-            parts.insert(1, f"test accuracy {record['test_accuracy']:.1%}")
-        self.bar.update(self.task, completed=epoch, text=", ".join(parts))
-        plain = self.enabled and not self.console.is_terminal
-        if plain and (record["test_accuracy"] is not None or self.done == 1):
-            left = f"{pace * (total - epoch):.0f} s left"
-            line = f"{self.recipe.name}: epoch {epoch}/{total}, {', '.join(parts)}, {left}"
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
-        fresh = [name for name in dead if name not in self.dead]
-        if fresh:
-            message = "%s: epoch %d: no active time step left (T_l = 0) in %s"
-            log.warning(message, self.recipe.name, epoch, ", ".join(fresh))
-        self.dead = set(dead)
+    run.order, run.next_batch, run.sums = state["order"], state["next_batch"], state["sums"]
