@@ -26,15 +26,15 @@ from snn_energy.models.neurons import DTSS
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import spiking_layers, time_steps_by_layer
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
+from snn_energy.training.augment import shifted
+from snn_energy.training.losses import mask_loss
+from snn_energy.training.progress import Reporter
 from snn_energy.training.train import (
     _optimiser,
-    _Reporter,
     _schedule,
-    _shifted,
     accuracy,
     active_steps_by_layer,
     layers_held_by_floor,
-    mask_loss,
     partial_path,
     train,
 )
@@ -107,8 +107,8 @@ def edited(old: str, new: str) -> str:
 # --- recipes ---
 
 
-def test_the_bundled_recipes_are_those_of_the_demo() -> None:
-    assert set(list_recipes()) == set(DEMO_RECIPES)
+def test_the_bundled_recipes_are_called_as_their_files_are_and_those_on_digits_are_the_demo() -> None:
+    assert {name for name in list_recipes() if name.startswith("digits")} == set(DEMO_RECIPES)
     for name in list_recipes():
         assert load_recipe(name).name == name
 
@@ -155,6 +155,16 @@ def test_reading_a_recipe_does_not_load_torch() -> None:
         ("  heads: 2", "  initial_steps: 4", 8, "model.initial_steps: 4 is more than time_steps 3"),
         ("  heads: 2", "  min_steps: 4", 8, "model.min_steps: 4 is more than time_steps 3"),
         ("shift_pixels: 1", "shift_pixels: 8", 12, "shift_pixels: 8 must be less than model.image_size 8"),
+        ("data: {data}", "data: digit", 9, "data: unknown dataset 'digit'; did you mean 'digits'?"),
+        ("data: {data}", "data: cifar10", 9, "data: cifar10: needs a path, cifar10:PATH"),
+        ("data: {data}", "data: digits:here", 9, "data: digits:here: the digits are bundled and have no path"),
+        ("shift_pixels: 1", "crop_scale: [0.5, 1.0]", 12, "crop_scale: needs images in files (folder:PATH), not digits"),
+        ("shift_pixels: 1", "crop_scale: [0.9, 0.5]", 12, "crop_scale: must be two shares"),
+        ("shift_pixels: 1", "crop_scale: [0.9]", 12, "crop_scale: list should have at least 2 items"),
+        ("shift_pixels: 1", "cutout_pixels: 8", 12, "cutout_pixels: 8 must be less than model.image_size 8"),
+        ("shift_pixels: 1", "tet_loss: {wieght: 1.0}", 12, "unknown key 'tet_loss.wieght'; did you mean 'weight'?"),
+        ("shift_pixels: 1", "hoyer_loss: {weight: 1.0}", 12, "hoyer_loss: needs model.neuron: hoyer, not paper"),
+        ("shift_pixels: 1", "precision: fp8", 12, "precision: 'fp8' is not one of float32, bfloat16"),
         ("epochs: 3", "epochs: 3\nepochs: 4", 11, "not valid YAML: found duplicate key"),
         ("epochs: 3", "epochs: [3", 11, "not valid YAML"),
     ],
@@ -246,7 +256,7 @@ def test_the_learning_rate_climbs_in_a_line_and_falls_in_a_cosine() -> None:
 
 def test_a_shift_moves_whole_images_by_at_most_its_pixels_and_lets_zeros_in() -> None:
     images = torch.rand(40, 2, 6, 5) + 1
-    moved = _shifted(images, 2, torch.Generator().manual_seed(0))
+    moved = shifted(images, torch.randint(5, (2, 40, 1), generator=torch.Generator().manual_seed(0)), 2)
     seen = set()
     for before, after in zip(images, moved, strict=True):
         fits = []
@@ -262,7 +272,6 @@ def test_a_shift_moves_whole_images_by_at_most_its_pixels_and_lets_zeros_in() ->
         assert len(fits) == 1
         seen.add(fits[0])
     assert len(seen) > 10
-    assert torch.equal(_shifted(images, 0, torch.Generator()), images)
 
 
 def test_accuracy_is_the_share_of_right_answers_and_leaves_the_mode_alone() -> None:
@@ -298,7 +307,7 @@ def test_every_layer_of_a_plain_spikformer_is_active_in_all_steps() -> None:
 def test_a_network_learns_and_its_checkpoint_measures_what_the_result_says(tmp_path: Path, tiny: Recipe) -> None:
     result = train(changed(tiny, epochs=10), tmp_path / "a.safetensors")
     model = load_checkpoint(result.path)
-    test = load_images(tiny.data, "test", 8, 1)
+    test = load_images(tiny.data or "", "test", 8, 1)
     assert result.accuracy == accuracy(model, test) > 0.9
     assert result.active_steps == time_steps_by_layer(model)
     assert result.t_avg == sum(result.active_steps.values()) / 12
@@ -306,8 +315,31 @@ def test_a_network_learns_and_its_checkpoint_measures_what_the_result_says(tmp_p
     assert result.seconds > 0
     said = read_metadata(result.path)
     assert (said["test_accuracy"], said["seed"], said["split"]) == (result.accuracy, 0, "train")
-    assert parse_recipe(said["recipe"], "said.yaml") == changed(tiny, epochs=10)
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["a.safetensors", "bars.npz"]
+    assert parse_recipe(said["recipe"], "said.yaml") == changed(tiny, epochs=10, data=None)
+    assert parse_recipe((tmp_path / "a.recipe.yaml").read_text(), "said.yaml") == changed(tiny, epochs=10)
+    written = ["a.best.safetensors", "a.recipe.yaml", "a.safetensors", "bars.npz"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == written
+
+
+def test_the_best_checkpoint_is_that_of_the_first_epoch_with_the_highest_accuracy(tmp_path: Path, tiny: Recipe) -> None:
+    result = train(changed(tiny, epochs=8, test_every=1), tmp_path / "a.safetensors")
+    scores = [record["test_accuracy"] for record in result.epochs]
+    assert result.best_epoch == 1 + scores.index(max(scores))  # type: ignore[type-var]
+    said = read_metadata(result.best_path)
+    assert said["epoch"] == result.best_epoch
+    assert "the test split, so its accuracy there is optimistic" in said["chosen"]
+    measured = accuracy(load_checkpoint(result.best_path), load_images(tiny.data or "", "test", 8, 1))
+    assert measured == said["test_accuracy"] == max(scores)  # type: ignore[type-var]
+    assert read_metadata(result.path)["chosen"] == "last epoch"
+
+
+def test_held_out_images_are_not_trained_on_and_choose_the_best(tmp_path: Path, tiny: Recipe) -> None:
+    result = train(changed(tiny, hold_out=8, test_every=1), tmp_path / "a.safetensors")
+    held = [record["held_out_accuracy"] for record in result.epochs]
+    assert result.best_epoch == 1 + held.index(max(held))  # type: ignore[type-var]
+    said = read_metadata(result.best_path)
+    assert said["chosen"] == "best of 3 epochs on held-out images"
+    assert said["data_note"].startswith("24 of 32; ")
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, tiny: Recipe) -> None:
@@ -339,7 +371,7 @@ def test_a_partial_file_of_another_recipe_or_seed_is_refused(tmp_path: Path, tin
     with pytest.raises(KeyboardInterrupt):
         train(tiny, output, on_epoch=stop_after(1))
     for recipe, seed in ((changed(tiny, batch_size=16), None), (tiny, 1)):
-        with pytest.raises(CheckpointError, match=r"a\.safetensors\.partial: belongs to another recipe or seed"):
+        with pytest.raises(CheckpointError, match=r"a\.safetensors\.partial: belongs to another recipe, seed or data"):
             train(recipe, output, seed=seed, resume=True)
 
 
@@ -408,7 +440,6 @@ def test_data_without_a_test_split_of_its_own_is_refused(tmp_path: Path, tiny: R
 @pytest.mark.parametrize(
     ("changes", "error", "complaint"),
     [
-        ({"data": "digit"}, DataError, "did you mean 'digits'"),
         ({"data": "digits"}, DataError, "labels run from 0 to 9, but the model has 3 classes"),
         ({"model__in_channels": 3}, DataError, "the model wants 3x8x8"),
         ({"model__heads": 3}, RecipeError, "tiny: model: dim 16 must be a multiple of heads 3"),
@@ -432,7 +463,7 @@ def test_training_that_diverges_is_stopped(tmp_path: Path, tiny: Recipe, name: s
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path, tiny: Recipe) -> None:
-    with pytest.raises(RecipeError, match="tiny: seed must be at least 0, not -1"):
+    with pytest.raises(RecipeError, match="tiny: seed: input should be greater than or equal to 0, not -1"):
         train(tiny, tmp_path / "a.safetensors", seed=-1)
 
 
@@ -450,7 +481,7 @@ def test_progress_is_plain_lines_on_stderr_where_there_is_no_terminal(
     train(tiny, tmp_path / "a.safetensors", progress=True)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert re.search(r"tiny: epoch 3/3, loss \d\.\d+, test accuracy .*s/epoch, 0 s left", shown.err)
+    assert re.search(r"tiny: epoch 3/3, loss \d\.\d+, test accuracy .*images/s, 0 s left", shown.err)
     assert "\x1b" not in shown.err
 
 
@@ -458,9 +489,13 @@ def test_progress_is_a_bar_on_a_terminal(tiny: Recipe) -> None:
     text = StringIO()
     console = Console(file=text, force_terminal=True, width=120)
     record = {"epoch": 2, "loss": 0.5, "test_accuracy": 0.9, "t_avg": 1.5, "dead_layers": 0}
-    with _Reporter(tiny, enabled=True, console=console) as report:
+    with Reporter(tiny, 32, enabled=True, console=console) as report:
+        report.resume(1, 0)
+        for _ in range(4):
+            report.batch(8)
         report.epoch(record, ())
-    assert "2/3" in text.getvalue()
+    assert "64/96" in text.getvalue()
+    assert "images/s" in text.getvalue()
     assert "test accuracy 90.0%" in text.getvalue()
 
 
