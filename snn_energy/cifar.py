@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 as officially distributed: python pickles, read without running anything that they name.
 
-A pickle can name any function of any module. Here the unpickler knows three names (how NumPy pickles an array) and
-gives inert stand-ins for them; any other name is refused. The array is then built from its bytes.
+A pickle can name any function of any module. Here the unpickler knows only the names by which NumPy pickles an array
+and gives inert stand-ins for them; any other name is refused. The array is then built from its bytes.
 
 A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -13,7 +13,7 @@ import io
 import pickle
 import tarfile
 import warnings
-import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snn_energy.datasets import ImageSet, Split, require_shape
+from snn_energy.datasets import ImageSet, Split, first_line, require_shape
 from snn_energy.errors import DataError
 
 SIDE, CHANNELS = 32, 3
@@ -79,16 +79,16 @@ def load_cifar(name: str, path: Path, split: Split, image_size: int, in_channels
     known = DISTRIBUTIONS[name]
     require_shape(name, (CHANNELS, SIDE, SIDE), image_size, in_channels)
     images, labels, altered = [], [], []
-    for file, (count, md5) in known.files[split].items():
-        where, content = _read(known, path, file)
-        pixels, classes = parse_batch(content, str(where), known.labels, known.classes, count)
+    for file, (where, content) in _read(known, path, split).items():
+        count, md5 = known.files[split][file]
+        pixels, classes = parse_batch(content, where, known.labels, known.classes, count)
         images.append(pixels)
         labels.append(classes)
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             altered.append(file)
     if altered:
         warnings.warn(
-            f"{path}: {', '.join(altered)} is not the officially distributed {known.title} (its MD5 differs)",
+            f"{path}: {', '.join(altered)}: not as officially distributed for {known.title} (the MD5 differs)",
             stacklevel=2,
         )
     origin = "files that differ from the official ones" if altered else "as officially distributed"
@@ -96,25 +96,46 @@ def load_cifar(name: str, path: Path, split: Split, image_size: int, in_channels
     return ImageSet(name, split, np.concatenate(images), np.concatenate(labels), note)
 
 
-def _read(known: Distribution, path: Path, file: str) -> tuple[Path, bytes]:
-    """A file of the distribution: where it lies and its bytes. Raises DataError."""
+def _read(known: Distribution, path: Path, split: Split) -> dict[str, tuple[str, bytes]]:
+    """The files of a split: where each lies and its bytes. Raises DataError."""
+    files = known.files[split]
     try:
-        if path.is_file():
-            with tarfile.open(path) as archive:
-                member = archive.extractfile(f"{known.folder}/{file}")
-                if member is not None:
-                    return path / known.folder / file, member.read()
-        for folder in (path, path / known.folder):
-            if (folder / file).is_file():
-                return folder / file, (folder / file).read_bytes()
-    except KeyError as error:
-        raise DataError(f"{path}: no {known.folder}/{file} in this archive; give {known.archive}") from error
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise DataError(f"{path}: not a readable archive ({error}); fetch {known.archive} again") from error
-    raise DataError(
-        f"{path}: no {file} in it; fetch {known.archive} ({known.title} python version) from "
-        f"www.cs.toronto.edu/~kriz/cifar.html and give its path, or unpack it and give the folder {known.folder}"
-    )
+        there = path.exists()
+        found = _from_archive(known, path, files) if path.is_file() else _from_folders(known, path, files)
+    except Exception as error:  # damaged bytes make tarfile and gzip raise nearly anything
+        raise DataError(
+            f"{path}: cannot be read ({first_line(error)}); it must be {known.archive} or the folder {known.folder}; "
+            "fetch the archive again if it is damaged"
+        ) from error
+    missing = [file for file in files if file not in found]
+    if missing:
+        what = f"no {known.folder}/{', '.join(missing)} in it" if there else "no such file or folder"
+        raise DataError(
+            f"{path}: {what}; fetch {known.archive} ({known.title} python version) from "
+            f"www.cs.toronto.edu/~kriz/cifar.html and give its path, or unpack it and give the folder {known.folder}"
+        )
+    return {file: found[file] for file in files}
+
+
+def _from_archive(known: Distribution, path: Path, files: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    """What the archive has of these files, in one pass."""
+    wanted = {f"{known.folder}/{file}": file for file in files}
+    found: dict[str, tuple[str, bytes]] = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            file = wanted.get(member.name.removeprefix("./"))
+            stream = archive.extractfile(member) if file is not None and member.isreg() else None
+            if file is not None and stream is not None:
+                found[file] = f"{path}: {member.name}", stream.read()
+            if len(found) == len(wanted):
+                break
+    return found
+
+
+def _from_folders(known: Distribution, path: Path, files: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    """What the folder has of these files, or the official folder in it."""
+    folder = path / known.folder if (path / known.folder).is_dir() else path
+    return {file: (str(folder / file), (folder / file).read_bytes()) for file in files if (folder / file).is_file()}
 
 
 def parse_batch(
@@ -123,29 +144,47 @@ def parse_batch(
     """Bytes of one batch -> images (N, 3, 32, 32) uint8 and labels (N,). Raises DataError naming the file."""
     try:
         batch = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
-        pixels = _entry(batch, "data").array()
-        labels = np.array(_entry(batch, label_key))
     except _ForeignNameError as error:
         raise DataError(f"{where}: names {error}, which no batch does; it was not run; fetch the file again") from error
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        raise DataError(f"{where}: truncated, damaged or no batch ({why}); fetch the file again") from error
-    if pixels.dtype != np.uint8 or pixels.shape != (count, CHANNELS * SIDE * SIDE):
-        raise DataError(f"{where}: data are {pixels.dtype} of shape {pixels.shape}, not {count} images of 3072 bytes")
-    if labels.dtype.kind != "i" or labels.shape != (count,):
-        raise DataError(f"{where}: {label_key} must be {count} whole numbers, not {labels.shape} of {labels.dtype}")
-    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    if len(wrong):
+    except Exception as error:  # damaged bytes make an unpickler raise nearly anything
+        why = type(error).__name__
+        raise DataError(f"{where}: truncated, damaged or no pickle ({why}); fetch the file again") from error
+    missing = [key for key in ("data", label_key) if not isinstance(batch, dict) or key not in batch]
+    if missing:
+        raise DataError(f"{where}: no entry '{missing[0]}', so it is no batch; fetch the file again")
+    pixels = _pixels(batch["data"], where, count)
+    return pixels, _labels(batch[label_key], f"{where}: {label_key}", classes, count)
+
+
+def _pixels(data: object, where: str, count: int) -> NDArray[np.uint8]:
+    try:
+        if not isinstance(data, _Array):
+            raise ValueError(f"data are no array but {_kind(data)}")
+        pixels = data.array()
+    except Exception as error:  # the state of an array can be any object
+        raise DataError(f"{where}: {first_line(error)}; fetch the file again") from error
+    if pixels.shape != (count, CHANNELS * SIDE * SIDE):
+        raise DataError(f"{where}: data are of shape {pixels.shape}, not {count} images of 3072 bytes")
+    return pixels.reshape(count, CHANNELS, SIDE, SIDE)
+
+
+def _labels(labels: object, where: str, classes: int, count: int) -> NDArray[np.int64]:
+    if not isinstance(labels, list) or len(labels) != count:
+        what = f"a list of {len(labels)}" if isinstance(labels, list) else _kind(labels)
+        raise DataError(f"{where} must be a list of {count} whole numbers, not {what}")
+    odd = [label for label in labels if type(label) is not int]
+    if odd:
+        raise DataError(f"{where} must be whole numbers; {len(odd)} of {count} are not, the first is {_kind(odd[0])}")
+    wrong = [i for i, label in enumerate(labels) if not 0 <= label < classes]
+    if wrong:
         raise DataError(
-            f"{where}: {len(wrong)} labels out of 0..{classes - 1}, the first {labels[wrong[0]]} at image {wrong[0]}"
+            f"{where}: {len(wrong)} of {count} out of 0..{classes - 1}, the first {labels[wrong[0]]} at image {wrong[0]}"
         )
-    return pixels.reshape(count, CHANNELS, SIDE, SIDE), labels.astype(np.int64)
+    return np.array(labels, np.int64)
 
 
-def _entry(batch: Any, key: str) -> Any:
-    if not isinstance(batch, dict) or key not in batch:
-        raise KeyError(f"no entry '{key}'")
-    return batch[key]
+def _kind(entry: object) -> str:
+    return "an array" if isinstance(entry, _Array) else f"of type {type(entry).__name__}"
 
 
 class _ForeignNameError(Exception):
@@ -172,16 +211,25 @@ class _Array:
         self.state = state
 
     def array(self) -> NDArray[np.uint8]:
-        """The array, if it is one of bytes. Raises ValueError."""
+        """The array, if it is one of bytes. Raises any error where the state is odd, ValueError where it is known."""
         _, shape, dtype, fortran, content = self.state
-        if not isinstance(dtype, _Dtype) or dtype.name not in ("u1", "|u1", "uint8") or fortran:
-            raise ValueError("data are no array of bytes in C order")
+        name = dtype.name if isinstance(dtype, _Dtype) else "?"
+        if name not in ("u1", "|u1", "uint8"):
+            raise ValueError(f"data are of type {name!r:.20}, not bytes (u1)")
+        if fortran or not isinstance(content, (str, bytes, bytearray)):
+            raise ValueError("data are no array in C order")
         raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
         return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
 def _reconstruct(*arguments: object) -> _Array:
     return _Array()
+
+
+def _frombuffer(content: object, dtype: object, shape: object, order: object, *rest: object) -> _Array:
+    array = _Array()
+    array.state = (1, shape, dtype, order != "C", content)
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -193,15 +241,17 @@ def _encode(text: str, encoding: str) -> bytes:
 _INERT: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.numeric", "_frombuffer"): _frombuffer,  # protocol 5
+    ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,
 }
 
 
-class _InertUnpickler(pickle.Unpickler):
+class _InertUnpickler(pickle._Unpickler):  # the one in C fills memory where a damaged byte makes a huge memo index
     def find_class(self, module: str, name: str) -> Any:
         """Only how arrays are pickled; stand-ins that do nothing."""
         if (module, name) not in _INERT:
-            raise _ForeignNameError(f"{module}.{name}")
+            raise _ForeignNameError(repr(f"{module}.{name}"[:80]))
         return _INERT[module, name]

@@ -11,8 +11,7 @@ Machine Learning Repository, 1998, CC BY 4.0.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -128,21 +127,23 @@ class Subset:
 
 
 def held_out(images: Images, count: int) -> tuple[Images, Images]:
-    """(the others, ``count`` images spread evenly over the split). Raises DataError where too few would be left."""
+    """(the others, ``count`` images: of every class its share, spread over the split). DataError for too many."""
     total = len(images.labels)
     if not 0 < count < total:
         raise DataError(f"{images.name}: {count} of {total} {images.split} images cannot be held out; hold out fewer")
-    chosen = np.arange(count) * total // count
+    by_class = np.argsort(images.labels, kind="stable")  # every n-th image alone could miss classes that take turns
+    chosen = np.sort(by_class[np.arange(count) * total // count])
     return Subset(images, np.setdiff1d(np.arange(total), chosen)), Subset(images, chosen)
 
 
 def check_labels(images: Images, n_classes: int) -> None:
     """Raise DataError where a label does not lie in 0..n_classes-1."""
-    low, high = int(images.labels.min()), int(images.labels.max())
-    if low < 0 or high >= n_classes:
+    labels = images.labels
+    wrong = int(((labels < 0) | (labels >= n_classes)).sum())
+    if wrong:
         raise DataError(
-            f"{images.name}: labels run from {low} to {high}, but the model has {n_classes} classes "
-            f"(0..{n_classes - 1}); choose a model with enough classes"
+            f"{images.name}: labels run from {labels.min()} to {labels.max()}, but the model has {n_classes} classes "
+            f"(0..{n_classes - 1}); {wrong} of {len(labels)} lie outside; choose a model with enough classes"
         )
 
 
@@ -184,7 +185,10 @@ def load_images(spec: str, split: Split, image_size: int, in_channels: int, samp
 
 
 def parse_data(spec: str) -> tuple[str, Path | None]:
-    """``"cifar10:data"`` -> ``("cifar10", Path("data"))``, ``"digits"`` -> ``("digits", None)``. Raises DataError."""
+    """``"cifar10:data"`` -> ``("cifar10", Path("data"))``, ``"digits"`` -> ``("digits", None)``. Raises DataError.
+
+    ``~`` is the home folder: shells do not replace it behind a colon.
+    """
     name, colon, path = spec.partition(":")
     if name not in DATASETS:
         known = ", ".join(name if name == BUNDLED else f"{name}:PATH" for name in DATASETS)
@@ -195,7 +199,7 @@ def parse_data(spec: str) -> tuple[str, Path | None]:
         return name, None
     if not path:
         raise DataError(f"{name}: needs a path, {name}:PATH ({DATASETS[name]})")
-    return name, Path(path)
+    return name, Path(os.path.expanduser(path))
 
 
 def has_own_test_split(spec: str) -> bool:
@@ -263,26 +267,32 @@ def _load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Im
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of a file, pickles refused. Raises DataError."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; it must be an .npz with {_NPZ_HOLDS}")
+    return read_arrays(path, ("images", "labels"), ("is_test",), _NPZ_HOLDS)
+
+
+def read_arrays(
+    path: Path, keys: tuple[str, ...], optional: tuple[str, ...], holds: str
+) -> dict[str, NDArray[np.generic]]:
+    """The named arrays of an .npz, pickles refused. holds: what it must hold, for the user. Raises DataError."""
     try:
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; it must be an .npz with {holds}")
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: one bare array; it must be an .npz with {_NPZ_HOLDS}")
-            arrays = {key: file[key] for key in ("images", "labels", "is_test") if key in file}
+                raise DataError(f"{path}: one bare array; it must be an .npz with {holds}")
+            arrays = {key: file[key] for key in (*keys, *optional) if key in file}
             found = ", ".join(file) or "none"
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: not a readable .npz ({error or type(error).__name__}); it must hold {_NPZ_HOLDS}"
-        ) from error
+    except DataError:
+        raise
+    except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise nearly anything
+        raise DataError(f"{path}: not a readable .npz ({first_line(error)}); it must hold {holds}") from error
+    for key in keys:
+        if key not in arrays:
+            raise DataError(f"{path}: no array '{key}' (found: {found}); it must hold {holds}")
     odd = next((key for key, array in arrays.items() if not isinstance(array, np.ndarray)), None)
     if odd is not None:
-        raise DataError(f"{path}: '{odd}' is no array; it must hold {_NPZ_HOLDS}")
-    for key in ("images", "labels"):
-        if key not in arrays:
-            raise DataError(f"{path}: no array '{key}' (found: {found}); it must hold {_NPZ_HOLDS}")
+        raise DataError(f"{path}: '{odd}' is no array; it must hold {holds}")
     return arrays
 
 
@@ -310,6 +320,11 @@ def _as_labels(path: Path, labels: NDArray[np.generic]) -> NDArray[np.int64]:
 def first_of(images: Images, samples: int) -> str:
     """The note of the first so many images."""
     return f"first {samples} of {len(images.labels)}; {images.note}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in one line, or its type if it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -6,10 +6,10 @@ Knows no torch. An error names the file, the line, the key and the mend.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
@@ -22,6 +22,9 @@ from snn_energy.models.registry import parse_name
 
 MaskGroup = Literal["sps", "qkv", "attn", "mlp"]
 MASK_GROUPS: tuple[MaskGroup, ...] = ("sps", "qkv", "attn", "mlp")
+
+
+Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class _ContradictionError(ValueError):
@@ -205,7 +208,7 @@ class Recipe(_Section):
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            raise RecipeError(_describe(error, CommentedMap(), self.name).replace(", line 1:", ":", 1)) from error
+            raise RecipeError(describe(error, self.name, Recipe)) from error
 
     def to_yaml(self) -> str:
         """The recipe as YAML text, every default written out; ``load_recipe`` reads it back."""
@@ -218,30 +221,44 @@ class Recipe(_Section):
 
 def list_recipes() -> list[str]:
     """Names of the bundled recipes."""
-    folder = resources.files("snn_energy.training").joinpath("recipes")
+    return bundled("recipe")
+
+
+def bundled(kind: str) -> list[str]:
+    """Names of the bundled files of a kind: ``recipe`` or ``grid``."""
+    folder = resources.files("snn_energy.training").joinpath(f"{kind}s")
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_recipe(source: str | Path) -> Recipe:
     """A bundled recipe by name (``digits-dts``) or a YAML file by path. Raises RecipeError."""
-    if str(source) in list_recipes():
-        bundled = resources.files("snn_energy.training").joinpath("recipes", f"{source}.yaml")
-        return parse_recipe(bundled.read_text(encoding="utf-8"), f"{source}.yaml")
+    return parse_recipe(*read_yaml(source, "recipe"))
+
+
+def read_yaml(source: str | Path, kind: str) -> tuple[str, str]:
+    """Text of a bundled YAML file (``training/<kind>s/``) or of one given by path; what errors call it. RecipeError."""
+    known = bundled(kind)
+    if str(source) in known:
+        file = resources.files("snn_energy.training").joinpath(f"{kind}s", f"{source}.yaml")
+        return file.read_text(encoding="utf-8"), f"{source}.yaml"
     path = Path(source)
     if not path.is_file():
-        known = list_recipes()
         raise RecipeError(
-            f"{source}: neither a file nor a bundled recipe{nearest(str(source), known)} (bundled: {', '.join(known)})"
+            f"{source}: neither a file nor a bundled {kind}{nearest(str(source), known)} (bundled: {', '.join(known)})"
         )
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8"), str(path)
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a readable text file ({error})") from error
-    return parse_recipe(text, str(path))
 
 
 def parse_recipe(text: str, file_name: str) -> Recipe:
     """YAML text -> Recipe. file_name is what errors call it. Raises RecipeError with file and line."""
+    return parse_yaml(text, file_name, Recipe, "recipe")
+
+
+def parse_yaml(text: str, file_name: str, schema: type[Parsed], kind: str) -> Parsed:
+    """YAML text -> a checked section. Raises RecipeError with file, line and key."""
     try:
         tree = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
@@ -251,11 +268,11 @@ def parse_recipe(text: str, file_name: str) -> Recipe:
     except YAMLError as error:
         raise RecipeError(f"{file_name}: not valid YAML: {_first_line(str(error))}") from error
     if not isinstance(tree, CommentedMap):
-        raise RecipeError(f"{file_name}: a recipe is a mapping of keys ({', '.join(Recipe.model_fields)})")
+        raise RecipeError(f"{file_name}: a {kind} is a mapping of keys ({', '.join(schema.model_fields)})")
     try:
-        return Recipe.model_validate(_plain(tree))
+        return schema.model_validate(_plain(tree))
     except ValidationError as error:
-        raise RecipeError(_describe(error, tree, file_name)) from error
+        raise RecipeError(describe(error, file_name, schema, tree)) from error
 
 
 def _plain(node: Any) -> Any:
@@ -270,8 +287,11 @@ def _plain(node: Any) -> Any:
     return node
 
 
-def _describe(error: ValidationError, tree: CommentedMap, file_name: str) -> str:
-    """The first complaint as one line, with a count of the others; a misspelt key before the one it hides."""
+def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tree: CommentedMap | None = None) -> str:
+    """The first complaint as one line, with a count of the others; a misspelt key before the one it hides.
+
+    The line of the file is told where its ``tree`` is given.
+    """
     complaints = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     first, others = complaints[0], len(complaints) - 1
     location: tuple[int | str, ...] = first["loc"]
@@ -280,7 +300,7 @@ def _describe(error: ValidationError, tree: CommentedMap, file_name: str) -> str
         location = (*location, *contradiction.key.split("."))
     key = ".".join(map(str, location))
     if first["type"] == "extra_forbidden":
-        text = f"unknown key '{key}'{nearest(str(location[-1]), _keys_beside(location))}"
+        text = f"unknown key '{key}'{nearest(str(location[-1]), _keys_beside(location, schema))}"
     elif first["type"] == "missing":
         text = f"the key '{key}' is missing"
     elif first["type"] == "literal_error":
@@ -291,22 +311,24 @@ def _describe(error: ValidationError, tree: CommentedMap, file_name: str) -> str
     else:
         text = f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
     more = f" (and {others} more)" if others else ""
-    return f"{file_name}, line {_line_of(tree, location)}: {text}{more}"
+    where = file_name if tree is None else f"{file_name}, line {_line_of(tree, location)}"
+    return f"{where}: {text}{more}"
 
 
-def _keys_beside(location: tuple[int | str, ...]) -> list[str]:
+def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
     """The keys that the section of an unknown key does have."""
-    section: type[BaseModel] = Recipe
-    sections: dict[str, type[BaseModel]] = {
-        "model": ModelSection,
-        "optimiser": OptimiserSection,
-        "mask_loss": MaskLossSection,
-        "tet_loss": TetSection,
-        "hoyer_loss": HoyerSection,
-    }
     for part in location[:-1]:
-        section = sections.get(str(part), section)
-    return list(section.model_fields)
+        if isinstance(part, str):
+            schema = next(_sections(schema.model_fields[part].annotation), schema)
+    return list(schema.model_fields)
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that an annotation such as ``X | None`` or ``list[X]`` names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections(inner)
 
 
 def _line_of(tree: CommentedMap, location: tuple[int | str, ...]) -> int:
