@@ -370,6 +370,69 @@ def train(
 
 
 @app.command()
+def ablate(
+    grid: Annotated[str, typer.Argument(help="A bundled grid (digits), or the path of a YAML file.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for table and picture; runs go to its runs/.")],
+    hardware: HardwareOption = "dts-paper-fpga",
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME[:PATH]", help=f"Instead of the recipes'. {DATA_HELP}")
+    ] = None,
+    device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
+    processes: Annotated[int, typer.Option("--processes", min=1, help="Runs beside each other.")] = 1,
+) -> None:
+    """Train, profile and price every variant of a grid: accuracy, T_avg, SA, SOPs and energy. Goes on where it stopped."""
+    from snn_energy.files import make_folder
+    from snn_energy.plots import accuracy_against_energy, save_figure
+    from snn_energy.tables import write_table
+    from snn_energy.training.ablate import mean_over_seeds, run_grid
+
+    folder = make_folder(output)
+    with progress() as bar:
+        task = bar.add_task("runs", total=None)
+        found, runs = run_grid(
+            grid,
+            folder / "runs",
+            data=data,
+            device=device,
+            processes=processes,
+            hardware=hardware,
+            on_run=lambda variant, done, total: bar.update(task, description=variant, completed=done, total=total),
+        )
+    table = mean_over_seeds(found, runs)
+    written = write_table(table, csv_path=folder / "ablation.csv", markdown_path=folder / "ablation.md")
+    written += write_table(runs, csv_path=folder / "ablation-runs.csv")
+    written += save_figure(accuracy_against_energy(table, hardware), folder / "accuracy-energy")
+    show(table, f"{found.name}: means over {len(found.seeds)} seeds, energy per image on {hardware}")
+    say(f"\n{len(written)} files written to {folder}, checkpoints in {folder / 'runs'}")
+
+
+@app.command()
+def sensitivity(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint of a spiking network.")],
+    data: DataOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for figure, tables and recommendation.")],
+    samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="The result does not depend on it.")] = 60,
+) -> None:
+    """How much the inputs of LIF layers change over the time steps, and which groups should enter the mask loss."""
+    from snn_energy.sensitivity import sensitivity_of_checkpoint
+
+    with progress() as bar:
+        task = bar.add_task(checkpoint.name, total=samples)
+        found = sensitivity_of_checkpoint(
+            checkpoint,
+            data,
+            samples,
+            batch_size=batch_size,
+            on_batch=lambda done: bar.update(task, completed=done),
+        )
+    written = found.save(output)
+    show(found.groups(), "cosine similarity of the inputs of LIF layers to the first time step, by group")
+    say("\n" + found.recommendation())
+    say(f"\n{len(written)} files written to {output}")
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for tables, counts and pictures.")] = Path(
         "reports/demo"

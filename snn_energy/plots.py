@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from snn_energy.compare import Comparison
@@ -151,6 +152,57 @@ def _rates(counts: Counts) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float
     return names, rate
 
 
+KINDS: Mapping[str, tuple[str, str]] = {  # kind of training -> colour, marker
+    "DTSS, mask loss": ("#0072B2", "o"),
+    "DTSS, no mask loss": ("#56B4E9", "s"),
+    "fixed T": ("#000000", "D"),
+    "fixed T, TET loss": ("#E69F00", "^"),
+    "Hoyer activation": ("#D55E00", "v"),
+    "non-spiking": ("#999999", "X"),
+}
+
+
+def kind_of_training(row: Mapping[Any, Any]) -> str:
+    """Which of ``KINDS`` a row of an ablation is."""
+    if str(row["model"]).startswith("vit"):
+        return "non-spiking"
+    if row["neuron"] == "hoyer":
+        return "Hoyer activation"
+    if str(row["model"]).startswith("dts"):
+        return "DTSS, mask loss" if float(row["lambda_m"]) > 0 else "DTSS, no mask loss"
+    return "fixed T, TET loss" if row["loss"] == "tet" else "fixed T"
+
+
+def accuracy_against_energy(table: pd.DataFrame, hardware: str) -> Figure:
+    """One numbered mark per variant of an ablation, with the range of its seeds; the names stand beside the axes."""
+    unit, factor = energy_unit(table)
+    energy = table["total_pj"].astype(float) * factor
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, max(3.4, 0.15 * len(table) + 1.0)), layout="constrained")
+        ax = figure.subplots()
+        rows = [dict(row) for _, row in table.iterrows()]
+        for i, row in enumerate(rows):
+            colour, marker = KINDS[kind_of_training(row)]
+            x, y = float(energy.iloc[i]), 100 * float(row["accuracy"])
+            low, high = 100 * float(row["lowest_accuracy"]), 100 * float(row["highest_accuracy"])
+            ax.errorbar(x, y, [[y - low], [high - y]], color=colour, marker=marker, markersize=5, linewidth=0.8)
+            ax.annotate(str(i + 1), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        used = {kind_of_training(row) for row in rows}
+        marks = [
+            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=kind)
+            for kind, (colour, marker) in KINDS.items()
+            if kind in used
+        ]
+        names = [Line2D([], [], linestyle="", label=f"{i + 1}  {row['variant']}") for i, row in enumerate(rows)]
+        ax.legend(handles=marks, loc="lower right", frameon=False)
+        figure.legend(handles=names, loc="outside right upper", frameon=False, handlelength=0, handletextpad=0)
+        ax.set_xlabel(f"energy per image ({unit}), {hardware}")
+        ax.set_ylabel("accuracy (%)")
+        ax.grid(color="#DDDDDD", linewidth=0.5)
+        ax.set_axisbelow(True)
+    return figure
+
+
 def normalised_bars(comparison: Comparison) -> Figure:
     """CE, ME and TE of every network over the baseline's, with the figures written on the bars."""
     frame = comparison.to_frame()
@@ -179,3 +231,133 @@ def normalised_bars(comparison: Comparison) -> Figure:
         first = comparison.energies[comparison.baseline]
         ax.set_title(f"Normalised energy per image, {first.hardware.name}, {first.policies.memory}", fontsize=9)
     return figure
+
+
+TIME_LINES = ("-", (0, (5, 1)), (0, (2, 1)), (0, (4, 1, 1, 1)))  # told apart by dashes as well as by colour
+MEAN_ROW = "mean of "
+
+
+def sensitivity_figure(rows: pd.DataFrame, histograms: pd.DataFrame, groups: pd.DataFrame, title: str) -> Figure:
+    """How LIF inputs change over the time steps: histograms of every group, cosine similarity of every layer.
+
+    rows, histograms, groups: ``to_frame()``, ``histograms()`` and ``groups()`` of ``sensitivity.Sensitivity``. Left,
+    one panel per group: shares of inputs per bin, pooled over its layers (large layers weigh more), one line per time
+    step, in units of V_th. Right: layers x time steps, the mean of every group below its layers (every layer weighs
+    the same); hatched where all inputs are zero, in brackets where the neuron is masked.
+    """
+    shown = list(dict.fromkeys(groups["group"]))
+    names, values, masked = _cosines(rows, groups, shown)
+    with mpl.rc_context(STYLE):
+        height = max(0.165 * len(names) + 1.1, 1.25 * len(shown) + 0.9)
+        figure = Figure(figsize=(7.4, height), layout="constrained")
+        grid = figure.add_gridspec(len(shown), 2, width_ratios=(1, 1))
+        panels = [figure.add_subplot(grid[i, 0]) for i in range(len(shown))]
+        for ax, group in zip(panels, shown, strict=True):
+            _histogram_panel(ax, histograms[histograms["group"] == group], group)
+        reach = max(_reach(histograms[histograms["group"] == group]) for group in shown)
+        for ax in panels:
+            ax.set_xlim(-reach, reach)
+            ax.tick_params(labelbottom=ax is panels[-1])
+        panels[-1].set_xlabel("LIF input in units of $V_{th}$")
+        handles, labels = panels[0].get_legend_handles_labels()
+        panels[0].legend(handles, labels, frameon=False, fontsize=6, loc="upper left", handlelength=2.6)
+        _cosine_map(figure.add_subplot(grid[:, 1]), names, values, masked)
+        figure.suptitle(f"Inputs of the LIF layers over the time steps\n{title}", fontsize=9)
+    return figure
+
+
+def _cosines(
+    rows: pd.DataFrame, groups: pd.DataFrame, shown: list[str]
+) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.bool_]]]:
+    """Row names, (rows, T) cosines and whether the neuron is masked: the layers of a group, then its mean."""
+    names: list[str] = []
+    values, masked = [], []
+    for group in shown:
+        part = rows[rows["group"] == group]
+        for layer in dict.fromkeys(part["layer"]):
+            own = part[part["layer"] == layer].sort_values("time_step")
+            names.append(str(layer))
+            values.append(own["cosine"].to_numpy(dtype=np.float64))
+            masked.append(~own["active"].to_numpy(dtype=np.bool_))
+        mean = groups[groups["group"] == group].sort_values("time_step")["cosine"].to_numpy(dtype=np.float64)
+        names.append(f"{MEAN_ROW}{group}")
+        values.append(mean)
+        masked.append(np.zeros(len(mean), dtype=np.bool_))
+    return names, np.stack(values), np.stack(masked)
+
+
+def _reach(part: pd.DataFrame) -> float:
+    """The V_th up to which bins hold more than a thousandth of the inputs of a group at some time step, on either side."""
+    pooled = part.groupby(["time_step", "low", "high"], as_index=False)["count"].sum()
+    share = pooled["count"] / pooled.groupby("time_step")["count"].transform("sum")
+    edges = pooled.loc[share > 1e-3, ["low", "high"]].to_numpy(dtype=np.float64)
+    finite = np.abs(edges[np.isfinite(edges)])
+    return max(1.5, float(finite.max(initial=0.0)))
+
+
+def _histogram_panel(ax: Any, part: pd.DataFrame, group: str) -> None:
+    """Shares of inputs per bin at every time step; the share beyond the edges is written, not drawn."""
+    steps = sorted(set(part["time_step"].tolist()))
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(steps)))
+    beyond = []
+    for i, step in enumerate(steps):
+        bins = (
+            part[part["time_step"] == step].groupby(["low", "high"], as_index=False)["count"].sum().sort_values("low")
+        )
+        share = bins["count"].to_numpy(dtype=np.float64) / float(bins["count"].sum())
+        beyond.append(share[0] + share[-1])
+        edges = bins["low"].to_numpy(dtype=np.float64)[1:]
+        style: Any = TIME_LINES[i % len(TIME_LINES)]
+        ax.stairs(
+            100 * share[1:-1],
+            edges,
+            baseline=None,
+            color=colours[i],
+            linestyle=style,
+            linewidth=1.1,
+            label=f"t = {step}",
+        )
+    ax.axvline(1, color="#D55E00", linewidth=0.8, zorder=0)
+    ax.set_ylim(bottom=0)
+    ax.annotate(
+        "$V_{th}$", (1, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+        color="#D55E00", fontsize=7,
+    )  # fmt: skip
+    limit = float(part["high"][np.isfinite(part["high"])].max())
+    far = f"\nbeyond ±{limit:g} $V_{{th}}$:\nup to {number(100 * max(beyond))} %" if max(beyond) > 0 else ""
+    ax.text(0.99, 0.97, group, transform=ax.transAxes, ha="right", va="top", fontsize=8, fontweight="bold")
+    if far:
+        ax.text(0.99, 0.97, f"\n{far.strip()}", transform=ax.transAxes, ha="right", va="top", fontsize=6)
+    ax.set_ylabel("inputs (%)")
+
+
+def _cosine_map(
+    ax: Any,
+    names: list[str],
+    values: np.ndarray[Any, np.dtype[np.float64]],
+    masked: np.ndarray[Any, np.dtype[np.bool_]],
+) -> None:
+    """Cosines as colours and figures; a line under every group's mean."""
+    lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
+    ax.imshow(values, cmap="cividis", vmin=lowest, vmax=1, aspect="auto", interpolation="nearest")
+    for (y, x), value in np.ndenumerate(values):
+        if np.isnan(value):
+            ax.add_patch(_masked_cell(x, y))
+            continue
+        text = f"({value:.2f})" if masked[y, x] else f"{value:.2f}"
+        dark = (value - lowest) / (1 - lowest) < 0.5
+        weight = "bold" if names[y].startswith(MEAN_ROW) else "normal"
+        ax.text(x, y, text, ha="center", va="center", fontsize=6, fontweight=weight, color="white" if dark else "black")
+    ax.set_yticks(range(len(names)), names, fontsize=6)
+    for y, (name, label) in enumerate(zip(names, ax.get_yticklabels(), strict=True)):
+        if name.startswith(MEAN_ROW):
+            label.set_fontweight("bold")
+            ax.axhline(y + 0.5, color="white", linewidth=3)
+    ax.set_xticks(range(values.shape[1]), [str(t) for t in range(values.shape[1])])
+    ax.set_xlabel("time step")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title("cosine similarity to the input at t = 0, mean over samples", fontsize=8)
+    if np.isnan(values).any():
+        patch = Patch(facecolor=MASKED, edgecolor="#777777", hatch="////", label="none: an input of zeros")
+        ax.figure.legend(handles=[patch], loc="outside lower right", frameon=False, fontsize=6)

@@ -32,8 +32,16 @@ HEADINGS: Mapping[str, str] = {
     "me": "ME",
     "te": "TE",
     "width_bits": "bits",
+    "lambda_m": "λ_m",
+    "t_init": "T_init",
+    "t_max": "T_max",
+    "paper_t_avg": "paper T_avg",
+    "paper_sa": "paper SA",
+    "paper_sops_per_sample": "paper SOPs",
 }
-PERCENT = frozenset(("sa", "accuracy", "rate", "rate_active"))
+PERCENT = frozenset(
+    ("sa", "accuracy", "lowest_accuracy", "highest_accuracy", "rate", "rate_active", "paper_accuracy", "paper_sa")
+)
 NOTHING = "–"
 FOLDED_WIDTH = 24  # words are folded to this where a terminal is too narrow
 
