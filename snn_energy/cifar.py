@@ -13,10 +13,10 @@ import io
 import pickle
 import tarfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from snn_energy.datasets import ImageSet, Split, first_line, require_shape
 from snn_energy.errors import DataError
 
 SIDE, CHANNELS = 32, 3
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _read(known: Distribution, path: Path, split: Split) -> dict[str, tuple[str,
 
 
 def _from_archive(known: Distribution, path: Path, files: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """What the archive has of these files, in one pass."""
+    """What the archive has of these files, in one pass to its very end, where gzip's checksum stands."""
     wanted = {f"{known.folder}/{file}": file for file in files}
     found: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(path) as archive:
@@ -127,8 +128,8 @@ def _from_archive(known: Distribution, path: Path, files: Iterable[str]) -> dict
             stream = archive.extractfile(member) if file is not None and member.isreg() else None
             if file is not None and stream is not None:
                 found[file] = f"{path}: {member.name}", stream.read()
-            if len(found) == len(wanted):
-                break
+        while archive.fileobj is not None and archive.fileobj.read(_CHUNK):
+            pass
     return found
 
 
@@ -143,6 +144,8 @@ def parse_batch(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of one batch -> images (N, 3, 32, 32) uint8 and labels (N,). Raises DataError naming the file."""
     try:
+        if not content.endswith(pickle.STOP):  # cut within a name, it would seem to hold a foreign one
+            raise EOFError
         batch = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
     except _ForeignNameError as error:
         raise DataError(f"{where}: names {error}, which no batch does; it was not run; fetch the file again") from error
@@ -172,14 +175,13 @@ def _labels(labels: object, where: str, classes: int, count: int) -> NDArray[np.
     if not isinstance(labels, list) or len(labels) != count:
         what = f"a list of {len(labels)}" if isinstance(labels, list) else _kind(labels)
         raise DataError(f"{where} must be a list of {count} whole numbers, not {what}")
-    odd = [label for label in labels if type(label) is not int]
+    odd = [label for label in labels if type(label) is not int or label.bit_length() > 63]
     if odd:
         raise DataError(f"{where} must be whole numbers; {len(odd)} of {count} are not, the first is {_kind(odd[0])}")
-    wrong = [i for i, label in enumerate(labels) if not 0 <= label < classes]
+    wrong = [(label, i) for i, label in enumerate(labels) if not 0 <= label < classes]
     if wrong:
-        raise DataError(
-            f"{where}: {len(wrong)} of {count} out of 0..{classes - 1}, the first {labels[wrong[0]]} at image {wrong[0]}"
-        )
+        (label, i), limits = wrong[0], f"0..{classes - 1}"
+        raise DataError(f"{where}: {len(wrong)} of {count} are out of {limits}, the first is {label} at image {i}")
     return np.array(labels, np.int64)
 
 
@@ -216,9 +218,9 @@ class _Array:
         name = dtype.name if isinstance(dtype, _Dtype) else "?"
         if name not in ("u1", "|u1", "uint8"):
             raise ValueError(f"data are of type {name!r:.20}, not bytes (u1)")
-        if fortran or not isinstance(content, (str, bytes, bytearray)):
+        if fortran or not isinstance(content, (str, bytes)):
             raise ValueError("data are no array in C order")
-        raw = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        raw = content.encode("latin1") if isinstance(content, str) else content
         return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
@@ -249,9 +251,42 @@ _INERT: dict[tuple[str, str], Any] = {
 }
 
 
-class _InertUnpickler(pickle._Unpickler):  # the one in C fills memory where a damaged byte makes a huge memo index
+class _Entries(dict[str, Any]):
+    """A dictionary of texts: to hash a key that is nested deeply enough crashes Python."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise TypeError("a key that is no text")
+        super().__setitem__(key, value)
+
+
+_NEVER = {  # operations that no batch needs: sets, filled dictionaries, persistent and extension codes, old instances
+    *(pickle.DICT + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET + pickle.PERSID + pickle.BINPERSID),
+    *(pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.INST + pickle.OBJ),
+}
+
+
+class _InertUnpickler(pickle._Unpickler):
+    """Python's unpickler in Python: the one in C fills gigabytes where a damaged byte makes a huge memo index."""
+
+    append: Callable[[object], None]
+    read: Callable[[int], bytes]
+
     def find_class(self, module: str, name: str) -> Any:
         """Only how arrays are pickled; stand-ins that do nothing."""
         if (module, name) not in _INERT:
             raise _ForeignNameError(repr(f"{module}.{name}"[:80]))
         return _INERT[module, name]
+
+    def _load_dict(self) -> None:
+        self.append(_Entries())
+
+    def _load_bytes(self) -> None:
+        """Python's own makes room first and reads then."""
+        self.append(self.read(int.from_bytes(self.read(8), "little")))
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _NEVER},
+        pickle.EMPTY_DICT[0]: _load_dict,
+        pickle.BYTEARRAY8[0]: _load_bytes,
+    }

@@ -346,6 +346,9 @@ def train(
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME[:PATH]", help=f"Instead of the recipe's. {DATA_HELP}")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--start-from", help="A checkpoint to take weights of the same name and shape from.")
+    ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
@@ -360,9 +363,18 @@ def train(
     from snn_energy.training.train import train as run
     from snn_energy.training.train_demo import summary
 
-    require_apart([output, recipe_path(output), best_path(output)], [recipe])
+    read: list[str | Path] = [recipe] if start_from is None else [recipe, start_from]
+    require_apart([output, recipe_path(output), best_path(output)], read)
     result = run(
-        load_recipe(recipe), output, seed=seed, data=data, device=device, resume=resume, write_log=True, progress=True
+        load_recipe(recipe),
+        output,
+        seed=seed,
+        data=data,
+        start_from=start_from,
+        device=device,
+        resume=resume,
+        write_log=True,
+        progress=True,
     )
     if os.environ.get("RANK", "0") == "0":
         say(summary([result]))
@@ -380,7 +392,7 @@ def ablate(
     device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
     processes: Annotated[int, typer.Option("--processes", min=1, help="Runs beside each other.")] = 1,
 ) -> None:
-    """Train, profile and price every variant of a grid: accuracy, T_avg, SA, SOPs and energy. Goes on where it stopped."""
+    """Train, profile and price every variant of a grid: accuracy, T_avg, SA, SOPs, energy. Goes on where it stopped."""
     from snn_energy.files import make_folder
     from snn_energy.plots import accuracy_against_energy, save_figure
     from snn_energy.tables import write_table

@@ -54,8 +54,8 @@ def load_packed_jpeg(path: Path, split: Split, image_size: int, in_channels: int
     odd = [f"{n} {h}x{w}" for n, (h, w) in zip(names, sizes, strict=True) if (h, w) != (image_size, image_size)]
     if odd:
         raise DataError(
-            f"{path}: {len(odd)} of {count} images are not {image_size}x{image_size} as the model wants ({_some(odd)}); "
-            "pack them in that size"
+            f"{path}: {len(odd)} of {count} images are not {image_size}x{image_size} ({_some(odd)}), which the model "
+            "wants; pack them in that size"
         )
     note = f"{split} split, JPEG-coded (lossy), decoded with Pillow, pixel / 255"
     return ImageSet(f"packed-jpeg:{path.name}", split, np.stack(good), labels, note)

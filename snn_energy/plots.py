@@ -242,25 +242,24 @@ def sensitivity_figure(rows: pd.DataFrame, histograms: pd.DataFrame, groups: pd.
 
     rows, histograms, groups: ``to_frame()``, ``histograms()`` and ``groups()`` of ``sensitivity.Sensitivity``. Left,
     one panel per group: shares of inputs per bin, pooled over its layers (large layers weigh more), one line per time
-    step, in units of V_th. Right: layers x time steps, the mean of every group below its layers (every layer weighs
-    the same); hatched where all inputs are zero, in brackets where the neuron is masked.
+    step, in units of V_th; what lies outside the axis is written. Right: layers x time steps, the mean of every group
+    below its layers (every layer weighs the same); hatched where all inputs are zero, in brackets where the neuron is
+    masked.
     """
     shown = list(dict.fromkeys(groups["group"]))
     names, values, masked = _cosines(rows, groups, shown)
+    shares = {group: _shares(histograms[histograms["group"] == group]) for group in shown}
+    reach = max(_reach(share) for share in shares.values())
     with mpl.rc_context(STYLE):
-        height = max(0.165 * len(names) + 1.1, 1.25 * len(shown) + 0.9)
-        figure = Figure(figsize=(7.4, height), layout="constrained")
-        grid = figure.add_gridspec(len(shown), 2, width_ratios=(1, 1))
+        height = max(0.165 * len(names) + 1.1, 1.2 * len(shown) + 0.9)
+        figure = Figure(figsize=(7.4 + 0.4 * max(0, values.shape[1] - 5), height), layout="constrained")
+        grid = figure.add_gridspec(len(shown), 2)
         panels = [figure.add_subplot(grid[i, 0]) for i in range(len(shown))]
-        for ax, group in zip(panels, shown, strict=True):
-            _histogram_panel(ax, histograms[histograms["group"] == group], group)
-        reach = max(_reach(histograms[histograms["group"] == group]) for group in shown)
-        for ax in panels:
-            ax.set_xlim(-reach, reach)
+        for ax, (group, share) in zip(panels, shares.items(), strict=True):
+            _histogram_panel(ax, share, group, reach)
             ax.tick_params(labelbottom=ax is panels[-1])
         panels[-1].set_xlabel("LIF input in units of $V_{th}$")
-        handles, labels = panels[0].get_legend_handles_labels()
-        panels[0].legend(handles, labels, frameon=False, fontsize=6, loc="upper left", handlelength=2.6)
+        panels[0].legend(frameon=False, fontsize=6, loc="upper left", handlelength=2.6, ncols=-(-values.shape[1] // 5))
         _cosine_map(figure.add_subplot(grid[:, 1]), names, values, masked)
         figure.suptitle(f"Inputs of the LIF layers over the time steps\n{title}", fontsize=9)
     return figure
@@ -286,48 +285,43 @@ def _cosines(
     return names, np.stack(values), np.stack(masked)
 
 
-def _reach(part: pd.DataFrame) -> float:
-    """The V_th up to which bins hold more than a thousandth of the inputs of a group at some time step, on either side."""
-    pooled = part.groupby(["time_step", "low", "high"], as_index=False)["count"].sum()
-    share = pooled["count"] / pooled.groupby("time_step")["count"].transform("sum")
-    edges = pooled.loc[share > 1e-3, ["low", "high"]].to_numpy(dtype=np.float64)
-    finite = np.abs(edges[np.isfinite(edges)])
-    return max(1.5, float(finite.max(initial=0.0)))
+def _shares(part: pd.DataFrame) -> pd.DataFrame:
+    """Lower edges x time steps: the share of the inputs of a group in every bin, pooled over its layers."""
+    pooled = part.pivot_table(index="low", columns="time_step", values="count", aggfunc="sum")
+    return pooled / pooled.sum()
 
 
-def _histogram_panel(ax: Any, part: pd.DataFrame, group: str) -> None:
-    """Shares of inputs per bin at every time step; the share beyond the edges is written, not drawn."""
-    steps = sorted(set(part["time_step"].tolist()))
-    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, len(steps)))
-    beyond = []
-    for i, step in enumerate(steps):
-        bins = (
-            part[part["time_step"] == step].groupby(["low", "high"], as_index=False)["count"].sum().sort_values("low")
-        )
-        share = bins["count"].to_numpy(dtype=np.float64) / float(bins["count"].sum())
-        beyond.append(share[0] + share[-1])
-        edges = bins["low"].to_numpy(dtype=np.float64)[1:]
+def _reach(share: pd.DataFrame) -> float:
+    """The V_th up to which a bin holds at least 0.5 % of the inputs at some time step, on either side; 1.5 or more."""
+    low = share.index.to_numpy(dtype=np.float64)
+    full = (share.to_numpy(dtype=np.float64) >= 0.005).any(axis=1)
+    inner = full & np.isfinite(low) & (low < low[-1])
+    edges = np.concatenate([low[inner], np.append(low[1:], np.inf)[inner]])
+    return float(np.abs(edges).max(initial=1.5))
+
+
+def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> None:
+    """Shares of inputs per bin, a line per time step, from -reach to reach; the rest is written, not drawn."""
+    low = share.index.to_numpy(dtype=np.float64)
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, share.shape[1]))
+    for i, step in enumerate(share.columns):
         style: Any = TIME_LINES[i % len(TIME_LINES)]
+        heights = 100 * share[step].to_numpy(dtype=np.float64)[1:-1]
         ax.stairs(
-            100 * share[1:-1],
-            edges,
-            baseline=None,
-            color=colours[i],
-            linestyle=style,
-            linewidth=1.1,
-            label=f"t = {step}",
+            heights, low[1:], baseline=None, color=colours[i], linestyle=style, linewidth=1.1, label=f"t = {step}"
         )
     ax.axvline(1, color="#D55E00", linewidth=0.8, zorder=0)
+    ax.set_xlim(-reach, reach)
     ax.set_ylim(bottom=0)
     ax.annotate(
-        "$V_{th}$", (1, 1), (2, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
+        "$V_{th}$", (1, 1), (2, -1), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
         color="#D55E00", fontsize=7,
     )  # fmt: skip
-    limit = float(part["high"][np.isfinite(part["high"])].max())
-    far = f"\nbeyond ±{limit:g} $V_{{th}}$:\nup to {number(100 * max(beyond))} %" if max(beyond) > 0 else ""
+    beyond = float(share[(low < -reach) | (low >= reach)].sum().max())
+    if beyond > 0:
+        text = f"not shown: {100 * beyond:.1f} %" if beyond >= 0.0005 else "not shown: < 0.1 %"
+        ax.text(0.99, 0.78, f"{text}\nat most", transform=ax.transAxes, ha="right", va="top", fontsize=6)
     ax.text(0.99, 0.97, group, transform=ax.transAxes, ha="right", va="top", fontsize=8, fontweight="bold")
-    if far:
-        ax.text(0.99, 0.97, f"\n{far.strip()}", transform=ax.transAxes, ha="right", va="top", fontsize=6)
     ax.set_ylabel("inputs (%)")
 
 
@@ -337,7 +331,7 @@ def _cosine_map(
     values: np.ndarray[Any, np.dtype[np.float64]],
     masked: np.ndarray[Any, np.dtype[np.bool_]],
 ) -> None:
-    """Cosines as colours and figures; a line under every group's mean."""
+    """Cosines as colours and figures; a white line under every group's mean."""
     lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
     ax.imshow(values, cmap="cividis", vmin=lowest, vmax=1, aspect="auto", interpolation="nearest")
     for (y, x), value in np.ndenumerate(values):
@@ -345,19 +339,18 @@ def _cosine_map(
             ax.add_patch(_masked_cell(x, y))
             continue
         text = f"({value:.2f})" if masked[y, x] else f"{value:.2f}"
-        dark = (value - lowest) / (1 - lowest) < 0.5
+        colour = "white" if (value - lowest) / (1 - lowest) < 0.5 else "black"
         weight = "bold" if names[y].startswith(MEAN_ROW) else "normal"
-        ax.text(x, y, text, ha="center", va="center", fontsize=6, fontweight=weight, color="white" if dark else "black")
+        ax.text(x, y, text, ha="center", va="center", fontsize=6, fontweight=weight, color=colour)
     ax.set_yticks(range(len(names)), names, fontsize=6)
     for y, (name, label) in enumerate(zip(names, ax.get_yticklabels(), strict=True)):
         if name.startswith(MEAN_ROW):
             label.set_fontweight("bold")
             ax.axhline(y + 0.5, color="white", linewidth=3)
     ax.set_xticks(range(values.shape[1]), [str(t) for t in range(values.shape[1])])
-    ax.set_xlabel("time step")
+    remarks = ["in brackets: the neuron is masked"] * bool(masked.any())
+    remarks += ["hatched: an input of zeros has no cosine"] * bool(np.isnan(values).any())
+    ax.set_xlabel("\n".join(["time step", *remarks]))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title("cosine similarity to the input at t = 0, mean over samples", fontsize=8)
-    if np.isnan(values).any():
-        patch = Patch(facecolor=MASKED, edgecolor="#777777", hatch="////", label="none: an input of zeros")
-        ax.figure.legend(handles=[patch], loc="outside lower right", frameon=False, fontsize=6)
+    ax.set_title("cosine similarity to the input at t = 0", fontsize=8)

@@ -24,6 +24,7 @@ either side, which are reported (``below_range``, ``above_range``) and drawn, ne
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -75,11 +76,10 @@ class StepFigures:
     same: bool
 
 
-def step_figures(x: Tensor, first: Tensor, level: float, edges: Tensor) -> StepFigures:
-    """The figures of one batch. x, first: (B, ...) inputs at a step and at step 0, B > 0; level: V_th.
+def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigures:
+    """The figures of one batch. x, first: (B, ...) inputs at a step and at step 0, none of them empty; level: V_th.
 
-    edges: (bins + 1,) float64, in V_th; a bin holds low <= x < high. Raises ProfilingError for NaN, infinite and
-    unmanageably large values.
+    Raises ProfilingError for NaN, infinite and unmanageably large values.
     """
     own, start = x.reshape(len(x), -1), first.reshape(len(first), -1)
     wide, wide_start = own.double(), start.double()
@@ -89,7 +89,6 @@ def step_figures(x: Tensor, first: Tensor, level: float, edges: Tensor) -> StepF
     mean = wide.mean()
     cosines = sample_cosines(wide, wide_start)
     defined = cosines[~cosines.isnan()]
-    bins = torch.bucketize((wide / level).flatten(), edges, out_int32=True, right=True)
     return StepFigures(
         count=wide.numel(),
         mean=float(mean),
@@ -97,7 +96,7 @@ def step_figures(x: Tensor, first: Tensor, level: float, edges: Tensor) -> StepF
         low=low,
         high=high,
         above=int((own > level).sum()),
-        histogram=torch.bincount(bins, minlength=len(edges) + 1).cpu().numpy().astype(np.int64),
+        histogram=histogram(wide / level, bins),
         cosine_sum=float(defined.sum()),
         cosine_samples=len(defined),
         cosine_undefined=len(cosines) - len(defined),
@@ -105,10 +104,25 @@ def step_figures(x: Tensor, first: Tensor, level: float, edges: Tensor) -> StepF
     )
 
 
+def histogram(units: Tensor, bins: int) -> NDArray[np.int64]:
+    """(bins + 2,) counts of inputs in units of V_th: < -8, ``bins`` equal bins of low <= x < high over -8..8, >= 8.
+
+    units: float64, finite, any shape. Bin k + bins/2 of the inner ones holds k <= x * bins/16 < k + 1: the product
+    of a single-precision number and bins/16 is exact in float64, so no input is put beside its bin by rounding.
+    """
+    scaled = units.flatten() * (bins / (2 * RANGE))
+    if bins % 2:
+        scaled += 0.5
+    inner = scaled.floor_().add_(bins // 2).clamp_(-1, bins)
+    counts: NDArray[np.int64] = torch.bincount(inner.int().add_(1), minlength=bins + 2).cpu().numpy()
+    return counts
+
+
 def sample_cosines(a: Tensor, b: Tensor) -> Tensor:
     """(B, N) and (B, N) -> (B,) cosines of the rows, in -1..1; NaN where either row is all zeros."""
     norms = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
-    return (torch.linalg.vecdot(a, b, dim=1) / norms).clamp(-1, 1)  # 0/0 is NaN, which clamp keeps
+    cosines: Tensor = (torch.linalg.vecdot(a, b, dim=1) / norms).clamp(-1, 1)  # 0/0 is NaN, which clamp keeps
+    return cosines
 
 
 def merged(a: StepFigures, b: StepFigures) -> StepFigures:
@@ -215,7 +229,6 @@ def measure(
             "give a spiking network, such as a spikformer"
         )
     levels = {name: firing_level(layer, name) for layer, name in names.items()}
-    edges = torch.linspace(-RANGE, RANGE, bins + 1, dtype=torch.float64)
     found: dict[str, list[StepFigures]] = {}
     batch_samples: list[int] = []  # of every layer called in the batch at hand; the first one counts
 
@@ -228,9 +241,8 @@ def measure(
         batch_samples.append(current.shape[1])
         if not current.numel():
             return
-        at = edges.to(current.device)
         try:
-            steps = [step_figures(step, current[0], levels[name], at) for step in current]
+            steps = [step_figures(step, current[0], levels[name], bins) for step in current]
         except ProfilingError as error:
             raise ProfilingError(f"{name}: {error}") from error
         found[name] = [merged(a, b) for a, b in zip(found[name], steps, strict=True)] if name in found else steps
@@ -251,7 +263,8 @@ def measure(
     counts = np.stack([step.histogram for name in layers for step in found[name]])
     never = [name for name in names.values() if name not in found]
     steps = len(next(iter(found.values())))
-    return Sensitivity(rows, counts, edges.numpy(), samples, steps, _name_of(model), tuple(_notes(rows, never)))
+    edges = np.linspace(-RANGE, RANGE, bins + 1)
+    return Sensitivity(rows, counts, edges, samples, steps, _name_of(model), tuple(_notes(rows, never)))
 
 
 def sensitivity_of_checkpoint(
@@ -297,7 +310,7 @@ def firing_level(layer: LIF, name: str = "layer") -> float:
     """V_th; of a layer with rule ``hoyer`` its trained threshold times its extremum. Raises ProfilingError."""
     level = layer.v_th
     if layer.rule == "hoyer":
-        level = float(layer.threshold) * float(layer.get_buffer("extremum"))
+        level = float(layer.threshold.detach()) * float(layer.get_buffer("extremum"))
     if not 0 < level < math.inf:
         raise ProfilingError(f"{name}: fires at {level}; the unit of the histograms must be a positive threshold")
     return level
@@ -336,7 +349,8 @@ def histogram_cosines(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """(T, bins) histograms, none of them empty -> (T,) cosines with the first, in 0..1."""
     wide = counts.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1)
-    return np.clip(wide @ wide[0] / (norms * norms[0]), 0, 1)
+    cosines: NDArray[np.float64] = np.clip(wide @ wide[0] / (norms * norms[0]), 0, 1)
+    return cosines
 
 
 def group_rows(rows: pd.DataFrame) -> pd.DataFrame:
@@ -358,36 +372,50 @@ def group_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def group_summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per group: what ``recommend`` decides on, and what it shows beside.
+@dataclass(frozen=True)
+class GroupFigures:
+    """What ``recommend`` decides on for one group, and what it shows beside. NaN (None) where there is no cosine.
 
-    rows: of ``Sensitivity.to_frame``. A layer's figure is the mean of its cosines over the later steps (those that
-    have one), a group's ``later`` the unweighted mean over its layers, NaN without any. ``last``: the mean over
-    layers at the last step. ``lowest`` and ``lowest_layer``: the layer with the least figure. ``histogram``: as
-    ``later``, of the histogram cosines. ``repeated``: layers whose input was the same at every step; ``later_others``:
-    ``later`` without them.
+    A layer's figure is the mean of its cosines over the later steps that have one. ``later``: the unweighted mean of
+    that over the layers; ``last``: the mean over the layers at the last step; ``lowest``, ``lowest_layer``: the layer
+    with the least figure; ``histogram``: as ``later``, of the histogram cosines; ``repeated``: layers whose input was
+    the same at every step (and not all zeros); ``later_others``: ``later`` without them.
     """
+
+    group: str
+    layers: int
+    later: float
+    last: float
+    lowest: float
+    lowest_layer: str | None
+    histogram: float
+    repeated: tuple[str, ...]
+    later_others: float
+
+
+def group_figures(rows: pd.DataFrame) -> list[GroupFigures]:
+    """The figures of every group, in the order of ``GROUPS``. rows: of ``Sensitivity.to_frame``."""
     found = []
-    for group, part in _by_group(rows).groupby("group", sort=True, observed=True):
-        later = part[part["time_step"] > 0]
-        per_layer = later.groupby("layer", sort=False)[["cosine", "histogram_cosine"]].mean()
-        same = later.groupby("layer", sort=False)["same_as_first"].all()
-        cosines = per_layer["cosine"].dropna()
+    for group in [group for group in GROUPS if group in set(rows["group"])]:
+        part = rows[rows["group"] == group]
+        layers = part[part["time_step"] > 0].groupby("layer", sort=False)
+        cosines, same = layers["cosine"].mean(), layers["same_as_first"].all()
+        same &= cosines.notna()
         last = part[part["time_step"] == part["time_step"].max()]
         found.append(
-            {
-                "group": str(group),
-                "layers": len(per_layer),
-                "later": cosines.mean(),
-                "last": last["cosine"].mean(),
-                "lowest": cosines.min(),
-                "lowest_layer": cosines.idxmin() if len(cosines) else None,
-                "histogram": per_layer["histogram_cosine"].mean(),
-                "repeated": list(same.index[same]),
-                "later_others": per_layer["cosine"][~same].mean(),
-            }
+            GroupFigures(
+                group=group,
+                layers=len(cosines),
+                later=float(cosines.mean()),
+                last=float(last["cosine"].mean()),
+                lowest=float(cosines.min()),
+                lowest_layer=str(cosines.dropna().idxmin()) if cosines.notna().any() else None,
+                histogram=float(layers["histogram_cosine"].mean().mean()),
+                repeated=tuple(str(name) for name in same.index[same]),
+                later_others=float(cosines[~same].mean()),
+            )
         )
-    return pd.DataFrame(found)
+    return found
 
 
 def recommended_groups(rows: pd.DataFrame, threshold: float = THRESHOLD) -> list[str]:
@@ -398,8 +426,8 @@ def recommended_groups(rows: pd.DataFrame, threshold: float = THRESHOLD) -> list
     """
     if not -1 <= threshold <= 1:
         raise ProfilingError(f"threshold must be a cosine from -1 to 1, not {threshold}")
-    later = group_summary(rows).set_index("group")["later"]
-    return [group for group in MASK_GROUPS if group in later.index and float(later[group]) >= threshold]
+    inside = {figures.group for figures in group_figures(rows) if figures.later >= threshold}
+    return [group for group in MASK_GROUPS if group in inside]
 
 
 def recommend(rows: pd.DataFrame, threshold: float = THRESHOLD, *, title: str = "", notes: Iterable[str] = ()) -> str:
@@ -410,34 +438,19 @@ def recommend(rows: pd.DataFrame, threshold: float = THRESHOLD, *, title: str = 
     a group that is in, the last line is a YAML comment that says so. Raises ProfilingError for a threshold out of
     -1..1.
     """
-    inside = recommended_groups(rows, threshold)
-    summary = group_summary(rows)
+    inside, groups = recommended_groups(rows, threshold), group_figures(rows)
+    width = max(len(figures.group) for figures in groups)
     lines = [title] if title else []
-    lines += ["Cosine similarity of the LIF inputs at later time steps to those at the first, per sample (mean):"]
-    width = max(map(len, summary["group"]))
-    for row in summary.itertuples():
-        verdict = "in " if row.group in inside else "out"
-        text = f"  {row.group:<{width}}  {verdict}  "
-        if math.isnan(row.later):
-            lines.append(f"{text}no cosine: its inputs are all zero at the first step or at every later one")
-            continue
-        lines.append(
-            f"{text}later steps {row.later:.3f}, last step {_shown(row.last)}, lowest layer {row.lowest:.3f} "
-            f"({row.lowest_layer}); histograms {row.histogram:.3f}; {row.layers} layer{'s' * (row.layers != 1)}"
-        )
-        if row.group not in MASK_GROUPS:
-            lines.append(f"  {'':<{width}}       a recipe's mask loss has no group '{row.group}', so it stays out")
-        if row.repeated:
-            others = "" if math.isnan(row.later_others) else f"; without {row.group} has {row.later_others:.3f}"
-            lines.append(
-                f"  {'':<{width}}       the same input at every step, which says little: "
-                f"{', '.join(row.repeated)}{others}"
-            )
+    lines.append("Cosine similarity of the LIF inputs to those at the first time step, mean over samples and layers:")
+    for figures in groups:
+        verdict = "in " if figures.group in inside else "out"
+        lines.append(f"  {figures.group:<{width}}  {verdict}  {_of_group(figures)}")
+        lines += [f"  {'':<{width}}       {line}" for line in _beware(figures)]
     lines += [
         f"Rule: in where the mean over layers and later steps is at least {threshold:g}. A heuristic after the paper's",
-        "Fig. 2, which says how much inputs change, not what accuracy a cut step costs: equal inputs do not make equal",
-        "spikes, and early layers feed all others. Train with and without the groups and compare.",
-        *notes,
+        "Fig. 2: it tells how much inputs change, not what accuracy a cut step costs. Equal inputs do not make equal",
+        "spikes, and early layers feed all others. Train with and without a group and compare.",
+        *(textwrap.fill(note, 110, subsequent_indent="  ") for note in notes),
     ]
     if inside:
         lines += [
@@ -445,14 +458,33 @@ def recommend(rows: pd.DataFrame, threshold: float = THRESHOLD, *, title: str = 
             f"mask_loss: {{weight: {BUNDLED_WEIGHT}, groups: [{', '.join(inside)}]}}",
         ]
     else:
-        highest = summary["later"].max()
-        beside = "" if math.isnan(highest) else f" (the highest mean is {highest:.3f})"
-        lines.append(f"# no group reaches {threshold:g}{beside}: no mask_loss line is recommended")
+        known = [figures.later for figures in groups if not math.isnan(figures.later)]
+        highest = f" (the highest mean is {max(known):.3f})" if known else ""
+        lines.append(f"# no group reaches {threshold:g}{highest}: no mask_loss line is recommended")
     return "\n".join(lines) + "\n"
 
 
-def _shown(value: float) -> str:
-    return "none" if math.isnan(value) else f"{value:.3f}"
+def _of_group(figures: GroupFigures) -> str:
+    """The figures of one group on one line."""
+    layers = f"{figures.layers} layer" + ("" if figures.layers == 1 else "s")
+    if math.isnan(figures.later):
+        return f"no cosine: inputs are all zero at the first step or at every later one; {layers}"
+    last = "none" if math.isnan(figures.last) else f"{figures.last:.3f}"
+    return (
+        f"later {figures.later:.3f}, last step {last}, lowest layer {figures.lowest:.3f} "
+        f"({figures.lowest_layer}), histograms {figures.histogram:.3f}, {layers}"
+    )
+
+
+def _beware(figures: GroupFigures) -> Iterator[str]:
+    """What one has to know of the figures of one group."""
+    if figures.group not in MASK_GROUPS:
+        yield f"the mask loss of a recipe knows {', '.join(MASK_GROUPS)} alone, so it stays out"
+    if figures.repeated:
+        others = (
+            "" if math.isnan(figures.later_others) else f"; without, {figures.group} has {figures.later_others:.3f}"
+        )
+        yield f"the same input at every step by construction or by chance: {_some(figures.repeated)}{others}"
 
 
 def _by_group(rows: pd.DataFrame) -> pd.DataFrame:

@@ -25,10 +25,10 @@ from snn_energy.groups import layer_group
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import spiking_layers, time_steps_by_layer
-from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.augment import shifted
 from snn_energy.training.losses import mask_loss
 from snn_energy.training.progress import Reporter
+from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.train import (
     _optimiser,
     _schedule,
@@ -158,7 +158,12 @@ def test_reading_a_recipe_does_not_load_torch() -> None:
         ("data: {data}", "data: digit", 9, "data: unknown dataset 'digit'; did you mean 'digits'?"),
         ("data: {data}", "data: cifar10", 9, "data: cifar10: needs a path, cifar10:PATH"),
         ("data: {data}", "data: digits:here", 9, "data: digits:here: the digits are bundled and have no path"),
-        ("shift_pixels: 1", "crop_scale: [0.5, 1.0]", 12, "crop_scale: needs images in files (folder:PATH), not digits"),
+        (
+            "shift_pixels: 1",
+            "crop_scale: [0.5, 1.0]",
+            12,
+            "crop_scale: needs images in files (folder:PATH), not digits",
+        ),
         ("shift_pixels: 1", "crop_scale: [0.9, 0.5]", 12, "crop_scale: must be two shares"),
         ("shift_pixels: 1", "crop_scale: [0.9]", 12, "crop_scale: list should have at least 2 items"),
         ("shift_pixels: 1", "cutout_pixels: 8", 12, "cutout_pixels: 8 must be less than model.image_size 8"),

@@ -184,7 +184,7 @@ class LIF(nn.Module):
         """current: (T, B, ...) -> spikes (T, B, ...)."""
         if torch.is_grad_enabled() and (self.training or current.requires_grad):
             return self._forward_differentiable(current)
-        return self._forward_inference(current, [True] * len(current))
+        return self.fire(current, [True] * len(current))
 
     def _forward_differentiable(self, current: Tensor) -> Tensor:
         if self.rule == "paper":
@@ -214,10 +214,12 @@ class LIF(nn.Module):
         self.hoyer_loss = torch.stack(terms).sum()
         return torch.stack(spikes)
 
-    def _forward_inference(self, current: Tensor, active: list[bool], idle: Tensor | None = None) -> Tensor:
-        """The same values as the differentiable path, written in place; a masked step is left untouched.
+    def fire(self, current: Tensor, active: list[bool], idle: Tensor | None = None) -> Tensor:
+        """Spikes of the steps that are ``active`` and silence at the others, for inference; written in place.
 
-        Steps behind the last of ``current`` get ``idle``, broadcastable to one step; None: no current at all.
+        current: (A, B, ...) with A <= len(active); later steps get ``idle``, broadcastable to (B, ...), or nothing
+        (what a BatchNorm makes of a silent step is its bias, not nothing). A masked step is left untouched: no state
+        access. Returns (len(active), B, ...), the values of the differentiable path.
         """
         shape = (len(active), *current.shape[1:])
         out = current.new_empty(shape) if all(active) else current.new_zeros(shape)
@@ -313,14 +315,6 @@ class DTSS(LIF):
         """T_l, the number of active time steps."""
         return sum(self.active_flags())
 
-    def fire(self, current: Tensor, steps: int, idle: Tensor | None = None) -> Tensor:
-        """The first ``steps`` steps of the masked spikes, for inference; a skipping network asks for no more.
-
-        current: (A, B, ...) with A <= steps; later steps get ``idle``, broadcastable to (B, ...), or nothing (what
-        a BatchNorm makes of a silent step is its bias, not nothing). Returns (steps, B, ...).
-        """
-        return self._forward_inference(current, self.active_flags()[:steps], idle)
-
     def forward(self, current: Tensor) -> Tensor:
         """current: (T_max, B, ...) -> masked spikes (T_max, B, ...)."""
         if torch.is_grad_enabled() and (self.training or current.requires_grad):
@@ -328,7 +322,7 @@ class DTSS(LIF):
             return self._forward_differentiable(current) * mask.view(-1, *[1] * (current.dim() - 1))
         if len(current) != self.max_steps:
             raise ModelError(f"a DTSS layer made for T_max={self.max_steps} was run with {len(current)} time steps")
-        return self._forward_inference(current, self.active_flags())
+        return self.fire(current, self.active_flags())
 
     def extra_repr(self) -> str:
         """Leak, threshold, rule and time steps."""

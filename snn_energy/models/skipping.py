@@ -29,11 +29,12 @@ def has_hooks(model: nn.Module) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-def last_step(layer: LIF) -> int:
-    """Time steps up to the last active one: T_l. Raises TypeError for a layer without a mask."""
-    if not isinstance(layer, DTSS):
-        raise TypeError(f"only DTSS layers have dead time steps, not {type(layer).__name__}")
-    return max((t + 1 for t, active in enumerate(layer.active_flags()) if active), default=0)
+Masks = dict[nn.Module, list[bool]]  # of every DTSS layer, read once a forward
+
+
+def last_step(mask: list[bool]) -> int:
+    """Time steps up to the last active one: T_l."""
+    return max((t + 1 for t, active in enumerate(mask) if active), default=0)
 
 
 def idle_current(norm: Norm) -> Tensor:
@@ -43,15 +44,14 @@ def idle_current(norm: Norm) -> Tensor:
     return norm(zeros.to(norm.weight.dtype)).view(size)  # type: ignore[no-any-return]
 
 
-def fired(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, steps: int) -> Tensor:
+def fired(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, masks: Masks, steps: int) -> Tensor:
     """conv, BatchNorm, DTSS over ``steps`` steps. x: (A, B, C, ...) -> (steps, B, C', ...)."""
-    assert isinstance(lif, DTSS)
     used = x[: min(len(x), steps)]
     current = _no_steps(conv, x) if len(used) == 0 else norm(conv(used.flatten(0, 1))).unflatten(0, used.shape[:2])
     idle = None
     if len(used) < steps:
         idle = idle_current(norm).view(1, -1, *[1] * (current.dim() - 3))
-    return lif.fire(current, steps, idle)
+    return lif.fire(current, masks[lif][:steps], idle)
 
 
 def _no_steps(conv: nn.Module, x: Tensor) -> Tensor:
@@ -71,35 +71,35 @@ def added(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def patch_splitting(sps: PatchSplitting, images: Tensor) -> Tensor:
+def patch_splitting(sps: PatchSplitting, images: Tensor, masks: Masks) -> Tensor:
     """SPS and RPE. images: (B, C, H, W), the same at every step -> (A, B, D, N)."""
     lifs = [sps.get_submodule(f"lif{i}") for i in range(4)] + [sps.rpe_lif]
-    own = [last_step(lif) for lif in lifs if isinstance(lif, LIF)]
+    own = [last_step(masks[lif]) for lif in lifs]
     needed = [min(own[i:4]) for i in range(4)]  # step t of stage i is read if every later stage still works at t
     x = images.unsqueeze(0)
     for i, pool in enumerate(sps.pools):
         conv, norm, lif = (sps.get_submodule(f"{kind}{i}") for kind in ("conv", "bn", "lif"))
         assert isinstance(norm, nn.BatchNorm2d)
-        assert isinstance(lif, DTSS)
+        assert isinstance(lif, LIF)
         if i == 0:  # one image for all steps
             current = norm(conv(images)).unsqueeze(0)
-            x = lif.fire(current.expand(needed[0], *current.shape[1:]), needed[0])
+            x = lif.fire(current.expand(needed[0], *current.shape[1:]), masks[lif][: needed[0]])
         else:
-            x = fired(x, conv, norm, lif, needed[i])
+            x = fired(x, conv, norm, lif, masks, needed[i])
         if pool and len(x):
             x = sps.get_submodule(f"pool{i}")(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         elif pool:
             x = x.new_empty(0, *sps.get_submodule(f"pool{i}")(x.new_empty(x.shape[1:])).shape)
-    return added(x, fired(x, sps.rpe_conv, sps.rpe_bn, sps.rpe_lif, own[4])).flatten(3)
+    return added(x, fired(x, sps.rpe_conv, sps.rpe_bn, sps.rpe_lif, masks, own[4])).flatten(3)
 
 
-def self_attention(attn: SpikingSelfAttention, x: Tensor, scale: float) -> Tensor:
+def self_attention(attn: SpikingSelfAttention, x: Tensor, masks: Masks, scale: float) -> Tensor:
     """SSA. x: (A, B, D, N) -> (T_proj, B, D, N)."""
-    out_steps = last_step(attn.proj_lif)
-    lif_steps = min(last_step(attn.lif), out_steps)
-    steps = min(last_step(attn.q_lif), last_step(attn.k_lif), last_step(attn.v_lif), lif_steps)
+    out_steps = last_step(masks[attn.proj_lif])
+    lif_steps = min(last_step(masks[attn.lif]), out_steps)
+    steps = min(*(last_step(masks[lif]) for lif in (attn.q_lif, attn.k_lif, attn.v_lif)), lif_steps)
     q, k, v = (
-        fired(x, conv, norm, lif, steps).unflatten(2, (attn.heads, -1))  # (steps, B, h, d, N)
+        fired(x, conv, norm, lif, masks, steps).unflatten(2, (attn.heads, -1))  # (steps, B, h, d, N)
         for conv, norm, lif in (
             (attn.q_conv, attn.q_bn, attn.q_lif),
             (attn.k_conv, attn.k_bn, attn.k_lif),
@@ -107,24 +107,25 @@ def self_attention(attn: SpikingSelfAttention, x: Tensor, scale: float) -> Tenso
         )
     )
     mixed = (((q.transpose(-2, -1) @ k) * scale) @ v.transpose(-2, -1)).transpose(-2, -1).flatten(2, 3)
-    assert isinstance(attn.lif, DTSS)
-    spikes = attn.lif.fire(mixed, lif_steps)
-    return fired(spikes, attn.proj_conv, attn.proj_bn, attn.proj_lif, out_steps)
+    spikes = attn.lif.fire(mixed, masks[attn.lif][:lif_steps])
+    return fired(spikes, attn.proj_conv, attn.proj_bn, attn.proj_lif, masks, out_steps)
 
 
-def mlp(block: SpikingMLP, x: Tensor) -> Tensor:
+def mlp(block: SpikingMLP, x: Tensor, masks: Masks) -> Tensor:
     """x: (A, B, D, N) -> (T_fc2, B, D, N)."""
-    out_steps = last_step(block.fc2_lif)
-    hidden = fired(x, block.fc1_conv, block.fc1_bn, block.fc1_lif, min(last_step(block.fc1_lif), out_steps))
-    return fired(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif, out_steps)
+    out_steps = last_step(masks[block.fc2_lif])
+    hidden_steps = min(last_step(masks[block.fc1_lif]), out_steps)
+    hidden = fired(x, block.fc1_conv, block.fc1_bn, block.fc1_lif, masks, hidden_steps)
+    return fired(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif, masks, out_steps)
 
 
 def forward_skipping(model: Spikformer, images: Tensor, scale: float) -> Tensor:
     """images: (B, C, H, W) -> logits (B, classes), those of the masked full forward."""
-    x = patch_splitting(model.sps, images)
+    masks: Masks = {layer: layer.active_flags() for layer in model.modules() if isinstance(layer, DTSS)}
+    x = patch_splitting(model.sps, images, masks)
     for block in cast("list[Block]", model.blocks):
-        x = added(x, self_attention(block.attn, x, scale))
-        x = added(x, mlp(block.mlp, x))
+        x = added(x, self_attention(block.attn, x, masks, scale))
+        x = added(x, mlp(block.mlp, x, masks))
     tokens = x.mean(3).sum(0) / model.time_steps
     logits: Tensor = model.head(tokens)
     return logits

@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import load_tensors_only, read_tensors, save_checkpoint
+from snn_energy.checkpoints import load_tensors_only, read_tensors, save_checkpoint, sha256_of
 from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images
 from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
 from snn_energy.files import write_text, write_whole
@@ -111,6 +111,7 @@ def train(
     *,
     seed: int | None = None,
     data: str | None = None,
+    start_from: str | Path | None = None,
     device: str = "cpu",
     on_epoch: Callable[[EpochRecord], None] | None = None,
     resume: bool = False,
@@ -120,15 +121,18 @@ def train(
 ) -> TrainingResult:
     """Train a recipe and write its checkpoint; deterministic on the CPU of one machine.
 
-    seed, data: instead of the recipe's. device: cpu, cuda or auto. on_epoch: called after every epoch with its row
-    of the log. resume: go on from ``<output>.partial``, which is written after every epoch and every
+    seed, data, start_from: instead of the recipe's. device: cpu, cuda or auto. on_epoch: called after every epoch
+    with its row of the log. resume: go on from ``<output>.partial``, which is written after every epoch and every
     ``save_every_s`` seconds. Written beside ``<stem>.safetensors``: ``<stem>.best.safetensors`` and
     ``<stem>.recipe.yaml``, the recipe with every default and change; with write_log ``<stem>.log.csv``. progress: show
     it on stderr. Under torchrun all processes work on one run, and the first one writes.
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
     started = time.perf_counter()
-    output, recipe = Path(output_path), _changed(recipe, seed, data)
+    output, recipe = (
+        Path(output_path),
+        _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from)),
+    )
     if output.is_dir() or not output.parent.is_dir():
         raise OutputError(f"{output}: cannot be written there; give a file in a folder that exists")
     with processes(device) as group, _reproducible(recipe.threads, group), contextlib.ExitStack() as stack:
@@ -237,9 +241,10 @@ def layers_held_by_floor(model: nn.Module) -> tuple[str, ...]:
     )
 
 
-def _changed(recipe: Recipe, seed: int | None, data: str | None) -> Recipe:
-    changes = {key: value for key, value in (("seed", seed), ("data", data)) if value is not None}
-    changed = recipe.with_changes(**changes) if changes else recipe
+def _changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with what is not None put in. Raises RecipeError."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    changed = recipe.with_changes(**given) if given else recipe
     if changed.data is None:
         raise RecipeError(f"{recipe.name}: names no data; give --data NAME:PATH")
     return changed
@@ -486,7 +491,7 @@ def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, A
 
 def _origin(path: str) -> dict[str, str]:
     """A checkpoint without its path: name and content."""
-    return {"checkpoint": Path(path).name, "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return {"checkpoint": Path(path).name, "sha256": sha256_of(path)}
 
 
 def _write_log(epochs: list[EpochRecord], path: Path) -> None:
@@ -501,9 +506,10 @@ def _write_log(epochs: list[EpochRecord], path: Path) -> None:
 
 
 def _fingerprint(recipe: Recipe, data: _Data) -> str:
-    """Names a recipe with its seed and the data it sees, wherever they lie."""
-    text = recipe.model_copy(update={"data": None}).model_dump_json() + data.fingerprint
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Names a recipe with its seed, the weights it starts from and the data it sees, wherever they lie."""
+    text = recipe.model_copy(update={"data": None, "start_from": None}).model_dump_json() + data.fingerprint
+    start = "" if recipe.start_from is None else _origin(recipe.start_from)["sha256"]
+    return hashlib.sha256((text + start).encode()).hexdigest()
 
 
 def _write_partial(
