@@ -34,8 +34,11 @@ _CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.sta
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
-def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]) -> None:
+def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any], *, half: bool = False) -> None:
     """Write a registry network as safetensors, whole or not at all.
+
+    half: matrices and kernels as 16-bit floats, half the size; vectors (BatchNorm, biases, thresholds, and TP, whose
+    masks hang on a comparison) stay as they are. Raises CheckpointError for a weight too large for 16 bits.
 
     metadata: what is known of the weights, JSON values: data, split, seed, test_accuracy, recipe, mean, std,
     command. The architecture, its configuration and the versions are added. Raises CheckpointError for
@@ -55,6 +58,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
         "torch_version": torch.__version__,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        large = [name for name, tensor in tensors.items() if tensor.dim() > 1 and tensor.abs().max() > 65504]
+        if large:
+            raise CheckpointError(f"{path}: too large for 16-bit floats, {_some('in', large)}; keep 32 bits")
+        tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     header = {METADATA_KEY: json.dumps(document, sort_keys=True)}
 
     def write(temporary: Path) -> None:

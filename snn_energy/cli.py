@@ -382,6 +382,23 @@ def train(
 
 
 @app.command()
+def half(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint of ours.")],
+    data: DataOption,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
+) -> None:
+    """Store the weights in 16 bits; the accuracy is measured before and after, and the checkpoint says both."""
+    from snn_energy.files import require_apart, require_writable
+    from snn_energy.training.train import halve
+
+    require_writable(output)
+    require_apart([output], [checkpoint])
+    before, after = halve(checkpoint, data, output)
+    say(f"accuracy on the test split: {before:.2%} with 32-bit weights, {after:.2%} with 16-bit weights")
+    say(f"checkpoint written to {output}, {output.stat().st_size:,} bytes")
+
+
+@app.command()
 def ablate(
     grid: Annotated[str, typer.Argument(help="A bundled grid (digits), or the path of a YAML file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for table and picture; runs go to its runs/.")],

@@ -516,3 +516,28 @@ def test_cross_entropy_of_shares_is_that_of_torch() -> None:
     logits, shares = torch.randn(6, 4), torch.rand(6, 4).softmax(1)
     expected = functional.cross_entropy(logits, shares, label_smoothing=0.1)
     assert torch.isclose(cross_entropy(logits, shares, 0.1, 6), expected)
+
+
+# --- 16-bit weights ---
+
+
+def test_a_checkpoint_in_16_bits_keeps_its_masks_and_says_both_accuracies(tmp_path: Path, tiny: Recipe) -> None:
+    result = train(tiny.with_changes(epochs=10), tmp_path / "a.safetensors")
+    before, after = loop.halve(result.path, tiny.data or "", tmp_path / "b.safetensors")
+    said = read_metadata(tmp_path / "b.safetensors")
+    assert before == result.accuracy
+    assert (said["test_accuracy"], said["test_accuracy_32_bit"]) == (after, before)
+    assert said["recipe_name"] == "tiny"
+    whole, small = load_checkpoint(result.path), load_checkpoint(tmp_path / "b.safetensors")
+    for (name, a), b in zip(whole.state_dict().items(), small.state_dict().values(), strict=True):
+        assert torch.equal(a.half().float() if a.dim() > 1 else a, b), name
+    assert abs(after - before) < 0.2
+    assert (tmp_path / "b.safetensors").stat().st_size < 0.75 * result.path.stat().st_size
+
+
+def test_a_weight_beyond_16_bits_is_refused(tmp_path: Path) -> None:
+    model = create_model("vit-1-16", image_size=8)
+    nn.init.constant_(model.head.weight, 1e5)
+    with pytest.raises(CheckpointError, match=r"b\.safetensors: too large for 16-bit floats, in: head.weight"):
+        save_checkpoint(tmp_path / "b.safetensors", model, {}, half=True)
+    assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import load_tensors_only, read_tensors, save_checkpoint, sha256_of
+from snn_energy.checkpoints import (
+    load_checkpoint,
+    load_tensors_only,
+    read_metadata,
+    read_tensors,
+    save_checkpoint,
+    sha256_of,
+)
 from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images
 from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
 from snn_energy.files import write_text, write_whole
@@ -220,6 +228,26 @@ def _accuracy(model: nn.Module, images: Images | None, group: Processes, size: i
             hits += (logits.argmax(1).cpu() == torch.from_numpy(images.labels[chosen])).sum().to(group.device)
     model.train(was_training)
     return int(group.add_up(hits)) / count
+
+
+def halve(checkpoint: str | Path, data: str, output: str | Path) -> tuple[float, float]:
+    """Write a checkpoint with 16-bit weights; returns its accuracy (0..1) on the test split before and after.
+
+    The metadata's ``test_accuracy`` is the one after; the one before stands beside it. Raises SnnEnergyError.
+    """
+    network: Any = load_checkpoint(checkpoint)
+    output, said = Path(output), read_metadata(checkpoint)
+    config = network.config
+    images = load_images(data, "test", config.image_size, config.in_channels)
+    check_labels(images, config.num_classes)
+    before = accuracy(network, images)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(folder) / "trial.safetensors"
+        save_checkpoint(trial, network, {}, half=True)
+        after = accuracy(load_checkpoint(trial), images)
+    known = {"test_accuracy": after, "test_accuracy_32_bit": before, "weights": "16-bit floats"}
+    save_checkpoint(output, network, said | known, half=True)
+    return before, after
 
 
 def active_steps_by_layer(model: Network) -> dict[str, int]:
