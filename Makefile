@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check format bench train-demo wheel clean
+.PHONY: demo test check format bench train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,34 @@ bench: $(STAMP)
 
 train-demo: $(STAMP)
 	$(BIN)/python -m snn_energy.training.train_demo
+
+ablation: $(STAMP)
+	$(BIN)/snn-energy ablate digits -o reports/ablation-digits --device cpu --processes 2
+
+# Both need DATA=cifar10:PATH or DATA=packed-jpeg:PATH; the training takes some two hours on two CPU cores.
+CIFAR := checkpoints/cifar10
+RUNS := runs/cifar10
+train-cifar10: $(STAMP)
+	test -n "$(DATA)"
+	mkdir -p $(RUNS) $(CIFAR)
+	$(BIN)/snn-energy train cifar10-2-128-vit --data $(DATA) --device cpu -o $(RUNS)/vit-2-128.safetensors
+	$(BIN)/snn-energy train cifar10-2-128-t1 --data $(DATA) --device cpu -o $(RUNS)/cifar10-2-128-t1.safetensors
+	for name in spikformer dts; do \
+	  $(BIN)/snn-energy train cifar10-2-128-$$name --data $(DATA) --device cpu \
+	    --start-from $(RUNS)/cifar10-2-128-t1.safetensors -o $(RUNS)/$$name-2-128.safetensors || exit 1; \
+	done
+	$(BIN)/snn-energy half $(RUNS)/vit-2-128.safetensors --data $(DATA) -o $(CIFAR)/vit-2-128.safetensors
+	$(BIN)/snn-energy half $(RUNS)/spikformer-2-128.safetensors --data $(DATA) -o $(CIFAR)/spikformer-2-128.safetensors
+	$(BIN)/snn-energy half $(RUNS)/dts-2-128.safetensors --data $(DATA) -o $(CIFAR)/dts-spikformer-2-128.safetensors
+
+report-cifar10: $(STAMP)
+	test -n "$(DATA)"
+	mkdir -p reports/cifar10
+	for name in vit spikformer dts-spikformer; do \
+	  $(BIN)/snn-energy profile $(CIFAR)/$$name-2-128.safetensors --data $(DATA) -o reports/cifar10/$$name-2-128.json || exit 1; \
+	done
+	$(BIN)/snn-energy compare reports/cifar10/*-2-128.json --hardware dts-paper-fpga --baseline dts-spikformer-2-128 \
+	  --folder reports/cifar10
 
 wheel: $(STAMP)
 	$(BIN)/python -m build --wheel --no-isolation

@@ -281,9 +281,13 @@ def compare(
     json: JsonOption = None,
     markdown: MarkdownOption = None,
     latex: LatexOption = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Write every table (by layer, by memory variant) and picture there.")
+    ] = None,
 ) -> None:
     """Normalised compute, memory and total energy of several networks on one device."""
     from snn_energy.compare import compare as price_all
+    from snn_energy.demo import write_folder
     from snn_energy.files import require_apart
     from snn_energy.tables import write_table
 
@@ -295,6 +299,8 @@ def compare(
     frame = comparison.to_frame()
     head = {"hardware": comparison.hardware.name, "baseline": comparison.baseline, **policies}
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=head)
+    if folder is not None:
+        write_folder(comparison, folder)
     show_comparison(comparison)
 
 

@@ -70,8 +70,6 @@ def profile_checkpoint(
 
 def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None) -> Demo:
     """Profile the three shipped networks on the 360 shipped test digits and write everything into ``out``."""
-    from snn_energy.plots import save_all
-
     folder = make_folder(out)
     counts, written = {}, []
     for network in NETWORKS:
@@ -85,13 +83,20 @@ def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None)
         written += found.save(folder / f"{network}.json")
         counts[network] = found
     comparison = compare(counts, HARDWARE, baseline=BASELINE)
+    return Demo(comparison, written + write_folder(comparison, folder))
+
+
+def write_folder(comparison: Comparison, out: str | Path) -> list[Path]:
+    """Every table and picture of a comparison: normalised, by memory variant, by layer. Raises OutputError."""
+    from snn_energy.plots import save_all
+
+    folder = make_folder(out)
     table = comparison.to_frame().drop(columns="is_baseline")
-    written += write_table(table, csv_path=folder / "table.csv", markdown_path=folder / "table.md")
+    written = write_table(table, csv_path=folder / "table.csv", markdown_path=folder / "table.md")
     variants = comparison.memory_range()
     written += write_table(
         variants, csv_path=folder / "memory-variants.csv", markdown_path=folder / "memory-variants.md"
     )
     for network, energy in comparison.energies.items():
         written += write_table(energy.to_frame("layer"), csv_path=folder / f"{network}-layers.csv")
-    written += save_all(comparison, folder)
-    return Demo(comparison, written)
+    return written + save_all(comparison, folder)

@@ -66,6 +66,12 @@ def test_a_checkpoint_becomes_counts_and_then_tables_and_pictures(tmp_path: Path
     table = pd.read_csv(tmp_path / "table.csv").set_index("is_baseline")
     assert table.loc[True, ["ce", "me", "te"]].tolist() == [1, 1, 1]
     assert table.loc[False, "te"] == pytest.approx(table.loc[False, "total_pj"] / table.loc[True, "total_pj"])
+    done = command(*compare, "--folder", "report", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    kinds = ("table.csv", "table.md", "memory-variants.csv", "memory-variants.md", "vit-layers.csv", "dts-layers.csv")
+    assert set(kinds) | {"energy-by-group.png", "normalised.svg", "activity.svg"} <= {
+        entry.name for entry in (tmp_path / "report").iterdir()
+    }
     done = command("plot", "vit.json", "dts.json", "--hardware", "dts-paper-fpga", "-o", "pictures", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {
