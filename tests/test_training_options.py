@@ -17,19 +17,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+import snn_energy as se
 import snn_energy.training.train as loop
 from snn_energy.checkpoints import load_checkpoint, read_metadata, save_checkpoint
-from snn_energy.errors import CheckpointError, OutputError, RecipeError
+from snn_energy.errors import CheckpointError, DataError, OutputError, RecipeError
 from snn_energy.models.neurons import DTSS, LIF, HoyerSpike, TriangularSpike, hoyer_extremum, hoyer_regulariser
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.training.augment import augmented, cut_out, draw, mixed
 from snn_energy.training.losses import cross_entropy, hoyer_loss, tet_loss
 from snn_energy.training.parallel import Processes, join_batch_norms
-from snn_energy.training.recipe import Recipe, parse_recipe
+from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.train import partial_path, train
 
 TINY = """\
@@ -541,3 +543,65 @@ def test_a_weight_beyond_16_bits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"b\.safetensors: too large for 16-bit floats, in: head.weight"):
         save_checkpoint(tmp_path / "b.safetensors", model, {}, half=True)
     assert not list(tmp_path.iterdir())
+
+
+# --- images in files ---
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """ImageNet's layout: three classes of coloured JPEG files of odd sizes, eight to train on and three to test on."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 120, (20 + i, 30, 3)).astype(np.uint8)
+                pixels[..., label] += 100
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{i}.JPEG")
+    return tmp_path / "images"
+
+
+def test_a_network_is_trained_and_profiled_on_class_folders(tmp_path: Path, tiny: Recipe, folders: Path) -> None:
+    model = of_model(tiny, in_channels=3)
+    changes = {"model": model, "data": None, "crop_scale": [0.3, 1.0], "flip": True, "epochs": 20}
+    (tmp_path / "mine.yaml").write_text(tiny.with_changes(**changes).to_yaml())
+    data = ["--data", f"folder:{folders}"]
+    command = [sys.executable, "-m", "snn_energy"]
+    for arguments in (
+        ["train", "mine.yaml", *data, "-o", "a.safetensors", "--device", "cpu"],
+        ["profile", "a.safetensors", *data, "-o", "a.json"],
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert done.returncode == 0, done.stderr
+    said, header = read_metadata(tmp_path / "a.safetensors"), se.load_counts(tmp_path / "a.json").header
+    assert said["data"] == header["dataset"] == "folder:images"
+    assert header["accuracy"] == said["test_accuracy"] >= 5 / 9
+    assert header["samples"] == 9
+    assert parse_recipe((tmp_path / "a.recipe.yaml").read_text(), "a").data == f"folder:{folders}"
+    assert str(tmp_path) not in str(said)
+
+
+def test_an_image_that_breaks_in_the_middle_of_training_is_named(tmp_path: Path, tiny: Recipe, folders: Path) -> None:
+    broken = folders / "train" / "bee" / "4.JPEG"
+    broken.write_bytes(broken.read_bytes()[:300])
+    recipe = tiny.with_changes(model=of_model(tiny, in_channels=3), data=f"folder:{folders}")
+    with pytest.raises(DataError, match=r"1 of \d images do not decode .*bee/4\.JPEG"):
+        train(recipe, tmp_path / "a.safetensors")
+    assert not (tmp_path / "a.safetensors").exists()
+
+
+def test_crops_of_images_in_memory_are_refused_before_training(tmp_path: Path, tiny: Recipe) -> None:
+    recipe = tiny.with_changes(data=None, crop_scale=[0.3, 1.0])
+    with pytest.raises(RecipeError, match=r"tiny: crop_scale: needs images in files \(folder:PATH\), not npz"):
+        train(recipe, tmp_path / "a.safetensors", data=tiny.data)
+
+
+def test_a_run_without_data_asks_for_them(tmp_path: Path, tiny: Recipe) -> None:
+    with pytest.raises(RecipeError, match="tiny: names no data; give --data NAME:PATH"):
+        train(tiny.with_changes(data=None), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if not name.startswith("digits")])
+def test_a_bundled_recipe_for_other_data_names_none(name: str) -> None:
+    assert load_recipe(name).data is None
