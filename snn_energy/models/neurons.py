@@ -47,17 +47,15 @@ class PaperNeuron(torch.autograd.Function):
         """current: (T, B, ...) -> spikes (T, B, ...) of amplitude V_th."""
         potential, spikes = torch.empty_like(current), torch.empty_like(current)
         u: Tensor | None = None
-        for t, current_t in enumerate(current):
-            h = potential[t]
+        for i, h, spike in zip(current, potential, spikes, strict=True):
             if u is None:
-                h.copy_(current_t)
+                h.copy_(i)
             else:
-                torch.add(current_t, u, alpha=leak, out=h)
-            torch.gt(h, v_th, out=spikes[t])
+                torch.add(i, u, alpha=leak, out=h)
+            torch.gt(h, v_th, out=spike)
             if v_th != 1:
-                spikes[t].mul_(v_th)
-            if t + 1 < len(current):
-                u = h - spikes[t]
+                spike.mul_(v_th)
+            u = h - spike
         ctx.save_for_backward(potential)
         ctx.leak, ctx.v_th = leak, v_th
         return spikes
@@ -69,16 +67,13 @@ class PaperNeuron(torch.autograd.Function):
         out = torch.empty_like(potential)
         later: Tensor | None = None  # gradient of U, which carries to the next step
         for t in range(len(potential) - 1, -1, -1):
-            slope = (potential[t] - v_th).abs_()
+            torch.sub(potential[t], v_th, out=out[t]).abs_()
             if v_th != 1:
-                slope.div_(v_th)
-            slope.neg_().add_(1).clamp_min_(0)
-            slope.mul_(grads[0][t] if later is None else grads[0][t] - later)
+                out[t].div_(v_th)
+            out[t].neg_().add_(1).clamp_min_(0).mul_(grads[0][t] if later is None else grads[0][t] - later)
             if later is not None:
-                slope.add_(later)
-            out[t] = slope
-            if t:
-                later = slope.mul_(leak)
+                out[t].add_(later)
+            later = out[t] * leak
         return out, None, None
 
 

@@ -300,14 +300,17 @@ def _load_data(recipe: Recipe) -> _Data:
 def _reproducible(threads: int, group: Processes) -> Iterator[None]:
     """Deterministic algorithms on the CPU, this many threads, a seeded global generator; all put back afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(group.device.type == "cpu")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
 
 
 def _start(recipe: Recipe, group: Processes) -> _Run:
