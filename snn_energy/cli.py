@@ -448,8 +448,14 @@ def sensitivity(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for figure, tables and recommendation.")],
     samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="The result does not depend on it.")] = 60,
+    cut: Annotated[
+        bool, typer.Option("--cut/--no-cut", help="Measure the accuracy that cutting a group's later steps costs.")
+    ] = True,
+    points: Annotated[
+        float, typer.Option("--points", min=0, max=100, help="Points of accuracy that half a group's steps may cost.")
+    ] = 1.0,
 ) -> None:
-    """How much the inputs of LIF layers change over the time steps, and which groups should enter the mask loss."""
+    """What the later time steps of each group of layers are worth, and which groups should enter the mask loss."""
     from snn_energy.sensitivity import sensitivity_of_checkpoint
 
     with progress() as bar:
@@ -459,11 +465,12 @@ def sensitivity(
             data,
             samples,
             batch_size=batch_size,
+            cut=cut,
             on_batch=lambda done: bar.update(task, completed=done),
         )
-    written = found.save(output)
+    written = found.save(output, points=points)
     show(found.groups(), "cosine similarity of the inputs of LIF layers to the first time step, by group")
-    say("\n" + found.recommendation())
+    say("\n" + found.recommendation(points=points))
     say(f"\n{len(written)} files written to {output}")
 
 

@@ -235,32 +235,46 @@ def normalised_bars(comparison: Comparison) -> Figure:
 
 TIME_LINES = ("-", (0, (5, 1)), (0, (2, 1)), (0, (4, 1, 1, 1)))  # told apart by dashes as well as by colour
 MEAN_ROW = "mean of "
+GROUP_LINES: Mapping[str, tuple[str, str]] = {  # group -> colour, marker
+    "sps": ("#D55E00", "o"),
+    "qkv": ("#0072B2", "s"),
+    "attn": ("#009E73", "^"),
+    "mlp": ("#000000", "D"),
+    "head": ("#E69F00", "v"),
+    "other": ("#CC79A7", "X"),
+}
 
 
-def sensitivity_figure(rows: pd.DataFrame, histograms: pd.DataFrame, groups: pd.DataFrame, title: str) -> Figure:
+def sensitivity_figure(
+    rows: pd.DataFrame, histograms: pd.DataFrame, groups: pd.DataFrame, title: str, cuts: pd.DataFrame | None = None
+) -> Figure:
     """How LIF inputs change over the time steps: histograms of every group, cosine similarity of every layer.
 
-    rows, histograms, groups: ``to_frame()``, ``histograms()`` and ``groups()`` of ``sensitivity.Sensitivity``. Left,
+    rows, histograms, groups, cuts: of ``sensitivity.Sensitivity``, ``rows`` of ``to_frame()``. Left,
     one panel per group: shares of inputs per bin, pooled over its layers (large layers weigh more), one line per time
     step, in units of V_th; what lies outside the axis is written. Right: layers x time steps, the mean of every group
     below its layers (every layer weighs the same); hatched where all inputs are zero, in brackets where the neuron is
-    masked.
+    masked. Left, last, where there are cuts: accuracy with a group's spikes in its first steps alone, a line per group.
     """
     shown = list(dict.fromkeys(groups["group"]))
     names, values, masked = _cosines(rows, groups, shown)
     shares = {group: _shares(histograms[histograms["group"] == group]) for group in shown}
     reach = max(_reach(share) for share in shares.values())
     with mpl.rc_context(STYLE):
-        height = max(0.165 * len(names) + 1.1, 1.2 * len(shown) + 0.9)
+        panel = cuts is not None and not cuts.empty
+        height = max(0.165 * len(names) + 1.1, 1.2 * len(shown) + 1.5 * panel + 0.9)
         figure = Figure(figsize=(7.4 + 0.4 * max(0, values.shape[1] - 5), height), layout="constrained")
-        grid = figure.add_gridspec(len(shown), 2)
-        panels = [figure.add_subplot(grid[i, 0]) for i in range(len(shown))]
+        grid = figure.add_gridspec(1 + panel, 2, height_ratios=[1.2 * len(shown), 1.5][: 1 + panel])
+        places = grid[0, 0].subgridspec(len(shown), 1)
+        panels = [figure.add_subplot(places[i, 0]) for i in range(len(shown))]
         for ax, (group, share) in zip(panels, shares.items(), strict=True):
             _histogram_panel(ax, share, group, reach)
             ax.tick_params(labelbottom=ax is panels[-1])
         panels[-1].set_xlabel("LIF input in units of $V_{th}$")
         panels[0].legend(frameon=False, fontsize=6, loc="upper left", handlelength=2.6, ncols=-(-values.shape[1] // 5))
         _cosine_map(figure.add_subplot(grid[:, 1]), names, values, masked)
+        if cuts is not None and panel:
+            _cut_panel(figure.add_subplot(grid[1, 0]), cuts)
         figure.suptitle(f"Inputs of the LIF layers over the time steps\n{title}", fontsize=9)
     return figure
 
@@ -323,6 +337,29 @@ def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> 
         ax.text(0.99, 0.78, f"{text}\nat most", transform=ax.transAxes, ha="right", va="top", fontsize=6)
     ax.text(0.99, 0.97, group, transform=ax.transAxes, ha="right", va="top", fontsize=8, fontweight="bold")
     ax.set_ylabel("inputs (%)")
+
+
+def _cut_panel(ax: Any, cuts: pd.DataFrame) -> None:
+    """Accuracy against the steps that one group keeps, over 10 points or more; marks side by side, names above."""
+    groups, steps = list(dict.fromkeys(cuts["group"])), sorted(set(cuts["steps_kept"]))
+    apart = min(0.02 * len(steps), 0.2)
+    for i, group in enumerate(groups):
+        part, (colour, marker) = cuts[cuts["group"] == group], GROUP_LINES[group]
+        places = part["steps_kept"].to_numpy(dtype=np.float64) + apart * (i - (len(groups) - 1) / 2)
+        accuracy = 100 * part["accuracy"].to_numpy(dtype=np.float64)
+        ax.plot(places, accuracy, color=colour, marker=marker, markersize=3.5, linewidth=0.9, label=group)
+    low, high = 100 * float(cuts["accuracy"].min()), 100 * float(cuts["accuracy"].max())
+    reach = max(high - low, 10.0)
+    ax.set_ylim(high - 1.08 * reach, high + 0.08 * reach)
+    ax.set_xticks(steps, [str(k) for k in steps[:-1]] + [f"{steps[-1]} (all)"])
+    ax.grid(axis="y", color="#DDDDDD", linewidth=0.5)
+    ax.set_axisbelow(True)
+    ax.set_xlabel("steps in which one group spikes, no retraining")
+    ax.set_ylabel("accuracy (%)")
+    ax.legend(
+        frameon=False, fontsize=6, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=len(groups),
+        handlelength=1.8, columnspacing=1.2, borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def _cosine_map(

@@ -1,10 +1,14 @@
-"""Time-step sensitivity: how much the inputs of every LIF change over the time steps (the paper's Fig. 2).
+"""Time-step sensitivity: which groups of layers can do without their later time steps and enter the mask loss.
 
-A group of layers whose inputs hardly change after the first step may do without the later ones; such groups enter the
-mask loss. ``measure`` looks at the inputs of all LIF and DTSS layers in one pass over the data and keeps sums alone;
-``Sensitivity`` holds the figures, a picture and a plain recommendation.
+``measure`` asks that in two ways, in one pass over the data, and keeps sums alone; ``Sensitivity`` holds the figures,
+a picture and a plain recommendation.
 
-Two cosines, both against the first step and neither ever 0 for want of a figure:
+- Where the loader gives labels, directly: the accuracy with the spikes of one group zeroed from step k on, without
+  retraining (``cuts``). The recommendation rests on it.
+- By how much the inputs of every LIF change over the time steps (the paper's Fig. 2). That predicts the cost badly:
+  in the shipped Spikformer sps changes least and costs most. It decides where there are no labels.
+
+There are two cosines, both against the first step and neither ever 0 for want of a figure:
 
 - ``cosine``: per sample, between the inputs of all neurons of a layer at step t and at step 0; the mean over samples.
   It asks whether the step sees something new *for this image*. A sample with no input but zeros in either step has
@@ -15,7 +19,7 @@ Two cosines, both against the first step and neither ever 0 for want of a figure
 Neither is centred: what a BatchNorm adds in every step counts as likeness. Equal inputs do not make equal spikes
 either, because the potential of a neuron carries over. The figures tell most on a network trained with all its time
 steps (a plain Spikformer). In a DTSS network masked steps take part, and where all sources of an input are masked the
-input is the BatchNorm's bias or nothing (``source_active`` False).
+input is the BatchNorm's bias or nothing; to cut a masked step costs nothing.
 
 Histograms have fixed edges, since one pass cannot look for better ones: equal bins over -8..8 V_th and one open bin on
 either side, which are reported (``below_range``, ``above_range``) and drawn, never cut off in silence.
@@ -25,9 +29,9 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +40,25 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from snn_energy.errors import ModelError, ProfilingError
 from snn_energy.files import make_folder, write_texts
 from snn_energy.groups import GROUPS, layer_group
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import Spikformer, spiking_layers
+from snn_energy.profiler.state import State
 from snn_energy.tables import csv
 from snn_energy.training.recipe import MASK_GROUPS
 
 RANGE = 8.0  # V_th; inputs beyond it fall into the open bins
 MOST_BINS = 10_000
 LARGEST = 1e150  # squares of anything larger leave float64
-THRESHOLD = 0.9
+THRESHOLD = 0.9  # mean cosine, the rule without labels
+POINTS = 1.0  # percentage points of accuracy, the rule with labels
 BUNDLED_WEIGHT = "1.0e-3"  # lambda_m of the bundled recipe digits-dts
 FILES = ("sensitivity-layers.csv", "sensitivity-groups.csv", "sensitivity-histograms.csv", "recommendation.txt")
+CUTS_FILE = "sensitivity-cuts.csv"  # where there are cut figures
 FIGURE = "sensitivity"
 
 
@@ -149,7 +157,8 @@ class Sensitivity:
 
     rows: one row per layer and time step (``to_frame``); counts: (rows, bins + 2) histograms of those rows, the open
     bins outermost; edges: (bins + 1,) in V_th; samples: how many were looked at; title: what was looked at; notes:
-    lines that whoever reads the figures has to know.
+    lines that whoever reads the figures has to know; hits: group -> (T,) right answers with its spikes in the first
+    1..T steps alone, the last one those of the whole network; empty where that was not measured.
     """
 
     rows: pd.DataFrame
@@ -159,13 +168,13 @@ class Sensitivity:
     time_steps: int
     title: str
     notes: tuple[str, ...] = ()
+    hits: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and time step.
 
         ``layer`` ``group`` ``neuron`` (LIF, DTSS) ``time_step`` from 0; ``t_l``: time steps in which the layer may
-        fire; ``active``: its mask at this step; ``source_active``: whether a source of its input is active (None
-        where the network is no Spikformer of ours). ``count`` of inputs, ``mean`` ``std`` (of the whole, not of a
+        fire; ``active``: its mask at this step. ``count`` of inputs, ``mean`` ``std`` (of the whole, not of a
         sample) ``min`` ``max`` in the network's unit; ``v_th``: the level at which the layer fires, in the same
         unit; ``above_threshold``: inputs > V_th, and as a share, without what the potential held before;
         ``below_range`` ``above_range``: inputs < -8 V_th and >= 8 V_th. ``cosine`` ``cosine_samples``
@@ -187,39 +196,56 @@ class Sensitivity:
         """One row per group and time step; see ``group_rows``."""
         return group_rows(self.rows)
 
-    def recommendation(self, threshold: float = THRESHOLD) -> str:
+    def cuts(self) -> pd.DataFrame:
+        """One row per group and number of steps kept; see ``cut_rows``. Empty where it was not measured."""
+        return cut_rows(self.hits, self.samples)
+
+    def recommendation(self, *, points: float = POINTS, threshold: float = THRESHOLD) -> str:
         """Which groups should enter the mask loss, and why; see ``recommend``. Raises ProfilingError."""
         head = f"{self.title}: inputs of {self.rows['layer'].nunique()} spiking layers, {self.time_steps} time steps, "
-        return recommend(self.rows, threshold, title=f"{head}{self.samples} samples", notes=self.notes)
+        title = f"{head}{self.samples} samples"
+        return recommend(self.rows, self.cuts(), points=points, threshold=threshold, title=title, notes=self.notes)
 
-    def save(self, folder: str | Path, threshold: float = THRESHOLD) -> list[Path]:
-        """Write the three tables, the recommendation and the picture into a folder; returns what was written.
+    def save(self, folder: str | Path, *, points: float = POINTS, threshold: float = THRESHOLD) -> list[Path]:
+        """Write the tables, the recommendation and the picture into a folder; returns what was written.
 
         Tables and text are written all or none, each picture whole or not at all. Raises OutputError.
         """
         from snn_energy.plots import save_figure, sensitivity_figure
 
-        texts = [csv(self.to_frame()), csv(self.groups()), csv(self.histograms()), self.recommendation(threshold)]
-        figure = sensitivity_figure(self.rows, self.histograms(), self.groups(), self.title)
+        text = self.recommendation(points=points, threshold=threshold)
+        texts = [csv(self.to_frame()), csv(self.groups()), csv(self.histograms()), text]
+        figure = sensitivity_figure(self.rows, self.histograms(), self.groups(), self.title, self.cuts())
         place = make_folder(folder)
         named = {place / name: text for name, text in zip(FILES, texts, strict=True)}
+        if self.hits:
+            named[place / CUTS_FILE] = csv(self.cuts())
         write_texts(named)
         return [*named, *save_figure(figure, place / FIGURE)]
 
 
 def measure(
-    model: nn.Module, loader: Iterable[Any], *, bins: int = 64, on_batch: Callable[[int], None] | None = None
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    bins: int = 64,
+    cut: bool = True,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Sensitivity:
-    """Run a network of LIF or DTSS layers over a loader and compare the inputs of its layers over the time steps.
+    """How the inputs of a network's LIF and DTSS layers change over the time steps, and what later steps are worth.
 
     model: runs all its time steps in one call, every LIF gets (T, B, ...), one T >= 2 for all; it is run in eval mode
-    without gradients and all its steps are computed. Its mode and hooks are as before afterwards, also when it raises.
-    A layer called several times in one forward is looked at every time. loader: any iterable of x or (x, y). bins:
-    of equal width over -8..8 V_th. on_batch: called with the number of samples done so far. One pass; figures do not
+    without gradients and all its steps are computed. Every forward starts from the state the model is handed in with;
+    that, its mode and its hooks are as before afterwards, also when it raises. A layer called several times in one
+    forward is looked at every time. loader: any iterable of x or (x, y). bins: of equal width over -8..8 V_th. cut:
+    where there are labels y (B,), also count right answers of the logits (B, classes), of the whole network and with
+    the spikes of one group zeroed from step k on, for every group and k in 1..T-1, so 1 + groups x (T-1) forwards a
+    batch; False: y is ignored. on_batch: called with the number of samples done so far. One pass; figures do not
     depend on how the samples are cut into batches (integers exactly, as far as the network itself does not).
 
     Raises ProfilingError for a network without spiking layers or with one time step, for NaN and infinite inputs (it
-    names the layer), for a loader without samples, and for bins out of 1..10000.
+    names the layer), for a loader without samples, for labels that do not fit or come with some batches alone, and
+    for bins out of 1..10000.
     """
     _require_arguments(model, loader, bins)
     names = {layer: name or type(layer).__name__ for name, layer in spiking_layers(model).items()}
@@ -230,7 +256,7 @@ def measure(
         )
     levels = {name: firing_level(layer, name) for layer, name in names.items()}
     found: dict[str, list[StepFigures]] = {}
-    batch_samples: list[int] = []  # of every layer called in the batch at hand; the first one counts
+    shapes: list[tuple[int, int]] = []  # (T, B) of every layer called in the batch at hand; the first one counts
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(module, LIF)
@@ -238,7 +264,7 @@ def measure(
         current = args[0] if args else kwargs.get("current")
         _require_time_axis(name, current, next(iter(found.items()), None))
         assert isinstance(current, Tensor)
-        batch_samples.append(current.shape[1])
+        shapes.append((current.shape[0], current.shape[1]))
         if not current.numel():
             return
         try:
@@ -247,24 +273,42 @@ def measure(
             raise ProfilingError(f"{name}: {error}") from error
         found[name] = [merged(a, b) for a, b in zip(found[name], steps, strict=True)] if name in found else steps
 
-    samples = 0
+    members: dict[str, list[LIF]] = {}
+    for layer, name in names.items():
+        members.setdefault(layer_group(name), []).append(layer)
+    samples, labelled, hits = 0, False, dict[str, NDArray[np.int64]]()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _as_evaluated(model), _hooked(names, look):
+    with _as_evaluated(model) as run:
         for batch in loader:
-            batch_samples.clear()
-            model(_images_of(batch).to(device))
-            samples += batch_samples[0] if batch_samples else 0
+            x, y = _images_of(batch).to(device), _labels_of(batch) if cut else None
+            shapes.clear()
+            out = run(x, (layer.register_forward_pre_hook(look, with_kwargs=True) for layer in names))
+            time_steps, size = shapes[0] if shapes else (0, 0)
+            if size:
+                if samples and labelled != (y is not None):
+                    raise ProfilingError("some batches have labels and others none; give labels with all or with none")
+                samples, labelled = samples + size, y is not None
+            if size and labelled:
+                labels = checked_labels(y, out, size)
+                for group, layers in members.items():
+                    right = [right_answers(run(x, ending(layers, k)), labels) for k in range(1, time_steps)]
+                    hits[group] = hits.get(group, 0) + np.array([*right, right_answers(out, labels)])
             if on_batch is not None:
                 on_batch(samples)
     if not found:
         raise ProfilingError("no LIF or DTSS layer got any input; the loader gave no samples, or none reach a layer")
-    layers = {name: layer for layer, name in names.items() if name in found}
-    rows = _rows(layers, found, levels, source_flags(model))
-    counts = np.stack([step.histogram for name in layers for step in found[name]])
-    never = [name for name in names.values() if name not in found]
-    steps = len(next(iter(found.values())))
-    edges = np.linspace(-RANGE, RANGE, bins + 1)
-    return Sensitivity(rows, counts, edges, samples, steps, _name_of(model), tuple(_notes(rows, never)))
+    looked = {name: layer for layer, name in names.items() if name in found}
+    rows = _rows(looked, found, levels)
+    return Sensitivity(
+        rows,
+        counts=np.stack([step.histogram for name in looked for step in found[name]]),
+        edges=np.linspace(-RANGE, RANGE, bins + 1),
+        samples=samples,
+        time_steps=len(next(iter(found.values()))),
+        title=_name_of(model),
+        notes=tuple(_notes(rows, [name for name in names.values() if name not in found], cut, labelled)),
+        hits={group: tuple(hits[group].tolist()) for group in GROUPS if labelled and group in set(rows["group"])},
+    )
 
 
 def sensitivity_of_checkpoint(
@@ -274,6 +318,7 @@ def sensitivity_of_checkpoint(
     *,
     batch_size: int = 60,
     bins: int = 64,
+    cut: bool = True,
     on_batch: Callable[[int], None] | None = None,
     model: str | None = None,
     options: dict[str, Any] | None = None,
@@ -298,12 +343,63 @@ def sensitivity_of_checkpoint(
         )
     images = load_images(data, "test", config.image_size, config.in_channels, samples)
     check_labels(images, config.num_classes)
-    loader = (torch.from_numpy(x) for x, _ in batches(images, batch_size))
+    loader = ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches(images, batch_size))
     try:
-        found = measure(network, loader, bins=bins, on_batch=on_batch)
+        found = measure(network, loader, bins=bins, cut=cut, on_batch=on_batch)
     except ProfilingError as error:
         raise ProfilingError(f"{path}: {error}") from error
     return replace(found, title=f"{Path(path).stem} on {images.name}, {images.split} split")
+
+
+def ending(layers: Iterable[LIF], kept: int) -> Iterator[RemovableHandle]:
+    """Hooks, set one by one, that zero the spikes (T, B, ...) of ``layers`` from step ``kept`` on, in a copy."""
+
+    def end(module: nn.Module, args: tuple[Any, ...], spikes: Tensor) -> Tensor:
+        spikes = spikes.clone()
+        spikes[kept:] = 0
+        return spikes
+
+    return (layer.register_forward_hook(end) for layer in layers)
+
+
+def right_answers(logits: Tensor, labels: Tensor) -> int:
+    """How many of the logits (B, classes) have their maximum at the label (B,)."""
+    return int((logits.argmax(1).cpu() == labels).sum())
+
+
+def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
+    """(B,) int64 labels on the CPU. Raises ProfilingError where they or the network's output do not fit a batch."""
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples or not logits.isfinite().all():
+        raise ProfilingError(
+            f"to count right answers the network must give finite logits ({samples}, classes), not {_form(logits)}; "
+            "mend it or measure with cut=False"
+        )
+    try:
+        labels = torch.as_tensor(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {_form(y)}") from error
+    if labels.shape != (samples,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {_form(labels)}")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= logits.shape[1]:
+        raise ProfilingError(
+            f"labels run from {low} to {high}, but the network gives {logits.shape[1]} classes, from 0"
+        )
+    return labels.long().cpu()
+
+
+def cut_rows(hits: Mapping[str, Sequence[int]], samples: int) -> pd.DataFrame:
+    """One row per group and number of steps that its spikes were kept for, without retraining.
+
+    hits: group -> (T,) right answers of ``samples``. ``steps_kept`` from 1 to T, T being the whole network; ``hits``
+    ``samples`` ``accuracy``; ``points_lost``: percentage points against the whole network, below 0 where it gains.
+    """
+    rows = [
+        (group, kept, right, samples, right / samples, 100 * (of_group[-1] - right) / samples)
+        for group, of_group in hits.items()
+        for kept, right in enumerate(of_group, start=1)
+    ]
+    return pd.DataFrame(rows, columns=["group", "steps_kept", "hits", "samples", "accuracy", "points_lost"])
 
 
 def firing_level(layer: LIF, name: str = "layer") -> float:
@@ -314,35 +410,6 @@ def firing_level(layer: LIF, name: str = "layer") -> float:
     if not 0 < level < math.inf:
         raise ProfilingError(f"{name}: fires at {level}; the unit of the histograms must be a positive threshold")
     return level
-
-
-def source_flags(model: nn.Module) -> dict[str, list[bool]] | None:
-    """Layer -> whether some source of its input is active, per time step; None for a network of unknown wiring.
-
-    Residual sum: either; product of q, k and v: all of them; the images at sps.lif0: always.
-    """
-    if not isinstance(model, Spikformer):
-        return None
-    steps = model.time_steps
-    own = {
-        name: np.array(layer.active_flags() if isinstance(layer, DTSS) else [True] * steps)
-        for name, layer in spiking_layers(model).items()
-    }
-    flags = {"sps.lif0": np.ones(steps, dtype=bool)}
-    for i in range(3):
-        flags[f"sps.lif{i + 1}"] = own[f"sps.lif{i}"]
-    flags["sps.rpe_lif"] = own["sps.lif3"]
-    stream = own["sps.lif3"] | own["sps.rpe_lif"]
-    for block in (f"blocks.{i}" for i in range(len(model.blocks))):
-        qkv = [f"{block}.attn.{which}_lif" for which in "qkv"]
-        flags.update(dict.fromkeys(qkv, stream))
-        flags[f"{block}.attn.lif"] = own[qkv[0]] & own[qkv[1]] & own[qkv[2]]
-        flags[f"{block}.attn.proj_lif"] = own[f"{block}.attn.lif"]
-        stream = stream | own[f"{block}.attn.proj_lif"]
-        flags[f"{block}.mlp.fc1_lif"] = stream
-        flags[f"{block}.mlp.fc2_lif"] = own[f"{block}.mlp.fc1_lif"]
-        stream = stream | own[f"{block}.mlp.fc2_lif"]
-    return {name: [bool(flag) for flag in values] for name, values in flags.items()}
 
 
 def histogram_cosines(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -372,119 +439,111 @@ def group_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-@dataclass(frozen=True)
-class GroupFigures:
-    """What ``recommend`` decides on for one group, and what it shows beside. NaN (None) where there is no cosine.
+def later_cosines(rows: pd.DataFrame) -> dict[str, float]:
+    """Group -> mean cosine over its layers and later steps, as far as there is one (else NaN); in the network's order.
 
-    A layer's figure is the mean of its cosines over the later steps that have one. ``later``: the unweighted mean of
-    that over the layers; ``last``: the mean over the layers at the last step; ``lowest``, ``lowest_layer``: the layer
-    with the least figure; ``histogram``: as ``later``, of the histogram cosines; ``repeated``: layers whose input was
-    the same at every step (and not all zeros); ``later_others``: ``later`` without them.
+    A layer's figure is the mean over its later steps; every layer weighs the same. rows: of ``Sensitivity.to_frame``.
     """
-
-    group: str
-    layers: int
-    later: float
-    last: float
-    lowest: float
-    lowest_layer: str | None
-    histogram: float
-    repeated: tuple[str, ...]
-    later_others: float
+    later = _by_group(rows[rows["time_step"] > 0]).groupby(["group", "layer"], observed=True)["cosine"].mean()
+    return {str(group): float(part.mean()) for group, part in later.groupby("group", observed=True)}
 
 
-def group_figures(rows: pd.DataFrame) -> list[GroupFigures]:
-    """The figures of every group, in the order of ``GROUPS``. rows: of ``Sensitivity.to_frame``."""
-    found = []
-    for group in [group for group in GROUPS if group in set(rows["group"])]:
-        part = rows[rows["group"] == group]
-        layers = part[part["time_step"] > 0].groupby("layer", sort=False)
-        cosines, same = layers["cosine"].mean(), layers["same_as_first"].all()
-        same &= cosines.notna()
-        last = part[part["time_step"] == part["time_step"].max()]
-        found.append(
-            GroupFigures(
-                group=group,
-                layers=len(cosines),
-                later=float(cosines.mean()),
-                last=float(last["cosine"].mean()),
-                lowest=float(cosines.min()),
-                lowest_layer=str(cosines.dropna().idxmin()) if cosines.notna().any() else None,
-                histogram=float(layers["histogram_cosine"].mean().mean()),
-                repeated=tuple(str(name) for name in same.index[same]),
-                later_others=float(cosines[~same].mean()),
-            )
-        )
-    return found
+def half_losses(cuts: pd.DataFrame) -> dict[str, float]:
+    """Group -> percentage points lost with half of its steps, ceil(T/2). cuts: of ``Sensitivity.cuts``, not empty."""
+    half = cuts[cuts["steps_kept"] == (cuts["steps_kept"].max() + 1) // 2]
+    return dict(zip(half["group"], half["points_lost"], strict=True))
 
 
-def recommended_groups(rows: pd.DataFrame, threshold: float = THRESHOLD) -> list[str]:
-    """Groups whose mean cosine over layers and later steps is at least ``threshold``, in the order of a recipe.
+def recommended_groups(
+    rows: pd.DataFrame, cuts: pd.DataFrame | None = None, *, points: float = POINTS, threshold: float = THRESHOLD
+) -> list[str]:
+    """The groups that should enter the mask loss, in the order of a recipe.
 
-    Groups that a recipe does not know (head, other) are never among them. Raises ProfilingError for a threshold out
-    of -1..1.
+    With ``cuts`` (of ``Sensitivity.cuts``, not empty): those that lose at most ``points`` percentage points of
+    accuracy with half of their steps. Without: those whose mean cosine over layers and later steps is at least
+    ``threshold``. Groups that a recipe does not know (head, other) are never among them. Raises ProfilingError for a
+    threshold out of -1..1 and points out of 0..100.
     """
     if not -1 <= threshold <= 1:
         raise ProfilingError(f"threshold must be a cosine from -1 to 1, not {threshold}")
-    inside = {figures.group for figures in group_figures(rows) if figures.later >= threshold}
+    if not 0 <= points <= 100:
+        raise ProfilingError(f"points must be percentage points from 0 to 100, not {points}")
+    if cuts is None or cuts.empty:
+        inside = {group for group, cosine in later_cosines(rows).items() if cosine >= threshold}
+    else:
+        inside = {group for group, lost in half_losses(cuts).items() if lost <= points}
     return [group for group in MASK_GROUPS if group in inside]
 
 
-def recommend(rows: pd.DataFrame, threshold: float = THRESHOLD, *, title: str = "", notes: Iterable[str] = ()) -> str:
+def recommend(
+    rows: pd.DataFrame,
+    cuts: pd.DataFrame | None = None,
+    *,
+    points: float = POINTS,
+    threshold: float = THRESHOLD,
+    title: str = "",
+    notes: Iterable[str] = (),
+) -> str:
     """Plain lines: every group with its figures, in or out, the rule, what to beware of, and last the recipe's line.
 
-    The rule is absolute: a group is in where its mean cosine over layers and later steps is at least ``threshold``.
-    A relative one (at or above the mean over the groups) would put some group in whatever the network does. Without
-    a group that is in, the last line is a YAML comment that says so. Raises ProfilingError for a threshold out of
-    -1..1.
+    The rule is that of ``recommended_groups``, and it is absolute: a relative one (at or above the mean over the
+    groups) would put some group in whatever the network does. Without a group that is in, the last line is a YAML
+    comment that says so. Raises ProfilingError as ``recommended_groups``.
     """
-    inside, groups = recommended_groups(rows, threshold), group_figures(rows)
-    width = max(len(figures.group) for figures in groups)
-    lines = [title] if title else []
-    lines.append("Cosine similarity of the LIF inputs to those at the first time step, mean over samples and layers:")
-    for figures in groups:
-        verdict = "in " if figures.group in inside else "out"
-        lines.append(f"  {figures.group:<{width}}  {verdict}  {_of_group(figures)}")
-        lines += [f"  {'':<{width}}       {line}" for line in _beware(figures)]
-    lines += [
-        f"Rule: in where the mean over layers and later steps is at least {threshold:g}. A heuristic after the paper's",
-        "Fig. 2: it tells how much inputs change, not what accuracy a cut step costs. Equal inputs do not make equal",
-        "spikes, and early layers feed all others. Train with and without a group and compare.",
-        *(textwrap.fill(note, 110, subsequent_indent="  ") for note in notes),
-    ]
+    inside = recommended_groups(rows, cuts, points=points, threshold=threshold)
+    cosines = later_cosines(rows)
+    if cuts is None or cuts.empty:
+        losses, (head, rule, nothing) = dict[str, float](), _by_cosine(cosines, threshold)
+    else:
+        losses = half_losses(cuts)
+        head, rule, nothing = _by_cut(cuts, losses, points)
+    width = max(map(len, cosines))
+    lines = [*([title] if title else []), *textwrap.wrap(head, 110)]
+    for group, cosine in cosines.items():
+        said = [f"{abs(losses[group]):.2f} points {'lost' if losses[group] >= 0 else 'gained'}"] if losses else []
+        said.append("no cosine (inputs of zeros)" if math.isnan(cosine) else f"cosine {cosine:.3f}")
+        if group not in MASK_GROUPS:
+            said.append("not among the groups of a recipe")
+        lines.append(f"  {group:<{width}}  {'in ' if group in inside else 'out'}  {', '.join(said)}")
+    lines += textwrap.wrap(rule, 110)
+    lines += [textwrap.fill(note, 110, subsequent_indent="  ") for note in notes]
     if inside:
         lines += [
             f"For the recipe ({BUNDLED_WEIGHT} is the weight of the bundled digits-dts, not found here):",
             f"mask_loss: {{weight: {BUNDLED_WEIGHT}, groups: [{', '.join(inside)}]}}",
         ]
     else:
-        known = [figures.later for figures in groups if not math.isnan(figures.later)]
-        highest = f" (the highest mean is {max(known):.3f})" if known else ""
-        lines.append(f"# no group reaches {threshold:g}{highest}: no mask_loss line is recommended")
+        lines.append(f"# {nothing}: no mask_loss line is recommended")
     return "\n".join(lines) + "\n"
 
 
-def _of_group(figures: GroupFigures) -> str:
-    """The figures of one group on one line."""
-    layers = f"{figures.layers} layer" + ("" if figures.layers == 1 else "s")
-    if math.isnan(figures.later):
-        return f"no cosine: inputs are all zero at the first step or at every later one; {layers}"
-    last = "none" if math.isnan(figures.last) else f"{figures.last:.3f}"
+def _by_cut(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> tuple[str, str, str]:
+    """The rule on accuracy in words: above the groups, below them, and where none is in."""
+    steps, whole, image = int(cuts["steps_kept"].max()), cuts.iloc[-1], 100 / cuts["samples"].iloc[-1]
+    limit = f"{points:g} point{'' if points == 1 else 's'}"
+    coarse = " That is above the limit: measure more images." if image > points > 0 else ""
+    known = [lost for group, lost in losses.items() if group in MASK_GROUPS]
     return (
-        f"later {figures.later:.3f}, last step {last}, lowest layer {figures.lowest:.3f} "
-        f"({figures.lowest_layer}), histograms {figures.histogram:.3f}, {layers}"
+        f"The whole network has {whole['accuracy']:.2%} right ({whole['hits']} of {whole['samples']}). Points of that "
+        f"lost where one group spikes in the first {(steps + 1) // 2} of {steps} steps only, and mean cosine of its "
+        "inputs at later steps to those at the first:",
+        f"Rule: in where the loss is at most {limit}; the cosine does not decide. One image = {image:.2g} "
+        f"points.{coarse} A heuristic: no retraining, which may win losses back, and one group at a time; several "
+        "together may lose more than the sum. Train with and without a group and compare.",
+        f"no group loses {limit} or less" + (f" (the least is {min(known):.2f})" if known else ""),
     )
 
 
-def _beware(figures: GroupFigures) -> Iterator[str]:
-    """What one has to know of the figures of one group."""
-    if figures.group not in MASK_GROUPS:
-        yield f"the mask loss of a recipe knows {', '.join(MASK_GROUPS)} alone, so it stays out"
-    if figures.repeated:
-        others = (
-            "" if math.isnan(figures.later_others) else f"; without, {figures.group} has {figures.later_others:.3f}"
-        )
-        yield f"the same input at every step by construction or by chance: {_some(figures.repeated)}{others}"
+def _by_cosine(cosines: Mapping[str, float], threshold: float) -> tuple[str, str, str]:
+    """The rule on cosines in words, as ``_by_cut``."""
+    known = [cosine for group, cosine in cosines.items() if group in MASK_GROUPS and not math.isnan(cosine)]
+    return (
+        "Mean cosine of the inputs of the layers of a group at later steps to those at the first:",
+        f"Rule: in where the cosine is at least {threshold:g}. A heuristic after the paper's Fig. 2: it tells how much "
+        "inputs change, not what accuracy a cut step costs. Equal inputs do not make equal spikes, and early layers "
+        "feed all others. Train with and without a group and compare.",
+        f"no group reaches {threshold:g}" + (f" (the highest is {max(known):.3f})" if known else ""),
+    )
 
 
 def _by_group(rows: pd.DataFrame) -> pd.DataFrame:
@@ -493,12 +552,7 @@ def _by_group(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(group=rows["group"].astype(order))
 
 
-def _rows(
-    layers: dict[str, LIF],
-    found: dict[str, list[StepFigures]],
-    levels: dict[str, float],
-    sources: dict[str, list[bool]] | None,
-) -> pd.DataFrame:
+def _rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], levels: dict[str, float]) -> pd.DataFrame:
     """The frame of ``Sensitivity.to_frame``."""
     rows: list[dict[str, Any]] = []
     for name, layer in layers.items():
@@ -514,7 +568,6 @@ def _rows(
                     "time_step": t,
                     "t_l": sum(flags),
                     "active": flags[t],
-                    "source_active": None if sources is None else sources[name][t],
                     "count": step.count,
                     "mean": step.mean,
                     "std": math.sqrt(step.squares / step.count),
@@ -532,18 +585,16 @@ def _rows(
                     "same_as_first": step.same,
                 }
             )
-    frame = pd.DataFrame(rows)
-    frame["source_active"] = frame["source_active"].astype("boolean")
-    return frame
+    return pd.DataFrame(rows)
 
 
-def _notes(rows: pd.DataFrame, never: list[str]) -> Iterator[str]:
+def _notes(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
     """Lines on what makes the figures say less than they seem to."""
     if (rows["neuron"] == "DTSS").any():
-        masked, idle = int((~rows["active"]).sum()), int((~rows["source_active"].fillna(True)).sum())
+        masked = int((~rows["active"]).sum())
         yield (
             f"Note: a DTSS network, and masked steps take part: {masked} of {len(rows)} inputs (layer and step) meet a "
-            f"masked neuron, {idle} have no active source (a bias or zeros). Measure a network with all its steps."
+            f"masked neuron{', which costs nothing to cut' if labelled else ''}. Measure a network with all its steps."
         )
     if rows["cosine_undefined"].any():
         undefined = rows[rows["cosine_undefined"] > 0]
@@ -558,8 +609,13 @@ def _notes(rows: pd.DataFrame, never: list[str]) -> Iterator[str]:
             f"Note: {outside.sum() / rows['count'].sum():.3%} of the inputs lie outside -{RANGE:g}..{RANGE:g} V_th and "
             f"share two open bins; most in {share.idxmax()} ({share.max():.2%} at one step)."
         )
+    repeated = rows[["same_as_first"]].assign(known=rows["cosine"].notna()).groupby(rows["layer"], sort=False).all()
+    if same := [str(name) for name in repeated.index[repeated.all(axis=1)]]:
+        yield f"Note: the same input at every step, so a cosine of 1, in {_some(same)}."
     if never:
         yield f"Note: layers that got no input are left out: {_some(never)}."
+    if cut and not labelled:
+        yield "Note: the loader gave no labels, so what a cut costs in accuracy was not measured."
 
 
 def _some(names: Iterable[str]) -> str:
@@ -610,28 +666,50 @@ def _images_of(batch: Any) -> Tensor:
     return x
 
 
+def _labels_of(batch: Any) -> Any:
+    """y of a batch (x, y); None of x, (x,) and (x, None)."""
+    return batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
+
+
+def _form(value: Any) -> str:
+    """What a tensor or another thing is, for an error."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+
+
+Run = Callable[[Tensor, Iterable[RemovableHandle]], Any]
+
+
 @contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is restored."""
+def _as_evaluated(model: nn.Module) -> Iterator[Run]:
+    """run(x, hooks): a forward of a copy of x under hooks, in eval mode without gradients, from the state at hand now.
+
+    State and every module's own mode are as before afterwards. Hooks keep a DTSS network from skipping steps.
+    """
+    state = State(model)
+
+    def run(x: Tensor, hooks: Iterable[RemovableHandle]) -> Any:
+        state.restore()
+        with _hooked(hooks):
+            return model(x.clone())
+
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
         with torch.inference_mode():
-            yield
+            yield run
     finally:
+        state.restore()
         for module, training in modes:
             module.training = training
 
 
 @contextmanager
-def _hooked(
-    layers: Iterable[LIF], look: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]
-) -> Iterator[None]:
-    """Forward pre-hooks on the layers, removed whatever happens. They also keep a DTSS network from skipping steps."""
+def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are set one by one here (an iterator) and removed whatever happens."""
     handles = []
     try:
-        for layer in layers:
-            handles.append(layer.register_forward_pre_hook(look, with_kwargs=True))
+        for handle in hooks:
+            handles.append(handle)
         yield
     finally:
         for handle in handles:

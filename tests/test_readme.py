@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 
 import snn_energy as se
-from snn_energy.training.recipe import load_recipe
+from snn_energy.cli import app
+from snn_energy.datasets import DATASETS
+from snn_energy.training.grid import list_grids
+from snn_energy.training.recipe import list_recipes, load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +37,7 @@ def commands() -> list[list[str]]:
     """The snn-energy lines of the section "Use it", in order."""
     section = README.split("## Use it", 1)[1].split("```", 1)[0]
     lines = [line.strip() for line in section.splitlines() if line.strip().startswith("snn-energy")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     return [shlex.split(line)[1:] for line in lines]
 
 
@@ -60,7 +63,14 @@ def test_the_commands_of_the_readme_do_what_it_says(repository: Path) -> None:
             assert load_recipe(arguments[1]).model.name == "dts-spikformer-2-64"
         else:
             assert run(repository, *arguments).strip()
-    for made in ("dtss.json", "layers.csv", "table.tex", "plots/energy-by-group.svg", "plots/activity.png"):
+    for made in (
+        "dtss.json",
+        "layers.csv",
+        "table.tex",
+        "plots/energy-by-group.svg",
+        "plots/activity.png",
+        "sensitivity/sensitivity.png",
+    ):
         assert (repository / made).stat().st_size > 0
 
 
@@ -76,3 +86,17 @@ def test_the_saving_that_the_readme_tells_is_that_of_the_demo() -> None:
     energy = se.estimate(se.load_counts(ROOT / "reports/demo/dts-spikformer-2-64.json"), "dts-paper-fpga")
     saved = 100 * (1 - energy.of_needed_steps().total_pj / energy.total_pj)
     assert f"{saved:.1f} % of the" in README
+
+
+def test_the_training_commands_of_the_readme_name_what_exists() -> None:
+    section = README.split("## Train your own", 1)[1].split("\n## ", 1)[0]
+    lines = [shlex.split(line) for line in section.splitlines() if line.startswith("    ")]
+    assert len(lines) == 5
+    known = {"train": list_recipes(), "ablate": list_grids()}
+    for line in lines:
+        command = line[line.index("snn_energy" if "torchrun" in line else "snn-energy") + 1 :]
+        assert command[0] in {found.name or found.callback.__name__ for found in app.registered_commands}  # type: ignore[union-attr]
+        if command[0] in known:
+            assert command[1] in known[command[0]]
+    for name in re.findall(r"`(\w[\w-]*):PATH`", section):
+        assert name in DATASETS or name == "start_from"
