@@ -2,4 +2,5 @@
 
 from snn_energy.cli import main
 
-main()
+if __name__ == "__main__":  # a process that spawns another lets it import this file again
+    main()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +127,34 @@ def test_what_is_done_is_not_trained_again_and_what_was_interrupted_goes_on(
 def test_runs_beside_each_other_give_the_same_table(grid: Path, tmp_path: Path) -> None:
     alone = run_grid(grid, tmp_path / "alone")[1]
     pd.testing.assert_frame_equal(run_grid(grid, tmp_path / "beside", processes=2)[1], alone)
+
+
+@pytest.mark.parametrize(
+    "command", [[sys.executable, "-m", "snn_energy"], [str(Path(sys.executable).parent / "snn-energy")]]
+)
+def test_the_command_starts_no_more_processes_than_it_is_asked_for(
+    grid: Path, tmp_path: Path, command: list[str]
+) -> None:
+    arguments = ["ablate", str(grid), "-o", "out", "--processes", "2", "--device", "cpu"]
+    limit = len(os.listdir("/proc")) + 60
+
+    def few() -> None:  # a command that starts itself again and again must not take the machine with it
+        os.setsid()
+
+    process = subprocess.Popen([*command, *arguments], cwd=tmp_path, preexec_fn=few, stderr=subprocess.PIPE, text=True)
+    most = 0
+    while process.poll() is None:
+        children = subprocess.run(
+            ["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True, text=True, check=False
+        )
+        most = max(most, len(children.stdout.split()))
+        if most > 12 or len(os.listdir("/proc")) > limit:
+            os.killpg(process.pid, signal.SIGKILL)
+        time.sleep(0.05)
+    assert process.stderr is not None
+    assert process.returncode == 0, process.stderr.read()
+    process.stderr.close()
+    assert most <= 4, "the command, two workers and the resource tracker"
 
 
 def test_an_older_run_of_another_recipe_is_refused(grid: Path, tmp_path: Path) -> None:
