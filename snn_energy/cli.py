@@ -369,8 +369,9 @@ def train(
     from snn_energy.training.train import train as run
     from snn_energy.training.train_demo import summary
 
-    read: list[str | Path] = [recipe] if start_from is None else [recipe, start_from]
-    require_apart([output, recipe_path(output), best_path(output)], read)
+    changes = (seed, data, start_from)
+    is_own = Path(recipe).resolve() == recipe_path(output).resolve() and changes == (None, None, None)
+    require_apart([output, best_path(output), *([] if is_own else [recipe_path(output)])], [recipe])
     result = run(
         load_recipe(recipe),
         output,
@@ -394,11 +395,10 @@ def half(
     output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
 ) -> None:
     """Store the weights in 16 bits; the accuracy is measured before and after, and the checkpoint says both."""
-    from snn_energy.files import require_apart, require_writable
+    from snn_energy.files import require_writable
     from snn_energy.training.train import halve
 
     require_writable(output)
-    require_apart([output], [checkpoint])
     before, after = halve(checkpoint, data, output)
     say(f"accuracy on the test split: {before:.2%} with 32-bit weights, {after:.2%} with 16-bit weights")
     say(f"checkpoint written to {output}, {output.stat().st_size:,} bytes")

@@ -11,6 +11,7 @@ Machine Learning Repository, 1998, CC BY 4.0.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -64,6 +65,9 @@ class Images(Protocol):
     def first(self, samples: int) -> Images:
         """The first so many images."""
 
+    def fingerprint(self) -> bytes:
+        """A digest of labels and images (of files: names and sizes): other data, another digest."""
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -84,6 +88,10 @@ class ImageSet:
             raise DataError(f"{self.name}: crop_scale needs images in files (folder:PATH); use shift_pixels")
         found = self.images[chosen]
         return found.astype(np.float32) / np.float32(255) if found.dtype == np.uint8 else found.astype(np.float32)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of labels and pixels."""
+        return hashlib.sha256(self.labels.tobytes() + np.ascontiguousarray(self.images).tobytes()).digest()
 
     def first(self, samples: int) -> ImageSet:
         """The first so many images."""
@@ -120,6 +128,10 @@ class Subset:
     def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices into the subset -> (B, C, H, W)."""
         return self.whole.batch(self.chosen[chosen], crops)
+
+    def fingerprint(self) -> bytes:
+        """That of the whole, and which were chosen."""
+        return hashlib.sha256(self.whole.fingerprint() + self.chosen.tobytes()).digest()
 
     def first(self, samples: int) -> Subset:
         """The first so many images."""

@@ -5,6 +5,7 @@ An image that does not decode is named and counted, and is an error: never a thi
 
 from __future__ import annotations
 
+import hashlib
 import io
 import itertools
 import os
@@ -104,6 +105,17 @@ class FolderImages:
         _refuse_broken(self.name, broken, len(files))
         good = [image for image in found if isinstance(image, np.ndarray)]
         return np.stack(good).astype(np.float32) / np.float32(255)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of labels, class and file names, and sizes in bytes. Raises DataError for a file that is gone."""
+        digest = hashlib.sha256(self.labels.tobytes())
+        for path in self.paths:
+            try:
+                line = f"{path.parent.name}/{path.name} {path.stat().st_size}\n"
+            except OSError as error:
+                raise DataError(f"{path}: cannot be read ({error.strerror})") from error
+            digest.update(line.encode(errors="surrogateescape"))
+        return digest.digest()
 
     def first(self, samples: int) -> FolderImages:
         """The first so many images."""

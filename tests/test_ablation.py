@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ from typer.testing import CliRunner
 import snn_energy.training.ablate as ablation
 from snn_energy.cli import app
 from snn_energy.datasets import load_images
-from snn_energy.errors import RecipeError
+from snn_energy.errors import HardwareError, RecipeError
 from snn_energy.plots import accuracy_against_energy, kind_of_training
 from snn_energy.training.ablate import jobs_of, mean_over_seeds, run_grid
 from snn_energy.training.grid import list_grids, load_grid, slug
@@ -129,34 +127,6 @@ def test_runs_beside_each_other_give_the_same_table(grid: Path, tmp_path: Path) 
     pd.testing.assert_frame_equal(run_grid(grid, tmp_path / "beside", processes=2)[1], alone)
 
 
-@pytest.mark.parametrize(
-    "command", [[sys.executable, "-m", "snn_energy"], [str(Path(sys.executable).parent / "snn-energy")]]
-)
-def test_the_command_starts_no_more_processes_than_it_is_asked_for(
-    grid: Path, tmp_path: Path, command: list[str]
-) -> None:
-    arguments = ["ablate", str(grid), "-o", "out", "--processes", "2", "--device", "cpu"]
-    limit = len(os.listdir("/proc")) + 60
-
-    def few() -> None:  # a command that starts itself again and again must not take the machine with it
-        os.setsid()
-
-    process = subprocess.Popen([*command, *arguments], cwd=tmp_path, preexec_fn=few, stderr=subprocess.PIPE, text=True)
-    most = 0
-    while process.poll() is None:
-        children = subprocess.run(
-            ["ps", "-o", "pid=", "-s", str(process.pid)], capture_output=True, text=True, check=False
-        )
-        most = max(most, len(children.stdout.split()))
-        if most > 12 or len(os.listdir("/proc")) > limit:
-            os.killpg(process.pid, signal.SIGKILL)
-        time.sleep(0.05)
-    assert process.stderr is not None
-    assert process.returncode == 0, process.stderr.read()
-    process.stderr.close()
-    assert most <= 4, "the command, two workers and the resource tracker"
-
-
 def test_an_older_run_of_another_recipe_is_refused(grid: Path, tmp_path: Path) -> None:
     run_grid(grid, tmp_path / "out")
     edited(grid, "weight: 0.01", "weight: 0.02")
@@ -174,6 +144,12 @@ def test_an_older_run_of_another_recipe_is_refused(grid: Path, tmp_path: Path) -
         ("model.initial_steps", "modle.initial_steps", "no section 'modle' for the key .*did you mean 'model'"),
         ("model.time_steps: 2", "model.time_steps: 0", "variant 'Fixed T 2': model.time_steps: input should be"),
         ("[qkv]", "[qvk]", "variant 'charged': mask_loss.groups.0: 'qvk' is not one of"),
+        ("model.time_steps: 2", "seed: 2", "'seed' is set by the grid"),
+        (
+            "model.initial_steps: 2, mask_loss: {",
+            "mask_loss.weight: 2, model: {",
+            "'mask_loss' is null, so 'mask_loss.weight'",
+        ),
         ("Fixed T 2", "charged", "variant charged is there twice"),
         ("Fixed T 2", "Charged!", "variant charged is there twice"),
         ("[0, 1]", "[0, 0]", "seed 0 is there twice"),
@@ -185,6 +161,33 @@ def test_a_malformed_grid_is_told(grid: Path, old: str, new: str, complaint: str
     with pytest.raises(RecipeError, match=complaint) as raised:
         load_grid(edited(grid, old, new))
     assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_device_is_told_before_any_training(grid: Path, tmp_path: Path) -> None:
+    with pytest.raises(HardwareError, match="dts-fpga"):
+        run_grid(grid, tmp_path / "out", hardware="dts-fpga")
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_end_with_the_process_that_started_them(grid: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text((tmp_path / "tiny.yaml").read_text().replace("epochs: 2", "epochs: 2000"))
+    command = [sys.executable, "-m", "snn_energy", "ablate", str(grid), "-o", "out", "--processes", "2"]
+    process = subprocess.Popen([*command, "--device", "cpu"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "out" / "runs" / "charged-1.safetensors.partial"
+    while not partial.exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait() != 0
+    time.sleep(2)
+    written = partial.stat().st_mtime_ns
+    time.sleep(2)
+    assert partial.stat().st_mtime_ns == written
+
+
+def test_one_place_spelt_in_two_ways_is_one_run(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_grid(grid, tmp_path / "out")[1]
+    monkeypatch.chdir(tmp_path)
+    pd.testing.assert_frame_equal(run_grid(grid, tmp_path / "out", data="npz:./bars.npz")[1], first)
 
 
 def test_an_unknown_grid_suggests_the_nearest() -> None:
@@ -209,7 +212,7 @@ def test_the_bundled_grid_holds_the_settings_of_tables_iii_and_iv() -> None:
 
 
 def test_a_slug_is_a_file_name() -> None:
-    assert slug("IV 4 of 6, λ 1e-4") == "iv-4-of-6-1e-4"
+    assert slug("IV 4 of 6, λ: 1e-4") == "iv-4-of-6-λ-1e-4"
 
 
 def test_the_picture_marks_every_variant_and_names_it(grid: Path, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import hashlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -605,3 +608,134 @@ def test_a_run_without_data_asks_for_them(tmp_path: Path, tiny: Recipe) -> None:
 @pytest.mark.parametrize("name", [name for name in list_recipes() if not name.startswith("digits")])
 def test_a_bundled_recipe_for_other_data_names_none(name: str) -> None:
     assert load_recipe(name).data is None
+
+
+# --- what a first user broke ---
+
+
+def stop_at_once(record: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_neither_training_nor_halving_overwrites_what_it_reads(tmp_path: Path, tiny: Recipe) -> None:
+    spec = tiny.data or ""
+    result = train(tiny, tmp_path / "a.safetensors")
+    shutil.copy(spec.removeprefix("npz:"), tmp_path / "d.safetensors")
+    for wrong in (
+        lambda: train(tiny, tmp_path / "d.safetensors", data=f"npz:{tmp_path / 'd.safetensors'}"),
+        lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.safetensors"),
+        lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.best.safetensors"),
+        lambda: loop.halve(result.path, f"npz:{tmp_path / 'd.safetensors'}", tmp_path / "d.safetensors"),
+        lambda: loop.halve(result.path, spec, result.path),
+    ):
+        with pytest.raises(OutputError, match="is the input itself and would be overwritten"):
+            wrong()
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a", "a.npz"])
+def test_a_checkpoint_is_called_safetensors(tmp_path: Path, tiny: Recipe, name: str) -> None:
+    with pytest.raises(OutputError, match=r"a checkpoint is a \.safetensors file; call it a\.safetensors"):
+        train(tiny, tmp_path / name)
+
+
+def test_the_same_names_and_labels_with_other_pixels_are_other_data(tmp_path: Path, tiny: Recipe) -> None:
+    output, path = tmp_path / "a.safetensors", Path((tiny.data or "").removeprefix("npz:"))
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, output, on_epoch=stop_at_once)
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays["images"][40, 0, 0] += 0.5
+    np.savez(path, **arrays)
+    with pytest.raises(CheckpointError, match="belongs to another recipe, seed or data"):
+        train(tiny, output, resume=True)
+
+
+def test_an_interrupted_run_is_not_started_afresh_by_mistake(tmp_path: Path, tiny: Recipe) -> None:
+    output = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, output, on_epoch=stop_at_once)
+    with pytest.raises(OutputError, match=r"a\.safetensors\.partial: is there, of a run that was interrupted"):
+        train(tiny, output)
+
+
+def test_the_log_and_the_recipe_lie_there_while_a_run_is_under_way(tmp_path: Path, tiny: Recipe) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "a.safetensors", on_epoch=stop_at_once, write_log=True)
+    assert len(log_of(tmp_path / "a.log.csv")) == 1
+    assert parse_recipe((tmp_path / "a.recipe.yaml").read_text(), "a") == tiny
+
+
+def test_the_start_may_vanish_once_it_was_read(tmp_path: Path, tiny: Recipe) -> None:
+    start = train(tiny, tmp_path / "start.safetensors").path
+    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    result = train(
+        tiny, tmp_path / "a.safetensors", start_from=start, on_epoch=lambda record: start.unlink(missing_ok=True)
+    )
+    assert read_metadata(result.path)["started_from"] == {"checkpoint": "start.safetensors", "sha256": digest}
+
+
+def test_a_partial_file_with_a_missing_tensor_is_damaged(tmp_path: Path, tiny: Recipe) -> None:
+    output = tmp_path / "a.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, output, on_epoch=stop_at_once)
+    state = torch.load(partial_path(output), weights_only=True)
+    del state["model"]["head.weight"]
+    torch.save(state, partial_path(output))
+    with pytest.raises(CheckpointError, match=r"a\.safetensors\.partial: damaged"):
+        train(tiny, output, resume=True)
+
+
+def test_a_last_batch_too_small_for_batch_norm_says_so(tmp_path: Path, tiny: Recipe) -> None:
+    model = of_model(tiny, name="vit-1-16", time_steps=None, patch_size=8)
+    with pytest.raises(RecipeError, match="tiny: a batch of 1 is too small for BatchNorm"):
+        train(tiny.with_changes(model=model, batch_size=17), tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("changes", [{"seed": 2**64}, {"threads": 10**11}, {"batch_size": 10**21}])
+def test_numbers_that_no_machine_holds_are_refused(tiny: Recipe, changes: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"tiny: .*input should be less than"):
+        tiny.with_changes(**changes)
+
+
+def test_yaml_without_a_bottom_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"mine: nested too deep for a recipe|mine.*not valid YAML"):
+        parse_recipe("[" * 3000, "mine")
+
+
+def test_a_hoyer_network_can_be_copied_after_a_forward(tiny: Recipe) -> None:
+    model = create_model("spikformer-1-16", image_size=8, time_steps=2, neuron="hoyer", heads=2).train()
+    model(torch.rand(4, 3, 8, 8))
+    twin = copy.deepcopy(model)
+    assert all(layer.hoyer_loss is None for layer in spiking_layers(twin).values())
+    assert all(layer.hoyer_loss is not None for layer in spiking_layers(model).values())
+
+
+def test_of_a_mix_the_larger_share_is_the_right_answer(tmp_path: Path, tiny: Recipe) -> None:
+    recipe = tiny.with_changes(mixup=0.2, shift_pixels=0, epochs=40)
+    result = train(recipe, tmp_path / "a.safetensors")
+    assert float(result.epochs[-1]["train_accuracy"] or 0) > 0.7
+
+
+def test_the_recipe_that_a_run_wrote_resumes_it(tmp_path: Path, tiny: Recipe) -> None:
+    whole = train(tiny, tmp_path / "whole.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "a.safetensors", on_epoch=stop_at_once)
+    command = [sys.executable, "-m", "snn_energy", "train", "a.recipe.yaml", "-o", "a.safetensors", "--resume"]
+    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.safetensors").read_bytes() == whole.path.read_bytes()
+
+
+def test_several_processes_resume_a_run_that_only_lacks_its_end(tmp_path: Path, tiny: Recipe) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny.to_yaml())
+
+    def stop(record: Any) -> None:
+        if record["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny, tmp_path / "a.safetensors", on_epoch=stop)
+    done = torchrun(2, tmp_path, "tiny.yaml", "-o", "a.safetensors", "--resume")
+    assert done.returncode == 0, done.stderr
+    whole = train(tiny, tmp_path / "whole.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == whole.path.read_bytes()

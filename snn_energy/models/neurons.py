@@ -181,6 +181,10 @@ class LIF(nn.Module):
             return self._forward_differentiable(current)
         return self.fire(current, [True] * len(current))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the term of the last forward, which hangs on its graph."""
+        return {**self.__dict__, "hoyer_loss": None}
+
     def _forward_differentiable(self, current: Tensor) -> Tensor:
         if self.rule == "paper":
             return PaperNeuron.apply(current, self.leak, self.v_th)  # type: ignore[no-untyped-call, no-any-return]

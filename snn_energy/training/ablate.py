@@ -6,6 +6,9 @@ The columns are those of Tables III and IV of the paper (accuracy, T_avg, SA, SO
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,12 +18,14 @@ from typing import Any
 import pandas as pd
 
 from snn_energy.checkpoints import read_metadata
+from snn_energy.datasets import BUNDLED, parse_data
 from snn_energy.demo import profile_checkpoint
 from snn_energy.energy import estimate
 from snn_energy.errors import RecipeError
 from snn_energy.files import make_folder
+from snn_energy.hardware import load_hardware
 from snn_energy.training.grid import Grid, load_grid, slug
-from snn_energy.training.recipe import Recipe, parse_recipe
+from snn_energy.training.recipe import Recipe, load_recipe, parse_recipe
 from snn_energy.training.train import partial_path, recipe_path, train
 
 
@@ -61,6 +66,7 @@ def run_grid(
     are. Raises SnnEnergyError, RecipeError for a checkpoint of another recipe.
     """
     grid, recipes = load_grid(source)
+    load_hardware(hardware)  # a profile that does not exist is told before hours of training
     folder = make_folder(folder)
     jobs = jobs_of(grid, recipes, folder, data)
     for job in jobs:
@@ -79,7 +85,8 @@ def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> It
         for job in jobs:
             yield job, run_job(job, device, hardware)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         running: dict[Future[dict[str, Any]], Job] = {pool.submit(run_job, job, device, hardware): job for job in jobs}
         try:
             while running:
@@ -88,6 +95,17 @@ def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> It
                     yield running.pop(future), future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """Let this worker end when the process that started it does, whatever ended that."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_job(job: Job, device: str, hardware: str) -> dict[str, Any]:
@@ -156,8 +174,19 @@ def _check_older(job: Job) -> None:
     said = read_metadata(job.path)
     older, resolved = parse_recipe(str(said.get("recipe")), str(job.path)), recipe_path(job.path)
     wanted = job.recipe.model_copy(update={"data": older.data, "start_from": None})
-    if older != wanted or (resolved.exists() and parse_recipe(resolved.read_text(), str(resolved)) != job.recipe):
+    same = older == wanted
+    if resolved.exists():
+        same &= _places_resolved(load_recipe(resolved)) == _places_resolved(job.recipe)
+    if not same:
         raise RecipeError(
             f"{job.path}: is there already, of another recipe than variant '{job.variant}' of this grid; "
             "remove it or choose another folder"
         )
+
+
+def _places_resolved(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that one place spelt in two ways is one place."""
+    name, path = parse_data(recipe.data or BUNDLED)
+    start = None if recipe.start_from is None else str(Path(recipe.start_from).expanduser().resolve())
+    data = recipe.data if path is None else f"{name}:{path.resolve()}"
+    return recipe.model_copy(update={"data": data, "start_from": start})

@@ -72,7 +72,7 @@ def list_grids() -> list[str]:
 
 def slug(name: str) -> str:
     """A variant's name as part of a file name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -80,9 +80,13 @@ def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     *path, last = key.split(".")
     for part in path:
         inner = tree.get(part)
+        if part in tree and inner is None:
+            raise RecipeError(f"{where}: '{part}' is null, so '{key}' cannot be set alone; give the whole section")
         if not isinstance(inner, dict):
             raise RecipeError(f"{where}: no section '{part}' for the key '{key}'{nearest(part, tree)}")
         tree = inner
     if last not in tree:
         raise RecipeError(f"{where}: unknown key '{key}'{nearest(last, tree)}")
+    if key in ("seed", "name"):
+        raise RecipeError(f"{where}: '{key}' is set by the grid ({'seeds' if key == 'seed' else 'the variant'})")
     tree[last] = value

@@ -43,13 +43,13 @@ class ModelSection(_Section):
     """The network: a registry name and the options of ``create_model``. Sizes in pixels and time steps."""
 
     name: str
-    image_size: int = Field(ge=1)
-    in_channels: int = Field(ge=1)
-    num_classes: int = Field(ge=2)
-    time_steps: int | None = Field(default=None, ge=1)
+    image_size: int = Field(ge=1, le=2**15)
+    in_channels: int = Field(ge=1, le=2**15)
+    num_classes: int = Field(ge=2, le=2**20)
+    time_steps: int | None = Field(default=None, ge=1, le=2**12)
     heads: int | None = Field(default=None, ge=1)
     patch_size: int | None = Field(default=None, ge=1)
-    mlp_ratio: int = Field(default=4, ge=1)
+    mlp_ratio: int = Field(default=4, ge=1, le=2**10)
     neuron: Literal["paper", "spikformer", "hoyer"] = "paper"
     leak: float = Field(default=0.5, ge=0, le=1)
     initial_steps: int | None = Field(default=None, ge=1)
@@ -145,12 +145,12 @@ class Recipe(_Section):
     model: ModelSection
     data: str | None = None
     start_from: str | None = None
-    seed: int = Field(default=0, ge=0)
-    threads: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    threads: int = Field(default=1, ge=1, le=1024)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
+    epochs: int = Field(ge=1, le=10**6)
+    batch_size: int = Field(ge=2, le=2**31)
     hold_out: int = Field(default=0, ge=0)
     shift_pixels: int = Field(default=0, ge=0)
     flip: bool = False
@@ -267,6 +267,8 @@ def parse_yaml(text: str, file_name: str, schema: type[Parsed], kind: str) -> Pa
         raise RecipeError(f"{file_name}{line}: not valid YAML: {_first_line(error.problem)}") from error
     except YAMLError as error:
         raise RecipeError(f"{file_name}: not valid YAML: {_first_line(str(error))}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{file_name}: nested too deep for a {kind}") from error
     if not isinstance(tree, CommentedMap):
         raise RecipeError(f"{file_name}: a {kind} is a mapping of keys ({', '.join(schema.model_fields)})")
     try:

@@ -36,9 +36,9 @@ from snn_energy.checkpoints import (
     save_checkpoint,
     sha256_of,
 )
-from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images
+from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images, parse_data
 from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
-from snn_energy.files import write_text, write_whole
+from snn_energy.files import require_apart, write_text, write_whole
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
@@ -54,6 +54,7 @@ SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over th
 LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
 PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums"}
 TEST_BATCH = 120
+LEAST_THRESHOLD = 0.01  # of a Hoyer neuron, whose potentials are divided by it
 CHECK_EVERY = 100  # batches between two looks at the loss, each of which waits for the device
 EpochRecord = dict[str, float | int | None]
 
@@ -86,6 +87,7 @@ class _Data:
     test: Images
     held_out: Images | None
     fingerprint: str
+    started_from: dict[str, str] | None  # name and SHA-256 of the checkpoint the weights came from
 
 
 @dataclass
@@ -141,15 +143,13 @@ def train(
         Path(output_path),
         _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from)),
     )
-    if output.is_dir() or not output.parent.is_dir():
-        raise OutputError(f"{output}: cannot be written there; give a file in a folder that exists")
+    output = _checked_output(output_path, recipe, resume=resume)
     with processes(device) as group, _reproducible(recipe.threads, group), contextlib.ExitStack() as stack:
         loaded = _load_data(recipe)
         run = _start(recipe, group)
         if resume:
             _read_partial(run, recipe, loaded, output)
-        if group.is_first:
-            write_text(recipe_path(output), recipe.to_yaml())
+        group.wait()
         report = stack.enter_context(Reporter(recipe, len(loaded.train.labels), enabled=progress and group.is_first))
         report.resume(len(run.epochs), run.next_batch * recipe.batch_size)
         saved = [time.monotonic()]
@@ -169,13 +169,15 @@ def train(
                 save_checkpoint(best_path(output), run.model, _metadata(recipe, loaded, run, "best"))
             _write_partial(run, recipe, loaded, output, group, run.generator.get_state())
             saved[0] = time.monotonic()
+            if group.is_first and write_log:
+                _write_log(run.epochs, log_path(output))
             report.epoch(record, dead_layers(run.model))
             if on_epoch is not None:
                 on_epoch(record)
         if group.is_first:
             save_checkpoint(output, run.model, _metadata(recipe, loaded, run, "last"))
             if write_log:
-                _write_log(run.epochs, output.with_name(f"{output.stem}.log.csv"))
+                _write_log(run.epochs, log_path(output))
             partial_path(output).unlink(missing_ok=True)
         group.wait()
         return _result(run, recipe, output, time.perf_counter() - started)
@@ -194,6 +196,35 @@ def best_path(output: Path) -> Path:
 def recipe_path(output: Path) -> Path:
     """Where the recipe of a run lies, every default written out."""
     return output.with_name(f"{output.stem}.recipe.yaml")
+
+
+def log_path(output: Path) -> Path:
+    """Where the log of a run lies: one line an epoch."""
+    return output.with_name(f"{output.stem}.log.csv")
+
+
+def _checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
+    """Where the checkpoint goes. Raises OutputError where it cannot go there, or would overwrite what is read."""
+    output = _checkpoint_place(path)
+    data = parse_data(recipe.data or BUNDLED)[1]
+    read = [Path(found) for found in (data, recipe.start_from) if found is not None]
+    written = [output, best_path(output), recipe_path(output), log_path(output), partial_path(output)]
+    require_apart(written, read)
+    if partial_path(output).exists() and not resume:
+        raise OutputError(
+            f"{partial_path(output)}: is there, of a run that was interrupted; go on with it (--resume) or remove it"
+        )
+    return output
+
+
+def _checkpoint_place(path: str | Path) -> Path:
+    """The path of a checkpoint to write. Raises OutputError."""
+    output = Path(path)
+    if not str(path) or output.is_dir() or not output.parent.is_dir():
+        raise OutputError(f"{path}: cannot be written there; give a file in a folder that exists")
+    if output.suffix != ".safetensors":
+        raise OutputError(f"{path}: a checkpoint is a .safetensors file; call it {output.stem}.safetensors")
+    return output
 
 
 def best_epoch(epochs: list[EpochRecord]) -> int:
@@ -235,8 +266,10 @@ def halve(checkpoint: str | Path, data: str, output: str | Path) -> tuple[float,
 
     The metadata's ``test_accuracy`` is the one after; the one before stands beside it. Raises SnnEnergyError.
     """
+    output, data_path = _checkpoint_place(output), parse_data(data)[1]
+    require_apart([output], [Path(found) for found in (checkpoint, data_path) if found is not None])
     network: Any = load_checkpoint(checkpoint)
-    output, said = Path(output), read_metadata(checkpoint)
+    said = read_metadata(checkpoint)
     config = network.config
     images = load_images(data, "test", config.image_size, config.in_channels)
     check_labels(images, config.num_classes)
@@ -289,11 +322,10 @@ def _load_data(recipe: Recipe) -> _Data:
     test_set = load_images(spec, "test", model.image_size, model.in_channels)
     for images in (train_set, test_set):
         check_labels(images, model.num_classes)
-    fingerprint = hashlib.sha256(f"{train_set.name}".encode())
-    for images in (train_set, test_set):
-        fingerprint.update(images.labels.tobytes())
+    fingerprint = hashlib.sha256(train_set.name.encode() + train_set.fingerprint() + test_set.fingerprint())
     rest, chosen = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
-    return _Data(rest, test_set, chosen, fingerprint.hexdigest())
+    start = None if recipe.start_from is None else _origin(recipe.start_from)
+    return _Data(rest, test_set, chosen, fingerprint.hexdigest(), start)
 
 
 @contextlib.contextmanager
@@ -321,7 +353,7 @@ def _start(recipe: Recipe, group: Processes) -> _Run:
     options = recipe.model.model_dump(exclude={"name"}, exclude_none=True)
     try:
         model = create_model(recipe.model.name, **options)
-    except ModelError as error:
+    except (ModelError, RuntimeError, MemoryError, TypeError) as error:  # torch cannot make what is too large
         raise RecipeError(f"{recipe.name}: model: {error}") from error
     if recipe.start_from is not None:
         _fill_from(model, recipe.start_from)
@@ -336,7 +368,7 @@ def _start(recipe: Recipe, group: Processes) -> _Run:
 
 def _fill_from(model: nn.Module, path: str) -> None:
     """Take over the tensors of a checkpoint that have the same name and shape. Raises CheckpointError."""
-    found, own = read_tensors(path), model.state_dict()
+    found, own = read_tensors(Path(path).expanduser()), model.state_dict()
     taken = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     if not any(name.endswith("weight") for name in taken):
         raise CheckpointError(f"{path}: start_from: no weight has the name and shape of one of this network")
@@ -433,9 +465,15 @@ def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     if recipe.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     tet, smoothing, model = recipe.tet_loss, recipe.label_smoothing, run.model
-    with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        steps = model.forward_steps(images).float() if tet and isinstance(model, Spikformer) else None
-        logits = model(images).float() if steps is None else steps.mean(0)
+    try:
+        with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            steps = model.forward_steps(images).float() if tet and isinstance(model, Spikformer) else None
+            logits = model(images).float() if steps is None else steps.mean(0)
+    except ValueError as error:  # how BatchNorm tells of a single value
+        raise RecipeError(
+            f"{recipe.name}: a batch of {batch.count} is too small for BatchNorm ({error}); "
+            "choose a batch_size that leaves more images in the last batch"
+        ) from error
     entropy = cross_entropy(logits, targets, smoothing, batch.count)
     answer = entropy
     if tet is not None and steps is not None:
@@ -454,7 +492,8 @@ def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     run.optimiser.step()
     _project(model)
     means = torch.stack([value.detach().double() for value in (loss, entropy, charged)]) * batch.count
-    hits = (logits.detach().argmax(1) == labels).sum().double()
+    wanted = labels if targets is labels else targets.argmax(1)  # of a mix: the larger share
+    hits = (logits.detach().argmax(1) == wanted).sum().double()
     return torch.cat([means, hits[None]])
 
 
@@ -469,11 +508,13 @@ def _check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch
 
 
 def _project(model: nn.Module) -> None:
-    """TP back to 0 where the optimiser's step went below."""
+    """TP back to 0, and a trained threshold to above 0, where the optimiser's step went below."""
     with torch.no_grad():
         for layer in spiking_layers(model).values():
             if isinstance(layer, DTSS):
                 layer.tp.clamp_min_(0)
+            if layer.rule == "hoyer":
+                layer.threshold.clamp_min_(LEAST_THRESHOLD)
 
 
 def _result(run: _Run, recipe: Recipe, output: Path, seconds: float) -> TrainingResult:
@@ -515,14 +556,14 @@ def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, A
         "t_avg": sum(steps.values()) / len(steps) if steps else None,
         "recipe_name": recipe.name,
         "recipe": without_paths.to_yaml(),
-        "started_from": None if recipe.start_from is None else _origin(recipe.start_from),
+        "started_from": data.started_from,
         "command": f"snn-energy train {recipe.name} --seed {recipe.seed}",
     }
 
 
 def _origin(path: str) -> dict[str, str]:
     """A checkpoint without its path: name and content."""
-    return {"checkpoint": Path(path).name, "sha256": sha256_of(path)}
+    return {"checkpoint": Path(path).name, "sha256": sha256_of(Path(path).expanduser())}
 
 
 def _write_log(epochs: list[EpochRecord], path: Path) -> None:
@@ -539,7 +580,7 @@ def _write_log(epochs: list[EpochRecord], path: Path) -> None:
 def _fingerprint(recipe: Recipe, data: _Data) -> str:
     """Names a recipe with its seed, the weights it starts from and the data it sees, wherever they lie."""
     text = recipe.model_copy(update={"data": None, "start_from": None}).model_dump_json() + data.fingerprint
-    start = "" if recipe.start_from is None else _origin(recipe.start_from)["sha256"]
+    start = "" if data.started_from is None else data.started_from["sha256"]
     return hashlib.sha256((text + start).encode()).hexdigest()
 
 
@@ -566,6 +607,9 @@ def _write_partial(
             raise OutputError(f"{partial_path(output)}: cannot be written ({error}); make room and resume") from error
 
     write_whole(partial_path(output), write)
+    resolved, text = recipe_path(output), recipe.to_yaml()
+    if not resolved.exists() or resolved.read_text(encoding="utf-8") != text:
+        write_text(resolved, text)
 
 
 def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
@@ -581,8 +625,11 @@ def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
             f"{path}: belongs to another recipe, seed or data than {recipe.name} with seed {recipe.seed}; "
             "resume with what it was started with, or start afresh without resume"
         )
-    run.model.load_state_dict(state["model"])
-    run.optimiser.load_state_dict(state["optimiser"])
-    run.generator.set_state(state["generator"])
+    try:
+        run.model.load_state_dict(state["model"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.generator.set_state(state["generator"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); start afresh without resume") from error
     run.epochs.extend(state["epochs"])
     run.order, run.next_batch, run.sums = state["order"], state["next_batch"], state["sums"]
