@@ -171,7 +171,8 @@ def train(
             saved[0] = time.monotonic()
             if group.is_first and write_log:
                 _write_log(run.epochs, log_path(output))
-            report.epoch(record, dead_layers(run.model))
+            if group.is_first:
+                report.epoch(record, dead_layers(run.model))
             if on_epoch is not None:
                 on_epoch(record)
         if group.is_first:
