@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import snn_energy as se
@@ -100,3 +101,14 @@ def test_the_training_commands_of_the_readme_name_what_exists() -> None:
             assert command[1] in known[command[0]]
     for name in re.findall(r"`(\w[\w-]*):PATH`", section):
         assert name in DATASETS or name == "start_from"
+
+
+def test_the_ablation_of_the_readme_is_that_of_its_report() -> None:
+    block = README.split("<!-- table: ablation -->\n", 1)[1].split("<!-- end -->", 1)[0]
+    told = [line.strip("| ").split(" | ") for line in block.splitlines()[2:]]
+    table = pd.read_csv(ROOT / "reports" / "ablation-digits" / "ablation.csv")
+    assert [row[0] for row in told] == table["variant"].tolist()
+    for row, (_, found) in zip(told, table.iterrows(), strict=True):
+        figures = (100 * found["accuracy"], found["t_avg"], 100 * found["sa"], found["sops_per_sample"] * 1e-6)
+        assert row[1:5] == [f"{figure:.2f}" for figure in figures]
+        assert row[5] == f"{found['total_pj'] * 1e-6:.2f}"
