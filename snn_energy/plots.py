@@ -174,26 +174,35 @@ def kind_of_training(row: Mapping[Any, Any]) -> str:
 
 
 def accuracy_against_energy(table: pd.DataFrame, hardware: str) -> Figure:
-    """One numbered mark per variant of an ablation, with the range of its seeds; the names stand beside the axes."""
+    """One numbered mark per variant of an ablation, with the range of its seeds; the names stand beside the axes.
+
+    A variant with less than half of the best accuracy (a dead network) would squeeze the others: named, not drawn.
+    """
     unit, factor = energy_unit(table)
     energy = table["total_pj"].astype(float) * factor
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.2, max(3.4, 0.15 * len(table) + 1.0)), layout="constrained")
         ax = figure.subplots()
         rows = [dict(row) for _, row in table.iterrows()]
-        for i, row in enumerate(rows):
+        least = 0.5 * float(table["accuracy"].max())
+        drawn = {i: row for i, row in enumerate(rows) if float(row["accuracy"]) >= least}
+        for i, row in drawn.items():
             colour, marker = KINDS[kind_of_training(row)]
             x, y = float(energy.iloc[i]), 100 * float(row["accuracy"])
             low, high = 100 * float(row["lowest_accuracy"]), 100 * float(row["highest_accuracy"])
             ax.errorbar(x, y, [[y - low], [high - y]], color=colour, marker=marker, markersize=5, linewidth=0.8)
             ax.annotate(str(i + 1), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7)
-        used = {kind_of_training(row) for row in rows}
+        used = {kind_of_training(row) for row in drawn.values()}
         marks = [
             Line2D([], [], color=colour, marker=marker, linestyle="", markersize=5, label=kind)
             for kind, (colour, marker) in KINDS.items()
             if kind in used
         ]
-        names = [Line2D([], [], linestyle="", label=f"{i + 1}  {row['variant']}") for i, row in enumerate(rows)]
+        texts = [
+            f"{i + 1}  {row['variant']}" + ("" if i in drawn else f" (not drawn: {100 * float(row['accuracy']):.1f} %)")
+            for i, row in enumerate(rows)
+        ]
+        names = [Line2D([], [], linestyle="", label=text) for text in texts]
         ax.legend(handles=marks, loc="lower right", frameon=False)
         figure.legend(handles=names, loc="outside right upper", frameon=False, handlelength=0, handletextpad=0)
         ax.set_xlabel(f"energy per image ({unit}), {hardware}")
