@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,3 +135,9 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for network, stem in zip(NETWORKS, ("vit", "spik", "dts"), strict=True):
         profile_checkpoint(checkpoint_path(network), "digits", 8).save(folder / f"{stem}.json")
     return folder
+
+
+def pytest_configure() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would every command that a test starts and interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
