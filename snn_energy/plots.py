@@ -91,7 +91,8 @@ def energy_by_group(energies: Mapping[str, Energy]) -> Figure:
                 edge = "white" if colour == "#000000" else "black"
                 ax.bar(groups, values, bottom=bottom, color=colour, hatch=hatch, edgecolor=edge, linewidth=0.3)
                 bottom += values
-            ax.set_title(f"{label}\n{energies[label].total_pj * factor:,.3g} {unit} per image", fontsize=8)
+            total = energies[label].total_pj * factor
+            ax.set_title(f"{label}\n{total:,.{'0f' if total >= 1000 else '3g'}} {unit} per image", fontsize=8)
             ax.tick_params(axis="x", rotation=45)
         axes[0].set_ylabel(f"energy per image ({unit})")
         axes[0].set_ylim(0, 1.06 * max(float(f["total_pj"].max()) for f in frames.values()) * factor or 1.0)
