@@ -513,15 +513,15 @@ def hardware_list() -> None:
     """The bundled profiles."""
     import pandas as pd
 
-    from snn_energy.hardware import list_hardware, load_hardware
+    from snn_energy.hardware import list_hardware, load_hardware, numbers
 
     profiles = [load_hardware(name) for name in list_hardware()]
     show(
         pd.DataFrame(
             {
                 "name": [p.name for p in profiles],
-                "mac (pJ)": [p.compute.mac.energy_pj for p in profiles],
-                "ac (pJ)": [p.compute.ac.energy_pj for p in profiles],
+                "mac (pJ)": [None if p.compute.mac is None else p.compute.mac.energy_pj for p in profiles],
+                "ac (pJ)": [numbers(p).get("compute.ac") for p in profiles],
                 "description": [p.description for p in profiles],
             }
         )
@@ -531,7 +531,8 @@ def hardware_list() -> None:
 @hardware_app.command("show")
 def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a path.")]) -> None:
     """Every number of a profile with its source, and what it cannot price."""
-    from snn_energy.hardware import cannot_price, describe, load_hardware, notes
+    from snn_energy.hardware import load_hardware
+    from snn_energy.hardware_tables import cannot_price, describe, notes
 
     found = load_hardware(name)
     say(f"{found.name}: {found.description}\ntechnology: {found.technology}\n")
@@ -550,7 +551,8 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
 @hardware_app.command("validate")
 def hardware_validate(path: Annotated[Path, typer.Argument(help="A YAML file.")]) -> None:
     """Check a profile of your own: schema, prices, sources, units."""
-    from snn_energy.hardware import cannot_price, load_hardware
+    from snn_energy.hardware import load_hardware
+    from snn_energy.hardware_tables import cannot_price
 
     found = load_hardware(path)
     say(f"{path}: valid, schema {found.schema_version}, {found.name}")

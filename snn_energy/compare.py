@@ -13,7 +13,7 @@ from snn_energy.counts import Counts
 from snn_energy.energy import Energy, Policies, estimate
 from snn_energy.errors import SnnEnergyError, nearest
 from snn_energy.hardware import HardwareProfile, load_hardware
-from snn_energy.memory import MEMORY_VARIANTS
+from snn_energy.memory import variants_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Comparison:
     def memory_range(self) -> pd.DataFrame:
         """me and te under every memory variant: model, memory, memory_pj, total_pj, me, te."""
         rows = []
-        for variant in MEMORY_VARIANTS:
+        for variant in variants_of(self.hardware):
             energies = {
                 label: estimate(
                     e.counts,

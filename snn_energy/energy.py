@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from snn_energy.counts import WORK, Counts
-from snn_energy.errors import SnnEnergyError, nearest
-from snn_energy.hardware import HardwareProfile, cannot_price, load_hardware
-from snn_energy.memory import MEMORY_VARIANTS, MemoryVariant, is_operation, memory_charges
+from snn_energy.charges import COMPUTE, MEMORY, TOTALS, Charge
+from snn_energy.compute import compute_charges
+from snn_energy.counts import OPERATIONS, WORK, Counts
+from snn_energy.errors import HardwareError, SnnEnergyError, nearest
+from snn_energy.hardware import MEMORY_VARIANTS, HardwareProfile, MemoryVariant, load_hardware, numbers
+from snn_energy.hardware_tables import cannot_price
+from snn_energy.latency import Latency, latency_of, static_power_w
+from snn_energy.memory import Numbers, accesses, check_homes, memory_charges, variants_of
+from snn_energy.work import Work, work_of
 
 IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductPolicy = Literal["coincidence", "gated"]
 EncoderPolicy = Literal["per-step", "once"]
 Level = Literal["layer", "group", "time_step"]
+SAMPLES_AT_ONCE = 512
 
-COMPUTE = ("mac_pj", "ac_pj", "zero_check_pj", "neuron_pj", "elementwise_pj")
-MEMORY = ("weights_pj", "inputs_pj", "outputs_pj", "membrane_pj")
-TOTALS = ("compute_pj", "memory_pj", "total_pj")
+__all__ = ["COMPUTE", "MEMORY", "TOTALS", "Energy", "Policies", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -50,87 +54,70 @@ class Policies:
         }
         for name, allowed in choices.items():
             value = getattr(self, name)
-            if value == "psum_spill" and name == "memory":
-                raise SnnEnergyError(
-                    f"memory variant 'psum_spill' needs the array's rows, which profiles do not give yet; "
-                    f"choose one of {', '.join(allowed)}"
-                )
             if value not in allowed:
                 raise SnnEnergyError(
                     f"unknown {name} policy '{value}'{nearest(str(value), allowed)}; choose one of {', '.join(allowed)}"
                 )
 
 
-def charged_rows(rows: pd.DataFrame, policies: Policies) -> pd.Series:
-    """Active rows; with ``encoder: once`` those of a repeated input are left out (rule 5)."""
-    if policies.encoder == "once":
-        return rows["active"] & ~rows["input_repeated"]
-    return rows["active"].copy()
+def make_policies(
+    hardware: HardwareProfile,
+    memory: MemoryVariant | None = None,
+    integer: IntegerPolicy = "ac",
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+) -> Policies:
+    """The policies of an estimate: the memory variant is the profile's own unless one is named."""
+    own: MemoryVariant = "ws_once" if hardware.memory is None else hardware.memory.variant
+    return Policies(own if memory is None else memory, integer, products, encoder)
 
 
-def macs_charged(rows: pd.DataFrame, policies: Policies) -> pd.Series:
-    """Multiply-accumulates, totals over samples: dense_macs of real rows; integer rows under mac, mac-dense."""
-    macs = rows["dense_macs"].where(rows["input_kind"] == "real", 0)
-    if policies.integer in ("mac", "mac-dense"):
-        column = "sops" if policies.integer == "mac" else "dense_macs"
-        macs = macs.where(rows["input_kind"] != "integer", _sops(rows, policies, column))
-    return macs.where(is_operation(rows), 0).astype(float)
-
-
-def acs_charged(rows: pd.DataFrame, policies: Policies) -> pd.Series:
-    """Accumulates, totals over samples: SOPs of binary and ternary rows; integer rows under ac, multi-ac."""
-    acs = _sops(rows, policies, "sops").where(rows["input_kind"].isin(("binary", "ternary")), 0)
-    if policies.integer in ("ac", "multi-ac"):
-        column = "sops" if policies.integer == "ac" else "sops_multi"
-        acs = acs.where(rows["input_kind"] != "integer", _sops(rows, policies, column))
-    return acs.where(is_operation(rows), 0).astype(float)
-
-
-def _sops(rows: pd.DataFrame, policies: Policies, column: str) -> pd.Series:
-    """A column of operations; for products under ``gated``, sops_gated stands for sops."""
-    if column == "sops" and policies.products == "gated":
-        return rows["sops_gated"]
-    return rows[column]
-
-
-def compute_charges(counts: Counts, hardware: HardwareProfile, policies: Policies, charged: pd.Series) -> pd.DataFrame:
-    """Energy of arithmetic in pJ per sample and row; NaN for work that the profile has no price for."""
-    rows, samples, compute = counts.rows, counts.samples, hardware.compute
-    zero_check_pj = pd.Series(0.0, index=rows.index)
-    neuron_pj = zero_check_pj.mask(rows["op"] == "neuron")
-    if compute.zero_check is not None:
-        per_sample = (
-            rows["dense_macs"].fillna(0).astype(float) / samples
-            if compute.zero_check.per == "operation"
-            else rows["input_elements"].fillna(0).astype(float)
-        )
-        checked = charged & is_operation(rows) & (rows["input_kind"] != "real")
-        zero_check_pj = compute.zero_check.energy_pj * per_sample * checked
-    if compute.neuron_prices is not None:
-        spiking, silent = compute.neuron_prices
-        updates = (rows["neurons"] * rows["active"]).astype(float)
-        fired = rows["spikes"].astype(float) / samples
-        neuron_pj = fired * spiking.energy_pj + (updates - fired) * silent.energy_pj
-    elementwise = rows["elementwise_ops"].fillna(0).astype(float) / samples * charged
-    prices = rows["op"].map(lambda op: _elementwise_price(hardware, op)).astype(float)
-    elementwise_pj = (elementwise * prices).where(elementwise > 0, 0.0).mask(rows["op"] == "unsupported")
-    return pd.DataFrame(
-        {
-            "mac_pj": macs_charged(rows, policies) / samples * compute.mac.energy_pj * charged,
-            "ac_pj": acs_charged(rows, policies) / samples * compute.ac.energy_pj * charged,
-            "zero_check_pj": zero_check_pj,
-            "neuron_pj": neuron_pj,
-            "elementwise_pj": elementwise_pj,
-        }
+def charged_work(
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    without: Iterable[str] = (),
+    per_sample: slice | None = None,
+) -> Work:
+    """The work of a network that a device charges under the policies, per sample."""
+    return work_of(
+        counts,
+        integer=policies.integer,
+        products=policies.products,
+        encoder=policies.encoder,
+        zeros="gate" if hardware.latency is None else hardware.latency.zeros,
+        without=without,
+        per_sample=per_sample,
     )
 
 
-def _elementwise_price(hardware: HardwareProfile, op: str) -> float | None:
-    """pJ per element-wise operation of a kind, None where the profile has none."""
-    if hardware.compute.elementwise is None:
-        return None
-    price = hardware.compute.elementwise.price(op)
-    return None if price is None else price.energy_pj
+def all_charges(
+    work: Work, hardware: HardwareProfile, policies: Policies, n: Numbers, placed: Work | None = None
+) -> list[Charge]:
+    """Every action of a network on a device with the numbers ``n``, and the price it is paid at."""
+    charges = compute_charges(work, hardware)
+    if hardware.memory is not None:
+        charges += memory_charges(accesses(work, hardware, n, policies.memory, placed), n)
+    return charges
+
+
+def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, Charge]]:
+    """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
+    found = []
+    for entry in counts.header.get("accesses", ()):
+        level, action = entry["level"], entry["action"]
+        known = hardware.memory.levels if hardware.memory is not None else {}
+        if level not in known:
+            hint = nearest(level, known) or (f"; it has {', '.join(known)}" if known else "")
+            raise HardwareError(f"{hardware.where('memory.levels')}: no price for accesses of '{level}'{hint}")
+        if action == "accesses" and known[level].read.si_value != known[level].write.si_value:
+            raise HardwareError(
+                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not tell reads from writes, whose "
+                "prices differ; count them apart"
+            )
+        key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
+        found.append((f"{level}: {entry['name']}", Charge("accesses_pj", key, np.array([float(entry["count"])]))))
+    return found
 
 
 @dataclass(frozen=True)
@@ -138,34 +125,63 @@ class Energy:
     """What one network costs on one device, per sample.
 
     ``charges`` has one row per operation and time step: layer, order, group, op, time_step and the parts in pJ, of
-    which compute_pj (mac, ac, zero check, neuron, element-wise), memory_pj (weights, inputs, outputs, membrane) and
-    total_pj are the sums.
+    which compute_pj (mac, ac, zero check, neuron, spike, element-wise), memory_pj (weights, inputs, outputs, membrane,
+    partial sums; accesses where a source counted them itself) and total_pj are the sums. ``without``: layers left out.
     """
 
     counts: Counts
     hardware: HardwareProfile
     policies: Policies
     charges: pd.DataFrame = field(repr=False)
+    without: tuple[str, ...] = ()
 
     @property
     def compute_pj(self) -> float:
         """Energy of arithmetic per sample."""
-        return float(self.charges["compute_pj"].sum())
+        return _sum(self.charges["compute_pj"])
 
     @property
     def memory_pj(self) -> float:
-        """Energy of memory traffic per sample."""
-        return float(self.charges["memory_pj"].sum())
+        """Energy of memory traffic per sample; NaN where the device prices none or the counts do not give it."""
+        return _sum(self.charges["memory_pj"])
+
+    @property
+    def static_pj(self) -> float:
+        """Static power times latency per sample; 0 for a device whose profile gives no static power, NaN if unknown."""
+        watts = static_power_w(self.hardware)
+        if watts == 0:
+            return 0.0
+        found = self.latency
+        return float("nan") if found is None else watts * found.seconds * 1e12
+
+    @cached_property
+    def latency(self) -> Latency | None:
+        """How long an inference takes (snn_energy.latency), None where the profile does not say how to tell."""
+        if self.hardware.latency is None:
+            return None
+        return latency_of(self.counts, self.hardware, self.work, self.policies.memory)
+
+    @cached_property
+    def work(self) -> Work:
+        """The charged work, as arrays."""
+        return charged_work(self.counts, self.hardware, self.policies, self.without)
 
     @property
     def total_pj(self) -> float:
-        """compute_pj + memory_pj."""
-        return self.compute_pj + self.memory_pj
+        """compute_pj + memory_pj + static_pj; a device whose profile prices no memory is taken without it."""
+        memory = 0.0 if self.hardware.memory is None else self.memory_pj
+        return self.compute_pj + memory + self.static_pj
+
+    @property
+    def edp_js(self) -> float | None:
+        """Energy-delay product per sample in joule seconds; None without a latency."""
+        return None if self.latency is None else self.total_pj * 1e-12 * self.latency.seconds
 
     def to_frame(self, by: Level | None = None) -> pd.DataFrame:
         """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
 
         A part that the profile does not price is NaN, not 0; compute_pj and total_pj are the sums of what is priced.
+        Static energy has no row: it is in ``static_pj`` and in the property ``total_pj``.
         """
         if by is None:
             return self.charges.copy()
@@ -176,59 +192,56 @@ class Energy:
             self.charges[parts].isna().join(self.charges[keys]).groupby(keys, sort=sort, observed=True)[parts].any()
         )
         table = self.charges.groupby(keys, sort=sort, observed=True)[parts].sum()
-        return table.mask(unknown & (table == 0)).reset_index()  # nothing of it is priced: not known, not 0
+        some_priced = table.columns.isin(COMPUTE) & (table != 0)  # of an arithmetic part, something is priced
+        return table.mask(unknown & ~some_priced).reset_index()
+
+    def accesses(self) -> pd.DataFrame:
+        """What every store moves per sample: tensor, level, action, bits, words, energy_pj.
+
+        Empty where the profile has no memory section.
+        """
+        if self.hardware.memory is None:
+            return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
+        n = numbers(self.hardware)
+        rows = []
+        for a in accesses(self.work, self.hardware, n, self.policies.memory):
+            bits, action = float(a.bits.sum()), a.key.rsplit(".", 1)[1]
+            words = bits / n[f"{a.key}.width_bits"]
+            rows.append((a.tensor, a.level, "hop" if action == "inter_pe" else action, bits, words, words * n[a.key]))
+        table = pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
+        return table[table["bits"] != 0].reset_index(drop=True)
 
     def of_needed_steps(self) -> Energy:
         """The same without the work whose result no active consumer reads (design, section 4, output side).
 
         Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
         """
-        needed = self.counts.rows["needed"].astype(bool)
-        rows = self.counts.rows.copy()
-        rows["active"] = rows["active"].astype(bool) & needed
-        for column in WORK:
-            rows[column] = rows[column].mask(~needed & rows[column].notna(), 0)
-        counts = dataclasses.replace(self.counts, rows=rows, per_sample=None)
-        return estimate(counts, self.hardware, **asdict(self.policies))
+        return self._of(needed_steps(self.counts))
+
+    def _of(self, counts: Counts) -> Energy:
+        return estimate(counts, self.hardware, without=self.without, **asdict(self.policies))
 
     def per_sample(self) -> pd.DataFrame:
         """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
 
-        Memory traffic, zero checks and dense MACs do not depend on the sample; SOPs and spikes do. Raises
-        SnnEnergyError where the counts came without their per-sample side file.
+        Static energy is that of the mean latency. Raises SnnEnergyError where the counts came without their per-sample
+        side file.
         """
-        per_sample = self.counts.per_sample
-        if per_sample is None:
+        if self.counts.per_sample is None:
             raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
-        rows, compute = self.counts.rows, self.hardware.compute
-        charged = charged_rows(rows, self.policies).to_numpy(dtype=float)
-        cost = np.zeros((len(per_sample["sops"][0]),))
-        for column, price in self._varying(rows, charged):
-            cost = cost + price @ per_sample[column]
-        if compute.neuron_prices is not None:
-            spiking, silent = compute.neuron_prices
-            cost = cost + (spiking.energy_pj - silent.energy_pj) * per_sample["spikes"].sum(0)
-        constant = self.compute_pj - float(cost.mean())
-        table = pd.DataFrame({"sample": np.arange(len(cost)), "compute_pj": cost + constant})
-        table["memory_pj"] = self.memory_pj
-        table["total_pj"] = table["compute_pj"] + table["memory_pj"]
+        n, samples = numbers(self.hardware), self.counts.samples
+        sums = {"compute": np.zeros(samples), "memory": np.zeros(samples)}
+        for start in range(0, samples, SAMPLES_AT_ONCE):
+            some = slice(start, start + SAMPLES_AT_ONCE)
+            work = charged_work(self.counts, self.hardware, self.policies, self.without, some)
+            for charge in all_charges(work, self.hardware, self.policies, n, self.work):
+                if charge.price is not None:
+                    kind = "compute" if charge.part in COMPUTE else "memory"
+                    sums[kind][some] += charge.amount.sum(axis=-1) * n[charge.price]
+        table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute"]})
+        table["memory_pj"] = sums["memory"] if self.hardware.memory is not None else np.nan
+        table["total_pj"] = sums["compute"] + sums["memory"] + self.static_pj
         return table
-
-    def _varying(
-        self, rows: pd.DataFrame, charged: npt.NDArray[np.float64]
-    ) -> list[tuple[str, npt.NDArray[np.float64]]]:
-        """Per-sample column and its price per row, of the charges that depend on the sample."""
-        sops = "sops_gated" if self.policies.products == "gated" else "sops"
-        kinds = rows["input_kind"]
-        spikes = (kinds.isin(("binary", "ternary")) & is_operation(rows)).to_numpy(dtype=float)
-        integer = ((kinds == "integer") & is_operation(rows)).to_numpy(dtype=float)
-        e_ac, e_mac = self.hardware.compute.ac.energy_pj, self.hardware.compute.mac.energy_pj
-        found = [(sops, spikes * charged * e_ac)]
-        if self.policies.integer in ("ac", "mac"):
-            found.append((sops, integer * charged * (e_ac if self.policies.integer == "ac" else e_mac)))
-        elif self.policies.integer == "multi-ac":
-            found.append(("sops_multi", integer * charged * e_ac))
-        return found
 
     def spread(self) -> dict[str, float]:
         """Mean, standard deviation (over samples), smallest and largest total_pj."""
@@ -244,14 +257,15 @@ class Energy:
         """What every other choice of one policy at a time would give: policy, choice, used, the totals in pJ."""
         found = []
         used = asdict(self.policies)
-        for name, choices in (
-            ("memory", MEMORY_VARIANTS),
+        choices: tuple[tuple[str, Sequence[str]], ...] = (
+            ("memory", variants_of(self.hardware)),
             ("integer", get_args(IntegerPolicy)),
             ("products", get_args(ProductPolicy)),
             ("encoder", get_args(EncoderPolicy)),
-        ):
-            for choice in choices:
-                other = estimate(self.counts, self.hardware, **(used | {name: choice}))
+        )
+        for name, values in choices:
+            for choice in values:
+                other = estimate(self.counts, self.hardware, without=self.without, **(used | {name: choice}))
                 found.append(
                     {
                         "policy": name,
@@ -266,61 +280,143 @@ class Energy:
 
     def unpriced(self) -> pd.DataFrame:
         """Work that the profile has no price for, per sample: op, what, amount (NA where not even that is known)."""
-        rows, compute, samples = self.counts.rows, self.hardware.compute, self.counts.samples
-        found: list[dict[str, Any]] = []
-        neurons = rows[rows["op"] == "neuron"]
-        if compute.neuron_prices is None and len(neurons):
-            amount = float((neurons["neurons"] * neurons["active"]).sum())
-            found.append({"op": "neuron", "what": "neuron updates", "amount": amount})
-        for op, part in rows[~is_operation(rows) & (rows["op"] != "neuron")].groupby("op", sort=False):
-            if op == "unsupported":
-                layers = ", ".join(part["layer"].unique()[:3])
-                found.append({"op": op, "what": f"operations without a rule ({layers})", "amount": pd.NA})
-            elif float(part["elementwise_ops"].sum()) and _elementwise_price(self.hardware, str(op)) is None:
-                amount = float(part["elementwise_ops"].sum()) / samples
-                found.append({"op": op, "what": "element-wise operations", "amount": amount})
+        rows, found = self.counts.rows, []
+        for charge in compute_charges(self.work, self.hardware):
+            amount = float(np.nansum(charge.amount))
+            ops = dict.fromkeys(self.work.op[charge.amount > 0].tolist())
+            if charge.price is None and amount > 0:
+                found += [{"op": op, "what": charge.what, "amount": amount} for op in list(ops)[:1]]
+        unsupported = rows[rows["op"] == "unsupported"]
+        if len(unsupported):
+            layers = ", ".join(unsupported["layer"].unique()[:3])
+            found.append({"op": "unsupported", "what": f"operations without a rule ({layers})", "amount": pd.NA})
+        if self.hardware.memory is None:
+            found.append(
+                {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
+            )
+        elif np.isnan(self.memory_pj):
+            found.append({"op": "memory", "what": "memory traffic (the counts do not give all sizes)", "amount": pd.NA})
         return pd.DataFrame(found, columns=["op", "what", "amount"])
 
     def summary(self) -> dict[str, Any]:
         """Totals, policies and what stays unpriced, as plain values."""
+        unpriced = self.unpriced()
+        found = self.latency
         return {
             "model": self.counts.model,
             "hardware": self.hardware.name,
             **asdict(self.policies),
+            "without": list(self.without),
             "compute_pj": self.compute_pj,
-            "memory_pj": self.memory_pj,
-            "total_pj": self.total_pj,
-            "total_of_needed_steps_pj": self.of_needed_steps().total_pj,
-            "unpriced": self.unpriced().astype(object).where(self.unpriced().notna(), None).to_dict("records"),
+            "memory_pj": _known(self.memory_pj),
+            "static_pj": _known(self.static_pj),
+            "total_pj": _known(self.total_pj),
+            "total_of_needed_steps_pj": _known(self.of_needed_steps().total_pj),
+            "latency_s": None if found is None else found.seconds,
+            "edp_js": None if found is None else _known(self.edp_js),
+            "unpriced": unpriced.astype(object).where(unpriced.notna(), None).to_dict("records"),
             "cannot_price": cannot_price(self.hardware),
         }
+
+
+def _sum(column: pd.Series) -> float:
+    """A sum in which what is not known stays so."""
+    return float(column.to_numpy(dtype=np.float64).sum())
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
+
+
+def needed_steps(counts: Counts) -> Counts:
+    """Counts in which only rows that are both active and needed are active."""
+    needed = counts.rows["needed"].astype(bool)
+    rows = counts.rows.copy()
+    rows["active"] = rows["active"].astype(bool) & needed
+    for column in WORK:
+        rows[column] = rows[column].mask(~needed & rows[column].notna(), 0)
+    return dataclasses.replace(counts, rows=rows, per_sample=None)
 
 
 def estimate(
     counts: Counts,
     hardware: str | Path | HardwareProfile,
     *,
-    memory: MemoryVariant = "ws_once",
+    memory: MemoryVariant | None = None,
     integer: IntegerPolicy = "ac",
     products: ProductPolicy = "coincidence",
     encoder: EncoderPolicy = "per-step",
+    without: Iterable[str] = (),
 ) -> Energy:
     """Price counts on a device. ``hardware``: a bundled name, a path to a YAML file, or a loaded profile.
 
-    Raises HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy.
+    memory: what is moved how often; the profile's own variant unless given. without: layers that run elsewhere, named
+    as in the counts (a name covers what lies below it). Raises HardwareError for an unknown or malformed profile or
+    one that lacks a price, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    policies = Policies(memory, integer, products, encoder)
-    charged = charged_rows(counts.rows, policies)
-    charges = pd.concat(
-        [
-            counts.rows[["layer", "order", "group", "op", "time_step"]],
-            compute_charges(counts, profile, policies, charged),
-            memory_charges(counts, profile, policies.memory, charged)[list(MEMORY)],
-        ],
-        axis=1,
-    )
-    charges["compute_pj"] = charges[list(COMPUTE)].sum(axis=1)
-    charges["memory_pj"] = charges[list(MEMORY)].sum(axis=1)
-    charges["total_pj"] = charges["compute_pj"] + charges["memory_pj"]
-    return Energy(counts, profile, policies, charges)
+    policies = make_policies(profile, memory, integer, products, encoder)
+    left = (without,) if isinstance(without, str) else tuple(without)
+    work, n = charged_work(counts, profile, policies, left), numbers(profile)
+    table = counts.rows[["layer", "order", "group", "op", "time_step"]].copy()
+    sums = {part: np.zeros(len(table)) for part in (*COMPUTE, *MEMORY)}
+    unpriced = {part: np.zeros(len(table), dtype=np.bool_) for part in COMPUTE}
+    for charge in all_charges(work, profile, policies, n):
+        if charge.price is not None:
+            sums[charge.part] += charge.amount * n[charge.price]
+        else:
+            _refuse_core(charge, counts, profile)
+            unpriced[charge.part] |= charge.amount > 0
+    unpriced["elementwise_pj"] |= work.op == "unsupported"
+    if profile.compute.neuron_prices is None:
+        unpriced["neuron_pj"] |= work.is_neuron
+    if np.isnan(sums["weights_pj"] + sums["inputs_pj"] + sums["membrane_pj"] + sums["outputs_pj"]).any():
+        check_homes(work, profile, list(counts.rows["layer"]), n, policies.memory)
+    given = given_charges(counts, profile)
+    columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
+    if given:  # the source counted every access itself: nothing is derived
+        sums |= {part: np.zeros(len(table)) for part in MEMORY}
+    columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
+    if profile.memory is None:
+        sums |= {part: np.full(len(table), np.nan) for part in MEMORY}
+        columns["memory_pj"] = np.full(len(table), np.nan)
+        columns["total_pj"] = columns["compute_pj"]
+    else:
+        columns["total_pj"] = columns["compute_pj"] + columns["memory_pj"]
+    for part, rows in unpriced.items():
+        sums[part] = np.where(rows & (sums[part] == 0), np.nan, sums[part])
+    table = table.assign(**sums, **columns)
+    if given:
+        table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
+    return Energy(counts, profile, policies, table, left)
+
+
+def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.DataFrame:
+    """Rows of the energy table for accesses that the source counted itself."""
+    rows = []
+    for label, charge in given:
+        energy_pj = float(charge.amount[0]) * n[str(charge.price)]
+        zeros = dict.fromkeys((*COMPUTE, *MEMORY, *TOTALS), 0.0)
+        rows.append(
+            {"layer": label, "order": order, "group": "other", "op": "access", "time_step": -1, **zeros}
+            | dict.fromkeys(("accesses_pj", "memory_pj", "total_pj"), energy_pj)
+        )
+        order += 1
+    return pd.DataFrame(rows)
+
+
+def _refuse_core(charge: Charge, counts: Counts, hardware: HardwareProfile) -> None:
+    """MACs and accumulates are what an energy is about: a device without a price for them is refused."""
+    if charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
+        layers = counts.rows["layer"][charge.amount > 0]
+        missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
+        raise HardwareError(
+            f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
+            f"{', '.join(dict.fromkeys(layers[:3]))} need; leave layers out that run elsewhere: "
+            f"--without {layers.iloc[0]}"
+        )
+
+
+def is_operation(rows: pd.DataFrame) -> pd.Series:
+    """Rows that read weights or multiply two operands: conv, linear, matmul."""
+    return rows["op"].isin(OPERATIONS)

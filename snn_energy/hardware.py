@@ -5,97 +5,83 @@ written in the file and SI inside. The schema is the tree of classes below, top 
 
 HardwareProfile
 ├── sources       id -> Source, what the numbers cite
+├── not_priced    what the device has no price for, and why: mac, ac, memory
 ├── widths        Widths, bits of one tensor element (Width)
-├── compute       Compute: mac, ac, zero_check, neuron updates, elementwise (Price)
-├── memory        MemoryModel: levels (Level: size, read, write), placement of the tensors on them
-└── static_power  Power, kept for the latency model
+├── compute       Compute: mac, ac, zero_check, neuron updates, spike, elementwise (Price)
+├── array         Array: rows, columns, registers and inter-PE prices
+├── memory        MemoryModel: levels (Level: size, read, write, bandwidth, leakage), where tensors lie
+├── latency       LatencyModel: clock, lanes or array, schedule, what zeros cost, sync
+└── static_power  Power, drawn for as long as an inference lasts
 
-Every fault of a file is a HardwareError of one line that names file:line, the key and the mend.
+Every fault of a file is a HardwareError of one line that names file:line, the key and the mend. ``numbers`` gives all
+quantities of a profile by their dotted keys, in the units that the formulas use.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import ReaderError
+from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, StrictBool, field_validator, model_validator
 
 from snn_energy.errors import HardwareError, nearest
-
-if TYPE_CHECKING:
-    import pandas as pd
+from snn_energy.yaml_file import Document, Form, Keys, Line, Record, Text, fault, read_yaml, show_value
 
 SCHEMA_VERSION = 1
+FORM = Form(
+    "a hardware profile",
+    SCHEMA_VERSION,
+    HardwareError,
+    "check the path, or choose a bundled one from `snn-energy hardware list`",
+)
 SUFFIXES = (".yaml", ".yml")
 
 Kind = Literal["measured", "simulated", "derived", "assumed", "reported"]
 Tensor = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
 TENSORS: tuple[Tensor, ...] = get_args(Tensor)
+MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
+Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
+Zeros = Literal["none", "gate", "skip"]
+MEMORY_VARIANTS: tuple[MemoryVariant, ...] = get_args(MemoryVariant)
+ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # follow from an array's rows and columns
 
-# Unit -> power of ten of the SI unit (J, W); sizes are not decimal: unit -> bits.
+# Unit -> power of ten of the unit of the formulas: pJ, W, Hz; sizes and bandwidths are not decimal: unit -> bits.
 ENERGY_UNITS: Mapping[str, int] = {"fJ": -15, "pJ": -12, "nJ": -9, "uJ": -6, "mJ": -3, "J": 0}
+RELATIVE = "MAC"  # a multiple of the profile's own MAC
 POWER_UNITS: Mapping[str, int] = {"nW": -9, "uW": -6, "mW": -3, "W": 0}
+CLOCK_UNITS: Mapping[str, int] = {"Hz": 0, "kHz": 3, "MHz": 6, "GHz": 9}
 SIZE_UNITS: Mapping[str, int] = {"bit": 1, "B": 8, "KiB": 8 * 2**10, "MiB": 8 * 2**20, "GiB": 8 * 2**30}
-
-DESCRIBE_COLUMNS = ["component", "action", "value", "unit", "width_bits", "kind", "source", "citation"]
-DIFFERENCE_COLUMNS = ["component", "action", "a", "b", "differs"]
-
-Keys = tuple[str, ...]
+BANDWIDTH_UNITS: Mapping[str, int] = {
+    "bit/s": 1, "B/s": 8, "kB/s": 8 * 10**3, "MB/s": 8 * 10**6, "GB/s": 8 * 10**9, "TB/s": 8 * 10**12,
+}  # fmt: skip
+CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of the latency section's clock
 
 
 # --- What a number is ---------------------------------------------------------------------------------------
 
 
-def _fault(message: str, *at: str) -> PydanticCustomError:
-    """A validation error in our own words, ``at`` being the keys below the place where it is raised."""
-    return PydanticCustomError("profile", "{message}", {"message": message, "at": at})
-
-
-def _show(value: object) -> str:
-    """A value as its writer would know it again."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return f"the text {value!r}" if isinstance(value, str) else str(value)
-
-
 def _amount(value: object) -> float:
     """A finite number >= 0; a bool or text is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _fault(f"must be a number, not {_show(value)}; the unit goes under 'unit'")
+        raise fault(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
     try:
         amount = float(value)
     except OverflowError:
         amount = math.inf
     if not math.isfinite(amount):
-        raise _fault(f"must be finite, not {amount}; remove the entry if the price is unknown")
+        raise fault(f"must be finite, not {amount}; remove the entry if the price is unknown")
     if amount < 0:
-        raise _fault(f"must not be negative, but is {amount:g}")
+        raise fault(f"must not be negative, but is {amount:g}")
     return amount
 
 
 def _whole_bits(value: object) -> int:
     """A whole number of bits, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _fault(f"must be a whole number of bits, at least 1, not {_show(value)}")
+        raise fault(f"must be a whole number of bits, at least 1, not {show_value(value)}")
     return value
 
 
@@ -104,32 +90,35 @@ def _scaled(value: float, exponent: int) -> float:
     return float(Decimal(repr(float(value))).scaleb(exponent))
 
 
+def _positive(value: object) -> float:
+    """A finite number > 0."""
+    amount = _amount(value)
+    if amount == 0:
+        raise fault("must be more than 0; with 0 nothing would ever be done")
+    return amount
+
+
+def _whole_count(value: object) -> int:
+    """A whole number, at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise fault(f"must be a whole number, at least 1, not {show_value(value)}")
+    return value
+
+
 Amount = Annotated[float, BeforeValidator(_amount)]
+Positive = Annotated[float, BeforeValidator(_positive)]
 Bits = Annotated[int, BeforeValidator(_whole_bits)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-Line = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\n]*$")]
+WholeCount = Annotated[int, BeforeValidator(_whole_count)]
 
 
-class _Record(BaseModel):
-    """Frozen; unknown keys are errors that suggest the nearest known one."""
+class Quantity(Record):
+    """One number of a profile with its unit and where it comes from.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, data: Any) -> Any:
-        known = [field.alias or name for name, field in cls.model_fields.items()]
-        for key in data if isinstance(data, dict) else ():
-            if key not in known:
-                hint = nearest(str(key), known) or f"; known here: {', '.join(known)}"
-                raise _fault(f"unknown key{hint}", str(key))
-        return data
-
-
-class Quantity(_Record):
-    """One number of a profile with its unit and where it comes from."""
+    ``range``: lowest and highest value in the same unit, carried to ranges on the results.
+    """
 
     UNITS: ClassVar[Mapping[str, int]]
+    DECIMAL: ClassVar[bool] = True  # the factor of a unit is a power of ten, not a number of bits
 
     value: Amount
     unit: Text
@@ -142,13 +131,32 @@ class Quantity(_Record):
     def _known_unit(cls, unit: str) -> str:
         if unit not in cls.UNITS:
             hint = _nearest_unit(unit, cls.UNITS)
-            raise _fault(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
+            raise fault(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
         return unit
 
     @property
     def si_value(self) -> float:
-        """The number in SI (J, W; bits for sizes and widths)."""
-        return _scaled(self.value, self.UNITS[self.unit])
+        """The number in SI (J, W, Hz; bits for sizes and widths, bit/s for bandwidths)."""
+        return self.to_si(self.value, self.unit)
+
+    @classmethod
+    def to_si(cls, value: float, unit: str) -> float:
+        """``value`` of a unit of ``UNITS`` in SI, rounded once."""
+        return _scaled(value, cls.UNITS[unit]) if cls.DECIMAL else value * cls.UNITS[unit]
+
+
+class Ranged(Quantity):
+    """A number whose uncertainty can be given: the results grow with it, so a range stays a range."""
+
+    range: tuple[Amount, Amount] | None = None
+
+    @model_validator(mode="after")
+    def _range_holds_value(self) -> Ranged:
+        if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
+            low, high = self.range
+            upside = f"is upside down; write [{high:g}, {low:g}]" if low > high else f"does not hold {self.value:g}"
+            raise fault(f"[{low:g}, {high:g}] {upside}", "range")
+        return self
 
 
 def _nearest_unit(unit: str, known: Iterable[str]) -> str:
@@ -161,7 +169,7 @@ def _nearest_unit(unit: str, known: Iterable[str]) -> str:
 class Width(Quantity):
     """Bits of one element of a tensor: whole, at least 1."""
 
-    UNITS = {"bit": 0}
+    UNITS: ClassVar[Mapping[str, int]] = {"bit": 0}
 
     value: Bits
 
@@ -169,12 +177,8 @@ class Width(Quantity):
 class Size(Quantity):
     """Capacity of a memory level."""
 
-    UNITS = SIZE_UNITS
-
-    @property
-    def si_value(self) -> float:
-        """The size in bits."""
-        return self.value * self.UNITS[self.unit]
+    UNITS: ClassVar[Mapping[str, int]] = SIZE_UNITS
+    DECIMAL: ClassVar[bool] = False
 
     @property
     def size_bits(self) -> float:
@@ -182,10 +186,19 @@ class Size(Quantity):
         return self.si_value
 
 
-class Power(Quantity):
+class Bandwidth(Quantity):
+    """What a memory level moves per second, or per cycle of the profile's clock; reads and writes together."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {**BANDWIDTH_UNITS, **CYCLE_BANDWIDTH_UNITS}
+    DECIMAL: ClassVar[bool] = False
+
+    value: Positive
+
+
+class Power(Ranged):
     """Power drawn whether or not anything is computed."""
 
-    UNITS = POWER_UNITS
+    UNITS: ClassVar[Mapping[str, int]] = POWER_UNITS
 
     @property
     def power_w(self) -> float:
@@ -193,21 +206,84 @@ class Power(Quantity):
         return self.si_value
 
 
-class Price(Quantity):
-    """Energy of one operation. ``width_bits`` is the width of its operands, where the source names one."""
+class Clock(Quantity):
+    """Cycles per second."""
 
-    UNITS = ENERGY_UNITS
+    UNITS: ClassVar[Mapping[str, int]] = CLOCK_UNITS
+
+    value: Positive
+
+
+class Rows(Quantity):
+    """Rows of an array of processing elements; along them lie the terms of one sum (K)."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {"row": 0}
+
+    value: WholeCount
+
+
+class Columns(Quantity):
+    """Columns of an array of processing elements; along them lie output channels (N)."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {"column": 0}
+
+    value: WholeCount
+
+
+class Lanes(Quantity):
+    """Operations that a device starts in one cycle."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {"lane": 0}
+
+    value: WholeCount
+
+
+class Utilisation(Quantity):
+    """Share of the lanes that work in a cycle, 0 < u <= 1."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {"1": 0, "%": -2}
+
+    value: Positive
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Utilisation:
+        if self.si_value > 1:
+            raise fault(f"is a share of the lanes, at most 1 (100 %), not {self.value:g} {self.unit}", "value")
+        return self
+
+
+class Cycles(Quantity):
+    """Whole or broken clock cycles."""
+
+    UNITS: ClassVar[Mapping[str, int]] = {"cycle": 0}
+
+
+class Price(Ranged):
+    """Energy of one operation. ``width_bits`` is the width of its operands, where the source names one.
+
+    Its unit is one of energy, or ``MAC``: a multiple of the profile's own ``compute.mac``.
+    """
+
+    UNITS: ClassVar[Mapping[str, int]] = {**ENERGY_UNITS, RELATIVE: 0}
 
     width_bits: Bits | None = None
 
     @property
+    def is_relative(self) -> bool:
+        """True where the unit is MAC."""
+        return self.unit == RELATIVE
+
+    @property
     def energy_j(self) -> float:
-        """The energy in joule."""
+        """The energy in joule. HardwareError for a price relative to the MAC, which ``numbers`` resolves."""
+        if self.is_relative:
+            raise HardwareError("a price in MACs has no energy of its own; ask snn_energy.hardware.numbers(profile)")
         return self.si_value
 
     @property
     def energy_pj(self) -> float:
-        """The energy in picojoule."""
+        """The energy in picojoule. HardwareError for a price relative to the MAC."""
+        self.energy_j  # noqa: B018
         return _scaled(self.value, self.UNITS[self.unit] + 12)
 
 
@@ -231,14 +307,22 @@ class ZeroCheckPrice(Price):
 # --- What a profile is --------------------------------------------------------------------------------------
 
 
-class Source(_Record):
+class Source(Record):
     """A citation with the place in it; the note says how its numbers were read."""
 
     citation: Text
     note: Text | None = None
 
 
-class Widths(_Record):
+class NotPriced(Record):
+    """What a device has no price for, and why, in one line each: said, so that it is not forgotten."""
+
+    mac: Line | None = None
+    ac: Line | None = None
+    memory: Line | None = None
+
+
+class Widths(Record):
     """How many bits one element of each kind of tensor has."""
 
     weights: Width
@@ -267,7 +351,7 @@ class Widths(_Record):
         return self.partial_sums.value
 
 
-class Elementwise(_Record):
+class Elementwise(Record):
     """Prices of the elementwise operations, per operation; one without a price is listed as unpriced."""
 
     add: Price | None = None
@@ -283,15 +367,23 @@ class Elementwise(_Record):
         return getattr(self, op) if op in type(self).model_fields else None
 
 
-class Compute(_Record):
-    """Prices of the arithmetic, one operation each."""
+class Compute(Record):
+    """Prices of the arithmetic, one operation each.
 
-    mac: WidePrice
-    ac: WidePrice
+    ``ac`` is an accumulate; ``ac_conv``, ``ac_linear``, ``ac_matmul`` stand for it where a device charges synapses of
+    different connectivity apart. ``spike``: sending one spike of a neuron on its way.
+    """
+
+    mac: WidePrice | None = None
+    ac: WidePrice | None = None
+    ac_conv: WidePrice | None = None
+    ac_linear: WidePrice | None = None
+    ac_matmul: WidePrice | None = None
     zero_check: ZeroCheckPrice | None = None
     neuron_update: Price | None = None
     neuron_spiking: Price | None = None
     neuron_silent: Price | None = None
+    spike: Price | None = None
     elementwise: Elementwise = Elementwise()
 
     @model_validator(mode="after")
@@ -299,10 +391,16 @@ class Compute(_Record):
         pair = {"neuron_spiking": self.neuron_spiking, "neuron_silent": self.neuron_silent}
         given = [name for name, price in pair.items() if price is not None]
         if given and self.neuron_update is not None:
-            raise _fault(f"neuron updates are priced twice; keep neuron_update or {given[0]}", given[0])
+            raise fault(f"neuron updates are priced twice; keep neuron_update or {given[0]}", given[0])
         if len(given) == 1:
             other = next(name for name in pair if name not in given)
-            raise _fault(f"needs '{other}' beside it; add it, or price all updates as neuron_update", given[0])
+            raise fault(f"needs '{other}' beside it; add it, or price all updates as neuron_update", given[0])
+        return self
+
+    @model_validator(mode="after")
+    def _relative_to_a_mac(self) -> Compute:
+        if self.mac is not None and self.mac.is_relative:
+            raise fault("the MAC itself needs an energy, such as pJ; only other prices are multiples of it", "mac")
         return self
 
     @property
@@ -315,15 +413,42 @@ class Compute(_Record):
         return self.neuron_spiking, self.neuron_silent
 
 
-class Level(_Record):
-    """A store with its prices per access of ``width_bits``. No size where the source names none."""
+class Registers(Record):
+    """The store inside a processing element: what a dataflow holds still lies there."""
 
-    size: Size | None = None
     read: WidePrice
     write: WidePrice
 
 
-class Placement(_Record):
+class Array(Record):
+    """Processing elements in rows (terms of one sum) and columns (output channels).
+
+    ``registers``: prices of the store in an element; ``inter_pe``: of passing a word on to the next element. Where a
+    profile has neither, what happens inside the array is part of ``compute``'s prices.
+    """
+
+    rows: Rows
+    columns: Columns
+    registers: Registers | None = None
+    inter_pe: WidePrice | None = None
+
+
+class Level(Record):
+    """A store with its prices per access of ``width_bits``. No size where the source names none.
+
+    ``holds``: the tensors that may lie there, all unless given. ``leakage``: power drawn for as long as an inference
+    lasts.
+    """
+
+    size: Size | None = None
+    read: WidePrice
+    write: WidePrice
+    bandwidth: Bandwidth | None = None
+    leakage: Power | None = None
+    holds: list[Tensor] | None = Field(default=None, min_length=1)
+
+
+class Placement(Record):
     """The level on which each tensor lies."""
 
     weights: Text
@@ -341,32 +466,89 @@ class Placement(_Record):
         return str(getattr(self, tensor))
 
 
-class MemoryModel(_Record):
-    """Named stores, what lies where, and whether the first read and last write of a membrane are saved."""
+class MemoryModel(Record):
+    """Named stores and what lies where.
+
+    Either ``placement``: every tensor on the level that is named, whether it fits or not. Or ``keep``: levels are
+    listed from the outermost to the one beside the array, and every operation keeps its tensors, in the order of
+    ``keep``, on the innermost level where they fit (snn_energy.memory). ``spike_coding``: spikes as a bitmap, or as
+    the addresses of those that are not zero. ``variant``: what is moved how often, where ``estimate`` is not told.
+    ``drop_first_last``: the first read and last write of a membrane are saved.
+    """
 
     levels: dict[str, Level] = Field(min_length=1)
-    placement: Placement
+    placement: Placement | None = None
+    keep: list[Tensor] | None = None
+    spike_coding: Literal["bitmap", "address-event"] = "bitmap"
+    variant: MemoryVariant = "ws_once"
     drop_first_last: StrictBool = False
 
     @model_validator(mode="after")
     def _placed_on_levels(self) -> MemoryModel:
-        for tensor in TENSORS:
-            level = self.placement.level_of(tensor)
+        if (self.placement is None) == (self.keep is None):
+            wrong = "is missing; add it, or 'keep'" if self.keep is None else "and 'keep' exclude each other; keep one"
+            raise fault(wrong, "placement")
+        for tensor in TENSORS if self.placement is not None else ():
+            level = self.placement.level_of(tensor)  # type: ignore[union-attr]
             if level not in self.levels:
                 hint = nearest(level, self.levels) or f"; there are {', '.join(self.levels)}"
-                raise _fault(f"no memory level '{level}'{hint}", "placement", tensor)
+                raise fault(f"no memory level '{level}'{hint}", "placement", tensor)
+        if self.keep is not None:
+            if sorted(self.keep) != sorted(TENSORS):
+                raise fault(f"must name each of {', '.join(TENSORS)} once", "keep")
+            outermost, *inner = self.levels
+            for name in inner:
+                if self.levels[name].size is None:
+                    raise fault("needs a size: what fits is kept here", "levels", name)
+            if self.levels[outermost].holds is not None:
+                raise fault("the outermost level holds whatever fits nowhere else", "levels", outermost, "holds")
         return self
 
     def read_j_per_bit(self, tensor: str) -> float:
-        """Energy in joule of reading one bit of ``tensor`` from where it lies."""
-        return self.levels[self.placement.level_of(tensor)].read.energy_j_per_bit
+        """Energy in joule of reading one bit of ``tensor`` from where ``placement`` puts it."""
+        return self.levels[self._level(tensor)].read.energy_j_per_bit
 
     def write_j_per_bit(self, tensor: str) -> float:
-        """Energy in joule of writing one bit of ``tensor`` to where it lies."""
-        return self.levels[self.placement.level_of(tensor)].write.energy_j_per_bit
+        """Energy in joule of writing one bit of ``tensor`` to where ``placement`` puts it."""
+        return self.levels[self._level(tensor)].write.energy_j_per_bit
+
+    def _level(self, tensor: str) -> str:
+        if self.placement is None:
+            raise HardwareError("this profile keeps tensors where they fit, so none has one level")
+        return self.placement.level_of(tensor)
 
 
-class HardwareProfile(_Record):
+class LatencyModel(Record):
+    """How long a device takes (snn_energy.latency).
+
+    ``timing``: lanes, bound by operations or by bandwidth; or the timing of a weight-stationary array. ``zeros``: what
+    a zero input costs: none = like any other (in energy too), gate = a cycle but no energy, skip = neither.
+    ``lanes_over``: what lanes share out, whose remainder leaves lanes idle; ``any`` = they are always busy.
+    """
+
+    timing: Literal["lanes", "array"]
+    clock: Clock
+    zeros: Zeros
+    schedule: Schedule | None = None
+    lanes: Lanes | None = None
+    utilisation: Utilisation | None = None
+    lanes_over: Literal["any", "out_channels", "positions"] = "any"
+    sync: Cycles | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> LatencyModel:
+        needed = ("schedule", "lanes", "utilisation", "sync")
+        for key in needed:
+            if self.timing == "lanes" and getattr(self, key) is None:
+                raise fault(f"is missing; timing 'lanes' needs {', '.join(needed)}", key)
+            if self.timing == "array" and getattr(self, key) is not None:
+                raise fault("is not used by timing 'array'; remove it", key)
+        if self.timing == "array" and self.zeros == "skip":
+            raise fault("timing 'array' is of a dense array, which skips nothing; choose none or gate", "zeros")
+        return self
+
+
+class HardwareProfile(Record):
     """One device: prices with their sources. Made by :func:`load_hardware`."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -374,132 +556,71 @@ class HardwareProfile(_Record):
     description: Line
     technology: Text
     sources: dict[str, Source] = Field(min_length=1)
+    not_priced: NotPriced = NotPriced()
     widths: Widths
     compute: Compute
-    memory: MemoryModel
+    array: Array | None = None
+    memory: MemoryModel | None = None
+    latency: LatencyModel | None = None
     static_power: Power | None = None
+
+    _document: Document | None = PrivateAttr(default=None)
+
+    def where(self, key: str) -> str:
+        """``file:line: key``, for an error about a number of the profile; its name where it is from no file."""
+        if self._document is None:
+            return f"{self.name}: {key}"
+        return f"{self._document.path}:{self._document.line_of(tuple(key.split('.')))}: {key}"
 
     @model_validator(mode="after")
     def _numbers_cite_sources(self) -> HardwareProfile:
-        for path, number in _quantities(self):
+        for path, number in quantities(self):
             if number.source not in self.sources:
                 hint = nearest(number.source, self.sources) or f"; there are {', '.join(self.sources)}"
-                raise _fault(f"'{number.source}' is no entry of sources{hint}", *path, "source")
+                raise fault(f"'{number.source}' is no entry of sources{hint}", *path, "source")
+        return self
+
+    @model_validator(mode="after")
+    def _missing_prices_are_said(self) -> HardwareProfile:
+        found: tuple[tuple[str, str, object], ...] = (
+            ("mac", "compute.mac", self.compute.mac),
+            ("ac", "compute.ac", self.compute.ac),
+            ("memory", "memory", self.memory),
+        )
+        for name, key, entry in found:
+            reason = getattr(self.not_priced, name)
+            if entry is None and reason is None:
+                *above, last = key.split(".")
+                raise fault(f"is missing; add the key '{last}' to {'.'.join(above) or 'the file'}, or say why "
+                            f"there is none: 'not_priced: {{{name}: ...}}'", *key.split("."))  # fmt: skip
+            if entry is not None and reason is not None:
+                raise fault(f"but {key} is there; remove one of them", "not_priced", name)
+        return self
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> HardwareProfile:
+        levels = self.memory.levels if self.memory is not None else {}
+        for path, number in quantities(self):
+            if isinstance(number, Bandwidth) and number.unit in CYCLE_BANDWIDTH_UNITS and self.latency is None:
+                raise fault(f"{number.unit} needs latency.clock", *path, "unit")
+            if isinstance(number, Price) and number.is_relative and self.compute.mac is None:
+                raise fault(f"{RELATIVE} means multiples of compute.mac, which is missing", *path, "unit")
+        if self.latency is not None and self.latency.timing == "array" and self.array is None:
+            raise fault("timing 'array' needs the section 'array' with rows and columns", "latency", "timing")
+        if self.memory is not None and self.array is None:
+            if self.memory.keep is not None:
+                raise fault(
+                    "needs the section 'array': what is moved follows from its rows and columns", "memory", "keep"
+                )
+            if self.memory.variant in ARRAY_VARIANTS:
+                raise fault(f"{self.memory.variant} needs the section 'array' with rows", "memory", "variant")
+        for name, level in levels.items():
+            if level.leakage is not None and self.latency is None and self.static_power is None:
+                raise fault("leakage takes a latency; add the section 'latency'", "memory", "levels", name, "leakage")
         return self
 
 
-# --- From a file to a profile -------------------------------------------------------------------------------
-
-
-class _Document:
-    """The plain values of a YAML file, and the line of every key."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[Keys, int] = {(): 1}
-        self._containers: set[int] = set()
-        node = self._compose(self._text())
-        if node is None:
-            raise self.error("the file is empty; a hardware profile starts with 'schema: 1'")
-        if not isinstance(node, MappingNode):
-            raise self.error("a hardware profile is a mapping of keys; it starts with 'schema: 1'")
-        self.tree: dict[str, object] = self._mapping(node, ())
-
-    def error(self, message: str, loc: Keys = (), line: int | None = None) -> HardwareError:
-        """An error at a line, by default that of the innermost key of ``loc`` that the file has."""
-        return HardwareError(f"{self.path}:{line or self.line_of(loc)}: {message}")
-
-    def line_of(self, loc: Keys) -> int:
-        """Line of the innermost key of ``loc`` that the file has."""
-        while loc not in self.lines:
-            loc = loc[:-1]
-        return self.lines[loc]
-
-    def _text(self) -> str:
-        try:
-            raw = self.path.read_bytes()
-            return raw.decode("utf-8-sig")
-        except FileNotFoundError:
-            mend = "check the path, or choose a bundled one from `snn-energy hardware list`"
-            raise HardwareError(f"{self.path}: no such file; {mend}") from None
-        except OSError as error:
-            raise HardwareError(f"{self.path}: cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            raise self.error("not text in UTF-8; save the profile as UTF-8", line=line) from error
-
-    def _compose(self, text: str) -> Node | None:
-        try:
-            node: Node | None = YAML(typ="safe", pure=True).compose(text)
-        except MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = None if mark is None else mark.line + 1
-            raise self.error(f"not YAML: {error.problem or error.context}", line=line) from error
-        except ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            raise self.error(f"not YAML: {error.reason}", line=line) from error
-        except YAMLError as error:
-            raise self.error(f"not YAML: {error}") from error
-        except RecursionError:
-            raise self.error("not a hardware profile: nested too deeply") from None
-        return node
-
-    def _mapping(self, node: MappingNode, path: Keys) -> dict[str, object]:
-        values: dict[str, object] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag != "tag:yaml.org,2002:str":
-                raise self.error("keys are plain text; put the key in quotes", line=line)
-            key = key_node.value
-            here = (*path, key)
-            if key in values:
-                raise self.error(
-                    f"{'.'.join(here)}: duplicate key, first on line {self.lines[here]}; remove one",
-                    line=line,
-                )
-            self.lines[here] = line
-            values[key] = self._value(value_node, here)
-        return values
-
-    def _value(self, node: Node, path: Keys) -> object:
-        if isinstance(node, ScalarNode):
-            return self._scalar(node, path)
-        if id(node) in self._containers:
-            raise self.error(f"{'.'.join(path)}: aliases are not read; write the entry out", path)
-        self._containers.add(id(node))
-        if isinstance(node, MappingNode):
-            return self._mapping(node, path)
-        assert isinstance(node, SequenceNode)
-        return [self._value(item, path) for item in node.value]
-
-    def _scalar(self, node: ScalarNode, path: Keys) -> object:
-        text, tag = str(node.value), str(node.tag).removeprefix("tag:yaml.org,2002:")
-        try:
-            if tag in _SCALARS:
-                return _SCALARS[tag](text)
-        except ValueError:
-            raise self.error(f"{'.'.join(path)}: cannot read '{text}' as a number", path) from None
-        if tag == "null":
-            raise self.error(f"{'.'.join(path)}: is empty; write a value or remove the key", path)
-        raise self.error(f"{'.'.join(path)}: the tag {node.tag} is not read; remove it", path)
-
-
-def _yaml_float(text: str) -> float:
-    return float(text.lower().replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
-
-
-def _yaml_int(text: str) -> int:
-    digits = text.replace("_", "")
-    return int(digits, 0 if digits.lstrip("+-")[:2].lower() in ("0x", "0o", "0b") else 10)
-
-
-_SCALARS: Mapping[str, Callable[[str], object]] = {
-    "str": str,
-    "timestamp": str,
-    "bool": lambda text: text.lower() in ("true", "yes", "on", "y"),
-    "int": _yaml_int,
-    "float": _yaml_float,
-}
+# --- From a file to a profile ------------------------------------------------------------------------------
 
 
 def _bundled_directory() -> Path:
@@ -533,13 +654,9 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
     Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
     Raises HardwareError, one line with file:line, the key and the mend, for the first fault of the file.
     """
-    document = _Document(_resolve(name_or_path))
-    _check_schema(document)
-    try:
-        profile = HardwareProfile.model_validate(document.tree)
-    except ValidationError as error:
-        raise _first_fault(document, error) from error
+    profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
     _check_bundled_name(document, profile)
+    profile._document = document
     return profile
 
 
@@ -549,178 +666,62 @@ def _resolve(name_or_path: str | Path) -> Path:
     return Path(name_or_path) if is_path else hardware_path(text)
 
 
-def _check_schema(document: _Document) -> None:
-    """Another version has other keys, so this fault comes before all others."""
-    if "schema" not in document.tree:
-        raise document.error(f"the key 'schema' is missing; add 'schema: {SCHEMA_VERSION}'")
-    version = document.tree["schema"]
-    if isinstance(version, bool) or version != SCHEMA_VERSION:
-        known = f"this version of snn_energy reads 'schema: {SCHEMA_VERSION}'"
-        raise document.error(f"schema: {_show(version)} is not understood; {known}", ("schema",))
-
-
-def _check_bundled_name(document: _Document, profile: HardwareProfile) -> None:
+def _check_bundled_name(document: Document, profile: HardwareProfile) -> None:
     path = document.path.resolve()
     if path.parent == _bundled_directory() and profile.name != path.stem:
         raise document.error(f"name: a bundled profile is named like its file, '{path.stem}'", ("name",))
 
 
-def _first_fault(document: _Document, error: ValidationError) -> HardwareError:
-    """The fault nearest to the top of the file, and how many there are besides."""
-    faults = [_fault_at(details) for details in error.errors(include_url=False)]
-    loc, words = min(faults, key=lambda fault: document.line_of(fault[0]))
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    return document.error(f"{'.'.join(loc)}: {words}{more}", loc)
+# --- Its numbers, as the formulas use them ------------------------------------------------------------------
+
+Number = Any  # a float, or an array of them where many designs are priced at once
 
 
-def _fault_at(details: ErrorDetails) -> tuple[Keys, str]:
-    """The key a fault of pydantic's is about, and what is wrong in our words."""
-    context = details.get("ctx", {})
-    loc = (*map(str, details["loc"]), *context.get("at", ()))
-    if details["type"] == "missing":
-        return loc, f"is missing; add the key '{loc[-1]}' to {'.'.join(loc[:-1]) or 'the profile'}"
-    return loc, _words(details["type"], details["input"], context, details["msg"])
-
-
-def _words(fault: str, value: object, context: Mapping[str, Any], default: str) -> str:
-    if fault == "profile":
-        return str(context["message"])
-    if fault == "literal_error":
-        hint = nearest(value, _quoted(context["expected"])) if isinstance(value, str) else ""
-        return f"must be {context['expected']}, not {_show(value)}{hint}"
-    known = {
-        "string_type": f"must be text, not {_show(value)}; put it in quotes",
-        "string_too_short": "must not be empty",
-        "string_pattern_mismatch": "must be one line",
-        "bool_type": f"must be true or false, not {_show(value)}",
-        "model_type": f"must be a mapping of keys, not {_show(value)}",
-        "dict_type": f"must be a mapping of keys, not {_show(value)}",
-        "too_short": "must have at least one entry",
-    }
-    return known.get(fault, default)
-
-
-def _quoted(expected: str) -> list[str]:
-    """The names in pydantic's "'a', 'b' or 'c'"."""
-    return expected.split("'")[1::2]
-
-
-# --- Reading a profile --------------------------------------------------------------------------------------
-
-
-def _quantities(part: object, path: Keys = ()) -> Iterator[tuple[Keys, Quantity]]:
+def quantities(part: object, path: Keys = ()) -> Iterator[tuple[Keys, Quantity]]:
     """Every number below ``part`` with its keys, in the order of the schema."""
     if isinstance(part, Quantity):
         yield path, part
     elif isinstance(part, BaseModel):
         for name in type(part).model_fields:
-            yield from _quantities(getattr(part, name), (*path, name))
+            yield from quantities(getattr(part, name), (*path, name))
     elif isinstance(part, dict):
         for name, child in part.items():
-            yield from _quantities(child, (*path, name))
+            yield from quantities(child, (*path, name))
 
 
-def _component(path: Keys) -> tuple[str, str]:
-    return ".".join(path[:-1]) or "profile", path[-1]
+def base_value(number: Quantity, value: float, unit: str) -> float:
+    """``value`` in the unit of the formulas: pJ, W, Hz, bit, bit/s, or a plain number; multiples stay multiples."""
+    if isinstance(number, Price):
+        return value if unit == RELATIVE else _scaled(value, number.UNITS[unit] + 12)
+    return number.to_si(value, unit)
 
 
-def describe(profile: HardwareProfile) -> pd.DataFrame:
-    """One row per number of the profile, in the units of its file (columns: ``DESCRIBE_COLUMNS``).
+def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] | None = None) -> dict[str, Number]:
+    """All numbers of a profile by their dotted keys: energies in pJ, sizes in bit, bandwidths in bit/s, W, Hz.
 
-    ``component`` and ``action`` are the keys in the file; ``width_bits`` is missing where a number has none.
+    A price's word width is ``KEY.width_bits``. Prices in MACs are multiplied by ``compute.mac``, bandwidths per cycle
+    by ``latency.clock``. ``changes``: key -> (value in the unit of the formulas or a multiple, unit), for designs that
+    differ from the file; values may be arrays.
     """
-    import pandas as pd
-
-    rows = [
-        (
-            *_component(path),
-            float(number.value),
-            number.unit,
-            getattr(number, "width_bits", None),
-            number.kind,
-            number.source,
-            profile.sources[number.source].citation,
-        )
-        for path, number in _quantities(profile)
-    ]
-    return pd.DataFrame(rows, columns=DESCRIBE_COLUMNS).astype({"width_bits": "Int64"})
-
-
-def notes(profile: HardwareProfile) -> list[str]:
-    """What the file remarks on its sources, numbers and placement: "key: remark", one each."""
-    remarks: list[tuple[str, str | None]] = [
-        *((f"sources.{name}", source.note) for name, source in profile.sources.items()),
-        *((".".join(path), number.note) for path, number in _quantities(profile)),
-        ("memory.placement", profile.memory.placement.note),
-    ]
-    return [f"{key}: {' '.join(note.split())}" for key, note in remarks if note is not None]
-
-
-def cannot_price(profile: HardwareProfile) -> list[str]:
-    """What the profile has no price for, a sentence each. Such work is listed as unpriced, never as zero."""
-    compute, static = profile.compute, profile.static_power
-    sentences = []
-    if compute.neuron_prices is None:
-        keys = "compute.neuron_update, or compute.neuron_spiking and compute.neuron_silent"
-        sentences.append(f"Neuron updates have no price ({keys}).")
-    if compute.zero_check is None:
-        sentences.append("Zero checks have no price (compute.zero_check).")
-    for op in Elementwise.model_fields:
-        if compute.elementwise.price(op) is None:
-            sentences.append(f"Elementwise operations of kind '{op}' have no price (compute.elementwise.{op}).")
-    if static is None:
-        sentences.append("Static power has no value (static_power).")
-    else:
-        power = f"{static.value:g} {static.unit}"
-        sentences.append(f"Static power ({power}) is not priced yet: that takes the latency model.")
-    return sentences
-
-
-def differences(a: HardwareProfile, b: HardwareProfile) -> pd.DataFrame:
-    """The numbers and settings in which two profiles differ (columns: ``DIFFERENCE_COLUMNS``).
-
-    ``a`` and ``b`` hold each profile's own text, "-" where it has none; ``differs`` names what differs: value
-    (compared in SI, so 0.9 pJ equals 0.0009 nJ), width_bits, kind, citation. Two equal profiles give no row.
-    """
-    import pandas as pd
-
-    facts_a, facts_b = _facts(a), _facts(b)
-    rows = []
-    for path in dict.fromkeys([*facts_a, *facts_b]):
-        differs = _what_differs(facts_a.get(path), facts_b.get(path))
-        if differs:
-            texts = (facts[path]["text"] if path in facts else "-" for facts in (facts_a, facts_b))
-            rows.append((*_component(path), *texts, differs))
-    return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
-
-
-def _facts(profile: HardwareProfile) -> dict[Keys, dict[str, object]]:
-    """Each number and setting by its keys: how it reads ("text") and what is compared (the rest)."""
-    facts: dict[Keys, dict[str, object]] = {}
-    for path, number in _quantities(profile):
+    changes = changes or {}
+    found: dict[str, Number] = {}
+    units: dict[str, str] = {}
+    for path, number in quantities(profile):
+        key = ".".join(path)
+        found[key], units[key] = changes.get(key, (base_value(number, number.value, number.unit), number.unit))
         width = getattr(number, "width_bits", None)
-        facts[path] = {
-            "text": f"{number.value:.12g} {number.unit}" + (f" / {width} bit" if width else ""),
-            "value": number.si_value,
-            "width_bits": width,
-            "kind": number.kind,
-            "citation": profile.sources[number.source].citation,
-        }
-    return facts | {path: {"text": text, "value": text} for path, text in _settings(profile).items()}
+        if width is not None:
+            found[f"{key}.width_bits"] = changes.get(f"{key}.width_bits", (float(width), ""))[0]
+    for key, unit in units.items():
+        if unit == RELATIVE:
+            found[key] = found[key] * found["compute.mac"]
+        elif unit in CYCLE_BANDWIDTH_UNITS:
+            found[key] = found[key] * found["latency.clock"]
+    return found
 
 
-def _settings(profile: HardwareProfile) -> dict[Keys, str]:
-    """What a profile decides besides numbers."""
-    settings: dict[Keys, str] = {
-        ("memory", "placement", tensor): profile.memory.placement.level_of(tensor) for tensor in TENSORS
-    }
-    settings["memory", "drop_first_last"] = str(profile.memory.drop_first_last).lower()
-    if profile.compute.zero_check is not None:
-        settings["compute", "zero_check", "per"] = profile.compute.zero_check.per
-    return settings
-
-
-def _what_differs(a: Mapping[str, object] | None, b: Mapping[str, object] | None) -> str:
-    if a is None or b is None:
-        return "only in a" if b is None else "only in b"
-    return ", ".join(key for key in a if key != "text" and a[key] != b[key])
+def static_keys(hardware: HardwareProfile) -> list[str]:
+    """Dotted keys of the powers that are drawn for as long as an inference lasts."""
+    levels = {} if hardware.memory is None else hardware.memory.levels
+    leaking = [f"memory.levels.{name}.leakage" for name, level in levels.items() if level.leakage is not None]
+    return [*(["static_power"] if hardware.static_power is not None else []), *leaking]

@@ -1,109 +1,307 @@
-"""Memory traffic in bits per sample, from counts and widths (design, section 6).
+"""Memory traffic: every access count's formula, in one place (design, section 6).
 
-Each function is one line of the contract: w, a, u are the widths of weights, activations and membrane, s the bits per
-element of a row's kind, A the number of charged rows of an operation. Weight-stationary variants:
+Symbols: w, a, u, p are the widths of weights, activations, membrane, partial sums; s the bits per element of a row's
+kind; M, K, N, g positions, reduction, output channels and groups; R, C the rows and columns of the array; A the charged
+steps. ``passes`` says how often a tensor crosses the border between the array and the memory that serves it:
 
-    ws_once     weights are read once per inference
-    ws_reload   weights are read again in every active time step
-    state_only  the membrane alone
+    variant            weights, other operand       inputs               partial sums       source
+    ws_once            once per inference           one, or ceil(N/gC)   -                  design.md, section 6
+    ws_reload          once per active step         as above             -                  design.md, section 6
+    psum_spill         once per inference           as above             2 (ceil(K/R) - 1)  design.md, section 6
+    state_only         -                            -                    -                  design.md, section 6
+    output_stationary  ceil(M/R) per active step    ceil(N/gC)           -                  SCALE-Sim (2018)
+    no_local_reuse     every operation              ceil(N/gC), K each   2 (ceil(K/R) - 1)  Eyeriss (2016), V
 
-Partial sums spilled from an array of given rows (``psum_spill``) and buffers with sizes belong here too; they need
-array geometry, which a profile does not have yet.
+SCALE-Sim: Samajdar et al., arXiv:1811.02883. Eyeriss: Chen, Emer, Sze, ISCA 2016, section V.
+
+Where a profile places tensors (``placement``) the border is at the level named, and weight-stationary inputs cross it
+once per step as in design.md. Where tensors are kept where they fit (``keep``), the array is real: inputs are streamed
+again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
+beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
+in between; weights come from the outermost level once. Layers run one after another, all steps of a layer first; under
+``ws_reload`` step by step, so that weights and membranes of the whole network must fit to be kept.
+
+Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation, and
+two operands of every operation are passed on to the next element (Sze et al. 2017, section V).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from snn_energy.counts import OPERATIONS, Counts
-from snn_energy.hardware import HardwareProfile, Widths
-from snn_energy.profiler.kinds import bits_per_element
+from snn_energy.charges import Charge
+from snn_energy.errors import HardwareError
+from snn_energy.hardware import (
+    ARRAY_VARIANTS,
+    MEMORY_VARIANTS,
+    HardwareProfile,
+    MemoryModel,
+    MemoryVariant,
+    Number,
+    Tensor,
+)
+from snn_energy.work import Array, Work
 
-MemoryVariant = Literal["ws_once", "ws_reload", "state_only"]
-MEMORY_VARIANTS: tuple[MemoryVariant, ...] = ("ws_once", "ws_reload", "state_only")
-
-
-def is_operation(rows: pd.DataFrame) -> pd.Series:
-    """Rows that read weights or multiply two operands: conv, linear, matmul."""
-    return rows["op"].isin(OPERATIONS)
-
-
-def first_of_layer(rows: pd.DataFrame, charged: pd.Series) -> pd.Series:
-    """True at the first charged row of each layer."""
-    return charged & ~rows["layer"].where(charged).duplicated().where(charged, True)
+Numbers = Mapping[str, Number]
+LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first active step, not in every one
 
 
-def last_of_layer(rows: pd.DataFrame, charged: pd.Series) -> pd.Series:
-    """True at the last charged row of each layer."""
-    return charged & ~rows["layer"].where(charged).duplicated(keep="last").where(charged, True)
+@dataclass(frozen=True)
+class Flow:
+    """Bits per row of one tensor: ``reads`` towards the array, ``writes`` from it, ``footprint`` while it is needed.
+
+    fill: bits that come from the outermost level to the tensor's home once (weights).
+    """
+
+    tensor: Tensor
+    reads: Array
+    writes: Array
+    footprint: Array
+    fill: Array
 
 
-def weight_bits(rows: pd.DataFrame, charged: pd.Series, variant: MemoryVariant, widths: Widths) -> pd.Series:
-    """ws_once: weights*w if A > 0, at the first charged row. ws_reload: weights*w*A. Products read no weights."""
-    reads = first_of_layer(rows, charged) if variant == "ws_once" else charged
-    return rows["weights"].astype(float) * widths.weights_bits * (reads & is_operation(rows))
+@dataclass(frozen=True)
+class Access:
+    """Bits per row that one store moves: ``key`` is its dotted price, ``level`` its name."""
+
+    tensor: Tensor
+    level: str
+    key: str
+    bits: Array
 
 
-def _stored_bits(kinds: pd.Series, max_k: pd.Series, real_bits: int) -> pd.Series:
-    """Bits per element of each row's kind; 0 where a row has no such operand."""
-    bits = [
-        0 if kind is None else bits_per_element(kind, None if k is pd.NA else int(k), real_bits)
-        for kind, k in zip(kinds, max_k, strict=True)
-    ]
-    return pd.Series(bits, index=kinds.index, dtype=float)
+def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
+    """The memory variants that a profile has the numbers for: all with an array, else those without partial sums."""
+    if hardware.memory is None:
+        return ()
+    return tuple(v for v in MEMORY_VARIANTS if hardware.array is not None or v not in ARRAY_VARIANTS)
 
 
-def input_bits(rows: pd.DataFrame, charged: pd.Series, widths: Widths) -> pd.Series:
-    """input_elements*s, each element once per step; a product's other operand likewise."""
-    streamed = _stored_bits(rows["input_kind"], rows["max_k"], widths.activations_bits)
-    other = _stored_bits(rows["other_kind"], rows["other_max_k"], widths.activations_bits)
-    bits = rows["input_elements"].fillna(0).astype(float) * streamed
-    bits += rows["other_elements"].fillna(0).astype(float) * other
-    return bits * (charged & is_operation(rows))
+def spike_bits(work: Work, n: Numbers, memory: MemoryModel, operand: str) -> tuple[Array, Array]:
+    """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
+
+    Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
+    """
+    each = work.columns[f"{operand}_bits_each"]
+    real = np.isnan(each)
+    each = np.where(real, n["widths.activations"], np.nan_to_num(each))
+    bits = work.columns[f"{operand}_elements"] * each * work.steps
+    if memory.spike_coding == "address-event":
+        value = np.where(each > 1, each, 0.0)
+        events = work.columns[f"{operand}_events"] * (work.columns[f"{operand}_width"] + value)
+        bits = np.where(real, bits, events)
+    return np.where(work.is_operation, bits, 0.0), each
 
 
-def output_bits(rows: pd.DataFrame, charged: pd.Series, widths: Widths) -> pd.Series:
-    """LIF rows neurons*1; operations that no LIF follows output_elements*a."""
-    neurons = rows["neurons"].astype(float) * (rows["op"] == "neuron")
-    real = rows["output_elements"].astype(float) * widths.activations_bits
-    return (neurons + real * (is_operation(rows) & ~rows["feeds_neuron"])) * charged
+def output_bits(work: Work, n: Numbers, memory: MemoryModel) -> Array:
+    """A neuron's spikes: one bit each, or their addresses; operations that no neuron follows: outputs * a."""
+    spikes = work.neurons * work.steps
+    if memory.spike_coding == "address-event":
+        spikes = work.spikes * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
+    real = work.output_elements * n["widths.activations"] * work.steps
+    return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
 
 
-def membrane_read_bits(counts: Counts, widths: Widths, drop_first: bool) -> pd.Series:
-    """u*reads; the read of the first active step is dropped where the profile says so."""
-    return _membrane_bits(counts, "membrane_reads", widths, first_of_layer, drop_first)
+def membrane_bits(work: Work, n: Numbers, memory: MemoryModel) -> tuple[Array, Array]:
+    """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
+    first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
+    return (work.membrane_reads - first) * n["widths.membrane"], (work.membrane_writes - last) * n["widths.membrane"]
 
 
-def membrane_write_bits(counts: Counts, widths: Widths, drop_last: bool) -> pd.Series:
-    """u*writes; the write of the last active step is dropped where the profile says so."""
-    return _membrane_bits(counts, "membrane_writes", widths, last_of_layer, drop_last)
+def folds(size: Array, lanes: Number) -> Array:
+    """ceil(size / lanes), at least 1: how often an array must be filled to cover a dimension."""
+    return np.maximum(np.ceil(size / lanes), 1.0)  # type: ignore[no-any-return]
 
 
-def _membrane_bits(counts: Counts, column: str, widths: Widths, edge: object, drop: bool) -> pd.Series:
-    rows = counts.rows
-    bits = rows[column].astype(float) / counts.samples * widths.membrane_bits
-    if drop:
-        is_edge = edge(rows, rows["active"] & (rows["op"] == "neuron"))  # type: ignore[operator]
-        bits = bits.where(~is_edge, 0.0)
-    return bits
-
-
-def memory_charges(
-    counts: Counts, hardware: HardwareProfile, variant: MemoryVariant, charged: pd.Series
-) -> pd.DataFrame:
-    """Energy of memory traffic in pJ per sample and row: weights, inputs, outputs, membrane."""
-    rows, memory, widths = counts.rows, hardware.memory, hardware.widths
-    reads = membrane_read_bits(counts, widths, memory.drop_first_last) * memory.read_j_per_bit("membrane")
-    writes = membrane_write_bits(counts, widths, memory.drop_first_last) * memory.write_j_per_bit("membrane")
-    charges = pd.DataFrame({"membrane_pj": (reads + writes) * 1e12})
+def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> list[Flow]:
+    """What crosses the border between memory and array, by tensor."""
+    memory = _memory(hardware)
+    reads, writes = membrane_bits(work, n, memory)
+    none = np.zeros_like(work.steps)
+    by_step = variant == "ws_reload"
+    state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * work.is_neuron
+    membrane = Flow("membrane", reads, writes, state + none, none)
     if variant == "state_only":
-        for name in ("weights_pj", "inputs_pj", "outputs_pj"):
-            charges[name] = np.zeros(len(rows))
-        return charges
-    weights = weight_bits(rows, charged, variant, widths) * memory.read_j_per_bit("weights")
-    inputs = input_bits(rows, charged, widths) * memory.read_j_per_bit("inputs")
-    outputs = output_bits(rows, charged, widths) * memory.write_j_per_bit("outputs")
-    return charges.assign(weights_pj=weights * 1e12, inputs_pj=inputs * 1e12, outputs_pj=outputs * 1e12)
+        return [membrane]
+    w, p = n["widths.weights"], n["widths.partial_sums"]
+    stationary = variant not in ("output_stationary", "no_local_reuse")
+    columns = none + 1.0
+    if hardware.array is not None and not (stationary and memory.keep is None):
+        columns = folds(work.out_channels / np.maximum(work.groups, 1.0), n["array.columns"])
+    inputs, _ = spike_bits(work, n, memory, "input")
+    other, other_each = spike_bits(work, n, memory, "other")
+    streamed = inputs * columns
+    resident = np.where(work.is_operation, work.weights, 0.0) * w
+    times = work.firsts if variant in LOADED_ONCE else work.steps
+    if variant == "output_stationary":
+        rows = folds(work.positions, n["array.rows"])
+        loaded, other_loaded = resident * rows * times, other * rows
+    elif variant == "no_local_reuse":
+        product = work.op == "matmul"
+        performed = operations(work)
+        loaded = np.where(product, 0.0, performed * w)
+        other_loaded = np.where(product, performed * other_each, 0.0)
+        streamed = streamed * _taps(work)
+    else:
+        loaded, other_loaded = resident * times, other
+    spilt = none
+    if variant in ("psum_spill", "no_local_reuse"):
+        spills = folds(work.reduction, n["array.rows"]) - 1
+        spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
+    per_step = np.maximum(work.steps, 1.0)
+    network = work.network_weights * w if by_step else resident
+    return [
+        membrane,
+        Flow("weights", loaded, none, np.where(work.is_operation, network, 0.0) + none, resident * work.firsts),
+        Flow(
+            "inputs",
+            streamed + other_loaded,
+            none,
+            (inputs + other) / per_step,
+            none,
+        ),
+        Flow("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
+        Flow("outputs", none, output_bits(work, n, memory), output_bits(work, n, memory) / per_step, none),
+    ]
+
+
+def _taps(work: Work) -> Array:
+    """How many positions read an element of the input: M K g / elements, all taps of a convolution counted."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        taps = work.positions * work.reduction * work.groups / work.input_elements
+    return np.where(work.is_operation & (work.input_elements > 0), taps, 1.0)
+
+
+def operations(work: Work) -> Array:
+    """Operations that the array performs: MACs and accumulates charged, those of zeros only where none are skipped."""
+    return work.macs + work.acs
+
+
+def homes(flow: list[Flow], hardware: HardwareProfile, n: Numbers) -> dict[Tensor, Array]:
+    """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
+    memory = _memory(hardware)
+    assert memory.keep is not None
+    names = list(memory.levels)
+    ordered = sorted(flow, key=lambda f: memory.keep.index(f.tensor))  # type: ignore[union-attr]
+    home: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
+    settled: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    for index in range(len(names) - 1, 0, -1):
+        holds = memory.levels[names[index]].holds
+        left: Any = n[f"memory.levels.{names[index]}.size"]
+        for f in ordered:
+            if holds is not None and f.tensor not in holds:
+                continue
+            fits = (f.footprint <= left) & (f.footprint > 0) & ~settled[f.tensor]
+            left = left - np.where(fits, f.footprint, 0.0)
+            home[f.tensor] = np.where(fits, float(index), home[f.tensor])
+            settled[f.tensor] = settled[f.tensor] | fits
+    if memory.levels[names[0]].size is not None:
+        size = n[f"memory.levels.{names[0]}.size"]
+        for f in flow:
+            home[f.tensor] = np.where((home[f.tensor] == 0) & (f.footprint > size), np.nan, home[f.tensor])
+    return home
+
+
+def accesses(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, placed: Work | None = None
+) -> list[Access]:
+    """Bits that every store moves, per row and sample. ``placed``: the work by which homes are chosen (its means).
+
+    Raises HardwareError where a variant needs numbers that the profile does not have.
+    """
+    if variant in ARRAY_VARIANTS and hardware.array is None:
+        raise HardwareError(
+            f"memory variant '{variant}' needs the array's rows and columns; add the section 'array' to "
+            f"{hardware.name}, or choose one of {', '.join(variants_of(hardware))}"
+        )
+    found = flows(work, hardware, n, variant)
+    by = found if placed is None else flows(placed, hardware, n, variant)
+    moved = list(_routed(found, by, hardware, n))
+    if hardware.array is not None and variant != "state_only":
+        moved += _inside_array(work, hardware, n, variant)
+    return moved
+
+
+def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n: Numbers) -> Iterator[Access]:
+    """The same flows at the stores that serve them."""
+    memory = _memory(hardware)
+    if memory.placement is not None:
+        for f in found:
+            level = memory.placement.level_of(f.tensor)
+            yield Access(f.tensor, level, f"memory.levels.{level}.read", f.reads)
+            yield Access(f.tensor, level, f"memory.levels.{level}.write", f.writes)
+        return
+    home = homes(placed, hardware, n)
+    names = list(memory.levels)
+    for f in found:
+        at = home[f.tensor]
+        nowhere = np.where(np.isnan(at), np.nan, 0.0)
+        for index, level in enumerate(names):
+            holds = memory.levels[level].holds
+            if holds is not None and f.tensor not in holds:
+                continue
+            serves, inside, outside = at == index, index > at, index < at
+            staged = np.where(inside, f.reads + f.writes, 0.0)
+            filled = np.where(outside | serves, f.fill, 0.0) if index else 0.0
+            drained = np.where(outside, f.fill, 0.0)
+            reads = np.where(serves, f.reads, 0.0) + staged + drained + nowhere
+            writes = np.where(serves, f.writes, 0.0) + staged + filled
+            yield Access(f.tensor, level, f"memory.levels.{level}.read", reads)
+            yield Access(f.tensor, level, f"memory.levels.{level}.write", writes)
+
+
+def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:
+    """Registers and hops between elements, for the prices that the profile has."""
+    memory, array = _memory(hardware), hardware.array
+    assert array is not None
+    performed = operations(work)
+    w, p = n["widths.weights"], n["widths.partial_sums"]
+    _, each = spike_bits(work, n, memory, "input")
+    stationary = np.where(work.op == "matmul", spike_bits(work, n, memory, "other")[1], w)
+    if array.registers is not None and variant == "output_stationary":
+        yield Access("partial_sums", "registers", "array.registers.read", performed * p)
+        yield Access("partial_sums", "registers", "array.registers.write", performed * p)
+    elif array.registers is not None and variant != "no_local_reuse":
+        times = work.firsts if variant in LOADED_ONCE else work.steps
+        loaded = work.weights * w * times + spike_bits(work, n, memory, "other")[0]
+        yield Access("weights", "registers", "array.registers.read", performed * stationary)
+        yield Access("weights", "registers", "array.registers.write", loaded)
+    if array.inter_pe is not None:
+        yield Access("inputs", "inter_pe", "array.inter_pe", performed * each)
+        if variant == "output_stationary":
+            yield Access("weights", "inter_pe", "array.inter_pe", performed * stationary)
+        else:
+            yield Access("partial_sums", "inter_pe", "array.inter_pe", performed * p)
+
+
+def memory_charges(moved: list[Access], n: Numbers) -> list[Charge]:
+    """Bits as words of the store that moves them, each at its price."""
+    return [Charge(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
+
+
+def check_homes(
+    work: Work, hardware: HardwareProfile, layers: Sequence[str], n: Numbers, variant: MemoryVariant
+) -> None:
+    """Raise HardwareError, with file and line, for a tensor that fits on no level."""
+    if _memory(hardware).keep is None:
+        return
+    outermost = next(iter(_memory(hardware).levels))
+    for f in flows(work, hardware, n, variant):
+        lost = np.isnan(homes([f], hardware, n)[f.tensor]) & ((f.reads + f.writes) > 0)
+        if lost.any():
+            row = int(np.flatnonzero(lost)[0])
+            raise HardwareError(
+                f"{hardware.where(f'memory.levels.{outermost}.size')}: the {f.tensor.replace('_', ' ')} of "
+                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level "
+                f"({outermost} holds {float(n[f'memory.levels.{outermost}.size']):,.0f}); give it more, or no size"
+            )
+
+
+def _memory(hardware: HardwareProfile) -> MemoryModel:
+    if hardware.memory is None:
+        raise HardwareError(f"{hardware.name} has no memory section, so no memory traffic can be priced")
+    return hardware.memory

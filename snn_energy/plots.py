@@ -35,6 +35,9 @@ PARTS: Mapping[str, tuple[str, str, str]] = {  # part -> label, colour, hatch
     "inputs_pj": ("inputs", "#56B4E9", "\\\\"),
     "outputs_pj": ("outputs", "#009E73", "oo"),
     "membrane_pj": ("membrane", "#000000", ""),
+    "spike_pj": ("spikes sent", "#882255", ".."),
+    "partial_sums_pj": ("partial sums", "#DDCC77", "xx"),
+    "accesses_pj": ("accesses", "#44AA99", "//"),
 }
 MASKED = "#FFFFFF"
 ACTIVITY = LinearSegmentedColormap.from_list("activity", ["#E8F1F8", "#56B4E9", "#0072B2", "#00263D"])

@@ -8,17 +8,13 @@ import pytest
 
 from snn_energy import hardware
 from snn_energy.errors import HardwareError
-from snn_energy.hardware import (
+from snn_energy.hardware import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware
+from snn_energy.hardware_tables import (
     DESCRIBE_COLUMNS,
     DIFFERENCE_COLUMNS,
-    TENSORS,
-    HardwareProfile,
     cannot_price,
     describe,
     differences,
-    hardware_path,
-    list_hardware,
-    load_hardware,
     notes,
 )
 
@@ -298,7 +294,7 @@ def test_describe_has_one_row_per_number_in_the_units_of_the_file(load):
 
 def test_what_has_no_price_is_said_in_sentences(load):
     sentences = cannot_price(load())
-    assert len(sentences) == 1 + 1 + 7 + 1
+    assert len(sentences) == 1 + 1 + 7 + 1 + 1 + 1  # array, latency, static power
     assert all(sentence.endswith(".") for sentence in sentences)
     assert any("neuron_update" in sentence for sentence in sentences)
 
@@ -308,7 +304,11 @@ def test_what_has_a_price_is_not_listed_as_unpriced(load):
     priced = f"  zero_check: {PRICE}\n  neuron_update: {PRICE}\n  elementwise: {{{ops}}}\n"
     power = "static_power: {value: 5, unit: mW, source: book, kind: measured}\n"
     profile = load(("compute:\n", f"compute:\n{priced}"), text=PROFILE + power)
-    assert cannot_price(profile) == ["Static power (5 mW) is not priced yet: that takes the latency model."]
+    assert cannot_price(profile) == [
+        "Spilt partial sums and dataflows of an array take its rows and columns (array).",
+        "Time: there is no clock (latency).",
+        "Static power is not priced: that takes a clock (latency).",
+    ]
 
 
 def test_a_profile_does_not_differ_from_itself(load):
@@ -498,7 +498,7 @@ def test_a_tensor_that_is_not_placed(fault):
 
 def test_a_wrong_unit_names_the_allowed_ones_and_the_nearest(fault):
     message = fault(("    unit: pJ\n", "    unit: pj\n"), line=line_of("    unit: pJ\n"))
-    assert "unit 'pj' is not one of fJ, pJ, nJ, uJ, mJ, J; did you mean 'pJ'?" in message
+    assert "unit 'pj' is not one of fJ, pJ, nJ, uJ, mJ, J, MAC; did you mean 'pJ'?" in message
 
 
 def test_a_unit_of_another_quantity(fault):

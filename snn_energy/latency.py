@@ -1,0 +1,359 @@
+"""Latency = cycles of the operations, per sample (design, section 7). No torch here.
+
+c_l^t = max(ops / (lanes . utilisation), bytes / bandwidth), 0 where a row is not charged; operation rows only, neurons
+are updated in their shadow. ops = dense MACs where zeros take a cycle (``none``, ``gate``), what is charged where they
+are skipped. bytes: what a store with a bandwidth moves for the row, reads and writes together; the slowest bounds.
+Weights that are loaded once are load_l, not part of c. A_l: charged steps of layer l.
+
+    layer-serial     sum_l (load_l + sum_t c_l^t)
+    step-serial      sum_t sum_l c_l^t + T_max . sync
+    layer-pipelined  sum_{l: A>0} max_t c_l^t + max(0, max_l (A_l - 1) . max_t c_l^t) + sync
+    array            sum_l g ceil(N/gC) floor(K A M / R); both products of an attention: floor(their MACs / RC)
+
+Functions broadcast over many designs: numbers of a profile may be arrays (designs, 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.counts import OPERATIONS, WORK, Counts
+from snn_energy.errors import HardwareError
+from snn_energy.hardware import HardwareProfile, MemoryVariant, Schedule, Zeros, load_hardware, numbers, static_keys
+from snn_energy.memory import LOADED_ONCE, Numbers, accesses
+from snn_energy.work import Array, Work
+
+if TYPE_CHECKING:
+    from snn_energy.energy import Energy
+
+
+@dataclass(frozen=True)
+class Places:
+    """The operation rows of a network, layer by layer: their row numbers, and where each layer starts among them.
+
+    names: one per layer; both products of an attention are one layer where ``joined``.
+    """
+
+    rows: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    names: list[str]
+
+
+def places_of(counts: Counts, joined: bool = False) -> Places:
+    """Operation rows in the order of their layers."""
+    layers = counts.rows["layer"].to_numpy(dtype=object)
+    if joined:
+        product = (counts.rows["op"] == "matmul").to_numpy()
+        merged = [f"{n}".split("#", 1)[0] + "#products" if p else n for n, p in zip(layers, product, strict=True)]
+        layers = np.array(merged, dtype=object)
+    rows = np.flatnonzero(counts.rows["op"].isin(OPERATIONS).to_numpy())
+    codes, names = pd.factorize(layers[rows])
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(names)))
+    return Places(rows[order], starts, [str(name) for name in names])
+
+
+def _per_layer(values: Array, places: Places) -> Array:
+    """Sums over the rows of each layer: (..., rows) -> (..., layers)."""
+    return np.add.reduceat(values[..., places.rows], places.starts, axis=-1)
+
+
+def _largest(values: Array, places: Places) -> Array:
+    """The largest row of each layer."""
+    return np.maximum.reduceat(values[..., places.rows], places.starts, axis=-1)
+
+
+def row_cycles(work: Work, hardware: HardwareProfile, n: Numbers) -> Array:
+    """Cycles of the lanes for every row: ops . imbalance / (lanes . utilisation)."""
+    model = hardware.latency
+    assert model is not None
+    ops = work.macs + work.acs if model.zeros == "skip" else work.dense_macs
+    lanes = n["latency.lanes"]
+    return ops * imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])  # type: ignore[no-any-return]
+
+
+def imbalance(work: Work, over: str, lanes: Any) -> Array:
+    """ceil(n / lanes) . lanes / n for n output channels or positions: the last round leaves lanes idle.
+
+    Counts tell no more: how spikes fall unevenly over positions is not in them, so this is a lower bound.
+    """
+    if over == "any":
+        return np.ones_like(work.steps)
+    size = np.maximum(work.out_channels if over == "out_channels" else work.positions, 1.0)
+    return np.ceil(size / lanes) * lanes / size  # type: ignore[no-any-return]
+
+
+def store_cycles(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Cycles in which each store with a bandwidth moves a row's data, and those of weights that are loaded once."""
+    moving: dict[str, Array] = {}
+    loading: dict[str, Array] = {}
+    if hardware.memory is None:
+        return moving, loading
+    for access in accesses(work, hardware, n, variant):
+        level = hardware.memory.levels.get(access.level)
+        if level is None or level.bandwidth is None:
+            continue
+        per_bit = n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"]
+        kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
+        cycles = np.where(work.is_operation, access.bits, 0.0) * per_bit
+        kind[access.level] = kind.get(access.level, 0.0) + cycles
+    return moving, loading
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Cycles per sample: total, the interval between samples in a stream, and per layer what makes them up."""
+
+    total: Array
+    interval: Array
+    compute: Array
+    stores: dict[str, Array]
+    load: Array
+    layer: Array
+
+
+def cycles_of(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
+) -> Cycles:
+    """The formulas of this module for one design or many."""
+    model = hardware.latency
+    assert model is not None
+    moving, loading = store_cycles(work, hardware, n, variant)
+    if model.timing == "array":
+        return _array_cycles(work, n, places, moving, loading)
+    lanes = row_cycles(work, hardware, n)
+    c = lanes
+    for cycles in moving.values():
+        c = np.maximum(c, cycles)
+    load = np.zeros_like(lanes)
+    for cycles in loading.values():
+        load = np.maximum(load, cycles)
+    layer_load = _per_layer(load + np.zeros_like(c), places)
+    layer = _per_layer(c, places)
+    sync = np.squeeze(np.asarray(n["latency.sync"]))
+    interval = None
+    if model.schedule == "layer-serial":
+        total = (layer + layer_load).sum(-1)
+    elif model.schedule == "step-serial":
+        layer_load = np.zeros_like(layer_load)
+        total = layer.sum(-1) + time_steps * sync
+    else:
+        layer_load = np.zeros_like(layer_load)
+        steps, slowest = _per_layer(work.steps, places), _largest(c, places)
+        total = slowest.sum(-1) + np.maximum(((steps - 1) * slowest).max(-1), 0.0) + sync
+        interval = layer.max(-1)
+    stores = {level: _per_layer(cycles + np.zeros_like(c), places) for level, cycles in moving.items()}
+    return Cycles(
+        total,
+        total if interval is None else interval,
+        _per_layer(lanes, places),
+        stores,
+        layer_load,
+        layer + layer_load,
+    )
+
+
+def _array_cycles(
+    work: Work, n: Numbers, places: Places, moving: dict[str, Array], loading: dict[str, Array]
+) -> Cycles:
+    """Weight-stationary array of Prosperity's Eyeriss model: one floor over all steps of a layer."""
+    rows, columns = n["array.rows"], n["array.columns"]
+    groups = np.maximum(work.groups, 1.0)
+    fills = groups * np.ceil(work.out_channels / groups / columns)
+    streamed = work.reduction * work.positions * work.steps
+    product = work.op == "matmul"
+    of_layers = _largest(np.where(product, 0.0, fills) + np.zeros_like(streamed), places) * np.floor(
+        _per_layer(np.where(product, 0.0, streamed), places) / rows
+    )
+    of_products = np.floor(_per_layer(np.where(product, work.dense_macs, 0.0), places) / (rows * columns))
+    compute = of_layers + of_products
+    stores = {level: _per_layer(c + np.zeros_like(compute[..., :1]), places) for level, c in moving.items()}
+    for level, c in loading.items():
+        stores[level] = stores.get(level, 0.0) + _per_layer(c + np.zeros_like(compute[..., :1]), places)
+    layer = compute
+    for cycles in stores.values():
+        layer = np.maximum(layer, cycles)
+    total = layer.sum(-1)
+    return Cycles(total, total, compute, stores, np.zeros_like(compute), layer)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one network takes on one device, per sample.
+
+    ``layers`` has one row per operation layer: layer, group, op, active_steps, operations, compute_cycles, one
+    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (compute, or the store that is slowest).
+    interval_cycles: between two samples of a stream.
+    """
+
+    hardware: HardwareProfile
+    schedule: str
+    zeros: Zeros
+    cycles: float
+    interval_cycles: float
+    clock_hz: float
+    layers: pd.DataFrame = field(repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """cycles / clock."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def samples_per_s(self) -> float:
+        """Throughput of a stream of samples."""
+        return self.clock_hz / self.interval_cycles if self.interval_cycles else float("inf")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of ``layers``."""
+        return self.layers.copy()
+
+
+def static_power_w(hardware: HardwareProfile) -> float:
+    """Static power of the device and leakage of its stores in watt."""
+    n = numbers(hardware)
+    return float(sum(n[key] for key in static_keys(hardware)))
+
+
+def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: MemoryVariant) -> Latency:
+    """Latency of charged work on a device that has a latency section; counted cycles of a source are taken as they are.
+
+    Raises HardwareError without the section.
+    """
+    model, n = hardware.latency, numbers(hardware)
+    if model is None:
+        raise HardwareError(
+            f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles"
+        )
+    if "cycles" in counts.header:
+        given = float(counts.header["cycles"])
+        return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
+    places = places_of(counts, joined=model.timing == "array")
+    found = cycles_of(work, hardware, n, variant, places, counts.time_steps)
+    first = counts.rows.iloc[places.rows[places.starts]]
+    layers = pd.DataFrame(
+        {
+            "layer": places.names,
+            "group": first["group"].to_numpy(),
+            "op": first["op"].to_numpy(),
+            "active_steps": _largest_steps(work, counts, places),
+            "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, places),
+            "compute_cycles": found.compute,
+            **{f"{level}_cycles": cycles for level, cycles in found.stores.items()},
+            "load_cycles": found.load,
+            "cycles": found.layer,
+        }
+    )
+    bounds = {"compute": found.compute, **found.stores}
+    names, table = list(bounds), np.stack(list(bounds.values()))
+    layers["bound"] = np.where(table.max(0) > 0, np.array(names)[table.argmax(0)], "nothing to do")
+    return Latency(
+        hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
+        n["latency.clock"], layers,
+    )  # fmt: skip
+
+
+_LAYERS = pd.DataFrame(
+    columns=["layer", "group", "op", "active_steps", "operations", "compute_cycles", "cycles", "bound"]
+)
+
+
+def _largest_steps(work: Work, counts: Counts, places: Places) -> npt.NDArray[np.int64]:
+    """A_l of each layer; of joined products that of the first."""
+    layer = counts.rows["layer"].to_numpy(dtype=object)
+    per_name = pd.Series(work.steps).groupby(layer).sum()
+    return np.asarray(per_name[layer[places.rows[places.starts]]].to_numpy(), dtype=np.int64)
+
+
+def with_latency(
+    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: Zeros | None = None
+) -> HardwareProfile:
+    """The same device under another schedule or another treatment of zeros. Raises HardwareError."""
+    if schedule is None and zeros is None:
+        return hardware
+    if hardware.latency is None:
+        raise HardwareError(f"{hardware.where('latency')}: {hardware.name} has no section 'latency' to change")
+    if hardware.latency.timing == "array" and (schedule is not None or zeros == "skip"):
+        raise HardwareError(
+            f"{hardware.where('latency.timing')}: timing 'array' has no schedule and skips no zeros; give a "
+            "profile with timing 'lanes'"
+        )
+    changes = {"schedule": schedule, "zeros": zeros}
+    model = hardware.latency.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    changed = hardware.model_copy(update={"latency": model})
+    changed._document = hardware._document
+    return changed
+
+
+def estimate_latency(
+    counts: Counts,
+    hardware: str | Path | HardwareProfile,
+    *,
+    schedule: Schedule | None = None,
+    zeros: Zeros | None = None,
+    without: Iterable[str] = (),
+    **policies: Any,
+) -> Latency:
+    """How long an inference takes on a device. schedule, zeros: the profile's own unless given.
+
+    policies: memory, integer, products, encoder, as for ``estimate``. Raises HardwareError for a profile without a
+    latency section.
+    """
+    from snn_energy.energy import charged_work, make_policies
+
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    profile = with_latency(profile, schedule, zeros)
+    chosen = make_policies(profile, **policies)
+    left = (without,) if isinstance(without, str) else tuple(without)
+    return latency_of(counts, profile, charged_work(counts, profile, chosen, left), chosen.memory)
+
+
+def every_step(counts: Counts) -> Counts:
+    """Counts of a device that knows no masks: masked steps run too, on inputs that are all zero."""
+    rows = counts.rows.copy()
+    masked = ~rows["active"].astype(bool) & (rows["time_step"] >= 0)
+    operation, neuron = masked & rows["op"].isin(OPERATIONS), masked & (rows["op"] == "neuron")
+    dense = rows["positions"] * rows["reduction"] * rows["out_channels"] * counts.samples
+    rows["dense_macs"] = rows["dense_macs"].mask(operation, dense)
+    for column in ("membrane_reads", "membrane_writes"):
+        rows[column] = rows[column].mask(neuron, rows["neurons"] * counts.samples)
+    rows["active"] = rows["active"] | masked
+    assert set(WORK) <= set(rows.columns)
+    return dataclasses.replace(counts, rows=rows, per_sample=None)
+
+
+def skipping(energy: Energy) -> pd.DataFrame:
+    """What skipping masked steps is worth: every step, those with an active source, those that are needed besides.
+
+    Columns: steps, cycles, latency_s, total_pj, and both over those of a device that runs every step.
+    """
+    found = []
+    variants = (
+        ("all T_max", energy._of(every_step(energy.counts))),
+        ("input side", energy),
+        ("input and output side", energy.of_needed_steps()),
+    )
+    base = variants[0][1]
+    for name, e in variants:
+        latency, first = e.latency, base.latency
+        found.append(
+            {
+                "steps": name,
+                "cycles": None if latency is None else latency.cycles,
+                "latency_s": None if latency is None else latency.seconds,
+                "total_pj": e.total_pj,
+                "time_ratio": None if latency is None or first is None else latency.cycles / first.cycles,
+                "energy_ratio": e.total_pj / base.total_pj,
+            }
+        )
+    return pd.DataFrame(found)
