@@ -14,7 +14,7 @@ import pandas as pd
 
 from snn_energy.charges import COMPUTE, MEMORY, TOTALS, Charge
 from snn_energy.compute import compute_charges
-from snn_energy.counts import OPERATIONS, WORK, Counts
+from snn_energy.counts import WORK, Counts
 from snn_energy.errors import HardwareError, SnnEnergyError, nearest
 from snn_energy.hardware import MEMORY_VARIANTS, HardwareProfile, MemoryVariant, load_hardware, numbers
 from snn_energy.hardware_tables import cannot_price
@@ -358,6 +358,7 @@ def estimate(
     policies = make_policies(profile, memory, integer, products, encoder)
     left = (without,) if isinstance(without, str) else tuple(without)
     work, n = charged_work(counts, profile, policies, left), numbers(profile)
+    refuse_unpriced(work, counts, profile)
     table = counts.rows[["layer", "order", "group", "op", "time_step"]].copy()
     sums = {part: np.zeros(len(table)) for part in (*COMPUTE, *MEMORY)}
     unpriced = {part: np.zeros(len(table), dtype=np.bool_) for part in COMPUTE}
@@ -365,7 +366,6 @@ def estimate(
         if charge.price is not None:
             sums[charge.part] += charge.amount * n[charge.price]
         else:
-            _refuse_core(charge, counts, profile)
             unpriced[charge.part] |= charge.amount > 0
     unpriced["elementwise_pj"] |= work.op == "unsupported"
     if profile.compute.neuron_prices is None:
@@ -405,18 +405,14 @@ def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.D
     return pd.DataFrame(rows)
 
 
-def _refuse_core(charge: Charge, counts: Counts, hardware: HardwareProfile) -> None:
-    """MACs and accumulates are what an energy is about: a device without a price for them is refused."""
-    if charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
-        layers = counts.rows["layer"][charge.amount > 0]
-        missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
-        raise HardwareError(
-            f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
-            f"{', '.join(dict.fromkeys(layers[:3]))} need; leave layers out that run elsewhere: "
-            f"--without {layers.iloc[0]}"
-        )
-
-
-def is_operation(rows: pd.DataFrame) -> pd.Series:
-    """Rows that read weights or multiply two operands: conv, linear, matmul."""
-    return rows["op"].isin(OPERATIONS)
+def refuse_unpriced(work: Work, counts: Counts, hardware: HardwareProfile) -> None:
+    """MACs and accumulates are what an energy is about: a device without a price for those needed is refused."""
+    for charge in compute_charges(work, hardware):
+        if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
+            layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
+            missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
+            raise HardwareError(
+                f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
+                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave layers out that run "
+                f"elsewhere: {' '.join(f'--without {name}' for name in layers[:3])}"
+            )

@@ -130,7 +130,7 @@ class Quantity(Record):
     @classmethod
     def _known_unit(cls, unit: str) -> str:
         if unit not in cls.UNITS:
-            hint = _nearest_unit(unit, cls.UNITS)
+            hint = nearest_unit(unit, cls.UNITS)
             raise fault(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
         return unit
 
@@ -159,7 +159,7 @@ class Ranged(Quantity):
         return self
 
 
-def _nearest_unit(unit: str, known: Iterable[str]) -> str:
+def nearest_unit(unit: str, known: Iterable[str]) -> str:
     """The suggestion of ``nearest``, which here knows that pj means pJ and µ means u."""
     folded = {name.lower(): name for name in known}
     plain = unit.replace("µ", "u").replace("μ", "u").lower()  # the micro sign and the Greek letter

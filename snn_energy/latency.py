@@ -39,12 +39,14 @@ if TYPE_CHECKING:
 class Places:
     """The operation rows of a network, layer by layer: their row numbers, and where each layer starts among them.
 
-    names: one per layer; both products of an attention are one layer where ``joined``.
+    names: one per layer; both products of an attention are one layer where ``joined``. sorts: rows that move the same
+    data, as (the first row of each sort, the sort of every row), so that stores need be asked once a sort.
     """
 
     rows: npt.NDArray[np.intp]
     starts: npt.NDArray[np.intp]
     names: list[str]
+    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None
 
 
 def places_of(counts: Counts, joined: bool = False) -> Places:
@@ -92,21 +94,29 @@ def imbalance(work: Work, over: str, lanes: Any) -> Array:
 
 
 def store_cycles(
-    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    variant: MemoryVariant,
+    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Cycles in which each store with a bandwidth moves a row's data, and those of weights that are loaded once."""
     moving: dict[str, Array] = {}
     loading: dict[str, Array] = {}
-    if hardware.memory is None:
+    levels = {} if hardware.memory is None else hardware.memory.levels
+    if all(level.bandwidth is None for level in levels.values()):
         return moving, loading
-    for access in accesses(work, hardware, n, variant):
-        level = hardware.memory.levels.get(access.level)
+    asked = work if sorts is None else work.take(sorts[0])
+    for access in accesses(asked, hardware, n, variant):
+        level = levels.get(access.level)
         if level is None or level.bandwidth is None:
             continue
         per_bit = n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"]
         kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
-        cycles = np.where(work.is_operation, access.bits, 0.0) * per_bit
+        cycles = np.where(asked.is_operation, access.bits, 0.0) * per_bit
         kind[access.level] = kind.get(access.level, 0.0) + cycles
+    if sorts is not None:
+        moving, loading = ({k: c[..., sorts[1]] for k, c in kind.items()} for kind in (moving, loading))
     return moving, loading
 
 
@@ -125,66 +135,81 @@ class Cycles:
 def cycles_of(
     work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
 ) -> Cycles:
-    """The formulas of this module for one design or many."""
+    """The formulas of this module for one design, layer by layer."""
     model = hardware.latency
     assert model is not None
-    moving, loading = store_cycles(work, hardware, n, variant)
+    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
     if model.timing == "array":
-        return _array_cycles(work, n, places, moving, loading)
+        compute, stores, layer = _array_cycles(work, n, places, moving, loading)
+        return Cycles(layer.sum(-1), layer.sum(-1), compute, stores, np.zeros_like(compute), layer)
     lanes = row_cycles(work, hardware, n)
-    c = lanes
-    for cycles in moving.values():
-        c = np.maximum(c, cycles)
-    load = np.zeros_like(lanes)
-    for cycles in loading.values():
-        load = np.maximum(load, cycles)
-    layer_load = _per_layer(load + np.zeros_like(c), places)
-    layer = _per_layer(c, places)
-    sync = np.squeeze(np.asarray(n["latency.sync"]))
-    interval = None
-    if model.schedule == "layer-serial":
-        total = (layer + layer_load).sum(-1)
-    elif model.schedule == "step-serial":
+    c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(lanes), *loading.values()])
+    total = _scheduled(c, load, work, hardware, n, places, time_steps)
+    layer, layer_load = _per_layer(c, places), _per_layer(load, places)
+    if model.schedule != "layer-serial":
         layer_load = np.zeros_like(layer_load)
-        total = layer.sum(-1) + time_steps * sync
-    else:
-        layer_load = np.zeros_like(layer_load)
-        steps, slowest = _per_layer(work.steps, places), _largest(c, places)
-        total = slowest.sum(-1) + np.maximum(((steps - 1) * slowest).max(-1), 0.0) + sync
-        interval = layer.max(-1)
+    interval = layer.max(-1) if model.schedule == "layer-pipelined" else total
     stores = {level: _per_layer(cycles + np.zeros_like(c), places) for level, cycles in moving.items()}
-    return Cycles(
-        total,
-        total if interval is None else interval,
-        _per_layer(lanes, places),
-        stores,
-        layer_load,
-        layer + layer_load,
-    )
+    return Cycles(total, interval, _per_layer(lanes, places), stores, layer_load, layer + layer_load)
+
+
+def total_cycles(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
+) -> Array:
+    """``cycles_of(...).total`` alone, for many designs."""
+    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
+    if hardware.latency is not None and hardware.latency.timing == "array":
+        return _array_cycles(work, n, places, moving, loading)[2].sum(-1)
+    lanes = row_cycles(work, hardware, n)
+    c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
+    return _scheduled(c, load, work, hardware, n, places, time_steps)
+
+
+def _scheduled(
+    c: Array, load: Array, work: Work, hardware: HardwareProfile, n: Numbers, places: Places, time_steps: int
+) -> Array:
+    """The three schedules over the cycles c and load of every row (design, section 7)."""
+    model = hardware.latency
+    assert model is not None
+    rows, sync = places.rows, _flat(n["latency.sync"])
+    if model.schedule == "layer-serial":
+        return c[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
+    if model.schedule == "step-serial":
+        return c[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
+    steps, slowest = _per_layer(work.steps, places), _largest(c, places)
+    return slowest.sum(-1) + np.maximum(((steps - 1) * slowest).max(-1), 0.0) + sync  # type: ignore[no-any-return]
+
+
+def _flat(value: Any) -> Any:
+    """(designs, 1) -> (designs,); a plain number stays one."""
+    return value[..., 0] if np.ndim(value) else value
+
+
+def _slowest(cycles: list[Array]) -> Array:
+    """The largest of several, element by element."""
+    found = cycles[0]
+    for other in cycles[1:]:
+        found = np.maximum(found, other)
+    return found
 
 
 def _array_cycles(
     work: Work, n: Numbers, places: Places, moving: dict[str, Array], loading: dict[str, Array]
-) -> Cycles:
-    """Weight-stationary array of Prosperity's Eyeriss model: one floor over all steps of a layer."""
+) -> tuple[Array, dict[str, Array], Array]:
+    """Weight-stationary array as modelled in Prosperity, one floor over all steps: compute, stores, slowest by layer."""
     rows, columns = n["array.rows"], n["array.columns"]
     groups = np.maximum(work.groups, 1.0)
-    fills = groups * np.ceil(work.out_channels / groups / columns)
-    streamed = work.reduction * work.positions * work.steps
     product = work.op == "matmul"
-    of_layers = _largest(np.where(product, 0.0, fills) + np.zeros_like(streamed), places) * np.floor(
-        _per_layer(np.where(product, 0.0, streamed), places) / rows
-    )
-    of_products = np.floor(_per_layer(np.where(product, work.dense_macs, 0.0), places) / (rows * columns))
-    compute = of_layers + of_products
-    stores = {level: _per_layer(c + np.zeros_like(compute[..., :1]), places) for level, c in moving.items()}
-    for level, c in loading.items():
-        stores[level] = stores.get(level, 0.0) + _per_layer(c + np.zeros_like(compute[..., :1]), places)
-    layer = compute
-    for cycles in stores.values():
-        layer = np.maximum(layer, cycles)
-    total = layer.sum(-1)
-    return Cycles(total, total, compute, stores, np.zeros_like(compute), layer)
+    fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
+    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps)
+    dense = np.where(product, work.dense_macs, 0.0)
+    compute = _largest(fills, places) * np.floor(_per_layer(streamed, places) / rows)
+    compute = compute + np.floor(_per_layer(dense, places) / (rows * columns))
+    stores: dict[str, Array] = {}
+    for cycles in (moving, loading):
+        for level, found in cycles.items():
+            stores[level] = stores.get(level, 0.0) + _per_layer(found, places) + np.zeros_like(compute)
+    return compute, stores, _slowest([compute, *stores.values()])
 
 
 @dataclass(frozen=True)

@@ -239,19 +239,28 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
     names = list(memory.levels)
     for f in found:
         at = home[f.tensor]
-        nowhere = np.where(np.isnan(at), np.nan, 0.0)
+        lost = np.isnan(at)
+        is_read, is_written = bool(np.any(f.reads)), bool(np.any(f.writes))
+        is_filled = bool(np.any(f.fill))
+        if not (is_read or is_written or is_filled):
+            continue
         for index, level in enumerate(names):
             holds = memory.levels[level].holds
             if holds is not None and f.tensor not in holds:
                 continue
-            serves, inside, outside = at == index, index > at, index < at
-            staged = np.where(inside, f.reads + f.writes, 0.0)
-            filled = np.where(outside | serves, f.fill, 0.0) if index else 0.0
-            drained = np.where(outside, f.fill, 0.0)
-            reads = np.where(serves, f.reads, 0.0) + staged + drained + nowhere
-            writes = np.where(serves, f.writes, 0.0) + staged + filled
-            yield Access(f.tensor, level, f"memory.levels.{level}.read", reads)
-            yield Access(f.tensor, level, f"memory.levels.{level}.write", writes)
+            reads: Any = np.where(lost, np.nan, 0.0)
+            writes: Any = 0.0
+            if is_read:  # served here, or staged here on the way in from a level further out
+                reads = reads + np.where(at <= index, f.reads, 0.0)
+                writes = writes + np.where(at < index, f.reads, 0.0)
+            if is_written:
+                reads = reads + np.where(at < index, f.writes, 0.0)
+                writes = writes + np.where(at <= index, f.writes, 0.0)
+            if is_filled:  # fetched once from the outermost level to its home
+                reads = reads + np.where(at > index, f.fill, 0.0)
+                writes = writes + np.where(at >= index, f.fill, 0.0) * (index > 0)
+            yield Access(f.tensor, level, f"memory.levels.{level}.read", reads + np.zeros_like(f.reads))
+            yield Access(f.tensor, level, f"memory.levels.{level}.write", writes + np.zeros_like(f.reads))
 
 
 def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:

@@ -68,16 +68,26 @@ class Work:
         """Rows of spiking neurons."""
         return np.asarray(self.op == "neuron")
 
-    def compressed(self) -> Work:
-        """The same work with rows of equal geometry put together: what costs the same per unit need be priced once."""
-        table = pd.DataFrame({name: self.columns[name] for name in GEOMETRY if name != "op"}).assign(op=self.op)
+    def take(self, rows: npt.NDArray[np.intp]) -> Work:
+        """These rows alone."""
+        columns = {name: values[..., rows] for name, values in self.columns.items()}
+        return dataclasses.replace(self, op=self.op[rows], columns=columns)
+
+    def alike(self, more: Iterable[str] = ()) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Rows of equal geometry (and equal columns ``more``): the first of each sort, and the sort of every row."""
+        names = [name for name in GEOMETRY if name != "op"]
+        table = pd.DataFrame({name: self.columns[name] for name in (*names, *more)}).assign(op=self.op)
         codes, _ = pd.factorize(pd.util.hash_pandas_object(table, index=False))
         first = np.unique(codes, return_index=True)[1]
-        same = table.iloc[first[codes]].reset_index(drop=True).equals(table)
-        assert same, "two geometries share a hash"
-        columns: dict[str, Array] = {name: self.columns[name][first] for name in GEOMETRY if name != "op"}
-        columns |= {name: np.bincount(codes, self.columns[name], len(first)).astype(np.float64) for name in ADDITIVE}
-        return dataclasses.replace(self, op=self.op[first], columns=columns)
+        assert table.iloc[first[codes]].reset_index(drop=True).equals(table), "two geometries share a hash"
+        return first, codes
+
+    def compressed(self) -> Work:
+        """The same work with rows of equal geometry put together: what costs the same per unit is priced once."""
+        first, codes = self.alike()
+        together = self.take(first)
+        sums = {n: np.bincount(codes, self.columns[n], len(first)).astype(np.float64) for n in ADDITIVE}
+        return dataclasses.replace(together, columns={**together.columns, **sums})
 
 
 def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
