@@ -44,13 +44,21 @@ CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write the table a
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the table as JSON, with the policies used.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", help="Write the table as Markdown.")]
 LatexOption = Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX (booktabs).")]
-MemoryChoice = Literal["ws_once", "ws_reload", "state_only"]
+MemoryChoice = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
 IntegerChoice = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductsChoice = Literal["coincidence", "gated"]
 EncoderChoice = Literal["per-step", "once"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+ScheduleChoice = Literal["layer-serial", "step-serial", "layer-pipelined"]
+ZerosChoice = Literal["none", "gate", "skip"]
 Level = Literal["group", "layer", "time_step", "row"]
-MemoryOption = Annotated[MemoryChoice, typer.Option("--memory", help="What is moved how often.")]
+MemoryOption = Annotated[
+    MemoryChoice | None,
+    typer.Option("--memory", help="What is moved how often; the profile's own variant unless given."),
+]
+WithoutOption = Annotated[
+    list[str] | None, typer.Option("--without", metavar="LAYER", help="Leave out a layer that runs elsewhere; repeat.")
+]
 IntegerOption = Annotated[IntegerChoice, typer.Option("--integer", help="How sums of spikes are charged.")]
 ProductsOption = Annotated[ProductsChoice, typer.Option("--products", help="How products are charged.")]
 EncoderOption = Annotated[EncoderChoice, typer.Option("--encoder", help="How often a repeated real input counts.")]
@@ -210,7 +218,7 @@ def _say_activity(counts: Counts) -> None:
             print(f"warning: {text}: {', '.join(activity[key])}", file=sys.stderr)
 
 
-def _policies(memory: str, integer: str, products: str, encoder: str) -> dict[str, Any]:
+def _policies(memory: str | None, integer: str, products: str, encoder: str) -> dict[str, Any]:
     return {"memory": memory, "integer": integer, "products": products, "encoder": encoder}
 
 
@@ -219,10 +227,14 @@ def estimate(
     counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
     hardware: HardwareOption,
     by: Annotated[Level, typer.Option("--by", help="What a row of the table is.")] = "group",
-    memory: MemoryOption = "ws_once",
+    memory: MemoryOption = None,
     integer: IntegerOption = "ac",
     products: ProductsOption = "coincidence",
     encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="A second profile: its total, and what differs between the two.")
+    ] = None,
     csv: CsvOption = None,
     json: JsonOption = None,
     markdown: MarkdownOption = None,
@@ -235,19 +247,40 @@ def estimate(
     from snn_energy.tables import for_reading, write_table
 
     require_apart((csv, json, markdown, latex), [counts_file])
-    energy = price(load_counts(counts_file), hardware, **_policies(memory, integer, products, encoder))
+    policies = _policies(memory, integer, products, encoder)
+    energy = price(load_counts(counts_file), hardware, without=without or (), **policies)
+    other = None if against is None else price(energy.counts, against, without=without or (), **policies)
     frame = energy.to_frame(None if by == "row" else by)
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=energy.summary())
     show(for_reading(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
     _say_total(energy)
+    if other is not None:
+        _say_against(energy, other)
+
+
+def _say_against(energy: Energy, other: Energy) -> None:
+    from snn_energy.hardware_tables import differences
+    from snn_energy.tables import number
+
+    say(
+        f"on {other.hardware.name}: total {number(other.total_pj * 1e-6)} µJ per sample, "
+        f"{number(other.total_pj / energy.total_pj)} times that on {energy.hardware.name}"
+    )
+    title = f"what differs between {energy.hardware.name} (a) and {other.hardware.name} (b)"
+    show(differences(energy.hardware, other.hardware), title)
 
 
 def _say_total(energy: Energy) -> None:
     from snn_energy.tables import number
 
     used = ", ".join(f"{name} {choice}" for name, choice in asdict(energy.policies).items())
+    static = f" + static {number(energy.static_pj * 1e-6)} µJ" if energy.static_pj else ""
     say(f"total {number(energy.total_pj * 1e-6)} µJ per sample = compute {number(energy.compute_pj * 1e-6)} µJ "
-        f"+ memory {number(energy.memory_pj * 1e-6)} µJ ({used})")  # fmt: skip
+        f"+ memory {number(energy.memory_pj * 1e-6)} µJ{static} ({used})")  # fmt: skip
+    if energy.without:
+        say(f"without {', '.join(energy.without)}")
+    if energy.latency is not None:
+        _say_latency(energy)
     if energy.counts.per_sample is not None and energy.counts.samples > 1:
         spread = energy.spread()
         say(
@@ -263,9 +296,158 @@ def _say_total(energy: Energy) -> None:
         )
     others = energy.alternatives()
     show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")
+    _say_what_matters(energy)
     unpriced = energy.unpriced()
     if len(unpriced):
         show(unpriced.rename(columns={"amount": "per sample"}), f"not priced by {energy.hardware.name}")
+
+
+def _say_latency(energy: Energy) -> None:
+    from snn_energy.tables import number
+
+    found = energy.latency
+    assert found is not None
+    edp = "" if energy.edp_js is None else f", energy-delay product {number(energy.edp_js * 1e12)} µJ·µs"
+    say(
+        f"latency {number(found.seconds * 1e3)} ms = {number(found.cycles)} cycles at {found.clock_hz / 1e6:g} MHz "
+        f"({found.schedule}, zeros {found.zeros}), {number(found.samples_per_s)} samples per second{edp}"
+    )
+
+
+def _say_what_matters(energy: Energy) -> None:
+    from snn_energy.tables import number
+    from snn_energy.uncertainty import energy_range, what_matters
+
+    most = what_matters(energy, 5)
+    if len(most):
+        title = (
+            "the five numbers of the profile that move the total most (elasticity: % of the total per % of the number)"
+        )
+        show(most.drop(columns="moves_pj"), title)
+    found = energy_range(energy)
+    if len(found) and found["width_pj"].iloc[0] > 0:
+        low, high = float(found["low_pj"].iloc[0]) * 1e-6, float(found["high_pj"].iloc[0]) * 1e-6
+        moving = ", ".join(found.loc[(found["width_pj"] > 0) & (found["number"] != "all"), "number"])
+        say(f"with the ranges that the profile gives ({moving}): {number(low)} to {number(high)} µJ")
+
+
+@app.command()
+def latency(
+    counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
+    hardware: HardwareOption,
+    schedule: Annotated[ScheduleChoice | None, typer.Option("--schedule", help="Instead of the profile's.")] = None,
+    zeros: Annotated[ZerosChoice | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
+    memory: MemoryOption = None,
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+    csv: CsvOption = None,
+    json: JsonOption = None,
+    markdown: MarkdownOption = None,
+    latex: LatexOption = None,
+) -> None:
+    """Cycles and seconds of a counts file on a device, layer by layer, and what bounds each."""
+    from snn_energy.counts import load_counts
+    from snn_energy.energy import estimate as price
+    from snn_energy.files import require_apart
+    from snn_energy.hardware import load_hardware
+    from snn_energy.latency import estimate_latency, skipping, with_latency
+    from snn_energy.tables import for_reading, write_table
+
+    require_apart((csv, json, markdown, latex), [counts_file])
+    counts, left = load_counts(counts_file), without or []
+    device = with_latency(load_hardware(hardware), schedule, zeros)
+    policies = _policies(memory, integer, products, encoder)
+    found = estimate_latency(counts, device, without=left, **policies)
+    frame = found.to_frame()
+    head = {"model": counts.model, "hardware": device.name, "schedule": found.schedule, "zeros": found.zeros,
+            "cycles": found.cycles, "seconds": found.seconds, "without": left, **policies}  # fmt: skip
+    write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=head)
+    show(for_reading(frame), f"{counts.model} on {device.name}, cycles per sample")
+    energy = price(counts, device, without=left, **policies)
+    _say_latency(energy)
+    show(skipping(energy), "what skipping masked steps is worth")
+
+
+@app.command()
+def sweep(
+    counts_files: Annotated[list[Path], typer.Argument(metavar="A.json B.json …", help="Counts files.")],
+    hardware: HardwareOption,
+    fields: Annotated[
+        list[str],
+        typer.Option("--set", metavar="KEY=VALUES", help="compute.ac=0.5,0.9 or array.rows=8..64:8 or ...:50:log."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The points: .csv or .parquet.")],
+    plot: Annotated[Path | None, typer.Option("--plot", help="A picture (.svg or .png).")] = None,
+    memory: MemoryOption = None,
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+) -> None:
+    """Price networks at every combination of numbers of a profile: millions of what-ifs in seconds."""
+    from snn_energy.files import require_apart
+    from snn_energy.hardware import load_hardware
+    from snn_energy.plots import figure_format, save_figure, sweep_figure
+    from snn_energy.sweep import parse_field, write_points
+    from snn_energy.sweep import sweep as run
+    from snn_energy.tables import number
+
+    require_apart((output, plot), counts_files)
+    kind = None if plot is None else figure_format(plot)
+    device = load_hardware(hardware)
+    asked = [parse_field(text, device) for text in fields]
+    table = run(
+        _load_all(counts_files), device, asked, without=without or (), **_policies(memory, integer, products, encoder)
+    )
+    write_points(table, output)
+    lost = int(table["total_pj"].isna().sum())
+    if lost:
+        print(f"warning: at {lost:,} of {len(table):,} points a tensor fits nowhere or is not known", file=sys.stderr)
+    if plot is not None and kind is not None:
+        save_figure(sweep_figure(table, [f.column for f in asked]), plot.with_suffix(""), (kind,))
+    columns = [c for c in table.columns if c.endswith("_pj") or c in ("latency_s", "edp_js")]
+    for model, part in table.groupby("model", observed=True, sort=False):
+        total = part["total_pj"]
+        if total.notna().any():
+            best = part.iloc[int(total.argmin())]
+            at = ", ".join(f"{f.key} {number(float(best[f.column]))} {f.unit}" for f in asked)
+            say(f"{model}: {number(total.min() * 1e-6)} to {number(total.max() * 1e-6)} µJ, least at {at}")
+    say(f"{len(table):,} points of {len(columns)} results written to {output}")
+
+
+@app.command("break-even")
+def break_even(
+    snn: Annotated[Path, typer.Argument(metavar="SNN.json", help="Counts of the spiking network.")],
+    ann: Annotated[Path, typer.Argument(metavar="ANN.json", help="Counts of the other one.")],
+    hardware: HardwareOption,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for table, curves and picture.")] = None,
+    memory: MemoryOption = None,
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+) -> None:
+    """At which spike rate, time steps, MAC over AC and memory price the spiking network stops winning."""
+    from snn_energy.breakeven import break_even as find
+    from snn_energy.breakeven import spikes_per_synapse_sentence
+    from snn_energy.files import make_folder
+    from snn_energy.plots import break_even_figure, save_figure
+    from snn_energy.tables import write_table
+
+    first, second = _load_all([snn, ann])
+    found = find(first, second, hardware, without=without or (), **_policies(memory, integer, products, encoder))
+    show(found.table.drop(columns="sentence"), f"{found.snn} against {found.ann} on {found.hardware.name}")
+    for sentence in found.sentences():
+        say(sentence)
+    say(spikes_per_synapse_sentence(first))
+    if output is not None:
+        folder = make_folder(output)
+        write_table(found.table, csv_path=folder / "break-even.csv", markdown_path=folder / "break-even.md")
+        write_table(found.curves, csv_path=folder / "break-even-curves.csv")
+        save_figure(break_even_figure(found), folder / "break-even")
+        say(f"written to {folder}")
 
 
 @app.command()
@@ -273,10 +455,11 @@ def compare(
     counts_files: Annotated[list[Path], typer.Argument(metavar="A.json B.json …", help="Counts files.")],
     hardware: HardwareOption,
     baseline: Annotated[str, typer.Option("--baseline", help="The one that the others are divided by: file or model.")],
-    memory: MemoryOption = "ws_once",
+    memory: MemoryOption = None,
     integer: IntegerOption = "ac",
     products: ProductsOption = "coincidence",
     encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
     csv: CsvOption = None,
     json: JsonOption = None,
     markdown: MarkdownOption = None,
@@ -293,7 +476,8 @@ def compare(
 
     policies = _policies(memory, integer, products, encoder)
     require_apart((csv, json, markdown, latex), counts_files)
-    comparison = price_all(_load_all(counts_files), hardware, baseline=baseline, **policies)
+    comparison = price_all(_load_all(counts_files), hardware, baseline=baseline, without=without or (), **policies)
+    policies = asdict(comparison.policies)
     for line in comparison.differences():
         print(f"warning: {line}", file=sys.stderr)
     frame = comparison.to_frame()
@@ -327,7 +511,7 @@ def plot(
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="For the normalised bars; the last file unless given.")
     ] = None,
-    memory: MemoryOption = "ws_once",
+    memory: MemoryOption = None,
     integer: IntegerOption = "ac",
     products: ProductsOption = "coincidence",
     encoder: EncoderOption = "per-step",
@@ -546,6 +730,23 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
             say(f"{heading}:")
             for line in lines:
                 say(f"  {line}")
+
+
+@hardware_app.command("diff")
+def hardware_diff(
+    a: Annotated[str, typer.Argument(help="A bundled name or a path.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+) -> None:
+    """The numbers and settings in which two profiles differ."""
+    from snn_energy.hardware import load_hardware
+    from snn_energy.hardware_tables import differences
+
+    first, second = load_hardware(a), load_hardware(b)
+    table = differences(first, second)
+    if len(table):
+        show(table, f"{first.name} (a) and {second.name} (b)")
+    else:
+        say(f"{first.name} and {second.name} do not differ")
 
 
 @hardware_app.command("validate")

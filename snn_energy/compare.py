@@ -14,6 +14,7 @@ from snn_energy.energy import Energy, Policies, estimate
 from snn_energy.errors import SnnEnergyError, nearest
 from snn_energy.hardware import HardwareProfile, load_hardware
 from snn_energy.memory import variants_of
+from snn_energy.work import has_layer
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Comparison:
                 label: estimate(
                     e.counts,
                     e.hardware,
+                    without=e.without,
                     memory=variant,
                     integer=e.policies.integer,
                     products=e.policies.products,
@@ -146,11 +148,21 @@ def compare(
     """Price several networks on one device; ``baseline`` names the one that the others are divided by.
 
     counts: a mapping name -> counts, or a sequence (named by model, or by file where models share a name). policies:
-    as for ``estimate``. Raises SnnEnergyError where the baseline is not among them or names collide.
+    as for ``estimate``; ``without`` among them leaves a layer out of every network that has it. Raises
+    SnnEnergyError where the baseline is not among them or names collide.
     """
     named = dict(counts) if isinstance(counts, Mapping) else dict(zip(labels_of(counts), counts, strict=True))
     if not named:
         raise SnnEnergyError("nothing to compare: give at least one counts file")
     label = find_baseline(baseline, named)
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    return Comparison({name: estimate(c, profile, **policies) for name, c in named.items()}, label)
+    left = policies.pop("without", ())
+    left = (left,) if isinstance(left, str) else tuple(left)
+    for name in left:
+        if not any(has_layer(c.rows["layer"], name) for c in named.values()):
+            raise SnnEnergyError(f"none of the networks has a layer '{name}' to leave out")
+    energies = {
+        name: estimate(c, profile, without=[w for w in left if has_layer(c.rows["layer"], w)], **policies)
+        for name, c in named.items()
+    }
+    return Comparison(energies, label)

@@ -5,6 +5,7 @@ Colours are Okabe and Ito's, told apart by hatching as well, so that they hold i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
+from snn_energy.breakeven import BreakEven
 from snn_energy.compare import Comparison
 from snn_energy.counts import Counts
 from snn_energy.energy import COMPUTE, MEMORY, Energy
-from snn_energy.errors import SnnEnergyError
+from snn_energy.errors import OutputError, SnnEnergyError
 from snn_energy.files import make_folder, write_whole
 from snn_energy.groups import GROUPS
 from snn_energy.tables import energy_unit, number
@@ -64,6 +66,14 @@ def save_figure(figure: Figure, stem: str | Path, formats: tuple[str, ...] = ("s
         write_whole(path, write)
         written.append(path)
     return written
+
+
+def figure_format(path: Path) -> str:
+    """svg or png, by the suffix of a path. Raises OutputError for any other."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in ("svg", "png"):
+        raise OutputError(f"{path}: a picture is written as .svg or .png; give one of these suffixes")
+    return kind
 
 
 def save_all(comparison: Comparison, folder: str | Path) -> list[Path]:
@@ -404,3 +414,84 @@ def _cosine_map(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     ax.set_title("cosine similarity to the input at t = 0", fontsize=8)
+
+
+LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MOST_LINES = len(LINES)
+
+
+def sweep_figure(table: pd.DataFrame, fields: list[str], value: str = "total_pj") -> Figure:
+    """``value`` over the first field, one panel per network, one line per value of the second, a band over the rest.
+
+    fields: the columns that were swept. Of more than eight values of the second field, eight evenly spread are drawn.
+    """
+    models = list(dict.fromkeys(table["model"].astype(str)))
+    unit, factor = energy_unit(table[[value]]) if value.endswith("_pj") else (value.rsplit("_", 1)[-1], 1.0)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(models) + 1.2, 3.2), layout="constrained")
+        axes = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
+        for ax, model in zip(axes, models, strict=True):
+            part = table[table["model"].astype(str) == model]
+            seconds = sorted(set(part[fields[1]])) if len(fields) > 1 else [None]
+            drawn = [seconds[i] for i in np.unique(np.linspace(0, len(seconds) - 1, MOST_LINES).round().astype(int))]
+            for second, colour in zip(drawn, LINES, strict=False):
+                line = part if second is None else part[part[fields[1]] == second]
+                over = line.groupby(fields[0])[value].agg(["min", "median", "max"]) * factor
+                label = None if second is None else f"{second:.4g}"
+                marker = "o" if len(over) < 20 else ""
+                ax.plot(
+                    over.index, over["median"], color=colour, marker=marker, markersize=3, linewidth=1.1, label=label
+                )
+                if len(fields) > 2:
+                    ax.fill_between(over.index, over["min"], over["max"], color=colour, alpha=0.15, linewidth=0)
+            if _is_geometric(part[fields[0]].unique()):
+                ax.set_xscale("log")
+            ax.set_xlabel(fields[0])
+            ax.set_title(model, fontsize=8)
+            ax.grid(color="#DDDDDD", linewidth=0.5)
+        axes[0].set_ylabel(f"{value.rsplit('_', 1)[0].replace('_', ' ')} per sample ({unit})")
+        axes[0].set_ylim(bottom=0)
+        if len(fields) > 1:
+            handles, labels = axes[0].get_legend_handles_labels()
+            title = fields[1] + ("" if len(fields) < 3 else "\n(band: the other fields)")
+            figure.legend(
+                handles, labels, title=title, loc="outside right upper", frameon=False, fontsize=7, title_fontsize=7
+            )
+    return figure
+
+
+def _is_geometric(values: np.ndarray[Any, np.dtype[np.float64]]) -> bool:
+    """True for three or more positive values that spread over a decade in equal ratios."""
+    found = np.sort(np.asarray(values, dtype=np.float64))
+    if len(found) < 3 or found[0] <= 0 or found[-1] / found[0] < 10:
+        return False
+    ratios = found[1:] / found[:-1]
+    return bool(ratios.max() / ratios.min() < 1.01)
+
+
+def break_even_figure(found: BreakEven) -> Figure:
+    """One panel per knob: both totals over it, the value of today and the value at which they meet."""
+    knobs = list(found.table["knob"])
+    unit, factor = energy_unit(found.curves)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.2, 2.6 * math.ceil(len(knobs) / 2)), layout="constrained")
+        axes = figure.subplots(math.ceil(len(knobs) / 2), 2, squeeze=False).ravel()
+        for ax, (_, row) in zip(axes, found.table.iterrows(), strict=False):
+            curve = found.curves[found.curves["knob"] == row["knob"]]
+            ax.plot(curve["value"], curve["snn_pj"] * factor, color="#0072B2", label=found.snn)
+            ax.plot(curve["value"], curve["ann_pj"] * factor, color="#D55E00", linestyle="--", label=found.ann)
+            ax.axvline(float(row["now"]), color="#999999", linewidth=0.8, label="now")
+            if np.isfinite(row["break_even"]) and float(row["break_even"]) <= float(curve["value"].max()):
+                ax.axvline(float(row["break_even"]), color="black", linewidth=0.8, linestyle=":", label="break-even")
+                ax.set_title(f"{row['knob']}: break-even at {number(float(row['break_even']))}", fontsize=8)
+            else:
+                ax.set_title(f"{row['knob']}: no break-even in this range", fontsize=8)
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+            ax.set_xlabel(f"{row['knob']} ({row['unit']})")
+            ax.set_ylabel(f"total per sample ({unit})")
+        for ax in axes[len(knobs) :]:
+            ax.set_axis_off()
+        handles = {label: h for ax in axes for h, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, frameon=False)
+    return figure

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,8 +26,11 @@ from snn_energy.compare import labels_of
 from snn_energy.compute import compute_charges
 from snn_energy.counts import Counts
 from snn_energy.energy import Policies, charged_work, given_charges, make_policies, refuse_unpriced
-from snn_energy.errors import HardwareError, SnnEnergyError, nearest
+from snn_energy.errors import OutputError, SnnEnergyError, nearest
+from snn_energy.files import write_whole
 from snn_energy.hardware import (
+    CYCLE_BANDWIDTH_UNITS,
+    RELATIVE,
     HardwareProfile,
     Power,
     Price,
@@ -108,7 +112,8 @@ def parse_field(text: str, hardware: HardwareProfile) -> Field:
 def _value(text: str, number: Quantity | None, unit: str, where: str) -> float:
     """A number with or without a unit, in ``unit``."""
     plain = text.strip()
-    digits = plain.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ/%µ ")
+    found = re.match(r"[-+]?(\d+\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|inf\b|nan\b)", plain)
+    digits = "" if found is None else found[0]
     own = plain[len(digits) :].strip()
     try:
         value = float(digits)
@@ -117,14 +122,13 @@ def _value(text: str, number: Quantity | None, unit: str, where: str) -> float:
     if not own or own == unit:
         return value
     units = {} if number is None else type(number).UNITS
-    if number is None or own not in units:
+    relative = (RELATIVE, *CYCLE_BANDWIDTH_UNITS)  # multiples of another number of the profile, which may change too
+    if number is None or own not in units or (own in relative) != (unit in relative):
         hint = nearest_unit(own, units)
-        listed = f" (known: {', '.join(units)})" if units else ""
+        listed = ", ".join(u for u in units if (u in relative) == (unit in relative))
+        listed = f" (known: {listed})" if listed else ""
         raise SnnEnergyError(f"--set {where}: '{own}' does not convert to {unit or 'a plain number'}{listed}{hint}")
-    try:
-        return base_value(number, value, own) / base_value(number, 1.0, unit)
-    except HardwareError as error:
-        raise SnnEnergyError(f"--set {where}: {error}") from None
+    return base_value(number, value, own) / base_value(number, 1.0, unit)
 
 
 def check_field(field: Field, hardware: HardwareProfile) -> None:
@@ -391,3 +395,17 @@ def _fields(fields: Any, hardware: HardwareProfile) -> list[Field]:
             check_field(made[-1], hardware)
         return made
     return [f if isinstance(f, Field) else parse_field(f, hardware) for f in fields]
+
+
+def write_points(table: pd.DataFrame, path: Path) -> None:
+    """Write the points as CSV or Parquet, by the suffix, whole or not at all. Raises OutputError."""
+    if path.suffix == ".csv":
+        write_whole(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise OutputError(f"{path}: Parquet needs pyarrow; install 'snn_energy[parquet]', or write .csv") from None
+        write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+    else:
+        raise OutputError(f"{path}: points are written as .csv or .parquet; give one of these suffixes")

@@ -97,12 +97,22 @@ def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
     """
     found = np.zeros(len(layers), dtype=np.bool_)
     for name in without:
-        rows = ((layers == name) | layers.str.startswith(f"{name}.") | layers.str.startswith(f"{name}#")).to_numpy()
+        rows = _named(layers, name)
         if not rows.any():
             known = list(dict.fromkeys(layers))
             raise SnnEnergyError(f"no layer '{name}' to leave out{nearest(name, known)}")
         found |= rows
     return found
+
+
+def has_layer(layers: pd.Series, name: str) -> bool:
+    """True where ``left_out`` knows the name."""
+    return bool(_named(layers, name).any())
+
+
+def _named(layers: pd.Series, name: str) -> Flags:
+    found = (layers == name) | layers.str.startswith(f"{name}.") | layers.str.startswith(f"{name}#")
+    return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 def work_of(
