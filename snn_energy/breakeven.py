@@ -19,7 +19,7 @@ import pandas as pd
 from snn_energy.counts import OPERATIONS, Counts
 from snn_energy.energy import Policies, all_charges, charged_work, make_policies
 from snn_energy.errors import SnnEnergyError
-from snn_energy.hardware import HardwareProfile, load_hardware, numbers, static_keys
+from snn_energy.hardware import HardwareProfile, Price, load_hardware, numbers, static_keys
 from snn_energy.latency import places_of, static_power_w, total_cycles
 from snn_energy.sweep import Field, sweepable, totals
 from snn_energy.work import Array, Work
@@ -105,7 +105,7 @@ def spikes_per_synapse_sentence(counts: Counts) -> str:
     place = "below both" if found < low else "between" if found <= high else "above both"
     side = "below" if found < DAVIDSON_FURBER else "above"
     return (
-        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {place} of the bounds {low} and {high} "
+        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {place} the bounds {low} and {high} "
         f"under which, by hardware, an SNN can win (Dampfhoffer et al. 2023); {side} {DAVIDSON_FURBER} (Davidson and "
         "Furber 2021)"
     )
@@ -134,17 +134,22 @@ def _knobs(
     ]
     known = sweepable(hardware)
 
+    n = numbers(hardware)
+
     def priced(counts: Counts, keys: Sequence[str]) -> Callable[[Array], Array]:
+        """Totals with these prices times the factors; what is a multiple of the MAC stays at its price of today."""
+        relative = [k for k, number in known.items() if isinstance(number, Price) and number.is_relative]
+
         def at(factors: Array) -> Array:
-            fields = [Field(k, known[k].unit, known[k].value * factors) for k in keys]  # type: ignore[union-attr]
-            return totals(counts, hardware, policies, fields, without).total_pj
+            turned = {k: n[k] * (factors if k in keys else np.ones(len(factors))) for k in (*keys, *relative)}
+            return totals(counts, hardware, policies, [Field(k, "pJ", v) for k, v in turned.items()], without).total_pj
 
         return at
 
-    mac, ac = hardware.compute.mac, hardware.compute.ac
-    if mac is not None and ac is not None and not ac.is_relative and ac.energy_pj > 0:
-        ratio, key = mac.energy_pj / ac.energy_pj, ["compute.mac"]
-        found.append(Knob("MAC over AC", "x", ratio, priced(snn, key), priced(ann, key)))
+    mac, ac = n.get("compute.mac"), n.get("compute.ac")
+    if mac and ac:
+        key = ["compute.mac"]
+        found.append(Knob("MAC over AC", "x", mac / ac, priced(snn, key), priced(ann, key)))
     prices = [k for k in known if k.startswith("memory.levels.") and k.endswith((".read", ".write"))]
     if prices:
         found.append(Knob("memory price", "x today's", 1.0, priced(snn, prices), priced(ann, prices)))

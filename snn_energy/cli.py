@@ -318,6 +318,8 @@ def _say_what_matters(energy: Energy) -> None:
     from snn_energy.tables import number
     from snn_energy.uncertainty import energy_range, what_matters
 
+    if energy.total_pj != energy.total_pj:  # not known, so nothing can be said of what moves it
+        return
     most = what_matters(energy, 5)
     if len(most):
         title = (
@@ -721,7 +723,8 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
     found = load_hardware(name)
     say(f"{found.name}: {found.description}\ntechnology: {found.technology}\n")
     frame = describe(found)
-    show(frame.drop(columns="citation"))
+    empty = [column for column in ("low", "high") if frame[column].isna().all()]
+    show(frame.drop(columns=["citation", *empty]))
     say("\nsources:")
     for key, source in found.sources.items():
         say(f"  {key}: {source.citation}{f' ({source.note})' if source.note else ''}")

@@ -1,13 +1,14 @@
 """Counts: what a network did, hardware-free, measured once and reused for any number of hardware profiles.
 
 A counts file is JSON (header and one row per operation and time step) with the per-sample counts beside it in a
-compressed ``.samples.npz``. No torch here.
+compressed ``.samples.npz``; counts that a paper gives are a small YAML file (snn_energy.published). No torch here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -57,6 +58,7 @@ NULLABLE = frozenset(
 )  # fmt: skip
 # What an operation without a rule does is not known: null, never zero.
 UNKNOWN_IF_UNSUPPORTED = frozenset(("dense_macs", "sops", "sops_gated", "elementwise_ops"))
+_FURTHER_CALL = re.compile(r"#call\d+$")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class Counts:
         table = neurons.groupby("layer", sort=False).agg(
             group=("group", "first"), neurons=("neurons", "first"), t_l=("active", "sum"), spikes=("spikes", "sum")
         )
+        unknown = neurons["spikes"].isna().groupby(neurons["layer"], sort=False).any()
+        table["spikes"] = table["spikes"].mask(unknown)
         per_sample = table["spikes"].astype(float) / self.samples
         table["spikes_per_sample"] = per_sample
         table["spikes_per_neuron"] = per_sample / table["neurons"].astype(float)
@@ -117,7 +121,8 @@ class Counts:
         """T_avg, SA and their neighbours (design, section 2); the spiking ones are None without spiking layers.
 
         sa is a ratio of sums: spikes / (neurons * T_max * samples). sops: all exact SOPs per sample of operations
-        that do not read real inputs, and of those that do (``real_macs``, dense).
+        that do not read real inputs, and of those that do (``real_macs``, dense). None where published counts do not
+        tell; of counts that are not told by layer nothing about layers is known.
         """
         rows = self.rows
         layers = self.spiking_layers()
@@ -131,28 +136,68 @@ class Counts:
             "rate_active": None,
             "dead_layers": [],
             "silent_layers": [],
-            "sops_per_sample": float(ops.loc[~is_real, "sops"].sum()) / self.samples,
-            "real_macs_per_sample": float(ops.loc[is_real, "dense_macs"].sum()) / self.samples,
+            "sops_per_sample": _over(_total(ops.loc[~is_real, "sops"]), self.samples),
+            "real_macs_per_sample": _over(_total(ops.loc[is_real, "dense_macs"]), self.samples),
         }
         if len(layers):
-            spikes, neurons = float(layers["spikes"].sum()), layers["neurons"].astype(float)
-            active = float((neurons * layers["t_l"].astype(float)).sum()) * self.samples
+            spikes, neurons = _total(layers["spikes"]), layers["neurons"]
+            active = _total(neurons * layers["t_l"])
             result |= {
                 "t_avg": float(layers["t_l"].astype(float).mean()),
-                "sa": spikes / (float(neurons.sum()) * self.time_steps * self.samples),
-                "mean_layer_rate": float(layers["rate"].mean()),
-                "rate_active": spikes / active if active else None,
+                "sa": _over(spikes, _times(_total(neurons), self.time_steps * self.samples)),
+                "mean_layer_rate": None if layers["rate"].isna().any() else float(layers["rate"].mean()),
+                "rate_active": _over(spikes, _times(active, self.samples)),
                 "dead_layers": layers.loc[layers["t_l"] == 0, "layer"].tolist(),
                 "silent_layers": layers.loc[(layers["t_l"] > 0) & (layers["spikes"] == 0), "layer"].tolist(),
             }
+        if len(layers) and not self._by_layer:
+            result |= dict.fromkeys(("spiking_layers", "t_avg", "mean_layer_rate", "rate_active"))
         return result
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of the network, whatever it did; None for what the counts do not tell.
+
+        weights: of all distinct conv and linear layers. parameters: weights and biases of all distinct layers, those
+        of norms and embeddings too; only published counts tell them. parameters_unused: of them, those of layers that
+        are active in no step. neurons, neurons_by_group, spiking_layers. macs_per_step: dense MACs (M*K*N) of one time
+        step, summed over distinct layers; macs_once: of what is done once per inference.
+        """
+        rows = self.rows
+        first = rows.drop_duplicates("layer")
+        own = first[~first["layer"].str.contains(_FURTHER_CALL)]  # further calls of a module use the same weights
+        ops, neurons = first[first["op"].isin(OPERATIONS)], first[first["op"] == "neuron"]
+        parameters = own["weights"] + own["biases"]
+        used = own["layer"].isin(rows.loc[rows["active"], "layer"])
+        macs = ops["positions"] * ops["reduction"] * ops["out_channels"]
+        once = ops["time_step"] == -1
+        told = bool(self.header.get("published")) and self._by_layer
+        weights = own.loc[own["op"].isin(OPERATIONS), "weights"]
+        return {
+            "weights": _total(weights) if self._by_layer else self.header.get("weights"),
+            "parameters": _total(parameters) if told else None,
+            "parameters_unused": _total(parameters[~used]) if told else None,
+            "neurons": _total(neurons["neurons"]),
+            "neurons_by_group": {
+                group: _total(values) for group, values in neurons["neurons"].groupby(neurons["group"], sort=False)
+            } if self._by_layer else None,
+            "spiking_layers": len(neurons) if self._by_layer or not len(neurons) else None,
+            "macs_per_step": _total(macs[~once]) if self._by_layer else None,
+            "macs_once": _total(macs[once]) if self._by_layer else None,
+        }  # fmt: skip
+
+    @property
+    def _by_layer(self) -> bool:
+        """False for published counts that are totals of a whole network."""
+        return bool(self.header.get("by_layer", True))
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it.
 
-        Returns the paths written, ``path`` first.
+        Returns the paths written, ``path`` first. Raises CountsError for published counts, which need not be whole.
         """
         path = Path(path)
+        if self.header.get("published"):
+            raise CountsError(f"{path}: counts of '{self.model}' are published ones, and stay in their YAML file")
         writers: dict[Path, Writer] = {}
         header = {"convention": CONVENTION_VERSION, **self.header}
         header.pop("file", None)
@@ -185,13 +230,30 @@ class Counts:
         return [path, *writers]
 
 
+def _total(column: pd.Series) -> Any:
+    """The sum of a column of numbers; None where one of them is not known."""
+    if column.isna().any():
+        return None
+    total = column.sum()
+    return total.item() if isinstance(total, np.generic) else total
+
+
+def _times(number: Any, factor: int) -> Any:
+    return None if number is None else number * factor
+
+
+def _over(number: Any, divisor: Any) -> float | None:
+    """A ratio; None where a part of it is not known, or nothing is to be divided by."""
+    return None if number is None or not divisor else float(number) / float(divisor)
+
+
 def samples_path(path: Path) -> Path:
     """The side file of a counts file: ``dtss.json`` -> ``dtss.samples.npz``."""
     return path.with_name(path.name.removesuffix(".json") + ".samples.npz")
 
 
 def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """Rows with the dtypes of a counts frame: nullable whole numbers, flags, text."""
+    """Rows with the dtypes of a counts frame: nullable numbers (whole unless one is a float), flags, text."""
     made: dict[str, Any] = {}
     for name in COLUMNS:
         values = columns[name]
@@ -201,13 +263,24 @@ def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
             made[name] = pd.Series(values, dtype=object)
         else:
             unknown = np.array([value is None for value in values], dtype=np.bool_)
-            known = np.array([0 if value is None else value for value in values], dtype=np.int64)
-            made[name] = pd.arrays.IntegerArray(known, unknown)
+            known = [0 if value is None else value for value in values]
+            if any(isinstance(value, float) for value in known):
+                made[name] = pd.arrays.FloatingArray(np.array(known, dtype=np.float64), unknown)
+            else:
+                made[name] = pd.arrays.IntegerArray(np.array(known, dtype=np.int64), unknown)
     return pd.DataFrame(made)
 
 
 def load_counts(path: str | Path) -> Counts:
-    """Read a counts file and check that it balances. Raises CountsError (file, row and what does not add up)."""
+    """Read a counts file and check that it balances. Raises CountsError (file, row and what does not add up).
+
+    A file of published counts is named FILE.yaml, or FILE.yaml:NETWORK where it holds several; one that comes with
+    snn_energy published:FILE or published:FILE:NETWORK (snn_energy.published).
+    """
+    from snn_energy.published import is_published, load_published
+
+    if is_published(path):
+        return load_published(path)
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -377,7 +450,7 @@ def imbalance(counts: Counts) -> str | None:
         (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
         ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
         (operation & ~rows["input_kind"].isin(KINDS), "input_kind is unknown"),
-        (operation & (rows["input_kind"] != "real") & rows["sops_multi"].isna(), "sops_multi is missing"),
+        (_countable(rows, counts.header) & rows["sops_multi"].isna(), "sops_multi is missing"),
         ((rows["input_kind"] == "integer") & rows["max_k"].isna(), "an integer input without its max_k"),
         ((rows["other_kind"] == "integer") & rows["other_max_k"].isna(), "an integer operand without its max_k"),
         (rows.duplicated(["layer", "time_step"]), "appears twice"),
@@ -387,6 +460,12 @@ def imbalance(counts: Counts) -> str | None:
         if problem is not None:
             return problem
     return _sample_imbalance(counts, first)
+
+
+def _countable(rows: pd.DataFrame, header: Mapping[str, Any]) -> pd.Series:
+    """Operations whose sum of |k| * fan-out is known; a publication gives none for integers."""
+    kinds = ("binary", "ternary") if header.get("published") else ("binary", "ternary", "integer")
+    return rows["op"].isin(OPERATIONS) & rows["input_kind"].isin(kinds) & rows["sops"].notna()
 
 
 def _sample_imbalance(counts: Counts, first: Any) -> str | None:

@@ -198,12 +198,18 @@ class Energy:
     def accesses(self) -> pd.DataFrame:
         """What every store moves per sample: tensor, level, action, bits, words, energy_pj.
 
-        Empty where the profile has no memory section.
+        Empty where the profile has no memory section. Accesses that a source counted itself are as it counted them.
         """
         if self.hardware.memory is None:
             return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         n = numbers(self.hardware)
         rows = []
+        if given := given_charges(self.counts, self.hardware):
+            for entry, (_, charge) in zip(self.counts.header["accesses"], given, strict=True):
+                words = float(charge.amount[0])
+                bits, energy_pj = words * n[f"{charge.price}.width_bits"], words * n[str(charge.price)]
+                rows.append((entry["name"], entry["level"], entry["action"], bits, words, energy_pj))
+            return pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         for a in accesses(self.work, self.hardware, n, self.policies.memory):
             bits, action = float(a.bits.sum()), a.key.rsplit(".", 1)[1]
             words = bits / n[f"{a.key}.width_bits"]
@@ -286,6 +292,9 @@ class Energy:
             ops = dict.fromkeys(self.work.op[charge.amount > 0].tolist())
             if charge.price is None and amount > 0:
                 found += [{"op": op, "what": charge.what, "amount": amount} for op in list(ops)[:1]]
+            unknown = self.work.op[np.isnan(charge.amount) & (self.work.op != "unsupported")].tolist()
+            what = charge.what or charge.part.removesuffix("_pj").replace("_", " ")
+            found += [{"op": op, "what": f"{what} (the counts do not give all)", "amount": pd.NA} for op in unknown[:1]]
         unsupported = rows[rows["op"] == "unsupported"]
         if len(unsupported):
             layers = ", ".join(unsupported["layer"].unique()[:3])
@@ -307,12 +316,12 @@ class Energy:
             "hardware": self.hardware.name,
             **asdict(self.policies),
             "without": list(self.without),
-            "compute_pj": self.compute_pj,
+            "compute_pj": _known(self.compute_pj),
             "memory_pj": _known(self.memory_pj),
             "static_pj": _known(self.static_pj),
             "total_pj": _known(self.total_pj),
             "total_of_needed_steps_pj": _known(self.of_needed_steps().total_pj),
-            "latency_s": None if found is None else found.seconds,
+            "latency_s": None if found is None else _known(found.seconds),
             "edp_js": None if found is None else _known(self.edp_js),
             "unpriced": unpriced.astype(object).where(unpriced.notna(), None).to_dict("records"),
             "cannot_price": cannot_price(self.hardware),
@@ -366,7 +375,7 @@ def estimate(
         if charge.price is not None:
             sums[charge.part] += charge.amount * n[charge.price]
         else:
-            unpriced[charge.part] |= charge.amount > 0
+            unpriced[charge.part] |= ~(charge.amount <= 0)  # also where the amount is not known
     unpriced["elementwise_pj"] |= work.op == "unsupported"
     if profile.compute.neuron_prices is None:
         unpriced["neuron_pj"] |= work.is_neuron

@@ -482,6 +482,7 @@ class MemoryModel(Record):
     spike_coding: Literal["bitmap", "address-event"] = "bitmap"
     variant: MemoryVariant = "ws_once"
     drop_first_last: StrictBool = False
+    note: Text | None = None
 
     @model_validator(mode="after")
     def _placed_on_levels(self) -> MemoryModel:

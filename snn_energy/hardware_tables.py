@@ -18,7 +18,7 @@ from snn_energy.hardware import (
 )
 from snn_energy.yaml_file import Keys
 
-DESCRIBE_COLUMNS = ["component", "action", "value", "unit", "width_bits", "kind", "source", "citation"]
+DESCRIBE_COLUMNS = ["component", "action", "value", "unit", "low", "high", "width_bits", "kind", "source", "citation"]
 DIFFERENCE_COLUMNS = ["component", "action", "a", "b", "differs"]
 
 
@@ -29,13 +29,15 @@ def _component(path: Keys) -> tuple[str, str]:
 def describe(profile: HardwareProfile) -> pd.DataFrame:
     """One row per number of the profile, in the units of its file (columns: ``DESCRIBE_COLUMNS``).
 
-    ``component`` and ``action`` are the keys in the file; ``width_bits`` is missing where a number has none.
+    ``component`` and ``action`` are the keys in the file; ``low``, ``high`` (its range) and ``width_bits`` are missing
+    where a number has none.
     """
     rows = [
         (
             *_component(path),
             float(number.value),
             number.unit,
+            *(getattr(number, "range", None) or (None, None)),
             getattr(number, "width_bits", None),
             number.kind,
             number.source,
@@ -43,7 +45,7 @@ def describe(profile: HardwareProfile) -> pd.DataFrame:
         )
         for path, number in quantities(profile)
     ]
-    return pd.DataFrame(rows, columns=DESCRIBE_COLUMNS).astype({"width_bits": "Int64"})
+    return pd.DataFrame(rows, columns=DESCRIBE_COLUMNS).astype({"width_bits": "Int64", "low": float, "high": float})
 
 
 def notes(profile: HardwareProfile) -> list[str]:
@@ -148,8 +150,11 @@ def _settings(profile: HardwareProfile) -> dict[Keys, str]:
 
 
 def _placement_note(profile: HardwareProfile) -> list[tuple[str, str | None]]:
-    placement = None if profile.memory is None else profile.memory.placement
-    return [] if placement is None else [("memory.placement", placement.note)]
+    if profile.memory is None:
+        return []
+    placement = profile.memory.placement
+    notes = [("memory", profile.memory.note)]
+    return notes if placement is None else [*notes, ("memory.placement", placement.note)]
 
 
 def _what_differs(a: Mapping[str, object] | None, b: Mapping[str, object] | None) -> str:

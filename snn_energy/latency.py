@@ -148,7 +148,7 @@ def cycles_of(
     layer, layer_load = _per_layer(c, places), _per_layer(load, places)
     if model.schedule != "layer-serial":
         layer_load = np.zeros_like(layer_load)
-    interval = layer.max(-1) if model.schedule == "layer-pipelined" else total
+    interval = layer.max(-1, initial=0.0) if model.schedule == "layer-pipelined" else total
     stores = {level: _per_layer(cycles + np.zeros_like(c), places) for level, cycles in moving.items()}
     return Cycles(total, interval, _per_layer(lanes, places), stores, layer_load, layer + layer_load)
 
@@ -159,7 +159,7 @@ def total_cycles(
     """``cycles_of(...).total`` alone, for many designs."""
     moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
     if hardware.latency is not None and hardware.latency.timing == "array":
-        return _array_cycles(work, n, places, moving, loading)[2].sum(-1)
+        return np.asarray(_array_cycles(work, n, places, moving, loading)[2].sum(-1))
     lanes = row_cycles(work, hardware, n)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
     return _scheduled(c, load, work, hardware, n, places, time_steps)
@@ -177,7 +177,7 @@ def _scheduled(
     if model.schedule == "step-serial":
         return c[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
     steps, slowest = _per_layer(work.steps, places), _largest(c, places)
-    return slowest.sum(-1) + np.maximum(((steps - 1) * slowest).max(-1), 0.0) + sync  # type: ignore[no-any-return]
+    return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
 def _flat(value: Any) -> Any:
@@ -196,7 +196,7 @@ def _slowest(cycles: list[Array]) -> Array:
 def _array_cycles(
     work: Work, n: Numbers, places: Places, moving: dict[str, Array], loading: dict[str, Array]
 ) -> tuple[Array, dict[str, Array], Array]:
-    """Weight-stationary array as modelled in Prosperity, one floor over all steps: compute, stores, slowest by layer."""
+    """Weight-stationary array as Prosperity models it, one floor over all steps: compute, stores, slowest by layer."""
     rows, columns = n["array.rows"], n["array.columns"]
     groups = np.maximum(work.groups, 1.0)
     product = work.op == "matmul"
@@ -265,6 +265,9 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
         return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
     places = places_of(counts, joined=model.timing == "array")
     found = cycles_of(work, hardware, n, variant, places, counts.time_steps)
+    levels = {} if hardware.memory is None else hardware.memory.levels
+    idle = np.zeros_like(found.compute)
+    stores = {name: found.stores.get(name, idle) for name, level in levels.items() if level.bandwidth is not None}
     first = counts.rows.iloc[places.rows[places.starts]]
     layers = pd.DataFrame(
         {
@@ -274,12 +277,12 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
             "active_steps": _largest_steps(work, counts, places),
             "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, places),
             "compute_cycles": found.compute,
-            **{f"{level}_cycles": cycles for level, cycles in found.stores.items()},
+            **{f"{level}_cycles": cycles for level, cycles in stores.items()},
             "load_cycles": found.load,
             "cycles": found.layer,
         }
     )
-    bounds = {"compute": found.compute, **found.stores}
+    bounds = {"compute": found.compute, **stores}
     names, table = list(bounds), np.stack(list(bounds.values()))
     layers["bound"] = np.where(table.max(0) > 0, np.array(names)[table.argmax(0)], "nothing to do")
     return Latency(
@@ -377,8 +380,13 @@ def skipping(energy: Energy) -> pd.DataFrame:
                 "cycles": None if latency is None else latency.cycles,
                 "latency_s": None if latency is None else latency.seconds,
                 "total_pj": e.total_pj,
-                "time_ratio": None if latency is None or first is None else latency.cycles / first.cycles,
-                "energy_ratio": e.total_pj / base.total_pj,
+                "time_ratio": None if latency is None or first is None else _ratio(latency.cycles, first.cycles),
+                "energy_ratio": _ratio(e.total_pj, base.total_pj),
             }
         )
     return pd.DataFrame(found)
+
+
+def _ratio(part: float, whole: float) -> float:
+    """part / whole; of nothing, NaN."""
+    return part / whole if whole else float("nan")

@@ -19,7 +19,7 @@ once per step as in design.md. Where tensors are kept where they fit (``keep``),
 again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
 beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
 in between; weights come from the outermost level once. Layers run one after another, all steps of a layer first; under
-``ws_reload`` step by step, so that weights and membranes of the whole network must fit to be kept.
+``ws_reload`` step by step, so that weights and membranes of the whole network must fit beside each other to be kept.
 
 Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation, and
 two operands of every operation are passed on to the next element (Sze et al. 2017, section V).
@@ -123,7 +123,8 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
     reads, writes = membrane_bits(work, n, memory)
     none = np.zeros_like(work.steps)
     by_step = variant == "ws_reload"
-    state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * work.is_neuron
+    stays = work.is_operation | work.is_neuron if by_step else work.is_neuron
+    state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * stays
     membrane = Flow("membrane", reads, writes, state + none, none)
     if variant == "state_only":
         return [membrane]
@@ -153,10 +154,10 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
         spills = folds(work.reduction, n["array.rows"]) - 1
         spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
     per_step = np.maximum(work.steps, 1.0)
-    network = work.network_weights * w if by_step else resident
+    held = work.network_weights * w * stays if by_step else resident
     return [
         membrane,
-        Flow("weights", loaded, none, np.where(work.is_operation, network, 0.0) + none, resident * work.firsts),
+        Flow("weights", loaded, none, held + none, resident * work.firsts),
         Flow(
             "inputs",
             streamed + other_loaded,
@@ -200,9 +201,11 @@ def homes(flow: list[Flow], hardware: HardwareProfile, n: Numbers) -> dict[Tenso
             home[f.tensor] = np.where(fits, float(index), home[f.tensor])
             settled[f.tensor] = settled[f.tensor] | fits
     if memory.levels[names[0]].size is not None:
-        size = n[f"memory.levels.{names[0]}.size"]
-        for f in flow:
-            home[f.tensor] = np.where((home[f.tensor] == 0) & (f.footprint > size), np.nan, home[f.tensor])
+        left = n[f"memory.levels.{names[0]}.size"]
+        for f in ordered:
+            outermost = (home[f.tensor] == 0) & (f.footprint > 0)
+            home[f.tensor] = np.where(outermost & (f.footprint > left), np.nan, home[f.tensor])
+            left = left - np.where(outermost & (f.footprint <= left), f.footprint, 0.0)
     return home
 
 
@@ -239,7 +242,7 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
     names = list(memory.levels)
     for f in found:
         at = home[f.tensor]
-        lost = np.isnan(at)
+        lost = np.isnan(at) & (f.reads + f.writes + f.fill > 0)
         is_read, is_written = bool(np.any(f.reads)), bool(np.any(f.writes))
         is_filled = bool(np.any(f.fill))
         if not (is_read or is_written or is_filled):
@@ -277,14 +280,21 @@ def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: Me
     elif array.registers is not None and variant != "no_local_reuse":
         times = work.firsts if variant in LOADED_ONCE else work.steps
         loaded = work.weights * w * times + spike_bits(work, n, memory, "other")[0]
-        yield Access("weights", "registers", "array.registers.read", performed * stationary)
-        yield Access("weights", "registers", "array.registers.write", loaded)
+        yield from _of_operands(work, "registers", "array.registers.read", performed * stationary)
+        yield from _of_operands(work, "registers", "array.registers.write", loaded)
     if array.inter_pe is not None:
         yield Access("inputs", "inter_pe", "array.inter_pe", performed * each)
         if variant == "output_stationary":
-            yield Access("weights", "inter_pe", "array.inter_pe", performed * stationary)
+            yield from _of_operands(work, "inter_pe", "array.inter_pe", performed * stationary)
         else:
             yield Access("partial_sums", "inter_pe", "array.inter_pe", performed * p)
+
+
+def _of_operands(work: Work, level: str, key: str, bits: Array) -> Iterator[Access]:
+    """What the array does with weights, or with a product's other operand, which is of the inputs."""
+    product = work.op == "matmul"
+    yield Access("weights", level, key, np.where(product, 0.0, bits))
+    yield Access("inputs", level, key, np.where(product, bits, 0.0))
 
 
 def memory_charges(moved: list[Access], n: Numbers) -> list[Charge]:
@@ -299,14 +309,17 @@ def check_homes(
     if _memory(hardware).keep is None:
         return
     outermost = next(iter(_memory(hardware).levels))
-    for f in flows(work, hardware, n, variant):
-        lost = np.isnan(homes([f], hardware, n)[f.tensor]) & ((f.reads + f.writes) > 0)
+    found = flows(work, hardware, n, variant)
+    home = homes(found, hardware, n)
+    for f in found:
+        lost = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
         if lost.any():
             row = int(np.flatnonzero(lost)[0])
             raise HardwareError(
                 f"{hardware.where(f'memory.levels.{outermost}.size')}: the {f.tensor.replace('_', ' ')} of "
-                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level "
-                f"({outermost} holds {float(n[f'memory.levels.{outermost}.size']):,.0f}); give it more, or no size"
+                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level beside what is "
+                f"kept before ({outermost} holds {float(n[f'memory.levels.{outermost}.size']):,.0f}); give it more, "
+                "or no size"
             )
 
 

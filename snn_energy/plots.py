@@ -17,6 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_energy.breakeven import BreakEven
 from snn_energy.compare import Comparison
@@ -488,6 +489,10 @@ def break_even_figure(found: BreakEven) -> Figure:
                 ax.set_title(f"{row['knob']}: no break-even in this range", fontsize=8)
             ax.set_xscale("log")
             ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+                axis.set_minor_formatter(NullFormatter())
             ax.set_xlabel(f"{row['knob']} ({row['unit']})")
             ax.set_ylabel(f"total per sample ({unit})")
         for ax in axes[len(knobs) :]:

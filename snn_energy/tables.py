@@ -100,7 +100,7 @@ def for_reading(frame: pd.DataFrame) -> pd.DataFrame:
     ]
     kept = frame.drop(columns=empty)
     if "group" in frame.columns and "total_pj" in frame.columns and "layer" not in frame.columns:
-        kept = kept[frame["total_pj"] > 0]
+        kept = kept[~(frame["total_pj"] <= 0)]  # what is not known may cost something
     return kept.drop(columns=[c for c in ("is_baseline",) if c in kept.columns])
 
 

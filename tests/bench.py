@@ -1,4 +1,6 @@
-"""What profiling costs: profiled against plain forwards, interleaved in one run. ``make bench`` prints it.
+"""What profiling, skipping and pricing cost. ``make bench`` prints it.
+
+Profiled against plain forwards, interleaved in one run; estimates and sweeps against a plain Python loop.
 
 Ratios, not seconds: plain against plain in the same run is the noise. Nothing here is a test with a threshold.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import os
 import random
 import statistics
@@ -15,12 +18,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
+from typing import Any
 
+import hierarchy_oracle as oracle
+import numpy as np
 import torch
 
 import snn_energy as se
+from snn_energy.counts import Counts
 from snn_energy.datasets import load_images
 from snn_energy.models.neurons import DTSS
+from snn_energy.sweep import sweep
 
 
 def calibrated(name: str) -> torch.nn.Module:
@@ -156,11 +164,100 @@ def peak_kib(name: str, call: str) -> float:
     return statistics.median(peaks)
 
 
+def array_device(size_bits: int = 108 * 8192, rows: int = 12, lanes: int = 168, mac: float = 0.8425) -> oracle.Device:
+    """A device like Eyeriss with a two-level memory, registers, bandwidths and leakage, in the terms of the oracle."""
+    word = {"read_word": 16, "write_word": 16}
+    return oracle.Device(
+        levels=(
+            oracle.Store("dram", read=170.0, write=170.0, bandwidth=64, **word),
+            oracle.Store("buffer", size=size_bits, read=5.0, write=5.0, bandwidth=512, leakage_w=1e-3, **word),
+        ),
+        keep=("inputs", "partial_sums", "membrane", "weights", "outputs"),
+        rows=rows, columns=14, registers=oracle.Store("registers", **word), inter_pe=oracle.Store("inter_pe", **word),
+        variant="psum_spill", w=16, a=16, p=16, mac=mac, ac=0.055, static_w=1e-2,
+        timing=oracle.Timing(zeros="skip", clock_hz=200_000_000, lanes=lanes),
+    )  # fmt: skip
+
+
+def looped_pj(rows: list[oracle.Row], samples: int, device: oracle.Device) -> float:
+    """The total of one design by a plain Python loop over the rows: the same formulas, written apart."""
+    timing = device.timing
+    assert timing is not None
+    charged = oracle.charge(rows, samples, oracle.Policy(device.variant), timing.zeros)
+    arithmetic = sum(c.macs * device.mac + c.acs * device.ac for c in charged)
+    seconds = oracle.time_of(charged, device, device.variant, 4).cycles / timing.clock_hz
+    watts = (device.static_w or 0.0) + sum(store.leakage_w or 0.0 for store in device.levels)
+    return arithmetic + oracle.memory_pj(charged, device, device.variant) + watts * seconds * 1e12
+
+
+def pricing(counts: Counts) -> None:
+    """Print what an estimate and a point of a sweep take, and both over a plain Python loop of the same formulas."""
+    rows = json.loads(counts.rows.to_json(orient="records"))
+    profile = array_device().profile()
+    estimates = [once(lambda: se.estimate(counts, profile).total_pj) for _ in range(20)]
+    loops = [once(lambda: looped_pj(rows, counts.samples, array_device())) for _ in range(5)]
+    loop_s = statistics.median(loops)
+    fields = {
+        "array.rows": np.arange(1, 101),
+        "memory.levels.buffer.size": np.linspace(1e5, 4e6, 100).round(),
+        "compute.mac": np.linspace(0.2, 2.0, 100),
+    }
+    rng = np.random.default_rng(0)
+    grid_s, grid = timed(lambda: sweep(counts, profile, fields))
+    scattered = {
+        "array.rows": rng.integers(1, 500, 1_000_000),
+        "latency.lanes": rng.integers(1, 5000, 1_000_000),
+        "memory.levels.buffer.size": rng.uniform(1e5, 4e6, 1_000_000).round(),
+    }
+    scattered_s, points = timed(lambda: sweep(counts, profile, scattered, combine=False))
+    worst = 0.0
+    for _, row in grid.sample(20, random_state=0).iterrows():
+        size, height, mac = (row[f"{key} ({unit})"] for key, unit in zip(
+            ("memory.levels.buffer.size", "array.rows", "compute.mac"), ("bit", "row", "pJ"), strict=True))  # fmt: skip
+        looped = looped_pj(rows, counts.samples, array_device(int(size), int(height), mac=float(mac)))
+        worst = max(worst, abs(row["total_pj"] / looped - 1))
+    median_s = statistics.median(estimates)
+    print(f"pricing {counts.model}, {len(counts.rows)} rows, two levels of memory, {len(grid):,} points each")
+    print("what                                                 seconds   points per second   over a plain Python loop")
+    for name, seconds in (("plain Python loop, one design", loop_s), ("estimate, one design", median_s)):
+        print(f"{name:50s} {seconds:9.4f}   {1 / seconds:17,.0f}   {loop_s / seconds:24.1f}")
+    for name, seconds, table in (
+        ("sweep, rows x buffer size x MAC price (a grid)", grid_s, grid),
+        ("sweep, rows, buffer size, lanes (no two alike)", scattered_s, points),
+    ):
+        rate = len(table) / seconds
+        print(f"{name:50s} {seconds:9.2f}   {rate:17,.0f}   {rate * loop_s:24,.0f}")
+    print(f"largest difference between sweep and loop at 20 points drawn: {worst:.1e}")
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of one call and what it gave."""
+    start = time.perf_counter()
+    found = run()
+    return time.perf_counter() - start, found
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=30)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--only", choices=("profiling", "skipping", "pricing"), help="One part alone.")
+    arguments = parser.parse_args()
+    parts = {"profiling": profiling, "skipping": skipping_forward, "pricing": pricing_of_a_network}
+    for name, part in parts.items():
+        if arguments.only in (None, name):
+            part(arguments.pairs)
+            print()
+
+
+def pricing_of_a_network(pairs: int) -> None:
+    """Count one batch of the DTSS 4-384 network and price it."""
+    with torch.inference_mode():
+        pricing(se.profile(calibrated("dts-spikformer-4-384"), [torch.rand(4, 3, 32, 32)]))
+
+
+def profiling(pairs: int) -> None:
+    """What counting costs."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch 8, T 4, 32x32, {pairs} pairs")
     print("model                 profiled/plain  plain/plain  one call/plain  plain ms  counting ms  peak memory ratio")
     for name in ("spikformer-4-384", "dts-spikformer-4-384"):
@@ -171,7 +268,10 @@ def main() -> None:
             f"  {found['call_over_plain']:14.3f}  {found['plain_ms']:8.1f}  {found['counting_ms']:11.1f}"
             f"  {memory:17.3f}"
         )
-    print()
+
+
+def skipping_forward(pairs: int) -> None:
+    """What skipping masked steps saves in wall time."""
     print("skipping forward, batch 8          T_avg  time/T_max time  MACs that remain  time/MACs")
     shipped = files("snn_energy").joinpath("demo_checkpoints", "dts-spikformer-2-64-digits.safetensors")
     digits = torch.from_numpy(load_images("digits", "test", 16, 1, 64).images)

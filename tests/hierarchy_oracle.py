@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from snn_energy.hardware import HardwareProfile
@@ -130,7 +130,7 @@ class Device:
             "memory": memory,
         }
         if self.rows is not None:
-            array = {"rows": number(self.rows, "row"), "columns": number(self.columns, "column")}  # type: ignore[arg-type]
+            array = {"rows": number(self.rows, "row"), "columns": number(self.columns, "column")}
             if self.registers is not None:
                 array["registers"] = ports(self.registers)
             if self.inter_pe is not None:
@@ -170,6 +170,11 @@ class Policy:
     integer: str = "ac"
     products: str = "coincidence"
     encoder: str = "per-step"
+    without: tuple[str, ...] = ()
+
+    def asked(self) -> dict[str, Any]:
+        """The keywords of ``estimate``."""
+        return dict(vars(self))
 
 
 # --- Networks -----------------------------------------------------------------------------------------------------
@@ -217,13 +222,22 @@ def neuron(
 
 @dataclass(frozen=True)
 class Charged:
-    """One row as it is charged, per sample: multiplies, accumulates, and whether it is the layer's first."""
+    """One row as it is charged, per sample.
+
+    on: it works in this step. first: nothing of its layer worked before. kept: it runs on this device.
+    """
 
     row: Row
+    kept: bool
     on: bool
     first: bool
     macs: float
     acs: float
+    dense: float
+    input_events: float
+    other_events: float
+    spikes: float
+    state: float
     first_update: bool
     last_update: bool
 
@@ -246,8 +260,10 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
     updated: set[str] = set()
     last = {row["layer"]: i for i, row in enumerate(rows) if row["active"]}
     for i, row in enumerate(rows):
-        on = row["active"] and not (policy.encoder == "once" and row.get("input_repeated", False))
-        macs = acs = 0.0
+        layer, kept = row["layer"], row["layer"] not in policy.without
+        alive = row["active"] and kept
+        on = alive and not (policy.encoder == "once" and row.get("input_repeated", False))
+        macs = acs = dense = 0.0
         if on and row["op"] in OPERATIONS:
             dense = row["dense_macs"]
             sops = row["sops_gated"] if policy.products == "gated" else row["sops"]
@@ -260,16 +276,20 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
                 acs = row["sops_multi"]
             else:
                 acs = sops
-        layer = row["layer"]
         found.append(
             Charged(
-                row, on, on and layer not in begun, macs / samples, acs / samples,
-                row["active"] and layer not in updated, row["active"] and last[layer] == i,
+                row=row, kept=kept, on=on, first=on and layer not in begun,
+                macs=macs / samples, acs=acs / samples, dense=dense / samples,
+                input_events=(row.get("input_nonzeros") or 0) / samples,
+                other_events=(row.get("other_nonzeros") or 0) / samples,
+                spikes=row.get("spikes", 0) / samples,
+                state=row.get("membrane_reads", 0) / samples if alive else 0.0,
+                first_update=alive and layer not in updated, last_update=alive and last[layer] == i,
             )
         )  # fmt: skip
         if on:
             begun.add(layer)
-        if row["active"]:
+        if alive:
             updated.add(layer)
     return found
 
@@ -296,7 +316,7 @@ def ceil_div(size: int, lanes: float) -> int:
 def element_bits(kind: str, max_k: int | None, a: int) -> int:
     """Bits of one element of a kind."""
     if kind == "integer":
-        return math.ceil(math.log2(max_k + 1))  # type: ignore[operator]
+        return math.ceil(math.log2(max_k + 1))
     return {"binary": 1, "ternary": 2, "real": a}[kind]
 
 
@@ -316,63 +336,68 @@ def operand_bits(kind: str, max_k: int | None, elements: int, events: float, dev
     return events * (address_bits(elements) + (each if each > 1 else 0))
 
 
-def flows(c: Charged, rows: list[Charged], device: Device, policy: Policy, samples: int) -> list[Flow]:
-    """The tensors that a row moves."""
-    variant, once_each = policy.memory, device.keep is None
+def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list[Flow]:
+    """The tensors that a row moves, and those that it must leave where they are."""
+    by_step = variant == "ws_reload"  # the whole network in every step: all weights and all membranes stay
     if c["op"] == "neuron":
-        reads = 0.0 if device.drop and c.first_update else c["membrane_reads"] / samples
-        writes = 0.0 if device.drop and c.last_update else c["membrane_writes"] / samples
-        held = c["neurons"] if variant != "ws_reload" else whole_network(rows, "neurons")
-        found = [Flow("membrane", reads * device.u, writes * device.u, held * device.u)]
-        if variant != "state_only":
-            bits = c["neurons"] if device.coding == "bitmap" else c["spikes"] / samples * address_bits(c["neurons"])
-            found.append(Flow("outputs", 0.0, bits * c.on, bits * c.on))
+        reads = 0.0 if device.drop and c.first_update else c.state
+        writes = 0.0 if device.drop and c.last_update else c.state
+        state = whole_network(rows, "neurons") if by_step else c["neurons"]
+        found = [Flow("membrane", reads * device.u, writes * device.u, state * device.u)]
+        if by_step:
+            found.append(Flow("weights", footprint=whole_network(rows, "weights") * device.w))
+        if variant != "state_only" and c.on:
+            bits = c["neurons"] if device.coding == "bitmap" else c.spikes * address_bits(c["neurons"])
+            found.append(Flow("outputs", 0.0, bits, bits))
         return found
     if not c.is_operation or variant == "state_only" or not c.on:
         return []
     m, k, n, g = c["positions"], c["reduction"], c["out_channels"], c["groups"]
-    inputs = operand_bits(
-        c["input_kind"], c["max_k"], c["input_elements"], c["input_nonzeros"] / samples, device
-    )  # fmt: skip
-    other = other_each = 0.0
-    if c["other_kind"] is not None:
-        other = operand_bits(
-            c["other_kind"], c["other_max_k"], c["other_elements"], c["other_nonzeros"] / samples, device
-        )
-        other_each = element_bits(c["other_kind"], c["other_max_k"], device.a)
+    inputs = operand_bits(c["input_kind"], c["max_k"], c["input_elements"], c.input_events, device)
+    other = other_bits(c, device)
     weights = c["weights"] * device.w
     across = 1 if device.columns is None else ceil_div(n, g * device.columns)
     down = 1 if device.rows is None else ceil_div(k, device.rows)
-    spilt = (down - 1) * n * m * device.p
-
+    weight_reads = weights if by_step or c.first else 0.0
+    input_reads, other_reads = inputs * (across if device.keep is not None else 1), other
     if variant == "output_stationary":
-        passes_over_weights = ceil_div(m, device.rows)  # type: ignore[arg-type]
-        weight_reads, other_reads, input_reads = passes_over_weights * weights, passes_over_weights * other, across * inputs
+        passes = ceil_div(m, device.rows)
+        weight_reads, input_reads, other_reads = passes * weights, across * inputs, passes * other
     elif variant == "no_local_reuse":
-        taps = m * k * g / c["input_elements"] if c["input_elements"] else 0.0
-        weight_reads = c.ops * device.w if weights else 0.0
-        other_reads, input_reads = c.ops * other_each, across * taps * inputs
-    else:
-        weight_reads = weights if variant == "ws_reload" or c.first else 0.0
-        other_reads, input_reads = other, inputs * (1 if once_each else across)
+        taps = m * k * g / c["input_elements"] if c["input_elements"] else 1.0
+        weight_reads = 0.0 if c["op"] == "matmul" else c.ops * device.w
+        input_reads, other_reads = across * taps * inputs, c.ops * other_each(c, device)
+    held = whole_network(rows, "weights") * device.w if by_step else weights
     found = [
-        Flow(
-            "weights", weight_reads, 0.0,
-            weights if variant != "ws_reload" else whole_network(rows, "weights") * device.w,
-            weights if c.first else 0.0,
-        ),
+        Flow("weights", weight_reads, 0.0, held, weights if c.first else 0.0),
         Flow("inputs", input_reads + other_reads, 0.0, inputs + other),
-    ]  # fmt: skip
-    if variant in ("psum_spill", "no_local_reuse"):
-        found.append(Flow("partial_sums", spilt, spilt, n * m * device.p if down > 1 else 0.0))
+    ]
+    if by_step:
+        found.append(Flow("membrane", footprint=whole_network(rows, "neurons") * device.u))
+    if variant in ("psum_spill", "no_local_reuse") and down > 1:
+        spilt = (down - 1) * n * m * device.p
+        found.append(Flow("partial_sums", spilt, spilt, n * m * device.p))
     if not c["feeds_neuron"]:
-        found.append(Flow("outputs", 0.0, c["output_elements"] * device.a, c["output_elements"] * device.a))
+        bits = c["output_elements"] * device.a
+        found.append(Flow("outputs", 0.0, bits, bits))
     return found
 
 
+def other_each(c: Charged, device: Device) -> int:
+    """Bits of one element of a product's other operand."""
+    return 0 if c["other_kind"] is None else element_bits(c["other_kind"], c["other_max_k"], device.a)
+
+
+def other_bits(c: Charged, device: Device) -> float:
+    """Bits of a product's other operand."""
+    if c["other_kind"] is None:
+        return 0.0
+    return operand_bits(c["other_kind"], c["other_max_k"], c["other_elements"], c.other_events, device)
+
+
 def whole_network(rows: list[Charged], name: str) -> int:
-    """A size summed over layers."""
-    sizes = {c["layer"]: c[name] or 0 for c in rows if c.is_operation or c["op"] == "neuron"}
+    """A size summed over the layers that run here."""
+    sizes = {c["layer"]: c[name] or 0 for c in rows if c.kept}
     return sum(sizes.values())
 
 
@@ -400,7 +425,7 @@ def homes(found: list[Flow], device: Device) -> dict[str, int]:
 def way(tensor: str, home: int, device: Device) -> list[int]:
     """The levels between a home and the array; those that may not hold the tensor are passed by."""
     inner = range(home + 1, len(device.levels)) if device.keep is not None else range(0)
-    return [i for i in inner if device.levels[i].holds is None or tensor in device.levels[i].holds]  # type: ignore[operator]
+    return [i for i in inner if device.levels[i].holds is None or tensor in device.levels[i].holds]
 
 
 def moved_by(found: list[Flow], device: Device) -> Iterator[tuple[Key, float]]:
@@ -426,42 +451,34 @@ def moved_by(found: list[Flow], device: Device) -> Iterator[tuple[Key, float]]:
                     yield (tensor, names[index], "write"), flow.fetched
 
 
-def inside(c: Charged, found: list[Flow], device: Device, policy: Policy, samples: int) -> Iterator[tuple[Key, float]]:
+def inside(c: Charged, found: list[Flow], device: Device, variant: str) -> Iterator[tuple[Key, float]]:
     """Registers and hops of one row."""
-    if not c.is_operation or not c.on or policy.memory == "state_only":
+    if not c.is_operation or not c.on or variant == "state_only":
         return
-    input_each = element_bits(c["input_kind"], c["max_k"], device.a)
-    if c["other_kind"] is None:
-        second, second_each = "weights", device.w
-    else:
-        second, second_each = "weights", element_bits(c["other_kind"], c["other_max_k"], device.a)
-    if device.registers is not None:
-        if policy.memory == "output_stationary":
-            yield ("partial_sums", "registers", "read"), c.ops * device.p
-            yield ("partial_sums", "registers", "write"), c.ops * device.p
-        elif policy.memory != "no_local_reuse":
-            yield (second, "registers", "read"), c.ops * second_each
-            if c["other_kind"] is None:
-                yield ("weights", "registers", "write"), next(f.reads for f in found if f.tensor == "weights")
-            else:
-                events = c["other_nonzeros"] / samples
-                bits = operand_bits(c["other_kind"], c["other_max_k"], c["other_elements"], events, device)
-                yield (second, "registers", "write"), bits
+    product = c["other_kind"] is not None
+    second, second_each = ("inputs", other_each(c, device)) if product else ("weights", device.w)
+    if device.registers is not None and variant == "output_stationary":
+        yield ("partial_sums", "registers", "read"), c.ops * device.p
+        yield ("partial_sums", "registers", "write"), c.ops * device.p
+    elif device.registers is not None and variant != "no_local_reuse":
+        arriving = other_bits(c, device) if product else sum(f.reads for f in found if f.tensor == "weights")
+        yield (second, "registers", "read"), c.ops * second_each
+        yield (second, "registers", "write"), arriving
     if device.inter_pe is not None:
-        yield ("inputs", "inter_pe", "hop"), c.ops * input_each
-        if policy.memory == "output_stationary":
+        yield ("inputs", "inter_pe", "hop"), c.ops * element_bits(c["input_kind"], c["max_k"], device.a)
+        if variant == "output_stationary":
             yield (second, "inter_pe", "hop"), c.ops * second_each
         else:
             yield ("partial_sums", "inter_pe", "hop"), c.ops * device.p
 
 
-def moved(rows: list[Charged], device: Device, policy: Policy, samples: int) -> list[dict[Key, float]]:
+def moved(rows: list[Charged], device: Device, variant: str) -> list[dict[Key, float]]:
     """Bits by (tensor, store, action), one dictionary a row."""
     table = []
     for c in rows:
         sums: dict[Key, float] = defaultdict(float)
-        found = flows(c, rows, device, policy, samples)
-        for key, bits in (*moved_by(found, device), *inside(c, found, device, policy, samples)):
+        found = flows(c, rows, device, variant)
+        for key, bits in (*moved_by(found, device), *inside(c, found, device, variant)):
             sums[key] += bits
         table.append(dict(sums))
     return table
@@ -471,10 +488,15 @@ def price(key: Key, device: Device) -> float:
     """pJ per bit."""
     _, store, action = key
     if store == "inter_pe":
-        return device.inter_pe.read / device.inter_pe.read_word  # type: ignore[union-attr]
+        return device.inter_pe.read / device.inter_pe.read_word
     found = device.registers if store == "registers" else next(s for s in device.levels if s.name == store)
     assert found is not None
     return found.read / found.read_word if action == "read" else found.write / found.write_word
+
+
+def memory_pj(rows: list[Charged], device: Device, variant: str) -> float:
+    """All traffic at its prices."""
+    return sum(bits * price(key, device) for row in moved(rows, device, variant) for key, bits in row.items())
 
 
 # --- How long it takes --------------------------------------------------------------------------------------------
@@ -482,55 +504,295 @@ def price(key: Key, device: Device) -> float:
 
 @dataclass
 class LayerTime:
-    """Cycles of one layer: of each active step, and of what is loaded before it."""
+    """One layer: cycles of its charged steps, what makes them up, and what its weights take to load."""
 
     steps: list[float] = field(default_factory=list)
-    compute: list[float] = field(default_factory=list)
-    stores: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    load: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    lanes: list[float] = field(default_factory=list)
+    stores: dict[str, list[float]] = field(default_factory=dict)
+    load: dict[str, float] = field(default_factory=dict)
+    operations: float = 0.0
+    whole: float = 0.0  # cycles under the timing of an array
 
     @property
     def load_cycles(self) -> float:
         return max(self.load.values(), default=0.0)
 
     @property
-    def slowest_step(self) -> float:
-        return max(self.steps, default=0.0)
+    def bound(self) -> str:
+        sums = {"compute": sum(self.lanes)} | {store: sum(cycles) for store, cycles in self.stores.items()}
+        slowest = max(sums, key=lambda name: sums[name])
+        return slowest if sums[slowest] > 0 else "nothing to do"
+
+
+@dataclass
+class Time:
+    """An inference: cycles, those between two samples of a stream, and the layers."""
+
+    cycles: float
+    interval: float
+    layers: dict[str, LayerTime]
 
 
 def lane_cycles(c: Charged, timing: Timing) -> float:
     """Cycles of the lanes in one step; the last round of channels or positions may leave lanes idle."""
-    ops = c.ops if timing.zeros == "skip" else c.row["dense_macs"] * c.on / c.row["_samples"]
-    shared = {"any": None, "out_channels": c["out_channels"], "positions": c["positions"]}[timing.lanes_over]
+    ops = c.ops if timing.zeros == "skip" else c.dense
+    shared = {"any": 0, "out_channels": c["out_channels"], "positions": c["positions"]}[timing.lanes_over]
     if not shared:
-        return ops / (timing.lanes * timing.utilisation)
-    rounds = -(-shared // timing.lanes)
-    return ops / shared * rounds / timing.utilisation
+        return ops / timing.lanes / timing.utilisation
+    return ops / shared * ceil_div(shared, timing.lanes) / timing.utilisation
 
 
-def layer_times(rows: list[Charged], device: Device, policy: Policy, samples: int) -> dict[str, LayerTime]:
-    """The layers of operations in their order."""
+def layer_times(rows: list[Charged], device: Device, variant: str) -> dict[str, LayerTime]:
+    """The layers of operations in their order; the products of one module are one layer to an array."""
     timing = device.timing
     assert timing is not None
     bandwidth = {store.name: store.bandwidth for store in device.levels if store.bandwidth is not None}
     found: dict[str, LayerTime] = {}
-    for c, bits in zip(rows, moved(rows, device, policy, samples), strict=True):
+    for c, bits in zip(rows, moved(rows, device, variant), strict=True):
         if not c.is_operation:
             continue
-        layer = found.setdefault(c["layer"], LayerTime())
-        streamed: dict[str, float] = dict.fromkeys(bandwidth, 0.0)
-        for (tensor, store, _), amount in bits.items():
-            if store not in bandwidth:
-                continue
-            if tensor == "weights" and policy.memory in ("ws_once", "psum_spill"):
-                layer.load[store] += amount / bandwidth[store]
-            else:
-                streamed[store] += amount / bandwidth[store]
+        name = c["layer"]
+        if timing.timing == "array" and c["op"] == "matmul":
+            name = name.partition("#")[0] + "#products"
+        layer = found.setdefault(name, LayerTime(stores={store: [] for store in bandwidth}))
         if not c.on:
             continue
-        compute = lane_cycles(c, timing) if timing.timing == "lanes" else 0.0
-        layer.compute.append(compute)
+        streamed = dict.fromkeys(bandwidth, 0.0)
+        for (tensor, store, _), amount in bits.items():
+            if store in bandwidth and tensor == "weights" and variant in ("ws_once", "psum_spill"):
+                layer.load[store] = layer.load.get(store, 0.0) + amount / bandwidth[store]
+            elif store in bandwidth:
+                streamed[store] += amount / bandwidth[store]
+        lanes = lane_cycles(c, timing)
+        layer.operations += c.ops if timing.zeros == "skip" else c.dense
+        layer.lanes.append(lanes)
+        layer.steps.append(max([lanes, *streamed.values()]))
         for store, cycles in streamed.items():
             layer.stores[store].append(cycles)
-        layer.steps.append(max(compute, *streamed.values()) if streamed else compute)
     return found
+
+
+def array_times(rows: list[Charged], device: Device, variant: str) -> dict[str, LayerTime]:
+    """The layers under the timing of a weight-stationary array: one floor over all steps of a layer."""
+    found = layer_times(rows, device, variant)
+    for name, layer in found.items():
+        of_layer = [c for c in rows if c.is_operation and c.on and c["layer"] == name]
+        if name.endswith("#products"):
+            module = name.removesuffix("#products")
+            macs = sum(c.dense for c in rows if c["op"] == "matmul" and c["layer"].partition("#")[0] == module)
+            cycles = math.floor(macs / (device.rows * device.columns))
+        elif of_layer:
+            c = of_layer[0]
+            k, m, n, g = c["reduction"], c["positions"], c["out_channels"], c["groups"]
+            cycles = g * ceil_div(n, g * device.columns) * math.floor(k * len(of_layer) * m / device.rows)
+        else:
+            cycles = 0
+        layer.lanes = [float(cycles)]
+        for store, loaded in layer.load.items():
+            layer.stores[store].append(loaded)
+        layer.load = {}
+        layer.whole = max([float(cycles), *(sum(c) for c in layer.stores.values())])
+    return found
+
+
+def time_of(rows: list[Charged], device: Device, variant: str, time_steps: int) -> Time:
+    """Design, section 7."""
+    timing = device.timing
+    assert timing is not None
+    if timing.timing == "array":
+        layers = array_times(rows, device, variant)
+        cycles = sum(layer.whole for layer in layers.values())
+        return Time(cycles, cycles, layers)
+    layers = layer_times(rows, device, variant)
+    every_step = sum(cycles for layer in layers.values() for cycles in layer.steps)
+    if timing.schedule == "layer-serial":
+        cycles = every_step + sum(layer.load_cycles for layer in layers.values())
+        return Time(cycles, cycles, layers)
+    if timing.schedule == "step-serial":
+        cycles = every_step + time_steps * timing.sync
+        return Time(cycles, cycles, layers)
+    alive = [layer for layer in layers.values() if layer.steps]
+    filling = sum(max(layer.steps) for layer in alive)
+    slowest = max(((len(layer.steps) - 1) * max(layer.steps) for layer in alive), default=0.0)
+    busiest = max((sum(layer.steps) for layer in alive), default=0.0)
+    return Time(filling + max(0.0, slowest) + timing.sync, busiest, layers)
+
+
+def watts(device: Device) -> float:
+    """Power that is drawn all the time."""
+    return (device.static_w or 0.0) + sum(store.leakage_w or 0.0 for store in device.levels)
+
+
+def total_pj(rows: list[Row], samples: int, time_steps: int, device: Device, policy: Policy) -> float:
+    """Arithmetic, memory and static energy of an inference."""
+    charged = charge(rows, samples, policy, "gate" if device.timing is None else device.timing.zeros)
+    compute = sum(c.macs * device.mac + c.acs * device.ac for c in charged)
+    static = 0.0
+    if watts(device):
+        assert device.timing is not None
+        seconds = time_of(charged, device, policy.memory, time_steps).cycles / device.timing.clock_hz
+        static = watts(device) * seconds * 1e12
+    return compute + memory_pj(charged, device, policy.memory) + static
+
+
+# --- Which steps run ----------------------------------------------------------------------------------------------
+
+
+def without_masks(rows: list[Row], samples: int) -> list[Row]:
+    """The network on a device that runs every step: masked steps work on zeros."""
+    found = []
+    for row in rows:
+        if not row["active"] and row["time_step"] >= 0:
+            row = row | {"active": True}
+            if row["op"] in OPERATIONS:
+                row["dense_macs"] = row["reduction"] * row["out_channels"] * row["positions"] * samples
+            if row["op"] == "neuron":
+                row["membrane_reads"] = row["membrane_writes"] = row["neurons"] * samples
+        found.append(row)
+    return found
+
+
+def only_needed(rows: list[Row]) -> list[Row]:
+    """The network on a device that leaves out what nobody reads."""
+    work = (
+        "input_nonzeros", "other_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi", "spikes",
+        "membrane_reads", "membrane_writes",
+    )  # fmt: skip
+    idle = {"active": False} | dict.fromkeys(work, 0)
+    return [row if row["needed"] else row | {k: v for k, v in idle.items() if row.get(k) is not None} for row in rows]
+
+
+# --- At random ----------------------------------------------------------------------------------------------------
+
+
+def random_network(rng: random.Random) -> tuple[list[Row], int, int]:
+    """(rows, samples, time steps): up to five layers of every sort, masked at random, now and then in every step."""
+    time_steps, samples = rng.randint(1, 4), rng.choice([1, 1, 2, 3])
+    layers: list[list[Row]] = []
+    for index in range(rng.randint(1, 5)):
+        op = rng.choice(["conv", "linear", "matmul", "matmul", "neuron", "neuron", "add"])
+        steps = list(range(time_steps))
+        mask = [rng.random() < 0.7 for _ in steps] if rng.random() < 0.85 else [False] * time_steps
+        if op != "neuron" and rng.random() < 0.15:
+            steps, mask = [-1], [True]
+        name = f"layer{index}"
+        if op == "matmul" and rng.random() < 0.5:  # two products of one module
+            pair = f"attn{index}"
+            layers += [random_operation(rng, op, f"{pair}#matmul{i}", steps, mask, samples) for i in range(2)]
+        elif op == "neuron":
+            n = rng.choice([1, 2, rng.randint(1, 60)])
+            layers.append(
+                [neuron(name, t, a, samples, n, rng.randint(0, n * samples)) for t, a in zip(steps, mask, strict=True)]
+            )
+        elif op == "add":
+            work = {"op": op, "elementwise_ops": 5, "input_kind": None, "max_k": None, "output_elements": 5}
+            idle = {"elementwise_ops": 0}
+            layers.append(
+                [{"layer": name, "time_step": t, "active": a} | work | (idle if not a else {})
+                 for t, a in zip(steps, mask, strict=True)]
+            )  # fmt: skip
+        else:
+            layers.append(random_operation(rng, op, name, steps, mask, samples))
+    rows = [row for layer in layers for row in layer]
+    for row in rows:
+        row["needed"] = rng.random() < 0.8
+    if rng.random() < 0.5:
+        rows.sort(key=lambda row: (row["time_step"] == -1, row["time_step"]))
+    return rows, samples, time_steps
+
+
+def random_operation(
+    rng: random.Random, op: str, name: str, steps: list[int], mask: list[bool], samples: int
+) -> list[Row]:
+    """The rows of one operation."""
+    g = rng.choice([1, 1, 2, 3])
+    n, k, m, elements = g * rng.randint(1, 5), rng.randint(1, 9), rng.randint(1, 9), rng.randint(1, 80)
+    kind, max_k = random_kind(rng)
+    fixed: Row = {
+        "op": op, "input_kind": kind, "max_k": max_k, "input_elements": elements, "reduction": k, "out_channels": n,
+        "positions": m, "groups": g, "weights": 0 if op == "matmul" else k * n, "output_elements": m * n,
+        "feeds_neuron": rng.random() < 0.7,
+    }  # fmt: skip
+    others = rng.randint(1, 80)
+    if op == "matmul":
+        fixed["other_kind"], fixed["other_max_k"] = random_kind(rng)
+        fixed["other_elements"] = others
+    rows = []
+    for t, active in zip(steps, mask, strict=True):
+        gated = rng.randint(0, m * k * n * samples)
+        sops = rng.randint(0, gated) if op == "matmul" else gated
+        work = {"sops": sops, "sops_gated": gated, "sops_multi": sops * rng.randint(1, 3)}
+        work["input_nonzeros"] = rng.randint(0, elements * samples)
+        if op == "matmul":
+            work["other_nonzeros"] = rng.randint(0, others * samples)
+        work["input_repeated"] = t > 0 and kind == "real" and rng.random() < 0.5
+        rows.append(operation(name, t, active, samples, **fixed, **work))
+    return rows
+
+
+def random_kind(rng: random.Random) -> tuple[str, int | None]:
+    """A kind of operand and its largest multiple."""
+    kind = rng.choice(["binary", "ternary", "integer", "real"])
+    return kind, {"integer": rng.randint(1, 9), "real": None}.get(kind, 1)
+
+
+def random_device(rng: random.Random, timed: bool = False) -> Device:
+    """One to four levels, placed or kept, with and without an array."""
+    names = ["dram", "global", "buffer", "scratch"][: rng.randint(1, 4)]
+    keep = rng.random() < 0.65
+    array = keep or rng.random() < 0.5
+    timing = random_timing(rng, array) if timed else None
+
+    def word() -> int:
+        return rng.choice([1, 8, 16, 64])
+
+    def inner(name: str) -> Store:
+        sized = name != "dram"
+        return Store(
+            name,
+            size=rng.choice([1, rng.randint(1, 300), rng.randint(100, 5000), 100_000]) if sized else None,
+            read=rng.randint(0, 20) / 2, write=rng.randint(0, 20) / 2, read_word=word(), write_word=word(),
+            holds=tuple(rng.sample(TENSORS, rng.randint(1, 5))) if sized and rng.random() < 0.35 else None,
+            bandwidth=rng.randint(1, 64) if timed and rng.random() < 0.6 else None,
+            leakage_w=rng.randint(0, 9) / 10 if timed and rng.random() < 0.4 else None,
+        )  # fmt: skip
+
+    def port() -> Store | None:
+        made = Store("port", read=rng.randint(0, 9), write=rng.randint(0, 9), read_word=word(), write_word=word())
+        return made if array and rng.random() < 0.6 else None
+
+    return Device(
+        levels=tuple(inner(name) for name in names),
+        placement=None if keep else {tensor: rng.choice(names) for tensor in TENSORS},
+        keep=tuple(rng.sample(TENSORS, 5)) if keep else None,
+        rows=rng.randint(1, 9) if array else None, columns=rng.randint(1, 5) if array else None,
+        registers=port(), inter_pe=port(),
+        coding=rng.choice(["bitmap", "address-event"]), drop=rng.random() < 0.4,
+        variant=rng.choice(VARIANTS if array else WITHOUT_ARRAY),
+        w=rng.randint(1, 16), a=rng.randint(1, 16), u=rng.randint(1, 16), p=rng.randint(1, 32),
+        timing=timing, static_w=rng.choice([None, 0.25]) if timed else None,
+    )  # fmt: skip
+
+
+def random_timing(rng: random.Random, array: bool) -> Timing:
+    """A latency section."""
+    if array and rng.random() < 0.25:
+        return Timing("array", zeros=rng.choice(["none", "gate"]), clock_hz=rng.choice([1, 1000]))
+    return Timing(
+        schedule=rng.choice(SCHEDULES), zeros=rng.choice(["none", "gate", "skip"]), clock_hz=rng.choice([1, 1000]),
+        lanes=rng.randint(1, 20), utilisation=rng.choice([1.0, 0.5, 0.3]),
+        lanes_over=rng.choice(["any", "out_channels", "positions"]), sync=rng.choice([0, 3, 2.5]),
+    )  # fmt: skip
+
+
+def random_policy(rng: random.Random, device: Device, rows: list[Row]) -> Policy:
+    """How to ask; now and then a layer is left out."""
+    layers = sorted({row["layer"] for row in rows})
+    memory = rng.choice(VARIANTS if device.rows is not None else WITHOUT_ARRAY)
+    return Policy(
+        memory,
+        rng.choice(["ac", "multi-ac", "mac", "mac-dense"]),
+        rng.choice(["coincidence", "gated"]),
+        rng.choice(["per-step", "once"]),
+        (rng.choice(layers),) if rng.random() < 0.15 and memory != "ws_reload" else (),
+    )

@@ -72,7 +72,6 @@ def test_a_bundled_profile_prices_the_demo_network(name, demo):
             estimate(demo, profile, without=REAL_INPUTS)
         return
     energy = estimate(demo, profile, without=mac_free(profile))
-    assert energy.compute_pj > 0
     assert energy.total_pj > 0
     assert (profile.memory is None) == (energy.summary()["memory_pj"] is None)
     assert (profile.latency is None) == (energy.latency is None)

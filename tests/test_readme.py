@@ -15,6 +15,7 @@ import pytest
 import snn_energy as se
 from snn_energy.cli import app
 from snn_energy.datasets import DATASETS
+from snn_energy.hardware import numbers
 from snn_energy.training.grid import list_grids
 from snn_energy.training.recipe import list_recipes, load_recipe
 
@@ -38,7 +39,7 @@ def commands() -> list[list[str]]:
     """The snn-energy lines of the section "Use it", in order."""
     section = README.split("## Use it", 1)[1].split("```", 1)[0]
     lines = [line.strip() for line in section.splitlines() if line.strip().startswith("snn-energy")]
-    assert len(lines) == 9
+    assert len(lines) == 14
     return [shlex.split(line)[1:] for line in lines]
 
 
@@ -53,7 +54,7 @@ def run(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     """A folder that looks like the repository's, to be written into."""
-    for name in ("snn_energy", "reports", "hardware_profiles"):
+    for name in ("snn_energy", "reports", "hardware_profiles", "published"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
@@ -71,6 +72,9 @@ def test_the_commands_of_the_readme_do_what_it_says(repository: Path) -> None:
         "plots/energy-by-group.svg",
         "plots/activity.png",
         "sensitivity/sensitivity.png",
+        "break-even/break-even.png",
+        "points.csv",
+        "points.png",
     ):
         assert (repository / made).stat().st_size > 0
 
@@ -112,3 +116,37 @@ def test_the_ablation_of_the_readme_is_that_of_its_report() -> None:
         figures = (100 * found["accuracy"], found["t_avg"], 100 * found["sa"], found["sops_per_sample"] * 1e-6)
         assert row[1:5] == [f"{figure:.2f}" for figure in figures]
         assert row[5] == f"{found['total_pj'] * 1e-6:.2f}"
+
+
+def test_the_profiles_of_the_readme_are_those_that_are_bundled() -> None:
+    block = README.split("<!-- table: profiles -->\n", 1)[1].split("<!-- end -->", 1)[0]
+    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()[2:]]
+    assert told == [facts_of(name) for name in se.list_hardware()]
+
+
+def facts_of(name: str) -> list[str]:
+    """The row of a profile in the README's table."""
+    profile = se.load_hardware(name)
+    n = numbers(profile)
+    memory = "–"
+    if profile.memory is not None:
+        memory = "placed" if profile.memory.placement is not None else "kept where it fits"
+        if profile.array is not None:
+            memory += f", array {profile.array.rows.value} x {profile.array.columns.value}"
+    prices = [f"{n[key]:.4g}" if key in n else "–" for key in ("compute.mac", "compute.ac")]
+    return [name, *prices, memory, "–" if profile.latency is None else profile.latency.timing]
+
+
+def test_the_break_even_of_the_readme_is_that_of_the_demo() -> None:
+    snn, ann = (se.load_counts(ROOT / f"reports/demo/{name}.json") for name in ("dts-spikformer-2-64", "vit-2-64"))
+    found = se.break_even(snn, ann, "dts-paper-fpga").table.set_index("knob")["break_even"]
+    text = " ".join(README.split())
+    assert f"above {found['time steps']:.1f} time steps, below a MAC/AC ratio of {found['MAC over AC']:.1f}" in text
+    assert f"where memory costs {found['memory price']:.1f} times as much" in text
+
+
+def test_the_short_example_of_the_readme_is_that_of_the_page() -> None:
+    page = (ROOT / "docs" / "how-a-number-comes-about.md").read_text(encoding="utf-8")
+    for figure in ("18,192,832", "90,964.2 pJ", "14,745.6 pJ", "166,509.8 pJ"):
+        assert figure in page
+        assert figure in README
