@@ -471,15 +471,15 @@ class MemoryModel(Record):
 
     Either ``placement``: every tensor on the level that is named, whether it fits or not. Or ``keep``: levels are
     listed from the outermost to the one beside the array, and every operation keeps its tensors, in the order of
-    ``keep``, on the innermost level where they fit (snn_energy.memory). ``spike_coding``: spikes as a bitmap, or as
-    the addresses of those that are not zero. ``variant``: what is moved how often, where ``estimate`` is not told.
-    ``drop_first_last``: the first read and last write of a membrane are saved.
+    ``keep``, on the innermost level where they fit (snn_energy.memory). ``spike_coding``: spikes as a bitmap, as the
+    addresses of those that are not zero, or dense, each as wide as any activation. ``variant``: what is moved how
+    often, where ``estimate`` is not told. ``drop_first_last``: the first read and last write of a membrane are saved.
     """
 
     levels: dict[str, Level] = Field(min_length=1)
     placement: Placement | None = None
     keep: list[Tensor] | None = None
-    spike_coding: Literal["bitmap", "address-event"] = "bitmap"
+    spike_coding: Literal["bitmap", "address-event", "dense"] = "bitmap"
     variant: MemoryVariant = "ws_once"
     drop_first_last: StrictBool = False
     note: Text | None = None

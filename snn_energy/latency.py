@@ -217,8 +217,8 @@ class Latency:
     """How long one network takes on one device, per sample.
 
     ``layers`` has one row per operation layer: layer, group, op, active_steps, operations, compute_cycles, one
-    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (compute, or the store that is slowest).
-    interval_cycles: between two samples of a stream.
+    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (what takes most: compute, a store, or
+    loading weights). interval_cycles: between two samples of a stream.
     """
 
     hardware: HardwareProfile
@@ -282,9 +282,10 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
             "cycles": found.layer,
         }
     )
-    bounds = {"compute": found.compute, **stores}
+    bounds = {"compute": found.compute, **stores, "loading weights": found.load}
     names, table = list(bounds), np.stack(list(bounds.values()))
     layers["bound"] = np.where(table.max(0) > 0, np.array(names)[table.argmax(0)], "nothing to do")
+    layers.loc[np.isnan(table).any(0), "bound"] = "not known"
     return Latency(
         hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
         n["latency.clock"], layers,

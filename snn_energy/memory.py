@@ -18,7 +18,8 @@ Where a profile places tensors (``placement``) the border is at the level named,
 once per step as in design.md. Where tensors are kept where they fit (``keep``), the array is real: inputs are streamed
 again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
 beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
-in between; weights come from the outermost level once. Layers run one after another, all steps of a layer first; under
+in between; weights come from the outermost level once, and so does what the network is given, the input of its first
+operation. Layers run one after another, all steps of a layer first; under
 ``ws_reload`` step by step, so that weights and membranes of the whole network must fit beside each other to be kept.
 
 Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation, and
@@ -54,7 +55,7 @@ LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first a
 class Flow:
     """Bits per row of one tensor: ``reads`` towards the array, ``writes`` from it, ``footprint`` while it is needed.
 
-    fill: bits that come from the outermost level to the tensor's home once (weights).
+    fill: bits that come from the outermost level to the tensor's home once (weights, what the network is given).
     """
 
     tensor: Tensor
@@ -85,10 +86,12 @@ def spike_bits(work: Work, n: Numbers, memory: MemoryModel, operand: str) -> tup
     """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
 
     Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
+    Dense: elements * a, whatever they hold.
     """
     each = work.columns[f"{operand}_bits_each"]
     real = np.isnan(each)
-    each = np.where(real, n["widths.activations"], np.nan_to_num(each))
+    wide = real | ((memory.spike_coding == "dense") & (each > 0))
+    each = np.where(wide, n["widths.activations"], np.nan_to_num(each))
     bits = work.columns[f"{operand}_elements"] * each * work.steps
     if memory.spike_coding == "address-event":
         value = np.where(each > 1, each, 0.0)
@@ -98,8 +101,8 @@ def spike_bits(work: Work, n: Numbers, memory: MemoryModel, operand: str) -> tup
 
 
 def output_bits(work: Work, n: Numbers, memory: MemoryModel) -> Array:
-    """A neuron's spikes: one bit each, or their addresses; operations that no neuron follows: outputs * a."""
-    spikes = work.neurons * work.steps
+    """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
+    spikes = work.neurons * work.steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
     if memory.spike_coding == "address-event":
         spikes = work.spikes * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
     real = work.output_elements * n["widths.activations"] * work.steps
@@ -154,17 +157,12 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
         spills = folds(work.reduction, n["array.rows"]) - 1
         spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
     per_step = np.maximum(work.steps, 1.0)
+    given = np.minimum(inputs, streamed) / per_step * work.arrivals  # a stride may pass over elements
     held = work.network_weights * w * stays if by_step else resident
     return [
         membrane,
         Flow("weights", loaded, none, held + none, resident * work.firsts),
-        Flow(
-            "inputs",
-            streamed + other_loaded,
-            none,
-            (inputs + other) / per_step,
-            none,
-        ),
+        Flow("inputs", streamed + other_loaded, none, (inputs + other) / per_step, given),
         Flow("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
         Flow("outputs", none, output_bits(work, n, memory), output_bits(work, n, memory) / per_step, none),
     ]

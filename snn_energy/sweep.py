@@ -309,7 +309,9 @@ def _cycles(
     by_work = policies.memory == "no_local_reuse" or (
         hardware.memory is not None and hardware.memory.spike_coding == "address-event"
     )
-    sorts = alone.alike(("steps", "firsts", *(("macs", "acs", "input_events", "other_events") if by_work else ())))
+    sorts = alone.alike(
+        ("steps", "firsts", "arrivals", *(("macs", "acs", "input_events", "other_events") if by_work else ()))
+    )
     places = Places(np.arange(len(places.rows)), places.starts, places.names, sorts)
 
     def run(some: slice, n: Numbers) -> None:

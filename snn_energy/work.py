@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 ADDITIVE = (
-    "steps", "firsts", "first_reads", "last_writes", "macs", "acs", "dense", "dense_macs", "input_events",
+    "steps", "firsts", "arrivals", "first_reads", "last_writes", "macs", "acs", "dense", "dense_macs", "input_events",
     "other_events", "spikes", "updates", "membrane_reads", "membrane_writes", "elementwise",
 )  # fmt: skip
 GEOMETRY = (
@@ -39,12 +39,12 @@ class Work:
     """Rows of a counts frame as arrays. See the module for the two sorts of columns.
 
     steps: 1 where the row is charged (active, and not left out), else 0. firsts: 1 at the first charged row of a
-    layer. first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: what
-    the policies make of the row; dense_macs: all its operations; dense: those asked whether an input is zero (none for
-    real inputs).
-    input_events, other_events: non-zeros of the operands. updates: neurons that are updated. input_bits_each,
-    other_bits_each: bits per element, NaN for real ones (the device's activation width). input_width: bits that tell
-    one element of the operand from another (address), without its value.
+    layer. arrivals: 1 where the first operation of the network reads something new, which comes from outside.
+    first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: what the
+    policies make of the row; dense_macs: all its operations; dense: those asked whether an input is zero (none for
+    real inputs). input_events, other_events: non-zeros of the operands. updates: neurons that are updated.
+    input_bits_each, other_bits_each: bits per element, NaN for real ones (the device's activation width).
+    input_width, other_width: bits that tell one element of the operand from another (its address).
     """
 
     op: npt.NDArray[np.str_]
@@ -166,6 +166,7 @@ def work_of(
     columns = {
         "steps": (charged & (operation | neuron)).astype(np.float64),
         "firsts": _edge(layer, charged).astype(np.float64),
+        "arrivals": _arrivals(rows, operation, charged),
         "first_reads": np.where(_edge(layer, firing), reads, 0.0),
         "last_writes": np.where(_edge(layer[::-1], firing[::-1])[::-1], writes, 0.0),
         "macs": macs,
@@ -217,6 +218,16 @@ def _edge(layers: Any, where: Flags) -> Flags:
     found = np.zeros(len(where), dtype=np.bool_)
     found[places[first]] = True
     return found
+
+
+def _arrivals(rows: pd.DataFrame, operation: Flags, charged: Flags) -> Array:
+    """1 at charged rows of the network's first operation that do not read again what they read a step before."""
+    if not operation.any():
+        return np.zeros(len(rows))
+    layer = rows["layer"].to_numpy(dtype=object)
+    orders = np.where(operation, column(rows, "order"), np.inf)
+    first = operation & (layer == layer[int(np.argmin(orders))])
+    return np.asarray(first & charged & ~rows["input_repeated"].to_numpy(dtype=np.bool_), dtype=np.float64)
 
 
 def _bits_each(kinds: Any, max_k: Array) -> Array:

@@ -231,6 +231,7 @@ class Charged:
     kept: bool
     on: bool
     first: bool
+    arrives: bool
     macs: float
     acs: float
     dense: float
@@ -256,6 +257,9 @@ class Charged:
 def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -> list[Charged]:
     """Every row with what the policies make of it."""
     found: list[Charged] = []
+    given = next(
+        (row["layer"] for row in rows if row["op"] in OPERATIONS), None
+    )  # the network's own input is read here
     begun: set[str] = set()
     updated: set[str] = set()
     last = {row["layer"]: i for i, row in enumerate(rows) if row["active"]}
@@ -279,6 +283,7 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
         found.append(
             Charged(
                 row=row, kept=kept, on=on, first=on and layer not in begun,
+                arrives=on and layer == given and not row.get("input_repeated", False),
                 macs=macs / samples, acs=acs / samples, dense=dense / samples,
                 input_events=(row.get("input_nonzeros") or 0) / samples,
                 other_events=(row.get("other_nonzeros") or 0) / samples,
@@ -320,6 +325,11 @@ def element_bits(kind: str, max_k: int | None, a: int) -> int:
     return {"binary": 1, "ternary": 2, "real": a}[kind]
 
 
+def stored_bits(kind: str, max_k: int | None, device: Device) -> int:
+    """Bits of one element where it is stored."""
+    return device.a if device.coding == "dense" else element_bits(kind, max_k, device.a)
+
+
 def address_bits(elements: int) -> int:
     """Bits that tell so many elements apart, at least one."""
     bits = 1
@@ -330,8 +340,8 @@ def address_bits(elements: int) -> int:
 
 def operand_bits(kind: str, max_k: int | None, elements: int, events: float, device: Device) -> float:
     """Bits of all elements of an operand, as a bitmap or as the addresses (and values) of those not zero."""
-    each = element_bits(kind, max_k, device.a)
-    if device.coding == "bitmap" or kind == "real":
+    each = stored_bits(kind, max_k, device)
+    if device.coding != "address-event" or kind == "real":
         return elements * each
     return events * (address_bits(elements) + (each if each > 1 else 0))
 
@@ -347,7 +357,9 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
         if by_step:
             found.append(Flow("weights", footprint=whole_network(rows, "weights") * device.w))
         if variant != "state_only" and c.on:
-            bits = c["neurons"] if device.coding == "bitmap" else c.spikes * address_bits(c["neurons"])
+            bits = c.spikes * address_bits(c["neurons"])
+            if device.coding != "address-event":
+                bits = c["neurons"] * stored_bits("binary", 1, device)
             found.append(Flow("outputs", 0.0, bits, bits))
         return found
     if not c.is_operation or variant == "state_only" or not c.on:
@@ -370,7 +382,7 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
     held = whole_network(rows, "weights") * device.w if by_step else weights
     found = [
         Flow("weights", weight_reads, 0.0, held, weights if c.first else 0.0),
-        Flow("inputs", input_reads + other_reads, 0.0, inputs + other),
+        Flow("inputs", input_reads + other_reads, 0.0, inputs + other, min(inputs, input_reads) if c.arrives else 0.0),
     ]
     if by_step:
         found.append(Flow("membrane", footprint=whole_network(rows, "neurons") * device.u))
@@ -385,7 +397,7 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
 
 def other_each(c: Charged, device: Device) -> int:
     """Bits of one element of a product's other operand."""
-    return 0 if c["other_kind"] is None else element_bits(c["other_kind"], c["other_max_k"], device.a)
+    return 0 if c["other_kind"] is None else stored_bits(c["other_kind"], c["other_max_k"], device)
 
 
 def other_bits(c: Charged, device: Device) -> float:
@@ -465,7 +477,7 @@ def inside(c: Charged, found: list[Flow], device: Device, variant: str) -> Itera
         yield (second, "registers", "read"), c.ops * second_each
         yield (second, "registers", "write"), arriving
     if device.inter_pe is not None:
-        yield ("inputs", "inter_pe", "hop"), c.ops * element_bits(c["input_kind"], c["max_k"], device.a)
+        yield ("inputs", "inter_pe", "hop"), c.ops * stored_bits(c["input_kind"], c["max_k"], device)
         if variant == "output_stationary":
             yield (second, "inter_pe", "hop"), c.ops * second_each
         else:
@@ -512,6 +524,7 @@ class LayerTime:
     load: dict[str, float] = field(default_factory=dict)
     operations: float = 0.0
     whole: float = 0.0  # cycles under the timing of an array
+    waits: bool = False  # for its weights, before it starts
 
     @property
     def load_cycles(self) -> float:
@@ -520,6 +533,7 @@ class LayerTime:
     @property
     def bound(self) -> str:
         sums = {"compute": sum(self.lanes)} | {store: sum(cycles) for store, cycles in self.stores.items()}
+        sums["loading weights"] = self.load_cycles if self.waits else 0.0
         slowest = max(sums, key=lambda name: sums[name])
         return slowest if sums[slowest] > 0 else "nothing to do"
 
@@ -606,6 +620,8 @@ def time_of(rows: list[Charged], device: Device, variant: str, time_steps: int) 
     layers = layer_times(rows, device, variant)
     every_step = sum(cycles for layer in layers.values() for cycles in layer.steps)
     if timing.schedule == "layer-serial":
+        for layer in layers.values():
+            layer.waits = True
         cycles = every_step + sum(layer.load_cycles for layer in layers.values())
         return Time(cycles, cycles, layers)
     if timing.schedule == "step-serial":
@@ -767,7 +783,7 @@ def random_device(rng: random.Random, timed: bool = False) -> Device:
         keep=tuple(rng.sample(TENSORS, 5)) if keep else None,
         rows=rng.randint(1, 9) if array else None, columns=rng.randint(1, 5) if array else None,
         registers=port(), inter_pe=port(),
-        coding=rng.choice(["bitmap", "address-event"]), drop=rng.random() < 0.4,
+        coding=rng.choice(["bitmap", "address-event", "dense"]), drop=rng.random() < 0.4,
         variant=rng.choice(VARIANTS if array else WITHOUT_ARRAY),
         w=rng.randint(1, 16), a=rng.randint(1, 16), u=rng.randint(1, 16), p=rng.randint(1, 32),
         timing=timing, static_w=rng.choice([None, 0.25]) if timed else None,

@@ -197,7 +197,8 @@ def test_a_layer_on_eyeriss_by_hand(layer):
     energy = estimate(layer(), "eyeriss-relative")
     macs = {
         "weights_pj": 360 * (200 + 6 + 6) + 1000 + 360,  # DRAM, into the buffer, out of it; registers read and written
-        "inputs_pj": 2 * 32 / 16 * 6 + 1000 / 16 * 2,  # 20 channels take 14 columns twice; one hop an operation
+        # From DRAM into the buffer; 20 channels take 14 columns twice; one hop an operation.
+        "inputs_pj": 32 / 16 * (200 + 6) + 2 * 32 / 16 * 6 + 1000 / 16 * 2,
         "partial_sums_pj": 2 * 320 * 6 + 1000 * 2,  # 18 terms take 12 rows twice: spilt once; one hop an operation
         "membrane_pj": 2 * 320 * 6,
         "outputs_pj": 320 / 16 * 6,
@@ -245,10 +246,10 @@ def test_a_layer_on_the_npu_by_hand(layer):
     words = 360 * 16 / 64
     memory_pj = {
         "weights_pj": words * (350 + 2 * 14 + 2 * 8.5),  # HBM, into and out of CMEM and VMEM
-        "inputs_pj": 32 / 64 * 8.5,
+        "inputs_pj": 32 * 16 / 64 * (350 + 2 * 14 + 2 * 8.5),  # the same way; a spike is a bf16 like any number
         "partial_sums_pj": 0,  # 18 terms fit 128 rows
         "membrane_pj": 2 * 320 * 32 / 64 * 8.5,
-        "outputs_pj": 320 / 64 * 8.5,
+        "outputs_pj": 320 * 16 / 64 * 8.5,
     }
     for part, expected in memory_pj.items():
         assert energy.charges[part].sum() == pytest.approx(expected), part
@@ -258,4 +259,6 @@ def test_a_layer_on_the_npu_by_hand(layer):
 def test_the_npu_waits_for_its_weights(layer):
     latency = estimate(layer(), "npu-7nm-bf16").latency
     assert latency is not None
-    assert latency.seconds == pytest.approx(360 * 16 / (614e9 * 8) + 5760 / 65536 / 1.05e9)
+    weights_s, inputs_s, compute_s = 360 * 16 / (614e9 * 8), 32 * 16 / (614e9 * 8), 5760 / 65536 / 1.05e9
+    assert latency.seconds == pytest.approx(weights_s + max(inputs_s, compute_s))
+    assert latency.to_frame()["bound"].tolist() == ["loading weights"]
