@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check format bench train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test check format bench train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -13,6 +13,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/snn-energy demo -o reports/demo
+
+paper: $(STAMP)
+	$(BIN)/snn-energy reproduce -o reports/paper
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

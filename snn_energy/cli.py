@@ -683,6 +683,28 @@ def demo(
 
 
 @app.command()
+def reproduce(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for ledger, ranges and pictures.")] = Path(
+        "reports/paper"
+    ),
+) -> None:
+    """The published record: every published figure, ours beside it, and why the two part."""
+    from snn_energy.files import make_folder
+    from snn_energy.reproduce import reproduce as run
+    from snn_energy.reproduce import sections, write
+
+    make_folder(output)
+    with progress() as bar:
+        task = bar.add_task("networks", total=None)
+        found = run(lambda name, done, total: bar.update(task, description=name, completed=done, total=total))
+    for title, _, rows in sections(found):
+        show(rows, title)
+        print()
+    show(found.ranges, "ME and TE of Table V by memory variant, between the extremes over all T_l of the same mean")
+    say(f"\n{len(write(found, output))} files written to {output}: ledger, ranges, networks, pictures")
+
+
+@app.command()
 def models() -> None:
     """The model families and the listed sizes."""
     from snn_energy.models.registry import FAMILIES, list_models

@@ -379,7 +379,7 @@ def estimate(
     unpriced["elementwise_pj"] |= work.op == "unsupported"
     if profile.compute.neuron_prices is None:
         unpriced["neuron_pj"] |= work.is_neuron
-    if np.isnan(sums["weights_pj"] + sums["inputs_pj"] + sums["membrane_pj"] + sums["outputs_pj"]).any():
+    if any(np.isnan(sums[part]).any() for part in MEMORY):
         check_homes(work, profile, list(counts.rows["layer"]), n, policies.memory)
     given = given_charges(counts, profile)
     columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}

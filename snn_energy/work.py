@@ -191,7 +191,7 @@ def work_of(
         "neurons": np.where(neuron, size["neurons"], 0.0),
     }
     columns["other_elements"] = np.where(other_kind == None, 0.0, columns["other_elements"])  # noqa: E711
-    once = ~pd.Series(layer).duplicated().to_numpy()
+    once = ~pd.Series(layer).duplicated().to_numpy() & kept
     return Work(
         op,
         columns,

@@ -150,3 +150,20 @@ def test_the_short_example_of_the_readme_is_that_of_the_page() -> None:
     for figure in ("18,192,832", "90,964.2 pJ", "14,745.6 pJ", "166,509.8 pJ"):
         assert figure in page
         assert figure in README
+
+
+def test_the_table_v_of_the_readme_is_that_of_the_ledger() -> None:
+    block = README.split("<!-- table: table-v -->\n", 1)[1].split("<!-- end -->", 1)[0]
+    ledger = {}
+    for line in (ROOT / "reports" / "paper" / "ledger.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        ledger[cells[0]] = cells[1:]
+    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()[2:]]
+    assert len(told) == 4
+    for name, *cells in told:
+        data, network = name.lower().replace("-", "").replace(" vit", " ns_vit").split()
+        found = [ledger[f"{data} {network} {part}, 4-384 made to its averages"] for part in ("ce", "me", "te")]
+        expected = [found[0][0], found[0][1]]
+        for published, ours, between, *_ in found[1:]:
+            expected += [published, f"{ours} ({between})"]
+        assert cells == expected
