@@ -22,7 +22,7 @@ from snn_energy.errors import SnnEnergyError
 from snn_energy.hardware import HardwareProfile, Price, load_hardware, numbers, static_keys
 from snn_energy.latency import places_of, static_power_w, total_cycles
 from snn_energy.sweep import Field, sweepable, totals
-from snn_energy.work import Array, Work
+from snn_energy.work import LAYER_EVENTS, Array, Work
 
 REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
 GRID = 241  # factors tried at once
@@ -170,10 +170,10 @@ def total_of(work: Work, counts: Counts, hardware: HardwareProfile, policies: Po
     return found
 
 
-RATE = ("acs", "input_events", "other_events", "spikes")
+RATE = ("acs", "input_events", "other_events", "spikes", *LAYER_EVENTS)
 PER_STEP = (
     "steps", "macs", "acs", "dense", "dense_macs", "input_events", "other_events", "spikes", "updates",
-    "membrane_reads", "membrane_writes", "elementwise",
+    "membrane_reads", "membrane_writes", "elementwise", "layer_steps", *LAYER_EVENTS,
 )  # fmt: skip
 
 

@@ -19,8 +19,9 @@ once per step as in design.md. Where tensors are kept where they fit (``keep``),
 again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
 beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
 in between; weights come from the outermost level once, and so does what the network is given, the input of its first
-operation. Layers run one after another, all steps of a layer first; under
-``ws_reload`` step by step, so that weights and membranes of the whole network must fit beside each other to be kept.
+operation. Layers run one after another, all steps of a layer first, so inputs and outputs take the room of all of them;
+under ``ws_reload`` step by step: they take that of one, and weights and membranes of the whole network must fit beside
+each other to be kept.
 
 Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation, and
 two operands of every operation are passed on to the next element (Sze et al. 2017, section V).
@@ -82,8 +83,12 @@ def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
     return tuple(v for v in MEMORY_VARIANTS if hardware.array is not None or v not in ARRAY_VARIANTS)
 
 
-def spike_bits(work: Work, n: Numbers, memory: MemoryModel, operand: str) -> tuple[Array, Array]:
+def spike_bits(
+    work: Work, n: Numbers, memory: MemoryModel, operand: str, whole_layer: bool = False
+) -> tuple[Array, Array]:
     """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
+
+    whole_layer: in all steps of the layer, not in the row's own.
 
     Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
     Dense: elements * a, whatever they hold.
@@ -92,20 +97,22 @@ def spike_bits(work: Work, n: Numbers, memory: MemoryModel, operand: str) -> tup
     real = np.isnan(each)
     wide = real | ((memory.spike_coding == "dense") & (each > 0))
     each = np.where(wide, n["widths.activations"], np.nan_to_num(each))
-    bits = work.columns[f"{operand}_elements"] * each * work.steps
+    bits = work.columns[f"{operand}_elements"] * each * (work.layer_steps if whole_layer else work.steps)
     if memory.spike_coding == "address-event":
         value = np.where(each > 1, each, 0.0)
-        events = work.columns[f"{operand}_events"] * (work.columns[f"{operand}_width"] + value)
+        events = work.columns[f"layer_{operand}_events" if whole_layer else f"{operand}_events"]
+        events = events * (work.columns[f"{operand}_width"] + value)
         bits = np.where(real, bits, events)
     return np.where(work.is_operation, bits, 0.0), each
 
 
-def output_bits(work: Work, n: Numbers, memory: MemoryModel) -> Array:
+def output_bits(work: Work, n: Numbers, memory: MemoryModel, whole_layer: bool = False) -> Array:
     """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
-    spikes = work.neurons * work.steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
+    steps = work.layer_steps if whole_layer else work.steps
+    spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
     if memory.spike_coding == "address-event":
-        spikes = work.spikes * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
-    real = work.output_elements * n["widths.activations"] * work.steps
+        spikes = (work.layer_spikes if whole_layer else work.spikes) * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
+    real = work.output_elements * n["widths.activations"] * steps
     return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
 
 
@@ -159,12 +166,17 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
     per_step = np.maximum(work.steps, 1.0)
     given = np.minimum(inputs, streamed) / per_step * work.arrivals  # a stride may pass over elements
     held = work.network_weights * w * stays if by_step else resident
+    outputs = output_bits(work, n, memory)
+    read, written = (inputs + other) / per_step, outputs / per_step
+    if not by_step:  # what lies between two layers is there for all steps
+        read = spike_bits(work, n, memory, "input", True)[0] + spike_bits(work, n, memory, "other", True)[0]
+        written = output_bits(work, n, memory, True)
     return [
         membrane,
         Flow("weights", loaded, none, held + none, resident * work.firsts),
-        Flow("inputs", streamed + other_loaded, none, (inputs + other) / per_step, given),
+        Flow("inputs", streamed + other_loaded, none, read, given),
         Flow("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
-        Flow("outputs", none, output_bits(work, n, memory), output_bits(work, n, memory) / per_step, none),
+        Flow("outputs", none, outputs, written, none),
     ]
 
 

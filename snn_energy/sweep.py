@@ -44,7 +44,7 @@ from snn_energy.hardware import (
 )
 from snn_energy.latency import Places, places_of, total_cycles
 from snn_energy.memory import Numbers, accesses, memory_charges
-from snn_energy.work import Array, Work
+from snn_energy.work import LAYER_EVENTS, Array, Work
 
 MAX_POINTS = 20_000_000
 BLOCK = 2**17  # elements of an array that is worked on at a time: it stays in the processor's cache
@@ -301,8 +301,6 @@ def _cycles(
     cycles = np.zeros(combinations)
     if "cycles" in counts.header:
         return cycles + float(counts.header["cycles"])
-    if not work.is_operation.any():
-        return cycles
     assert hardware.latency is not None
     places = places_of(counts, hardware.latency.timing == "array")
     alone = work.take(places.rows)
@@ -310,7 +308,12 @@ def _cycles(
         hardware.memory is not None and hardware.memory.spike_coding == "address-event"
     )
     sorts = alone.alike(
-        ("steps", "firsts", "arrivals", *(("macs", "acs", "input_events", "other_events") if by_work else ()))
+        (
+            "steps",
+            "firsts",
+            "arrivals",
+            *(("macs", "acs", "input_events", "other_events", *LAYER_EVENTS) if by_work else ()),
+        )
     )
     places = Places(np.arange(len(places.rows)), places.starts, places.names, sorts)
 

@@ -30,8 +30,9 @@ ADDITIVE = (
 GEOMETRY = (
     "op", "real_input", "input_bits_each", "other_bits_each", "input_width", "other_width", "input_elements",
     "other_elements", "output_elements", "weights", "neurons", "reduction", "out_channels", "positions", "groups",
-    "feeds_neuron",
+    "feeds_neuron", "layer_steps",
 )  # fmt: skip
+LAYER_EVENTS = ("layer_input_events", "layer_other_events", "layer_spikes")  # geometry where spikes are addresses
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Work:
     policies make of the row; dense_macs: all its operations; dense: those asked whether an input is zero (none for
     real inputs). input_events, other_events: non-zeros of the operands. updates: neurons that are updated.
     input_bits_each, other_bits_each: bits per element, NaN for real ones (the device's activation width).
-    input_width, other_width: bits that tell one element of the operand from another (its address).
+    input_width, other_width: bits that tell one element of the operand from another (its address). layer_steps: charged
+    steps of the row's layer that differ from the one before; layer_input_events, layer_other_events, layer_spikes: mean
+    non-zeros of its operands and its spikes in them: what must be stored between layers that run one after another.
     """
 
     op: npt.NDArray[np.str_]
@@ -75,7 +78,7 @@ class Work:
 
     def alike(self, more: Iterable[str] = ()) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Rows of equal geometry (and equal columns ``more``): the first of each sort, and the sort of every row."""
-        names = [name for name in GEOMETRY if name != "op"]
+        names = [name for name in GEOMETRY if name != "op"]  # LAYER_EVENTS: asked for where they matter
         table = pd.DataFrame({name: self.columns[name] for name in (*names, *more)}).assign(op=self.op)
         codes, _ = pd.factorize(pd.util.hash_pandas_object(table, index=False))
         first = np.unique(codes, return_index=True)[1]
@@ -166,7 +169,6 @@ def work_of(
     columns = {
         "steps": (charged & (operation | neuron)).astype(np.float64),
         "firsts": _edge(layer, charged).astype(np.float64),
-        "arrivals": _arrivals(rows, operation, charged),
         "first_reads": np.where(_edge(layer, firing), reads, 0.0),
         "last_writes": np.where(_edge(layer[::-1], firing[::-1])[::-1], writes, 0.0),
         "macs": macs,
@@ -190,6 +192,17 @@ def work_of(
         "output_elements": size["output_elements"],
         "neurons": np.where(neuron, size["neurons"], 0.0),
     }
+    repeated = operation & rows["input_repeated"].to_numpy(dtype=np.bool_)
+    anew = charged & (operation | neuron) & (_edge(layer, charged) | ~repeated)
+    columns["arrivals"] = _arrivals(rows, operation, anew)
+    codes = pd.factorize(layer)[0]
+    for name, values in (
+        ("layer_steps", np.ones(len(rows))),
+        ("layer_input_events", np.where(operation, column(rows, "input_nonzeros") / samples, 0.0)),
+        ("layer_other_events", np.where(other_kind != None, column(rows, "other_nonzeros") / samples, 0.0)),  # noqa: E711
+        ("layer_spikes", np.where(neuron, column(rows, "spikes") / samples, 0.0)),
+    ):
+        columns[name] = np.bincount(codes, np.where(anew, values, 0.0))[codes]
     columns["other_elements"] = np.where(other_kind == None, 0.0, columns["other_elements"])  # noqa: E711
     once = ~pd.Series(layer).duplicated().to_numpy() & kept
     return Work(
@@ -220,14 +233,14 @@ def _edge(layers: Any, where: Flags) -> Flags:
     return found
 
 
-def _arrivals(rows: pd.DataFrame, operation: Flags, charged: Flags) -> Array:
-    """1 at charged rows of the network's first operation that do not read again what they read a step before."""
+def _arrivals(rows: pd.DataFrame, operation: Flags, anew: Flags) -> Array:
+    """1 at rows of the network's first operation that do not read again what they read a step before."""
     if not operation.any():
         return np.zeros(len(rows))
     layer = rows["layer"].to_numpy(dtype=object)
     orders = np.where(operation, column(rows, "order"), np.inf)
     first = operation & (layer == layer[int(np.argmin(orders))])
-    return np.asarray(first & charged & ~rows["input_repeated"].to_numpy(dtype=np.bool_), dtype=np.float64)
+    return np.asarray(first & anew, dtype=np.float64)
 
 
 def _bits_each(kinds: Any, max_k: Array) -> Array:

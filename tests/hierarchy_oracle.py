@@ -224,14 +224,16 @@ def neuron(
 class Charged:
     """One row as it is charged, per sample.
 
-    on: it works in this step. first: nothing of its layer worked before. kept: it runs on this device.
+    on: it works in this step. first: nothing of its layer worked before. kept: it runs on this device. anew: what it
+    reads is not what it read the step before. given: of the operation that reads what the network is given.
     """
 
     row: Row
     kept: bool
     on: bool
     first: bool
-    arrives: bool
+    anew: bool
+    given: bool
     macs: float
     acs: float
     dense: float
@@ -283,7 +285,7 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
         found.append(
             Charged(
                 row=row, kept=kept, on=on, first=on and layer not in begun,
-                arrives=on and layer == given and not row.get("input_repeated", False),
+                anew=on and (layer not in begun or not row.get("input_repeated", False)), given=layer == given,
                 macs=macs / samples, acs=acs / samples, dense=dense / samples,
                 input_events=(row.get("input_nonzeros") or 0) / samples,
                 other_events=(row.get("other_nonzeros") or 0) / samples,
@@ -357,15 +359,14 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
         if by_step:
             found.append(Flow("weights", footprint=whole_network(rows, "weights") * device.w))
         if variant != "state_only" and c.on:
-            bits = c.spikes * address_bits(c["neurons"])
-            if device.coding != "address-event":
-                bits = c["neurons"] * stored_bits("binary", 1, device)
-            found.append(Flow("outputs", 0.0, bits, bits))
+            bits = spike_train_bits(c, device)
+            room = bits if by_step else sum(spike_train_bits(r, device) for r in steps_of(c, rows))
+            found.append(Flow("outputs", 0.0, bits, room))
         return found
     if not c.is_operation or variant == "state_only" or not c.on:
         return []
     m, k, n, g = c["positions"], c["reduction"], c["out_channels"], c["groups"]
-    inputs = operand_bits(c["input_kind"], c["max_k"], c["input_elements"], c.input_events, device)
+    inputs = own_bits(c, device)
     other = other_bits(c, device)
     weights = c["weights"] * device.w
     across = 1 if device.columns is None else ceil_div(n, g * device.columns)
@@ -380,9 +381,11 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
         weight_reads = 0.0 if c["op"] == "matmul" else c.ops * device.w
         input_reads, other_reads = across * taps * inputs, c.ops * other_each(c, device)
     held = whole_network(rows, "weights") * device.w if by_step else weights
+    alike = [c] if by_step else steps_of(c, rows)
+    room = sum(own_bits(r, device) + other_bits(r, device) for r in alike)
     found = [
         Flow("weights", weight_reads, 0.0, held, weights if c.first else 0.0),
-        Flow("inputs", input_reads + other_reads, 0.0, inputs + other, min(inputs, input_reads) if c.arrives else 0.0),
+        Flow("inputs", input_reads + other_reads, 0.0, room, min(inputs, input_reads) if c.given and c.anew else 0.0),
     ]
     if by_step:
         found.append(Flow("membrane", footprint=whole_network(rows, "neurons") * device.u))
@@ -391,8 +394,25 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
         found.append(Flow("partial_sums", spilt, spilt, n * m * device.p))
     if not c["feeds_neuron"]:
         bits = c["output_elements"] * device.a
-        found.append(Flow("outputs", 0.0, bits, bits))
+        found.append(Flow("outputs", 0.0, bits, bits * len(alike)))
     return found
+
+
+def own_bits(c: Charged, device: Device) -> float:
+    """Bits of the streamed operand."""
+    return operand_bits(c["input_kind"], c["max_k"], c["input_elements"], c.input_events, device)
+
+
+def spike_train_bits(c: Charged, device: Device) -> float:
+    """Bits of the spikes of a layer in one step."""
+    if device.coding == "address-event":
+        return c.spikes * address_bits(c["neurons"])
+    return float(c["neurons"] * stored_bits("binary", 1, device))
+
+
+def steps_of(c: Charged, rows: list[Charged]) -> list[Charged]:
+    """The steps of a row's layer that must be stored between layers: those at work, a repeated input once."""
+    return [r for r in rows if r["layer"] == c["layer"] and r.on and (r.anew or not r.is_operation)]
 
 
 def other_each(c: Charged, device: Device) -> int:

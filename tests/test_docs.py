@@ -69,7 +69,7 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
     row, page, n = counts.rows.iloc[ROW], told(3), numbers(energy.hardware)
     outputs, sops = row["positions"] * row["out_channels"], row["sops"] / 360
     for name, bits in (
-        ("inputs", row["input_elements"]),
+        ("inputs", 2 * row["input_elements"]),
         ("partial sums", outputs * 16),
         ("weights", row["weights"] * 16),
     ):

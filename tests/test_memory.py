@@ -270,9 +270,25 @@ def test_what_stands_first_in_keep_is_kept_first(make_counts: MakeCounts) -> Non
 
 
 def test_tensors_fit_to_the_last_bit(make_counts: MakeCounts) -> None:
-    for size, outside in ((WEIGHTS + 4, 0), (WEIGHTS + 3, STEPS * 4)):
-        found = moved_by(on(make_counts, layers("a"), kept(size), "ws_once"))
-        assert found.get(("inputs", "dram", "read"), 0) == outside
+    """Layer by layer the inputs of all steps are stored, step by step those of one."""
+    for variant, room in (("ws_once", STEPS * 4), ("ws_reload", 4)):
+        for size, outside in ((WEIGHTS + room, 0), (WEIGHTS + room - 1, STEPS * 4)):
+            found = moved_by(on(make_counts, layers("a"), kept(size), variant))
+            assert found.get(("inputs", "dram", "read"), 0) == outside
+
+
+def test_an_input_that_is_read_again_in_every_step_is_stored_once(make_counts: MakeCounts) -> None:
+    rows = [row | {"input_repeated": row["time_step"] > 0} for row in layers("a")]
+    found = moved_by(on(make_counts, rows, kept(WEIGHTS + 4), "ws_once"))
+    assert ("inputs", "dram", "read") not in found
+    assert found["inputs", "buffer", "read"] == STEPS * 4
+
+
+def test_spikes_of_all_steps_are_stored_until_the_next_layer_runs(make_counts: MakeCounts) -> None:
+    rows = [neuron(step=t, active=t < 3) for t in range(STEPS)]
+    state, train = 3 * 16, 3 * 3  # bits of the membrane, and of the spikes of three active steps
+    for size, outside in ((state + train, 0), (state + train - 1, train)):
+        assert moved_by(on(make_counts, rows, kept(size))).get(("outputs", "dram", "write"), 0) == outside
 
 
 def test_traffic_is_staged_in_every_level_between_home_and_array(make_counts: MakeCounts) -> None:
@@ -399,7 +415,7 @@ def test_an_array_without_prices_inside_charges_nothing_inside(make_counts: Make
 
 
 @pytest.mark.parametrize(("array", "flat"), [("psum_spill", "ws_once"), ("output_stationary", "ws_reload")])
-@pytest.mark.parametrize("size", [None, 1, 10**6])
+@pytest.mark.parametrize("size", [None, 0, 10**6])
 def test_on_an_array_without_end_every_dataflow_is_a_flat_one(
     array: str, flat: str, size: int | None, make_counts: MakeCounts
 ) -> None:
@@ -480,12 +496,14 @@ def test_spikes_written_as_addresses_cost_their_number(make_counts: MakeCounts) 
 
 
 def test_fewer_spikes_fit_into_less_room(make_counts: MakeCounts) -> None:
-    """Address-event inputs take the room of their spikes: a quiet step is kept where a busy one is not."""
+    """Address-event inputs take the room of their spikes: step by step a quiet one is kept where a busy one is not."""
     rows = [operation(step=t, input_elements=16, input_nonzeros=n) for t, n in enumerate((1, 10))]
     device = dataclasses.replace(
         kept(20, coding="address-event"), keep=("inputs", *(t for t in TENSORS if t != "inputs"))
     )
-    found = moved_by(on(make_counts, rows, device))
+    found = moved_by(on(make_counts, rows, device, "ws_once"))  # both trains at once: 11 addresses of 4 bits
+    assert found["inputs", "dram", "read"] == 11 * 4
+    found = moved_by(on(make_counts, rows, device, "ws_reload"))
     assert found["inputs", "dram", "read"] == found["inputs", "buffer", "write"] == 10 * 4
     assert found["inputs", "buffer", "read"] == 11 * 4
 
@@ -632,22 +650,22 @@ def test_a_tensor_that_fits_on_no_level_is_refused(make_counts: MakeCounts, tmp_
 
 
 def test_what_fits_alone_but_not_beside_the_rest_fits_nowhere(make_counts: MakeCounts) -> None:
-    device = Device((Store("chip", WEIGHTS + 4),), keep=TENSORS, rows=4, columns=3)
+    device = Device((Store("chip", WEIGHTS + 16),), keep=TENSORS, rows=4, columns=3)
     assert on(make_counts, layers("a"), device).memory_pj > 0
-    device = Device((Store("chip", WEIGHTS + 3),), keep=TENSORS, rows=4, columns=3)
-    with pytest.raises(HardwareError, match="the inputs of a take 4 bits, which fit on no level beside"):
+    device = Device((Store("chip", WEIGHTS + 15),), keep=TENSORS, rows=4, columns=3)
+    with pytest.raises(HardwareError, match="the inputs of a take 16 bits, which fit on no level beside"):
         on(make_counts, layers("a"), device)
 
 
 def test_what_never_moves_need_not_fit(make_counts: MakeCounts) -> None:
-    device = Device((Store("chip", WEIGHTS + 4),), keep=TENSORS, rows=4, columns=3)
+    device = Device((Store("chip", WEIGHTS + 16),), keep=TENSORS, rows=4, columns=3)
     rows = layers("a") + layers("never", active=False, weights=10**6)
     assert on(make_counts, rows, device).memory_pj == on(make_counts, layers("a"), device).memory_pj > 0
 
 
 def test_results_that_fit_on_no_level_are_refused(make_counts: MakeCounts) -> None:
-    device = Device((Store("chip", WEIGHTS + 4 + 17),), keep=TENSORS, rows=4, columns=3)
-    with pytest.raises(HardwareError, match="the outputs of a take 18 bits"):
+    device = Device((Store("chip", WEIGHTS + 16 + 71),), keep=TENSORS, rows=4, columns=3)
+    with pytest.raises(HardwareError, match="the outputs of a take 72 bits"):
         on(make_counts, layers("a", feeds_neuron=False), device)
 
 
