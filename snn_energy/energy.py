@@ -397,7 +397,9 @@ def estimate(
     table = table.assign(**sums, **columns)
     if given:
         table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
-    return Energy(counts, profile, policies, table, left)
+    energy = Energy(counts, profile, policies, table, left)
+    energy.__dict__["work"] = work  # its cached property, known already
+    return energy
 
 
 def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.DataFrame:

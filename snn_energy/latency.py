@@ -111,10 +111,9 @@ def store_cycles(
         level = levels.get(access.level)
         if level is None or level.bandwidth is None:
             continue
-        per_bit = n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"]
+        per_bit = asked.is_operation * (n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"])
         kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
-        cycles = np.where(asked.is_operation, access.bits, 0.0) * per_bit
-        kind[access.level] = kind.get(access.level, 0.0) + cycles
+        kind[access.level] = kind.get(access.level, 0.0) + access.bits * per_bit
     if sorts is not None:
         moving, loading = ({k: c[..., sorts[1]] for k, c in kind.items()} for kind in (moving, loading))
     return moving, loading
@@ -171,7 +170,7 @@ def _scheduled(
     """The three schedules over the cycles c and load of every row (design, section 7)."""
     model = hardware.latency
     assert model is not None
-    rows, sync = places.rows, _flat(n["latency.sync"])
+    rows, sync = places.rows, flat(n["latency.sync"])
     if model.schedule == "layer-serial":
         return c[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
     if model.schedule == "step-serial":
@@ -180,7 +179,7 @@ def _scheduled(
     return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
-def _flat(value: Any) -> Any:
+def flat(value: Any) -> Any:
     """(designs, 1) -> (designs,); a plain number stays one."""
     return value[..., 0] if np.ndim(value) else value
 

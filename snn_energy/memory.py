@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ from snn_energy.errors import HardwareError
 from snn_energy.hardware import (
     ARRAY_VARIANTS,
     MEMORY_VARIANTS,
+    TENSORS,
     HardwareProfile,
     MemoryModel,
     MemoryVariant,
@@ -250,30 +252,29 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
         return
     home = homes(placed, hardware, n)
     names = list(memory.levels)
+    last = len(names) - 1
     for f in found:
         at = home[f.tensor]
-        lost = np.isnan(at) & (f.reads + f.writes + f.fill > 0)
-        is_read, is_written = bool(np.any(f.reads)), bool(np.any(f.writes))
-        is_filled = bool(np.any(f.fill))
-        if not (is_read or is_written or is_filled):
-            continue
+        is_read, is_written, is_filled = (bool(np.any(bits)) for bits in (f.reads, f.writes, f.fill))
         for index, level in enumerate(names):
-            holds = memory.levels[level].holds
-            if holds is not None and f.tensor not in holds:
+            if f.tensor not in (memory.levels[level].holds or TENSORS):
                 continue
-            reads: Any = np.where(lost, np.nan, 0.0)
-            writes: Any = 0.0
+            reads: list[Array] = []
+            writes: list[Array] = []
             if is_read:  # served here, or staged here on the way in from a level further out
-                reads = reads + np.where(at <= index, f.reads, 0.0)
-                writes = writes + np.where(at < index, f.reads, 0.0)
-            if is_written:
-                reads = reads + np.where(at < index, f.writes, 0.0)
-                writes = writes + np.where(at <= index, f.writes, 0.0)
+                reads.append(f.reads * (at <= index) if index < last else f.reads)
+                writes += [f.reads * (at < index)] * (index > 0)
+            if is_written:  # the other way round
+                writes.append(f.writes * (at <= index) if index < last else f.writes)
+                reads += [f.writes * (at < index)] * (index > 0)
             if is_filled:  # fetched once from the outermost level to its home
-                reads = reads + np.where(at > index, f.fill, 0.0)
-                writes = writes + np.where(at >= index, f.fill, 0.0) * (index > 0)
-            yield Access(f.tensor, level, f"memory.levels.{level}.read", reads + np.zeros_like(f.reads))
-            yield Access(f.tensor, level, f"memory.levels.{level}.write", writes + np.zeros_like(f.reads))
+                reads += [f.fill * (at > index)] * (index < last)
+                writes += [f.fill * (at >= index)] * (index > 0)
+            if index == 0 and memory.levels[level].size is not None:
+                reads.append(np.where(np.isnan(at) & (f.reads + f.writes + f.fill > 0), np.nan, 0.0))
+            for action, parts in (("read", reads), ("write", writes)):
+                if parts:
+                    yield Access(f.tensor, level, f"memory.levels.{level}.{action}", reduce(np.add, parts))
 
 
 def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:

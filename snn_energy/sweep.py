@@ -42,12 +42,12 @@ from snn_energy.hardware import (
     quantities,
     static_keys,
 )
-from snn_energy.latency import Places, places_of, total_cycles
-from snn_energy.memory import Numbers, accesses, memory_charges
+from snn_energy.latency import Places, flat, places_of, total_cycles
+from snn_energy.memory import Numbers, accesses
 from snn_energy.work import LAYER_EVENTS, Array, Work
 
 MAX_POINTS = 20_000_000
-BLOCK = 2**17  # elements of an array that is worked on at a time: it stays in the processor's cache
+BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
 WHOLE = ("rows", "columns", "lanes")
 
 
@@ -288,7 +288,9 @@ def _actions(
         moving = together.take(np.flatnonzero(together.is_operation | together.is_neuron))
 
         def run(some: slice, n: Numbers) -> None:
-            add("memory", memory_charges(accesses(moving, hardware, n, policies.memory), n), some)
+            for access in accesses(moving, hardware, n, policies.memory):
+                words = access.bits.sum(axis=-1) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
+                found.setdefault(("memory", access.key), np.zeros(combinations))[some] += words
 
         _in_blocks(hardware, changes, combinations, moving.steps.size, run)
     return found

@@ -304,6 +304,9 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
 # --- What crosses the border between memory and array -------------------------------------------------------------
 
 
+Network = dict[str, list[Charged]]  # the rows of each layer
+
+
 @dataclass(frozen=True)
 class Flow:
     """Bits of one tensor: to the array, from it, what must fit to be kept, what is fetched from outside at first."""
@@ -348,19 +351,19 @@ def operand_bits(kind: str, max_k: int | None, elements: int, events: float, dev
     return events * (address_bits(elements) + (each if each > 1 else 0))
 
 
-def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list[Flow]:
+def flows(c: Charged, network: Network, device: Device, variant: str) -> list[Flow]:
     """The tensors that a row moves, and those that it must leave where they are."""
     by_step = variant == "ws_reload"  # the whole network in every step: all weights and all membranes stay
     if c["op"] == "neuron":
         reads = 0.0 if device.drop and c.first_update else c.state
         writes = 0.0 if device.drop and c.last_update else c.state
-        state = whole_network(rows, "neurons") if by_step else c["neurons"]
+        state = whole_network(network, "neurons") if by_step else c["neurons"]
         found = [Flow("membrane", reads * device.u, writes * device.u, state * device.u)]
         if by_step:
-            found.append(Flow("weights", footprint=whole_network(rows, "weights") * device.w))
+            found.append(Flow("weights", footprint=whole_network(network, "weights") * device.w))
         if variant != "state_only" and c.on:
             bits = spike_train_bits(c, device)
-            room = bits if by_step else sum(spike_train_bits(r, device) for r in steps_of(c, rows))
+            room = bits if by_step else sum(spike_train_bits(r, device) for r in steps_of(c, network))
             found.append(Flow("outputs", 0.0, bits, room))
         return found
     if not c.is_operation or variant == "state_only" or not c.on:
@@ -380,15 +383,15 @@ def flows(c: Charged, rows: list[Charged], device: Device, variant: str) -> list
         taps = m * k * g / c["input_elements"] if c["input_elements"] else 1.0
         weight_reads = 0.0 if c["op"] == "matmul" else c.ops * device.w
         input_reads, other_reads = across * taps * inputs, c.ops * other_each(c, device)
-    held = whole_network(rows, "weights") * device.w if by_step else weights
-    alike = [c] if by_step else steps_of(c, rows)
+    held = whole_network(network, "weights") * device.w if by_step else weights
+    alike = [c] if by_step else steps_of(c, network)
     room = sum(own_bits(r, device) + other_bits(r, device) for r in alike)
     found = [
         Flow("weights", weight_reads, 0.0, held, weights if c.first else 0.0),
         Flow("inputs", input_reads + other_reads, 0.0, room, min(inputs, input_reads) if c.given and c.anew else 0.0),
     ]
     if by_step:
-        found.append(Flow("membrane", footprint=whole_network(rows, "neurons") * device.u))
+        found.append(Flow("membrane", footprint=whole_network(network, "neurons") * device.u))
     if variant in ("psum_spill", "no_local_reuse") and down > 1:
         spilt = (down - 1) * n * m * device.p
         found.append(Flow("partial_sums", spilt, spilt, n * m * device.p))
@@ -410,9 +413,9 @@ def spike_train_bits(c: Charged, device: Device) -> float:
     return float(c["neurons"] * stored_bits("binary", 1, device))
 
 
-def steps_of(c: Charged, rows: list[Charged]) -> list[Charged]:
+def steps_of(c: Charged, network: Network) -> list[Charged]:
     """The steps of a row's layer that must be stored between layers: those at work, a repeated input once."""
-    return [r for r in rows if r["layer"] == c["layer"] and r.on and (r.anew or not r.is_operation)]
+    return [r for r in network[c["layer"]] if r.on and (r.anew or not r.is_operation)]
 
 
 def other_each(c: Charged, device: Device) -> int:
@@ -427,10 +430,9 @@ def other_bits(c: Charged, device: Device) -> float:
     return operand_bits(c["other_kind"], c["other_max_k"], c["other_elements"], c.other_events, device)
 
 
-def whole_network(rows: list[Charged], name: str) -> int:
+def whole_network(network: Network, name: str) -> int:
     """A size summed over the layers that run here."""
-    sizes = {c["layer"]: c[name] or 0 for c in rows if c.kept}
-    return sum(sizes.values())
+    return sum(steps[0][name] or 0 for steps in network.values() if steps[0].kept)
 
 
 # --- Where it is stored -------------------------------------------------------------------------------------------
@@ -506,10 +508,13 @@ def inside(c: Charged, found: list[Flow], device: Device, variant: str) -> Itera
 
 def moved(rows: list[Charged], device: Device, variant: str) -> list[dict[Key, float]]:
     """Bits by (tensor, store, action), one dictionary a row."""
+    network: Network = {}
+    for c in rows:
+        network.setdefault(c["layer"], []).append(c)
     table = []
     for c in rows:
         sums: dict[Key, float] = defaultdict(float)
-        found = flows(c, rows, device, variant)
+        found = flows(c, network, device, variant)
         for key, bits in (*moved_by(found, device), *inside(c, found, device, variant)):
             sums[key] += bits
         table.append(dict(sums))
