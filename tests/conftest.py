@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 
 from snn_energy.counts import COLUMNS, PER_SAMPLE, Counts, make_rows
+from snn_energy.errors import HardwareError
 from snn_energy.hardware import HardwareProfile, load_hardware
 
 DEFAULTS: dict[str, Any] = {
@@ -121,6 +124,38 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def refused(tmp_path: Path, cli: Callable[..., tuple[int, str, str]]) -> Callable[..., str]:
+    """The fault of a profile, without its place: checked to be one line, at a line that names the key; exit code 1."""
+
+    def fault(device: Any, key: str, value: Any = None, *, at: str | None = None) -> str:
+        document: Any = device.document()
+        *above, last = key.split(".")
+        entry = document
+        for part in above:
+            entry = entry.setdefault(part, {})
+        if value is None:
+            del entry[last]
+        else:
+            entry[last] = value
+        path = tmp_path / "device.yaml"
+        with path.open("w", encoding="utf-8") as stream:
+            YAML().dump(document, stream)
+        with pytest.raises(HardwareError) as caught:
+            load_hardware(path)
+        message = str(caught.value)
+        where = re.match(rf"{re.escape(str(path))}:(\d+): (.*)", message)
+        assert where is not None, message
+        line = path.read_text(encoding="utf-8").splitlines()[int(where[1]) - 1]
+        assert line.strip().startswith(f"{at or last}:"), (line, message)
+        code, _, err = cli("hardware", "validate", path)
+        assert code == 1
+        assert err == f"error: {message}\n"
+        return where[2]
+
+    return fault
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import random
-import re
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from ruamel.yaml import YAML
 from snn_energy.counts import Counts
 from snn_energy.energy import Energy, estimate
 from snn_energy.errors import HardwareError, SnnEnergyError
-from snn_energy.hardware import HardwareProfile, load_hardware, numbers
+from snn_energy.hardware import HardwareProfile, numbers
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]
@@ -601,38 +600,6 @@ def test_dense_spikes_are_as_wide_as_any_activation(make_counts: MakeCounts) -> 
 
 
 # --- Bad input: one test each -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def refused(tmp_path: Path, cli: Cli) -> Callable[..., str]:
-    """The fault of a profile, without its place: checked to be one line, at a line that names the key; exit code 1."""
-
-    def fault(device: Device, key: str, value: Any = None, *, at: str | None = None) -> str:
-        document: Any = device.document()
-        *above, last = key.split(".")
-        entry = document
-        for part in above:
-            entry = entry.setdefault(part, {})
-        if value is None:
-            del entry[last]
-        else:
-            entry[last] = value
-        path = tmp_path / "device.yaml"
-        with path.open("w", encoding="utf-8") as stream:
-            YAML().dump(document, stream)
-        with pytest.raises(HardwareError) as caught:
-            load_hardware(path)
-        message = str(caught.value)
-        where = re.match(rf"{re.escape(str(path))}:(\d+): (.*)", message)
-        assert where is not None, message
-        line = path.read_text(encoding="utf-8").splitlines()[int(where[1]) - 1]
-        assert line.strip().startswith(f"{at or last}:"), (line, message)
-        code, _, err = cli("hardware", "validate", path)
-        assert code == 1
-        assert err == f"error: {message}\n"
-        return where[2]
-
-    return fault
 
 
 def test_a_tensor_that_fits_on_no_level_is_refused(make_counts: MakeCounts, tmp_path: Path, cli: Cli) -> None:
