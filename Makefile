@@ -61,7 +61,7 @@ report-cifar10: $(STAMP)
 	for name in vit spikformer dts-spikformer; do \
 	  $(BIN)/snn-energy profile $(CIFAR)/$$name-2-128.safetensors --data $(DATA) -o reports/cifar10/$$name-2-128.json || exit 1; \
 	done
-	$(BIN)/snn-energy compare reports/cifar10/*-2-128.json --hardware dts-paper-fpga --baseline dts-spikformer-2-128 \
+	$(BIN)/snn-energy compare $(foreach n,vit spikformer dts-spikformer,reports/cifar10/$(n)-2-128.json) --hardware dts-paper-fpga --baseline dts-spikformer-2-128 \
 	  --folder reports/cifar10
 
 wheel: $(STAMP)
