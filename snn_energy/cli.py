@@ -49,6 +49,7 @@ IntegerChoice = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductsChoice = Literal["coincidence", "gated"]
 EncoderChoice = Literal["per-step", "once"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
+COUNTS_HELP = "A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
 ScheduleChoice = Literal["layer-serial", "step-serial", "layer-pipelined"]
 ZerosChoice = Literal["none", "gate", "skip"]
 Level = Literal["group", "layer", "time_step", "row"]
@@ -218,13 +219,28 @@ def _say_activity(counts: Counts) -> None:
             print(f"warning: {text}: {', '.join(activity[key])}", file=sys.stderr)
 
 
+def _read(counts_files: list[Path], hardware: str | None = None, *more: str | None) -> list[Path]:
+    """Every file that a command reads: counts, their side files, files of published counts, profiles."""
+    from snn_energy.counts import samples_path
+
+    found = []
+    for path in counts_files:
+        found += [path, samples_path(path), *[Path(str(path).rpartition(":")[0])] * (":" in str(path))]
+    return found + [Path(name) for name in (hardware, *more) if name is not None and Path(name).is_file()]
+
+
 def _policies(memory: str | None, integer: str, products: str, encoder: str) -> dict[str, Any]:
     return {"memory": memory, "integer": integer, "products": products, "encoder": encoder}
 
 
 @app.command()
 def estimate(
-    counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
+    counts_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="COUNTS.json", help="A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
+        ),
+    ],
     hardware: HardwareOption,
     by: Annotated[Level, typer.Option("--by", help="What a row of the table is.")] = "group",
     memory: MemoryOption = None,
@@ -246,7 +262,7 @@ def estimate(
     from snn_energy.files import require_apart
     from snn_energy.tables import for_reading, write_table
 
-    require_apart((csv, json, markdown, latex), [counts_file])
+    require_apart((csv, json, markdown, latex), _read([counts_file], hardware, against))
     policies = _policies(memory, integer, products, encoder)
     energy = price(load_counts(counts_file), hardware, without=without or (), **policies)
     other = None if against is None else price(energy.counts, against, without=without or (), **policies)
@@ -322,9 +338,7 @@ def _say_what_matters(energy: Energy) -> None:
         return
     most = what_matters(energy, 5)
     if len(most):
-        title = (
-            "the five numbers of the profile that move the total most (elasticity: % of the total per % of the number)"
-        )
+        title = "the five prices, powers and widths that move the total most (elasticity: % of the total per % of each)"
         show(most.drop(columns="moves_pj"), title)
     found = energy_range(energy)
     if len(found) and found["width_pj"].iloc[0] > 0:
@@ -335,7 +349,12 @@ def _say_what_matters(energy: Energy) -> None:
 
 @app.command()
 def latency(
-    counts_file: Annotated[Path, typer.Argument(metavar="COUNTS.json", help="A counts file.")],
+    counts_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="COUNTS.json", help="A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
+        ),
+    ],
     hardware: HardwareOption,
     schedule: Annotated[ScheduleChoice | None, typer.Option("--schedule", help="Instead of the profile's.")] = None,
     zeros: Annotated[ZerosChoice | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
@@ -357,7 +376,7 @@ def latency(
     from snn_energy.latency import estimate_latency, skipping, with_latency
     from snn_energy.tables import for_reading, write_table
 
-    require_apart((csv, json, markdown, latex), [counts_file])
+    require_apart((csv, json, markdown, latex), _read([counts_file], hardware))
     counts, left = load_counts(counts_file), without or []
     device = with_latency(load_hardware(hardware), schedule, zeros)
     policies = _policies(memory, integer, products, encoder)
@@ -369,6 +388,9 @@ def latency(
     show(for_reading(frame), f"{counts.model} on {device.name}, cycles per sample")
     energy = price(counts, device, without=left, **policies)
     _say_latency(energy)
+    if found.schedule == "step-serial" and energy.policies.memory not in ("ws_reload", "state_only"):
+        text = "step by step, weights stay between steps or are loaded again: --memory ws_reload instead of "
+        print(f"warning: {text}{energy.policies.memory} charges that", file=sys.stderr)
     show(skipping(energy), "what skipping masked steps is worth")
 
 
@@ -389,15 +411,17 @@ def sweep(
     without: WithoutOption = None,
 ) -> None:
     """Price networks at every combination of numbers of a profile: millions of what-ifs in seconds."""
-    from snn_energy.files import require_apart
+    from snn_energy.files import require_apart, require_writable
     from snn_energy.hardware import load_hardware
     from snn_energy.plots import figure_format, save_figure, sweep_figure
     from snn_energy.sweep import parse_field, write_points
     from snn_energy.sweep import sweep as run
     from snn_energy.tables import number
 
-    require_apart((output, plot), counts_files)
+    require_apart((output, plot), _read(counts_files, hardware))
     kind = None if plot is None else figure_format(plot)
+    for path in (output, *([] if plot is None else [plot])):
+        require_writable(path)
     device = load_hardware(hardware)
     asked = [parse_field(text, device) for text in fields]
     table = run(
@@ -477,7 +501,7 @@ def compare(
     from snn_energy.tables import write_table
 
     policies = _policies(memory, integer, products, encoder)
-    require_apart((csv, json, markdown, latex), counts_files)
+    require_apart((csv, json, markdown, latex), _read(counts_files, hardware))
     comparison = price_all(_load_all(counts_files), hardware, baseline=baseline, without=without or (), **policies)
     policies = asdict(comparison.policies)
     for line in comparison.differences():

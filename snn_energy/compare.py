@@ -14,7 +14,7 @@ from snn_energy.energy import Energy, Policies, estimate
 from snn_energy.errors import SnnEnergyError, nearest
 from snn_energy.hardware import HardwareProfile, load_hardware
 from snn_energy.memory import variants_of
-from snn_energy.work import has_layer
+from snn_energy.work import layers_left_out
 
 
 @dataclass(frozen=True)
@@ -156,13 +156,9 @@ def compare(
         raise SnnEnergyError("nothing to compare: give at least one counts file")
     label = find_baseline(baseline, named)
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    left = policies.pop("without", ())
-    left = (left,) if isinstance(left, str) else tuple(left)
-    for name in left:
-        if not any(has_layer(c.rows["layer"], name) for c in named.values()):
-            raise SnnEnergyError(f"none of the networks has a layer '{name}' to leave out")
+    left = layers_left_out(list(named.values()), policies.pop("without", ()))
     energies = {
-        name: estimate(c, profile, without=[w for w in left if has_layer(c.rows["layer"], w)], **policies)
-        for name, c in named.items()
+        name: estimate(c, profile, without=names, **policies)
+        for (name, c), names in zip(named.items(), left, strict=True)
     }
     return Comparison(energies, label)

@@ -105,7 +105,10 @@ def memory_costs(
     if per_step.isna().to_numpy().any():
         names = ", ".join(per_step.index[per_step["min"].isna()][:3])
         raise SnnEnergyError(f"{counts.model}: what a step costs is not known of layers that never work: {names}")
-    assert np.allclose(per_step["min"], per_step["max"], rtol=1e-9), "an active step costs like any other"
+    if not np.allclose(per_step["min"], per_step["max"], rtol=1e-9):
+        raise SnnEnergyError(
+            f"{counts.model}: steps of a layer do not cost alike (drop_first_last); none stands for all"
+        )
     first = (rows["memory_pj"] * 0 + loaded).groupby(rows["layer"], sort=False).sum()
     lifs = tuple(dict.fromkeys(rows.loc[rows["op"] == "neuron", "layer"]))
     unknown = {lif for s in sources.values() for lif in s.lifs} - set(lifs) | set(sources) - set(rows["layer"])

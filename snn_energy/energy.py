@@ -137,7 +137,7 @@ class Energy:
 
     @property
     def compute_pj(self) -> float:
-        """Energy of arithmetic per sample."""
+        """Energy of arithmetic per sample; NaN where the device prices none of it."""
         return _sum(self.charges["compute_pj"])
 
     @property
@@ -147,12 +147,12 @@ class Energy:
 
     @property
     def static_pj(self) -> float:
-        """Static power times latency per sample; 0 for a device whose profile gives no static power, NaN if unknown."""
-        watts = static_power_w(self.hardware)
-        if watts == 0:
-            return 0.0
-        found = self.latency
-        return float("nan") if found is None else watts * found.seconds * 1e12
+        """Static power times latency per sample; 0 for a device whose profile gives no static power, or no latency.
+
+        The latter is listed by ``unpriced``.
+        """
+        watts, found = static_power_w(self.hardware), self.latency
+        return 0.0 if watts == 0 or found is None else watts * found.seconds * 1e12
 
     @cached_property
     def latency(self) -> Latency | None:
@@ -168,9 +168,10 @@ class Energy:
 
     @property
     def total_pj(self) -> float:
-        """compute_pj + memory_pj + static_pj; a device whose profile prices no memory is taken without it."""
+        """compute_pj + memory_pj + static_pj; a device that prices no memory, or no arithmetic, goes without it."""
         memory = 0.0 if self.hardware.memory is None else self.memory_pj
-        return self.compute_pj + memory + self.static_pj
+        compute = self.compute_pj if prices_arithmetic(self.hardware) else 0.0
+        return compute + memory + self.static_pj
 
     @property
     def edp_js(self) -> float | None:
@@ -230,8 +231,8 @@ class Energy:
     def per_sample(self) -> pd.DataFrame:
         """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
 
-        Static energy is that of the mean latency. Raises SnnEnergyError where the counts came without their per-sample
-        side file.
+        Static energy is that of the mean latency, the same for all.
+        Raises SnnEnergyError where the counts came without their per-sample side file.
         """
         if self.counts.per_sample is None:
             raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
@@ -245,6 +246,8 @@ class Energy:
                     kind = "compute" if charge.part in COMPUTE else "memory"
                     sums[kind][some] += charge.amount.sum(axis=-1) * n[charge.price]
         table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute"]})
+        if not prices_arithmetic(self.hardware):
+            table["compute_pj"] = np.nan
         table["memory_pj"] = sums["memory"] if self.hardware.memory is not None else np.nan
         table["total_pj"] = sums["compute"] + sums["memory"] + self.static_pj
         return table
@@ -299,6 +302,8 @@ class Energy:
         if len(unsupported):
             layers = ", ".join(unsupported["layer"].unique()[:3])
             found.append({"op": "unsupported", "what": f"operations without a rule ({layers})", "amount": pd.NA})
+        if static_power_w(self.hardware) and self.hardware.latency is None:
+            found.append({"op": "static", "what": "static power (the profile has no latency)", "amount": pd.NA})
         if self.hardware.memory is None:
             found.append(
                 {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
@@ -386,12 +391,13 @@ def estimate(
     if given:  # the source counted every access itself: nothing is derived
         sums |= {part: np.zeros(len(table)) for part in MEMORY}
     columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
+    unknown = np.full(len(table), np.nan)
+    columns["total_pj"] = columns["compute_pj"] + (0.0 if profile.memory is None else columns["memory_pj"])
     if profile.memory is None:
-        sums |= {part: np.full(len(table), np.nan) for part in MEMORY}
-        columns["memory_pj"] = np.full(len(table), np.nan)
-        columns["total_pj"] = columns["compute_pj"]
-    else:
-        columns["total_pj"] = columns["compute_pj"] + columns["memory_pj"]
+        sums |= dict.fromkeys(MEMORY, unknown)
+        columns["memory_pj"] = unknown
+    if not prices_arithmetic(profile):
+        columns["compute_pj"] = unknown
     for part, rows in unpriced.items():
         sums[part] = np.where(rows & (sums[part] == 0), np.nan, sums[part])
     table = table.assign(**sums, **columns)
@@ -414,6 +420,12 @@ def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.D
         )
         order += 1
     return pd.DataFrame(rows)
+
+
+def prices_arithmetic(hardware: HardwareProfile) -> bool:
+    """False for a device without a price for MACs and accumulates: its memory alone is priced."""
+    compute = hardware.compute
+    return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
 
 
 def refuse_unpriced(work: Work, counts: Counts, hardware: HardwareProfile) -> None:

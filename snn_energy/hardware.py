@@ -80,8 +80,8 @@ def _amount(value: object) -> float:
 
 def _whole_bits(value: object) -> int:
     """A whole number of bits, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise fault(f"must be a whole number of bits, at least 1, not {show_value(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
+        raise fault(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
     return value
 
 
@@ -100,8 +100,8 @@ def _positive(value: object) -> float:
 
 def _whole_count(value: object) -> int:
     """A whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise fault(f"must be a whole number, at least 1, not {show_value(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
+        raise fault(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
     return value
 
 

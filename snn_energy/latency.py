@@ -19,14 +19,14 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from snn_energy.counts import OPERATIONS, WORK, Counts
-from snn_energy.errors import HardwareError
+from snn_energy.counts import OPERATIONS, Counts
+from snn_energy.errors import HardwareError, nearest
 from snn_energy.hardware import HardwareProfile, MemoryVariant, Schedule, Zeros, load_hardware, numbers, static_keys
 from snn_energy.memory import LOADED_ONCE, Numbers, accesses
 from snn_energy.work import Array, Work
@@ -153,29 +153,43 @@ def cycles_of(
 
 
 def total_cycles(
-    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    variant: MemoryVariant,
+    places: Places,
+    time_steps: Any,
+    repeat: Array | None = None,
 ) -> Array:
-    """``cycles_of(...).total`` alone, for many designs."""
+    """``cycles_of(...).total`` alone, for many designs. repeat (designs, rows): every step so many times over."""
     moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
     if hardware.latency is not None and hardware.latency.timing == "array":
-        return np.asarray(_array_cycles(work, n, places, moving, loading)[2].sum(-1))
+        return np.asarray(_array_cycles(work, n, places, moving, loading, repeat)[2].sum(-1))
     lanes = row_cycles(work, hardware, n)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
-    return _scheduled(c, load, work, hardware, n, places, time_steps)
+    return _scheduled(c, load, work, hardware, n, places, time_steps, repeat)
 
 
 def _scheduled(
-    c: Array, load: Array, work: Work, hardware: HardwareProfile, n: Numbers, places: Places, time_steps: int
+    c: Array,
+    load: Array,
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    places: Places,
+    time_steps: Any,
+    repeat: Array | None = None,
 ) -> Array:
     """The three schedules over the cycles c and load of every row (design, section 7)."""
     model = hardware.latency
     assert model is not None
     rows, sync = places.rows, flat(n["latency.sync"])
+    again: Any = 1.0 if repeat is None else repeat
     if model.schedule == "layer-serial":
-        return c[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
+        return (c * again)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
     if model.schedule == "step-serial":
-        return c[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
-    steps, slowest = _per_layer(work.steps, places), _largest(c, places)
+        return (c * again)[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
+    steps, slowest = _per_layer(work.steps * again, places), _largest(c, places)
     return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
@@ -193,15 +207,22 @@ def _slowest(cycles: list[Array]) -> Array:
 
 
 def _array_cycles(
-    work: Work, n: Numbers, places: Places, moving: dict[str, Array], loading: dict[str, Array]
+    work: Work,
+    n: Numbers,
+    places: Places,
+    moving: dict[str, Array],
+    loading: dict[str, Array],
+    repeat: Array | None = None,
 ) -> tuple[Array, dict[str, Array], Array]:
     """Weight-stationary array as Prosperity models it, one floor over all steps: compute, stores, slowest by layer."""
     rows, columns = n["array.rows"], n["array.columns"]
     groups = np.maximum(work.groups, 1.0)
     product = work.op == "matmul"
     fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
-    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps)
-    dense = np.where(product, work.dense_macs, 0.0)
+    again: Any = 1.0 if repeat is None else repeat
+    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * again
+    dense = np.where(product, work.dense_macs, 0.0) * again
+    moving = {level: found * again for level, found in moving.items()}
     compute = _largest(fills, places) * np.floor(_per_layer(streamed, places) / rows)
     compute = compute + np.floor(_per_layer(dense, places) / (rows * columns))
     stores: dict[str, Array] = {}
@@ -292,7 +313,7 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
 
 
 _LAYERS = pd.DataFrame(
-    columns=["layer", "group", "op", "active_steps", "operations", "compute_cycles", "cycles", "bound"]
+    columns=["layer", "group", "op", "active_steps", "operations", "compute_cycles", "load_cycles", "cycles", "bound"]
 )
 
 
@@ -309,6 +330,11 @@ def with_latency(
     """The same device under another schedule or another treatment of zeros. Raises HardwareError."""
     if schedule is None and zeros is None:
         return hardware
+    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(Zeros))):
+        if value is not None and value not in known:
+            raise HardwareError(
+                f"unknown {name} '{value}'{nearest(str(value), known)}; choose one of {', '.join(known)}"
+            )
     if hardware.latency is None:
         raise HardwareError(f"{hardware.where('latency')}: {hardware.name} has no section 'latency' to change")
     if hardware.latency.timing == "array" and (schedule is not None or zeros == "skip"):
@@ -355,8 +381,9 @@ def every_step(counts: Counts) -> Counts:
     rows["dense_macs"] = rows["dense_macs"].mask(operation, dense)
     for column in ("membrane_reads", "membrane_writes"):
         rows[column] = rows[column].mask(neuron, rows["neurons"] * counts.samples)
+    of_a_step = rows.groupby("layer")["elementwise_ops"].transform("max")  # the same in every step that runs
+    rows["elementwise_ops"] = rows["elementwise_ops"].mask(masked, of_a_step)
     rows["active"] = rows["active"] | masked
-    assert set(WORK) <= set(rows.columns)
     return dataclasses.replace(counts, rows=rows, per_sample=None)
 
 

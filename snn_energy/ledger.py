@@ -15,10 +15,11 @@ from snn_energy.breakeven import spikes_per_synapse
 from snn_energy.compare import compare
 from snn_energy.counts import Counts, load_counts
 from snn_energy.energy import estimate
-from snn_energy.hardware import load_hardware
+from snn_energy.hardware import load_hardware, numbers
 from snn_energy.record import MADE, Figure, Record, as_frame, derived, entry
 
 HARDWARE = "dts-paper-fpga"
+ARITHMETIC = "horowitz-45nm-fp32"  # the prices of published energy arithmetic
 DATA = ("cifar10", "cifar100")
 LABELS = {"ns_vit": "vit", "spikformer": "spikformer", "dts": "dts-spikformer"}  # row of Table V -> family
 NEAREST = {"dts": "III all groups", "spikformer": "IV 4 of 4 1e-4"}  # settings whose rate per active step is taken
@@ -50,7 +51,7 @@ def make_ledger(
 def exact_rows(record: Record) -> Rows:
     """Energy arithmetic, SATA, architectures, latency: through the public API and the files of published counts."""
     for name, figure in record.of("energy_arithmetic").items():
-        energy = estimate(load_counts(f"published:energy-arithmetic:{name}"), "horowitz-45nm-fp32")
+        energy = estimate(load_counts(f"published:energy-arithmetic:{name}"), ARITHMETIC)
         yield entry(figure, energy.compute_pj / 1e9, _arithmetic_why(name))
     for name, figure in record.of("sata").items():
         total_uj = estimate(load_counts(f"published:sata:{name}"), "sata").total_pj * 1e-6
@@ -74,14 +75,24 @@ def exact_rows(record: Record) -> Rows:
 
 def _arithmetic_why(name: str) -> str:
     """What the published energy takes for the multiply-accumulates of the stem."""
+    n, activity = numbers(load_hardware(ARITHMETIC)), load_counts(f"published:energy-arithmetic:{name}").activity()
+    mac_pj, ac_pj = n["compute.mac"], n["compute.ac"]
     if name == "transformer-8-512":
-        return "4.6 x 8.33 is 38.318; the published product was made of more digits than are printed"
+        macs_g = activity["real_macs_per_sample"] / 1e9
+        return (
+            f"{mac_pj:g} x {macs_g:g} is {mac_pj * macs_g:.3f}; the published product has more digits than are printed"
+        )
     dim = int(name.split("-")[2])
     if dim == 512:
-        return "4.6 MAC + 0.9 AC"
-    sops = load_counts(f"published:energy-arithmetic:{name}").activity()["sops_per_sample"]
+        back = (
+            ""
+            if name == "spikingformer-8-512"
+            else "; its MACs are not published but derived from the energy, so not independent"
+        )
+        return f"{mac_pj:g} MAC + {ac_pj:g} AC{back}"
+    sops = activity["sops_per_sample"]
     stem_macs = 4 * 224**2 * 27 * (dim // 8)  # four time steps of a 3x3 convolution from 3 to D/8 channels
-    true_mj = (0.9 * sops + 4.6 * stem_macs) * 1e-9
+    true_mj = (ac_pj * sops + mac_pj * stem_macs) * 1e-9
     return f"published with the stem of D = 512; the true stem of D = {dim} gives {true_mj:.3f}"
 
 
@@ -177,11 +188,17 @@ def _table_v_why(record: Record, data: str, name: str, what: str) -> str:
             "cifar100": "DTS has T_avg and SA of Table IV's 4 of 6",
         }[data]
         more = {
-            "ns_vit": "its exact SOPs are 3 to 5 times the paper's; the twin has 934 M MACs, the paper's CCT 1182 M",
+            "ns_vit": "its exact SOPs are several times the paper's (Tables III and IV below); the twin has "
+            f"{_macs_m('dts-spikformer-4-384')} M MACs, the paper's CCT {_macs_m('cct-7-3x1')} M",
             "spikformer": f"Spikformer's is not published either: that of Table IV's 4 of 4 ({spikformer} a step)",
         }
         return f"{rates}; {more[name]}"
     return "follows from CE and ME and from how much of the total is compute, which the paper does not give"
+
+
+def _macs_m(name: str) -> str:
+    """Millions of MACs in one time step of a bundled architecture."""
+    return f"{load_counts(f'published:{name}').sizes()['macs_per_step'] * 1e-6:.0f}"
 
 
 def _own_sops_row(record: Record, data: str) -> dict[str, Any]:
@@ -194,7 +211,10 @@ def _own_sops_row(record: Record, data: str) -> dict[str, Any]:
     sops_m = record.of("table_iii_iv")[f"{setting} sops_m"]
     ours = compute.mac.energy_pj * macs / (compute.ac.energy_pj * sops_m.value * 1e6)
     nearest = " (CIFAR-100, the nearest T_avg: no SOPs are published for CIFAR-10)" if data == "cifar10" else ""
-    why = f"13.32 pJ x 1182 M MACs of CCT over 1.8 pJ x the paper's {sops_m.text} M SOPs{nearest}, nothing else charged"
+    why = (
+        f"{compute.mac.energy_pj:g} pJ x {_macs_m('cct-7-3x1')} M MACs of CCT over {compute.ac.energy_pj:g} pJ x the "
+        f"paper's {sops_m.text} M SOPs{nearest}, nothing else charged"
+    )
     return entry(record.of("table_v")[f"{data} ns_vit ce"], ours, why, variant="CCT over the paper's SOPs")
 
 
@@ -325,7 +345,10 @@ def table_iii_iv_rows(record: Record, networks: Networks, ablation: pd.DataFrame
         yield entry(figure, None if sops is None else sops * 1e-6, why, variant="exact")
         t_max = int(figure.settings["t_max"])
         by_rate = record.of_setting(name, "sa") / 100 * t_max * macs * 1e-6
-        why = "SA x T_max x 932.7 M MACs (all but the first convolution and the head), as if SA were every input's rate"
+        why = (
+            f"SA x T_max x {macs * 1e-6:.1f} M MACs (all but the first convolution and the head), as if SA were every "
+            "input's rate"
+        )
         yield entry(figure, by_rate, why, variant="by mean rate")
 
 
@@ -369,5 +392,8 @@ def verdict_rows(record: Record, networks: Networks, shipped: Shipped) -> Rows:
                 yield entry(figure, None, why, variant=name)
                 continue
             found = spikes_per_synapse(counts)
+            if found is None:
+                yield entry(figure, None, "its counts do not give the spikes per synapse", variant=name)
+                continue
             side = "below: it can win" if found < figure.value else "above: it cannot win"
             yield entry(figure, found, f"{side} against its non-spiking twin, by this bound", variant=name)

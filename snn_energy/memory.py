@@ -4,13 +4,15 @@ Symbols: w, a, u, p are the widths of weights, activations, membrane, partial su
 kind; M, K, N, g positions, reduction, output channels and groups; R, C the rows and columns of the array; A the charged
 steps. ``passes`` says how often a tensor crosses the border between the array and the memory that serves it:
 
-    variant            weights, other operand       inputs               partial sums       source
+    variant            weights                      inputs               partial sums       source
     ws_once            once per inference           one, or ceil(N/gC)   -                  design.md, section 6
     ws_reload          once per active step         as above             -                  design.md, section 6
     psum_spill         once per inference           as above             2 (ceil(K/R) - 1)  design.md, section 6
     state_only         -                            -                    -                  design.md, section 6
     output_stationary  ceil(M/R) per active step    ceil(N/gC)           -                  SCALE-Sim (2018)
     no_local_reuse     every operation              ceil(N/gC), K each   2 (ceil(K/R) - 1)  Eyeriss (2016), V
+
+A product's other operand is read like weights, but anew in every active step.
 
 SCALE-Sim: Samajdar et al., arXiv:1811.02883. Eyeriss: Chen, Emer, Sze, ISCA 2016, section V.
 
@@ -23,8 +25,9 @@ operation. Layers run one after another, all steps of a layer first, so inputs a
 under ``ws_reload`` step by step: they take that of one, and weights and membranes of the whole network must fit beside
 each other to be kept.
 
-Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation, and
-two operands of every operation are passed on to the next element (Sze et al. 2017, section V).
+Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation that
+is performed, and two operands of every operation are passed on to the next element, those of zeros too unless they are
+skipped (Sze et al. 2017, section V).
 """
 
 from __future__ import annotations
@@ -121,7 +124,8 @@ def output_bits(work: Work, n: Numbers, memory: MemoryModel, whole_layer: bool =
 def membrane_bits(work: Work, n: Numbers, memory: MemoryModel) -> tuple[Array, Array]:
     """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
-    return (work.membrane_reads - first) * n["widths.membrane"], (work.membrane_writes - last) * n["widths.membrane"]
+    reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
+    return reads * n["widths.membrane"], writes * n["widths.membrane"]
 
 
 def folds(size: Array, lanes: Number) -> Array:
@@ -294,11 +298,13 @@ def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: Me
         yield from _of_operands(work, "registers", "array.registers.read", performed * stationary)
         yield from _of_operands(work, "registers", "array.registers.write", loaded)
     if array.inter_pe is not None:
-        yield Access("inputs", "inter_pe", "array.inter_pe", performed * each)
+        skips = hardware.latency is not None and hardware.latency.zeros == "skip"
+        passed = performed if skips else work.dense_macs  # a gated element still hands on what passes it
+        yield Access("inputs", "inter_pe", "array.inter_pe", passed * each)
         if variant == "output_stationary":
-            yield from _of_operands(work, "inter_pe", "array.inter_pe", performed * stationary)
+            yield from _of_operands(work, "inter_pe", "array.inter_pe", passed * stationary)
         else:
-            yield Access("partial_sums", "inter_pe", "array.inter_pe", performed * p)
+            yield Access("partial_sums", "inter_pe", "array.inter_pe", passed * p)
 
 
 def _of_operands(work: Work, level: str, key: str, bits: Array) -> Iterator[Access]:

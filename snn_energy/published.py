@@ -93,7 +93,10 @@ def _with_unit(text: str) -> Decimal:
     if unit and unit not in UNITS:
         near = {known.lower(): known for known in UNITS}.get(unit[0].lower())
         raise fault(f"unit '{unit}' is not one of {', '.join(UNITS)}" + (f"; did you mean '{near}'?" if near else ""))
-    return exact.scaleb(UNITS.get(unit, 0))
+    try:
+        return exact.scaleb(UNITS.get(unit, 0))
+    except InvalidOperation:
+        raise fault(f"is more than can be counted ({LARGEST})") from None
 
 
 def _whole(value: object) -> int:

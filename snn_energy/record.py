@@ -73,10 +73,9 @@ class Record:
         return self.of_setting(setting, "sa") / 100 * t_max / self.of_setting(setting, "t_avg")
 
 
-def load_record(path: Path | None = None) -> Record:
-    """The published results that come with snn_energy, or those of a file. Raises SnnEnergyError."""
-    place = _bundled() if path is None else path
-    tree: Any = YAML(typ="base", pure=True).load(place.read_text(encoding="utf-8"))  # every number as printed
+def load_record() -> Record:
+    """The published results that come with snn_energy. Raises SnnEnergyError where they are gone."""
+    tree: Any = YAML(typ="base", pure=True).load(_bundled().read_text(encoding="utf-8"))  # every number as printed
     figures, titles, citations = [], {}, {}
     for name, section in tree["sections"].items():
         titles[name] = section["title"]

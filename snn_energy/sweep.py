@@ -25,7 +25,7 @@ from snn_energy.charges import Charge
 from snn_energy.compare import labels_of
 from snn_energy.compute import compute_charges
 from snn_energy.counts import Counts
-from snn_energy.energy import Policies, charged_work, given_charges, make_policies, refuse_unpriced
+from snn_energy.energy import Policies, charged_work, given_charges, make_policies, prices_arithmetic, refuse_unpriced
 from snn_energy.errors import OutputError, SnnEnergyError, nearest
 from snn_energy.files import write_whole
 from snn_energy.hardware import (
@@ -44,7 +44,7 @@ from snn_energy.hardware import (
 )
 from snn_energy.latency import Places, flat, places_of, total_cycles
 from snn_energy.memory import Numbers, accesses
-from snn_energy.work import LAYER_EVENTS, Array, Work
+from snn_energy.work import LAYER_EVENTS, Array, Work, layers_left_out
 
 MAX_POINTS = 20_000_000
 BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
@@ -71,7 +71,7 @@ def sweepable(hardware: HardwareProfile) -> dict[str, Quantity | None]:
     for path, number in quantities(hardware):
         key = ".".join(path)
         found[key] = number
-        if getattr(number, "width_bits", None) is not None:
+        if getattr(number, "width_bits", None) is not None and path[0] != "compute":  # of no use in arithmetic
             found[f"{key}.width_bits"] = None
     return found
 
@@ -96,6 +96,8 @@ def parse_field(text: str, hardware: HardwareProfile) -> Field:
         low, high = (_value(part, number, unit, text) for part in ends.split("..", 1))
         if not count.isdigit() or int(count) < 2 or form not in ("", "log", "linear"):
             raise SnnEnergyError(f"--set {text}: a range is written LOW..HIGH:COUNT or LOW..HIGH:COUNT:log, COUNT >= 2")
+        if int(count) > MAX_POINTS:
+            raise SnnEnergyError(f"--set {text}: {int(count):,} values are more than {MAX_POINTS:,} points")
         if low >= high:
             raise SnnEnergyError(f"--set {text}: the range is upside down; write {high:g}..{low:g}")
         if form == "log" and low <= 0:
@@ -208,8 +210,6 @@ def totals(
         seconds = cycles / clock
         for key in static_keys(hardware):
             static = static + priced[key] * seconds * 1e12
-    elif static_keys(hardware):
-        static = np.full(points, np.nan)
     return Totals(sums["compute"], sums["memory"], static, cycles, seconds)
 
 
@@ -355,6 +355,8 @@ def sweep(
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     chosen = make_policies(profile, **policies)
     named = _named(counts)
+    if not named:
+        raise SnnEnergyError("nothing to sweep: give at least one network")
     asked = _fields(fields, profile)
     twice = next((f.key for i, f in enumerate(asked) if f.key in [g.key for g in asked[:i]]), None)
     if twice is not None:
@@ -362,12 +364,13 @@ def sweep(
     if not combine and len({len(f.values) for f in asked}) > 1:
         raise SnnEnergyError("without combining them, all fields need the same number of values")
     points = grid(asked) if combine else list(asked)
-    left = (without,) if isinstance(without, str) else tuple(without)
+    for c in named.values():
+        _check_given(c, asked)
     tables = []
-    for label, c in named.items():
+    for (label, c), left in zip(named.items(), layers_left_out(list(named.values()), without), strict=True):
         found = totals(c, profile, chosen, points, left)
         columns: dict[str, Any] = {f.column: f.values for f in points}
-        columns["compute_pj"] = found.compute_pj
+        columns["compute_pj"] = found.compute_pj if prices_arithmetic(profile) else np.nan
         columns["memory_pj"] = found.memory_pj if profile.memory is not None else np.nan
         columns["static_pj"], columns["total_pj"] = found.static_pj, found.total_pj
         if found.seconds is not None:
@@ -378,6 +381,19 @@ def sweep(
         frame.insert(0, "model", pd.Series(names))
         tables.append(frame)
     return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
+    """Refuse (SnnEnergyError) to sweep the write price of accesses that were counted as either: they go by the read."""
+    untold = {
+        f"memory.levels.{e['level']}.write" for e in counts.header.get("accesses", ()) if e["action"] == "accesses"
+    }
+    for field in fields:
+        if field.key in untold:
+            raise SnnEnergyError(
+                f"{field.key}: {counts.model} does not tell reads from writes; sweep "
+                f"{field.key.removesuffix('write')}read, which stands for both"
+            )
 
 
 def _named(counts: Counts | Sequence[Counts] | Mapping[str, Counts]) -> dict[str, Counts]:
@@ -396,9 +412,11 @@ def _fields(fields: Any, hardware: HardwareProfile) -> list[Field]:
             if key not in known:
                 raise SnnEnergyError(f"{hardware.name} has no number '{key}'{nearest(key, known)}")
             number = known[key]
-            made.append(
-                Field(key, "" if number is None else number.unit, np.atleast_1d(np.asarray(values, dtype=np.float64)))
-            )
+            try:
+                values = np.atleast_1d(np.asarray(values, dtype=np.float64))
+            except (TypeError, ValueError):
+                raise SnnEnergyError(f"{key}: its values must be numbers, not {values!r}") from None
+            made.append(Field(key, "" if number is None else number.unit, values))
             check_field(made[-1], hardware)
         return made
     return [f if isinstance(f, Field) else parse_field(f, hardware) for f in fields]

@@ -57,6 +57,8 @@ def number(value: Any) -> str:
     """Fractions to four significant digits, whole numbers whole, thousands apart; what is not known is a dash."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "-∞"
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return "yes" if value else "no"
     if isinstance(value, str):

@@ -1,8 +1,9 @@
 """Which numbers of a profile a result hangs on, and how far it moves when they are not known well. No torch here.
 
-The total is linear in every price, power and (where tensors are placed, not kept where they fit) width by itself, so
-what a number is worth is what doubling it adds: exact, no derivative taken. It also grows with each of them, so ranges
-on numbers are carried to a range on the total by its two ends, and to ranges on ratios by the corners of the box.
+The total is linear in every price and power by itself, so what one is worth is what doubling it adds: exact, no
+derivative taken. Widths are doubled likewise; where tensors are kept where they fit, or time is bound by bandwidth,
+that is what doubling does and no derivative. The total grows with prices and powers, so ranges on them are carried to a
+range on it by its two ends, and to ranges on ratios by the corners of the box.
 """
 
 from __future__ import annotations
@@ -32,8 +33,7 @@ def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
     """
     hardware = energy.hardware
     known = sweepable(hardware)
-    flat = hardware.memory is None or hardware.memory.keep is None
-    keys = [k for k, number in known.items() if is_linear(hardware, k) or (flat and k.startswith("widths."))]
+    keys = [k for k in known if is_linear(hardware, k) or k.startswith("widths.")]
     values = np.array([known[k].value for k in keys], dtype=np.float64)  # type: ignore[union-attr]
     table = np.tile(values, (len(keys) + 1, 1))  # the point as it is, then one number doubled at a time
     table[np.arange(1, len(keys) + 1), np.arange(len(keys))] *= 2
@@ -47,10 +47,12 @@ def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
             "kind": [known[k].kind for k in keys],  # type: ignore[union-attr]
             "source": [known[k].source for k in keys],  # type: ignore[union-attr]
             "moves_pj": moves,
-            "elasticity": moves / found[0],
+            "elasticity": moves / found[0] if found[0] else np.nan,
         }
     )
-    frame = frame[frame["moves_pj"] != 0].sort_values("moves_pj", ascending=False, kind="stable")
+    frame = frame[(frame["moves_pj"] != 0) & frame["moves_pj"].notna()].sort_values(
+        "moves_pj", ascending=False, kind="stable"
+    )
     return frame.iloc[:most].reset_index(drop=True)
 
 

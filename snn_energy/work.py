@@ -9,7 +9,7 @@ No torch here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,9 @@ Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 ADDITIVE = (
-    "steps", "firsts", "arrivals", "first_reads", "last_writes", "macs", "acs", "dense", "dense_macs", "input_events",
-    "other_events", "spikes", "updates", "membrane_reads", "membrane_writes", "elementwise",
+    "steps", "firsts", "arrivals", "first_reads", "last_writes", "macs", "sparse_macs", "acs", "dense",
+    "dense_macs", "input_events", "other_events", "spikes", "updates", "membrane_reads", "membrane_writes",
+    "elementwise",
 )  # fmt: skip
 GEOMETRY = (
     "op", "real_input", "input_bits_each", "other_bits_each", "input_width", "other_width", "input_elements",
@@ -42,8 +43,9 @@ class Work:
     steps: 1 where the row is charged (active, and not left out), else 0. firsts: 1 at the first charged row of a
     layer. arrivals: 1 where the first operation of the network reads something new, which comes from outside.
     first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: what the
-    policies make of the row; dense_macs: all its operations; dense: those asked whether an input is zero (none for
-    real inputs). input_events, other_events: non-zeros of the operands. updates: neurons that are updated.
+    policies make of the row; sparse_macs: those of macs that zeros are left out of; dense_macs: all its operations;
+    dense: those asked whether an input is zero (none for real inputs). input_events, other_events: non-zeros of the
+    operands. updates: neurons that are updated.
     input_bits_each, other_bits_each: bits per element, NaN for real ones (the device's activation width).
     input_width, other_width: bits that tell one element of the operand from another (its address). layer_steps: charged
     steps of the row's layer that differ from the one before; layer_input_events, layer_other_events, layer_spikes: mean
@@ -113,7 +115,19 @@ def has_layer(layers: pd.Series, name: str) -> bool:
     return bool(_named(layers, name).any())
 
 
+def layers_left_out(networks: Sequence[Counts], without: Iterable[str]) -> list[tuple[str, ...]]:
+    """Of the layers to leave out, those that each network has. Raises SnnEnergyError for one that none has."""
+    names = (without,) if isinstance(without, str) else tuple(without)
+    for name in names:
+        if not any(has_layer(c.rows["layer"], name) for c in networks):
+            known = [layer for c in networks for layer in c.rows["layer"].unique()]
+            raise SnnEnergyError(f"no layer '{name}' to leave out{nearest(name, known)}")
+    return [tuple(name for name in names if has_layer(c.rows["layer"], name)) for c in networks]
+
+
 def _named(layers: pd.Series, name: str) -> Flags:
+    if not name:
+        return np.zeros(len(layers), dtype=np.bool_)
     found = (layers == name) | layers.str.startswith(f"{name}.") | layers.str.startswith(f"{name}#")
     return np.asarray(found.to_numpy(), dtype=np.bool_)
 
@@ -156,11 +170,13 @@ def work_of(
     if zeros == "none":
         sops = dense
     macs = np.where(real, dense, 0.0)
+    sparse = np.zeros_like(macs)
     acs = np.where(~real & ~integers, sops, 0.0)
     if integer == "mac-dense":
         macs = macs + np.where(integers, dense, 0.0)
     elif integer == "mac":
-        macs = macs + np.where(integers, sops, 0.0)
+        sparse = np.where(integers, sops, 0.0)
+        macs = macs + sparse
     else:
         many = sops if integer == "ac" or zeros == "none" else work("sops_multi", integers & operation & charged)
         acs = acs + np.where(integers, many, 0.0)
@@ -172,6 +188,7 @@ def work_of(
         "first_reads": np.where(_edge(layer, firing), reads, 0.0),
         "last_writes": np.where(_edge(layer[::-1], firing[::-1])[::-1], writes, 0.0),
         "macs": macs,
+        "sparse_macs": sparse,
         "acs": acs,
         "dense": np.where(real, 0.0, dense),
         "dense_macs": dense,

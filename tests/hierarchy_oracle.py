@@ -499,11 +499,12 @@ def inside(c: Charged, found: list[Flow], device: Device, variant: str) -> Itera
         yield (second, "registers", "read"), c.ops * second_each
         yield (second, "registers", "write"), arriving
     if device.inter_pe is not None:
-        yield ("inputs", "inter_pe", "hop"), c.ops * stored_bits(c["input_kind"], c["max_k"], device)
+        passed = c.ops if device.timing is not None and device.timing.zeros == "skip" else c.dense
+        yield ("inputs", "inter_pe", "hop"), passed * stored_bits(c["input_kind"], c["max_k"], device)
         if variant == "output_stationary":
-            yield (second, "inter_pe", "hop"), c.ops * second_each
+            yield (second, "inter_pe", "hop"), passed * second_each
         else:
-            yield ("partial_sums", "inter_pe", "hop"), c.ops * device.p
+            yield ("partial_sums", "inter_pe", "hop"), passed * device.p
 
 
 def moved(rows: list[Charged], device: Device, variant: str) -> list[dict[Key, float]]:

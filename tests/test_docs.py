@@ -75,6 +75,7 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
     ):
         assert page[name][0] == f"{bits:,}"
     assert f"{n['memory.levels.global_buffer.size']:,.0f} bits" in PAGE
+    operations = row["reduction"] * outputs
     spills = (math.ceil(row["reduction"] / n["array.rows"]) - 1) * outputs
     fills = math.ceil(row["out_channels"] / n["array.columns"])
     expected = {
@@ -84,10 +85,10 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
         "weights, register written": ("array.registers.write", row["weights"]),
         "weights, register read": ("array.registers.read", sops),
         "inputs, buffer read": ("memory.levels.global_buffer.read", row["input_elements"] * fills / 16),
-        "inputs, to the next element": ("array.inter_pe", sops / 16),
+        "inputs, to the next element": ("array.inter_pe", operations / 16),
         "partial sums, buffer written": ("memory.levels.global_buffer.write", spills),
         "partial sums, buffer read": ("memory.levels.global_buffer.read", spills),
-        "partial sums, to the next element": ("array.inter_pe", sops),
+        "partial sums, to the next element": ("array.inter_pe", operations),
     }
     total = 0.0
     for name, (key, words) in expected.items():
@@ -99,6 +100,7 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
     assert (page["memory"][3], page["compute"][3], page["total"][3]) == tuple(
         f"{value:,.1f}" for value in (total, compute, total + compute)
     )
+    assert f"the accumulates are {100 * compute / (total + compute):.1f} % of the bill" in PAGE
     charged = energy.to_frame().iloc[ROW]
     assert charged["memory_pj"] == pytest.approx(total, rel=1e-12)
     assert charged["total_pj"] == pytest.approx(total + compute, rel=1e-12)

@@ -197,9 +197,9 @@ def test_a_layer_on_eyeriss_by_hand(layer):
     energy = estimate(layer(), "eyeriss-relative")
     macs = {
         "weights_pj": 360 * (200 + 6 + 6) + 1000 + 360,  # DRAM, into the buffer, out of it; registers read and written
-        # From DRAM into the buffer; 20 channels take 14 columns twice; one hop an operation.
-        "inputs_pj": 32 / 16 * (200 + 6) + 2 * 32 / 16 * 6 + 1000 / 16 * 2,
-        "partial_sums_pj": 2 * 320 * 6 + 1000 * 2,  # 18 terms take 12 rows twice: spilt once; one hop an operation
+        # From DRAM into the buffer; 20 channels take 14 columns twice; one hop an operation, zeros too.
+        "inputs_pj": 32 / 16 * (200 + 6) + 2 * 32 / 16 * 6 + 5760 / 16 * 2,
+        "partial_sums_pj": 2 * 320 * 6 + 5760 * 2,  # 18 terms take 12 rows twice: spilt once; one hop an operation
         "membrane_pj": 2 * 320 * 6,
         "outputs_pj": 320 / 16 * 6,
     }

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hierarchy_oracle as oracle
 import numpy as np
 import pandas as pd
 import pytest
 
 import snn_energy as se
-from snn_energy.breakeven import break_even, crossing, scaled_rate, spikes_per_synapse
+from snn_energy.breakeven import (
+    _knobs,
+    break_even,
+    crossing,
+    repeated,
+    scaled_rate,
+    scaled_steps,
+    spikes_per_synapse,
+    total_of,
+)
 from snn_energy.compare import compare
 from snn_energy.counts import Counts
-from snn_energy.energy import charged_work, estimate
+from snn_energy.energy import charged_work, estimate, make_policies
 from snn_energy.errors import SnnEnergyError
 from snn_energy.hardware import HardwareProfile, load_hardware
 from snn_energy.sweep import parse_field, sweep, sweepable
@@ -354,10 +365,7 @@ def test_the_spike_rate_at_which_a_network_stops_winning(
 
 
 def test_at_break_even_both_networks_cost_the_same(dts: Counts, vit: Counts, array: HardwareProfile) -> None:
-    from snn_energy.breakeven import _knobs
-    from snn_energy.energy import make_policies
-
-    for knob in _knobs(dts, vit, array, make_policies(array), ()):
+    for knob in _knobs(dts, vit, array, make_policies(array), [(), ()]):
         factor = crossing(knob)
         if factor is not None:
             at = np.array([factor])
@@ -365,22 +373,60 @@ def test_at_break_even_both_networks_cost_the_same(dts: Counts, vit: Counts, arr
 
 
 def test_turning_no_knob_changes_nothing(dts: Counts, vit: Counts, array: HardwareProfile) -> None:
-    from snn_energy.breakeven import _knobs
-    from snn_energy.energy import make_policies
-
-    for knob in _knobs(dts, vit, array, make_policies(array), ()):
+    for knob in _knobs(dts, vit, array, make_policies(array), [(), ()]):
         assert knob.snn_pj(np.ones(1))[0] == pytest.approx(estimate(dts, array).total_pj, rel=1e-12)
         assert knob.ann_pj(np.ones(1))[0] == pytest.approx(estimate(vit, array).total_pj, rel=1e-12)
 
 
-def test_twice_the_spikes_are_twice_the_accumulates(dts: Counts) -> None:
-    hardware = load_hardware("dts-paper-fpga")
-    from snn_energy.energy import make_policies
+def test_twice_the_spikes_are_twice_the_accumulates_but_never_more_than_there_are_operations(
+    make_counts: MakeCounts, device: Callable[..., HardwareProfile]
+) -> None:
+    snn, _ = pair(make_counts)
+    hardware = device()
+    policies = make_policies(hardware)
+    work = charged_work(snn, hardware, policies)
+    more = scaled_rate(work, snn, hardware, policies, np.array([2.0, 100.0]))
+    assert more.acs.sum(-1).tolist() == [2 * 24, 2 * 80]
+    assert more.spikes.sum(-1).tolist() == [2 * 4, 2 * 10]
+    assert more.macs.sum() == work.macs.sum() == 0
 
-    work = charged_work(dts, hardware, make_policies(hardware))
-    twice = scaled_rate(work, np.array([2.0]))
-    assert twice.acs.sum() == pytest.approx(2 * work.acs.sum())
-    assert twice.macs.sum() == work.macs.sum()
+
+def test_a_device_that_treats_zeros_like_any_number_has_no_break_even_in_the_spike_rate(
+    dts: Counts, vit: Counts
+) -> None:
+    found = break_even(dts, vit, "npu-7nm-bf16").table.set_index("knob")
+    assert found.loc["spike rate", "snn_wins"] == "never"
+    assert np.isnan(found.loc["spike rate", "break_even"])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_twice_the_steps_cost_what_a_network_with_every_step_twice_costs(seed: int, make_counts: MakeCounts) -> None:
+    rng = random.Random(seed)
+    rows, samples, steps = oracle.random_network(rng)
+    device = oracle.random_device(rng, timed=seed % 3 > 0)
+    policy = oracle.random_policy(rng, device, rows)
+    shown_once = {row["layer"] for row in rows if row.get("input_repeated")}
+    later = [
+        row | {"time_step": row["time_step"] + steps, "input_repeated": row["layer"] in shown_once}
+        for row in rows
+        if row["time_step"] >= 0
+    ]
+    if policy.encoder == "once":  # what is encoded once is not encoded again
+        later = [row | {"active": row["active"] and row["layer"] not in shown_once} for row in later]
+        idle = ("dense_macs", "sops", "sops_gated", "sops_multi", "input_nonzeros", "other_nonzeros")
+        for row in later:
+            row |= {} if row["active"] else {k: 0 for k in idle if row.get(k) is not None}
+            row |= {} if row["active"] else {k: 0 for k in ("spikes", "membrane_reads", "membrane_writes") if k in row}
+    counts = make_counts(rows, samples=samples, time_steps=steps)
+    twice = make_counts(rows + later, samples=samples, time_steps=2 * steps)
+    hardware, options = device.profile(), policy.asked()
+    without = options.pop("without")
+    policies = make_policies(hardware, **options)
+    work = charged_work(counts, hardware, policies, without)
+    again = repeated(counts, policies, np.array([2.0]))
+    timed = (work, again, np.array([2.0 * steps]))
+    found = total_of(scaled_steps(work, counts, again), counts, hardware, policies, timed)
+    assert found[0] == pytest.approx(estimate(twice, hardware, without=without, **options).total_pj, rel=1e-9)
 
 
 def test_spikes_per_synapse_by_hand(make_counts: MakeCounts) -> None:
@@ -430,7 +476,7 @@ def test_prices_share_out_the_whole_total(dts: Counts) -> None:
 
 def test_five_numbers_are_told_with_the_estimate(counted: Path, cli: Cli) -> None:
     _, out, _ = cli("estimate", counted / "dts.json", "--hardware", "dts-paper-fpga")
-    assert "the five numbers of the profile that move the total most" in out
+    assert "the five prices, powers and widths that move the total most" in out
     assert "memory.levels.sram_1mb.read" in out
 
 
@@ -484,3 +530,74 @@ def test_two_profiles_are_compared_by_what_differs(counted: Path, cli: Cli) -> N
 def test_a_profile_does_not_differ_from_itself(cli: Cli) -> None:
     code, out, _ = cli("hardware", "diff", "dts-paper-fpga", "dts-paper-fpga")
     assert (code, out) == (0, "dts-paper-fpga and dts-paper-fpga do not differ\n")
+
+
+# --- What is not known, and what must not be lost ------------------------------------------------------------------
+
+
+def test_a_total_that_is_not_known_has_no_break_even(dts: Counts, counted: Path, cli: Cli) -> None:
+    other = "published:energy-arithmetic:transformer-8-512"
+    code, out, err = cli("break-even", counted / "dts.json", other, "--hardware", "horowitz-45nm-fp32")
+    assert (code, out) == (1, "")
+    assert "its total is not known" in err
+    with pytest.raises(SnnEnergyError, match="do not say how many spikes"):
+        break_even(se.load_counts("published:spikformer-4-384-cifar"), dts, "horowitz-45nm-fp32")
+    assert spikes_per_synapse(se.load_counts("published:spikformer-4-384-cifar")) is None
+
+
+@pytest.mark.parametrize(("option", "value"), [("schedule", "layer_serial"), ("zeros", "skipp")])
+def test_an_unknown_schedule_or_treatment_of_zeros_is_refused(option: str, value: str, dts: Counts) -> None:
+    with pytest.raises(SnnEnergyError, match=rf"unknown {option} '{value}'; did you mean"):
+        se.estimate_latency(dts, "eyeriss-relative", **{option: value})  # type: ignore[arg-type]
+
+
+def test_no_output_overwrites_what_is_read(array: HardwareProfile, counted: Path, tmp_path: Path, cli: Cli) -> None:
+    profile = tmp_path / "array.yaml"
+    own = tmp_path / "own.yaml"
+    own.write_text("schema: 1\nsources: {a: {citation: b}}\n"
+                   "networks: {n: {source: a, time_steps: 1, totals: {macs: 5, sops: 7}}}\n")  # fmt: skip
+    side = counted / "dts.samples.npz"
+    before = {path: path.read_bytes() for path in (profile, own, side)}
+    for arguments in (
+        ("estimate", counted / "dts.json", "--hardware", profile, "--csv", profile),
+        ("estimate", counted / "dts.json", "--hardware", profile, "--csv", side),
+        ("estimate", f"{own}:n", "--hardware", "horowitz-45nm-fp32", "--csv", own),
+        ("compare", counted / "dts.json", "--hardware", profile, "--baseline", "dts", "--csv", profile),
+        ("sweep", counted / "dts.json", "--hardware", profile, "--set", "compute.ac=1", "-o", side),
+    ):  # fmt: skip
+        code, _, err = cli(*arguments)
+        assert code == 1, arguments
+        assert err.startswith("error: ")
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_nothing_to_do_takes_no_time(counted: Path, cli: Cli) -> None:
+    without = [x for name in ("sps", "blocks", "head") for x in ("--without", name)]
+    for command in ("estimate", "latency"):
+        code, out, err = cli(command, counted / "dts.json", "--hardware", "eyeriss-relative", *without)
+        assert (code, err) == (0, "")
+        assert "latency 0 ms" in out
+
+
+def test_a_picture_that_cannot_be_written_leaves_no_points(counted: Path, tmp_path: Path, cli: Cli) -> None:
+    points = tmp_path / "points.csv"
+    code, _, err = cli("sweep", counted / "dts.json", "--hardware", "dts-paper-fpga", "--set", "compute.ac=1,2",
+                       "-o", points, "--plot", tmp_path / "nowhere" / "p.png")  # fmt: skip
+    assert code == 1
+    assert "nowhere" in err
+    assert not points.exists()
+
+
+@pytest.mark.parametrize("fields", [["compute.ac=1..2:99999999999"], {"compute.ac": "much"}])
+def test_impossible_values_are_refused_before_memory_is_taken(fields: Any, dts: Counts) -> None:
+    with pytest.raises(SnnEnergyError, match=r"points|must be numbers"):
+        sweep(dts, "dts-paper-fpga", fields)
+
+
+def test_masked_steps_that_run_do_their_element_wise_work_too(dts: Counts) -> None:
+    from snn_energy.latency import every_step
+
+    rows = every_step(dts).rows
+    per_layer = rows[rows["elementwise_ops"] > 0].groupby("layer")["elementwise_ops"].nunique()
+    assert (per_layer == 1).all()
+    assert rows.loc[rows["time_step"] >= 0, "active"].all()
