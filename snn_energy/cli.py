@@ -516,11 +516,19 @@ def compare(
 
 def show_comparison(comparison: Any) -> None:
     """The normalised table and what the memory variants make of it."""
+    from snn_energy.uncertainty import ratio_range
+
     used = ", ".join(f"{name} {choice}" for name, choice in asdict(comparison.policies).items())
     title = f"energy per sample on {comparison.hardware.name}; CE, ME, TE over those of {comparison.baseline} ({used})"
     show(comparison.to_frame().drop(columns="is_baseline"), title)
     print()
-    show(comparison.memory_range(), "the same under every memory variant")
+    variants = comparison.memory_range()
+    if len(variants):
+        show(variants, "the same under every memory variant")
+    ranges = ratio_range(comparison)
+    if len(ranges) and (ranges["te_high"] > ranges["te_low"]).any():
+        print()
+        show(ranges, "CE, ME, TE over the ranges that the profile gives")
 
 
 def _load_all(paths: list[Path]) -> list[Counts]:
