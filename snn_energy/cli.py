@@ -782,7 +782,8 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
     say("\nsources:")
     for key, source in found.sources.items():
         say(f"  {key}: {source.citation}{f' ({source.note})' if source.note else ''}")
-    for heading, lines in (("notes", notes(found)), ("cannot price", cannot_price(found))):
+    remarks = [line for line in notes(found) if not line.startswith("sources.")]  # those stand beside their sources
+    for heading, lines in (("notes", remarks), ("cannot price", cannot_price(found))):
         if lines:
             say(f"{heading}:")
             for line in lines:
