@@ -13,6 +13,8 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/snn-energy demo -o reports/demo
+	$(BIN)/snn-energy break-even reports/demo/dts-spikformer-2-64.json reports/demo/vit-2-64.json \
+	  --hardware dts-paper-fpga -o reports/break-even
 
 paper: $(STAMP)
 	$(BIN)/snn-energy reproduce -o reports/paper
