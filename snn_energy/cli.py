@@ -50,6 +50,7 @@ ProductsChoice = Literal["coincidence", "gated"]
 EncoderChoice = Literal["per-step", "once"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 COUNTS_HELP = "A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
+CountsArgument = Annotated[Path, typer.Argument(metavar="COUNTS.json", help=COUNTS_HELP)]
 ScheduleChoice = Literal["layer-serial", "step-serial", "layer-pipelined"]
 ZerosChoice = Literal["none", "gate", "skip"]
 Level = Literal["group", "layer", "time_step", "row"]
@@ -235,12 +236,7 @@ def _policies(memory: str | None, integer: str, products: str, encoder: str) -> 
 
 @app.command()
 def estimate(
-    counts_file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="COUNTS.json", help="A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
-        ),
-    ],
+    counts_file: CountsArgument,
     hardware: HardwareOption,
     by: Annotated[Level, typer.Option("--by", help="What a row of the table is.")] = "group",
     memory: MemoryOption = None,
@@ -349,12 +345,7 @@ def _say_what_matters(energy: Energy) -> None:
 
 @app.command()
 def latency(
-    counts_file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="COUNTS.json", help="A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
-        ),
-    ],
+    counts_file: CountsArgument,
     hardware: HardwareOption,
     schedule: Annotated[ScheduleChoice | None, typer.Option("--schedule", help="Instead of the profile's.")] = None,
     zeros: Annotated[ZerosChoice | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
@@ -373,20 +364,21 @@ def latency(
     from snn_energy.energy import estimate as price
     from snn_energy.files import require_apart
     from snn_energy.hardware import load_hardware
-    from snn_energy.latency import estimate_latency, skipping, with_latency
+    from snn_energy.latency import no_latency, skipping, with_latency
     from snn_energy.tables import for_reading, write_table
 
     require_apart((csv, json, markdown, latex), _read([counts_file], hardware))
     counts, left = load_counts(counts_file), without or []
     device = with_latency(load_hardware(hardware), schedule, zeros)
-    policies = _policies(memory, integer, products, encoder)
-    found = estimate_latency(counts, device, without=left, **policies)
+    energy = price(counts, device, without=left, **_policies(memory, integer, products, encoder))
+    found = energy.latency
+    if found is None:
+        raise no_latency(device)
     frame = found.to_frame()
     head = {"model": counts.model, "hardware": device.name, "schedule": found.schedule, "zeros": found.zeros,
-            "cycles": found.cycles, "seconds": found.seconds, "without": left, **policies}  # fmt: skip
+            "cycles": found.cycles, "seconds": found.seconds, "without": left, **asdict(energy.policies)}  # fmt: skip
     write_table(frame, csv_path=csv, json_path=json, markdown_path=markdown, latex_path=latex, head=head)
     show(for_reading(frame), f"{counts.model} on {device.name}, cycles per sample")
-    energy = price(counts, device, without=left, **policies)
     _say_latency(energy)
     if found.schedule == "step-serial" and energy.policies.memory not in ("ws_reload", "state_only"):
         text = "step by step, weights stay between steps or are loaded again: --memory ws_reload instead of "

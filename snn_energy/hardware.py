@@ -180,11 +180,6 @@ class Size(Quantity):
     UNITS: ClassVar[Mapping[str, int]] = SIZE_UNITS
     DECIMAL: ClassVar[bool] = False
 
-    @property
-    def size_bits(self) -> float:
-        """The size in bits."""
-        return self.si_value
-
 
 class Bandwidth(Quantity):
     """What a memory level moves per second, or per cycle of the profile's clock; reads and writes together."""
@@ -199,11 +194,6 @@ class Power(Ranged):
     """Power drawn whether or not anything is computed."""
 
     UNITS: ClassVar[Mapping[str, int]] = POWER_UNITS
-
-    @property
-    def power_w(self) -> float:
-        """The power in watt."""
-        return self.si_value
 
 
 class Clock(Quantity):
@@ -292,11 +282,6 @@ class WidePrice(Price):
 
     width_bits: Bits
 
-    @property
-    def energy_j_per_bit(self) -> float:
-        """The energy in joule per bit of the operation's width."""
-        return self.energy_j / self.width_bits
-
 
 class ZeroCheckPrice(Price):
     """Energy of asking whether an input is zero, once per operation it feeds or once per input element."""
@@ -329,26 +314,6 @@ class Widths(Record):
     activations: Width
     membrane: Width
     partial_sums: Width
-
-    @property
-    def weights_bits(self) -> int:
-        """Bits of a weight."""
-        return self.weights.value
-
-    @property
-    def activations_bits(self) -> int:
-        """Bits of a real activation (spikes take fewer)."""
-        return self.activations.value
-
-    @property
-    def membrane_bits(self) -> int:
-        """Bits of a membrane potential."""
-        return self.membrane.value
-
-    @property
-    def partial_sums_bits(self) -> int:
-        """Bits of a partial sum."""
-        return self.partial_sums.value
 
 
 class Elementwise(Record):
@@ -504,19 +469,6 @@ class MemoryModel(Record):
             if self.levels[outermost].holds is not None:
                 raise fault("the outermost level holds whatever fits nowhere else", "levels", outermost, "holds")
         return self
-
-    def read_j_per_bit(self, tensor: str) -> float:
-        """Energy in joule of reading one bit of ``tensor`` from where ``placement`` puts it."""
-        return self.levels[self._level(tensor)].read.energy_j_per_bit
-
-    def write_j_per_bit(self, tensor: str) -> float:
-        """Energy in joule of writing one bit of ``tensor`` to where ``placement`` puts it."""
-        return self.levels[self._level(tensor)].write.energy_j_per_bit
-
-    def _level(self, tensor: str) -> str:
-        if self.placement is None:
-            raise HardwareError("this profile keeps tensors where they fit, so none has one level")
-        return self.placement.level_of(tensor)
 
 
 class LatencyModel(Record):

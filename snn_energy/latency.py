@@ -270,6 +270,11 @@ def static_power_w(hardware: HardwareProfile) -> float:
     return float(sum(n[key] for key in static_keys(hardware)))
 
 
+def no_latency(hardware: HardwareProfile) -> HardwareError:
+    """What is said of a device that cannot tell the time."""
+    return HardwareError(f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles")
+
+
 def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: MemoryVariant) -> Latency:
     """Latency of charged work on a device that has a latency section; counted cycles of a source are taken as they are.
 
@@ -277,9 +282,7 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
     """
     model, n = hardware.latency, numbers(hardware)
     if model is None:
-        raise HardwareError(
-            f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles"
-        )
+        raise no_latency(hardware)
     if "cycles" in counts.header:
         given = float(counts.header["cycles"])
         return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
@@ -336,7 +339,7 @@ def with_latency(
                 f"unknown {name} '{value}'{nearest(str(value), known)}; choose one of {', '.join(known)}"
             )
     if hardware.latency is None:
-        raise HardwareError(f"{hardware.where('latency')}: {hardware.name} has no section 'latency' to change")
+        raise no_latency(hardware)
     if hardware.latency.timing == "array" and (schedule is not None or zeros == "skip"):
         raise HardwareError(
             f"{hardware.where('latency.timing')}: timing 'array' has no schedule and skips no zeros; give a "

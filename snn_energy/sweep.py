@@ -178,14 +178,13 @@ def totals(
     policies: Policies,
     fields: Sequence[Field],
     without: Iterable[str] = (),
-    work: Work | None = None,
 ) -> Totals:
     """The totals of one network at many points; every field has one value per point (all of one length).
 
-    work: instead of what the counts say (a scaled network). NaN where a tensor fits nowhere.
+    NaN where a tensor fits nowhere.
     """
     points = len(fields[0].values) if fields else 1
-    work = charged_work(counts, hardware, policies, without) if work is None else work
+    work = charged_work(counts, hardware, policies, without)
     refuse_unpriced(work, counts, hardware)
     known = sweepable(hardware)
     base = {f.key: _base(known[f.key], f) for f in fields}

@@ -8,7 +8,7 @@ import pytest
 
 from snn_energy import hardware
 from snn_energy.errors import HardwareError
-from snn_energy.hardware import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware
+from snn_energy.hardware import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware, numbers
 from snn_energy.hardware_tables import (
     DESCRIBE_COLUMNS,
     DIFFERENCE_COLUMNS,
@@ -160,16 +160,23 @@ def test_bundled_memory_prices_are_those_of_horowitz(name):
 
 def test_bundled_sram_sizes_are_those_of_horowitz():
     levels = load_hardware("horowitz-45nm-fp32").memory.levels
-    sizes = {level: prices.size and prices.size.size_bits // 8192 for level, prices in levels.items()}
+    sizes = {level: prices.size and prices.size.si_value // 8192 for level, prices in levels.items()}
     assert sizes == {"sram_8kb": 8, "sram_32kb": 32, "sram_1mb": 1024, "dram": None}
+
+
+def pj_per_bit(profile, tensor, action):
+    """What the formulas pay for a bit of a tensor where ``placement`` puts it."""
+    key = f"memory.levels.{profile.memory.placement.level_of(tensor)}.{action}"
+    n = numbers(profile)
+    return n[key] / n[f"{key}.width_bits"]
 
 
 @pytest.mark.parametrize("name", HOROWITZ)
 def test_bundled_profiles_lay_every_tensor_on_the_1_mb_sram(name):
-    memory = load_hardware(name).memory
+    profile = load_hardware(name)
     for tensor in TENSORS:
-        assert memory.read_j_per_bit(tensor) == pytest.approx(100e-12 / 64, rel=1e-15)
-        assert memory.write_j_per_bit(tensor) == pytest.approx(100e-12 / 64, rel=1e-15)
+        assert pj_per_bit(profile, tensor, "read") == pytest.approx(100 / 64, rel=1e-15)
+        assert pj_per_bit(profile, tensor, "write") == pytest.approx(100 / 64, rel=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -183,11 +190,9 @@ def test_bundled_profiles_lay_every_tensor_on_the_1_mb_sram(name):
 def test_bundled_widths_are_assumed_and_marked_so(name, bits):
     widths = load_hardware(name).widths
     assert (
-        widths.weights_bits,
-        widths.activations_bits,
-        widths.membrane_bits,
-        widths.partial_sums_bits,
-    ) == bits
+        tuple(width.value for width in (widths.weights, widths.activations, widths.membrane, widths.partial_sums))
+        == bits
+    )
     assert {widths.weights.kind, widths.activations.kind, widths.membrane.kind} == {"assumed"}
 
 
@@ -227,7 +232,7 @@ def test_the_same_energy_in_any_unit_is_the_same_float(load, value, unit):
 def test_the_same_size_in_any_unit_is_as_many_bits(load, value, unit):
     size = load(("{value: 2, unit: KiB", f"{{value: {value}, unit: {unit}")).memory.levels["buffer"].size
     assert size is not None
-    assert size.size_bits == 16384
+    assert size.si_value == 16384
 
 
 @pytest.mark.parametrize(("value", "unit"), [("5e6", "nW"), ("5000", "uW"), ("5", "mW"), ("0.005", "W")])
@@ -235,20 +240,20 @@ def test_the_same_power_in_any_unit_is_the_same_float(load, value, unit):
     power = f"static_power: {{value: {value}, unit: {unit}, source: book, kind: measured}}\n"
     static_power = load(text=PROFILE + power).static_power
     assert static_power is not None
-    assert static_power.power_w == 0.005
+    assert static_power.si_value == 0.005
 
 
 def test_a_bit_costs_the_word_of_its_level_divided_by_the_width_of_the_word(load):
-    memory = load().memory
-    assert memory.read_j_per_bit("inputs") == pytest.approx(10e-12 / 64, rel=1e-15)
-    assert memory.write_j_per_bit("membrane") == pytest.approx(20e-12 / 64, rel=1e-15)
-    assert memory.read_j_per_bit("weights") == pytest.approx(1e-9 / 32, rel=1e-15)
-    assert memory.write_j_per_bit("weights") == pytest.approx(2e-9 / 32, rel=1e-15)
+    profile = load()
+    assert pj_per_bit(profile, "inputs", "read") == pytest.approx(10 / 64, rel=1e-15)
+    assert pj_per_bit(profile, "membrane", "write") == pytest.approx(20 / 64, rel=1e-15)
+    assert pj_per_bit(profile, "weights", "read") == pytest.approx(1000 / 32, rel=1e-15)
+    assert pj_per_bit(profile, "weights", "write") == pytest.approx(2000 / 32, rel=1e-15)
 
 
 def test_a_tensor_that_is_not_placed_has_no_price(load):
     with pytest.raises(HardwareError, match="no tensor 'activations' is placed; there are weights, inputs"):
-        load().memory.read_j_per_bit("activations")
+        load().memory.placement.level_of("activations")
 
 
 def test_every_access_of_a_membrane_is_charged_unless_the_profile_says_otherwise(load):

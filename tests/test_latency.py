@@ -26,15 +26,19 @@ BLOCKS, CASES = 6, 100  # random cases: blocks times cases
 # --- Against the scalar oracle ------------------------------------------------------------------------------------
 
 
+def timed_case(seed: int) -> tuple[list[Row], int, int, Device, oracle.Policy, oracle.Timing]:
+    """Rows, samples, time steps, a device with a clock, policies, and the clock's section."""
+    rng = random.Random(seed)
+    rows, samples, time_steps = oracle.random_network(rng)
+    device = oracle.random_device(rng, timed=True)
+    assert device.timing is not None
+    return rows, samples, time_steps, device, oracle.random_policy(rng, device, rows), device.timing
+
+
 @pytest.mark.parametrize("block", range(BLOCKS))
 def test_an_inference_takes_what_a_scalar_loop_says(block: int, make_counts: MakeCounts) -> None:
     for seed in range(block * CASES, (block + 1) * CASES):
-        rng = random.Random(seed)
-        rows, samples, time_steps = oracle.random_network(rng)
-        device = oracle.random_device(rng, timed=True)
-        policy = oracle.random_policy(rng, device, rows)
-        timing = device.timing
-        assert timing is not None
+        rows, samples, time_steps, device, policy, timing = timed_case(seed)
         counts, profile = make_counts(rows, samples=samples, time_steps=time_steps), device.profile()
         charged = oracle.charge(rows, samples, policy, timing.zeros)
         expected = oracle.time_of(charged, device, policy.memory, time_steps)
@@ -115,12 +119,7 @@ def test_skipping_is_worth_what_a_scalar_loop_says(block: int, make_counts: Make
 def test_the_random_cases_reach_every_schedule_and_bound() -> None:
     seen: set[Any] = set()
     for seed in range(BLOCKS * CASES):
-        rng = random.Random(seed)
-        rows, samples, time_steps = oracle.random_network(rng)
-        device = oracle.random_device(rng, timed=True)
-        policy = oracle.random_policy(rng, device, rows)
-        timing = device.timing
-        assert timing is not None
+        rows, samples, time_steps, device, policy, timing = timed_case(seed)
         expected = oracle.time_of(oracle.charge(rows, samples, policy, timing.zeros), device, policy.memory, time_steps)
         seen |= {layer.bound for layer in expected.layers.values()}
         seen |= {(timing.timing, timing.schedule, timing.zeros), timing.lanes_over}
@@ -575,7 +574,7 @@ def test_a_device_without_a_clock_has_no_latency(make_counts: MakeCounts) -> Non
     device = dataclasses.replace(lanes(), timing=None)
     with pytest.raises(HardwareError, match="no section 'latency'"):
         takes(make_counts, layers("a"), device)
-    with pytest.raises(HardwareError, match="no section 'latency' to change"):
+    with pytest.raises(HardwareError, match="no section 'latency': no clock, no cycles"):
         takes(make_counts, layers("a"), device, schedule="step-serial")
 
 

@@ -132,8 +132,8 @@ def test_loihi_before_silicon_has_the_prices_of_davies_2018():
     assert [n[key] for key in prices] == [23.6, 81, 52, 1.7]
     table = describe(profile)
     assert set(table[table["component"] == "compute"]["kind"]) == {"simulated"}
-    assert profile.widths.weights_bits == 9
-    assert profile.widths.membrane_bits == 24
+    assert profile.widths.weights.value == 9
+    assert profile.widths.membrane.value == 24
 
 
 def test_loihi_calibrated_has_the_prices_of_sana_fe():
