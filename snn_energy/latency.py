@@ -273,8 +273,8 @@ def static_power_w(hardware: HardwareProfile) -> float:
 def no_latency(hardware: HardwareProfile) -> HardwareError:
     """What is said of a device that cannot tell the time."""
     return HardwareError(
-        f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles; add it, or choose "
-        "a profile that has one (`snn-energy hardware show NAME` says so)"
+        f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles; add it, or "
+        "choose a profile that has one (`snn-energy hardware show NAME` says so)"
     )
 
 
