@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/.peers
+OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
 .PHONY: demo paper test check format bench train-demo ablation train-cifar10 report-cifar10 wheel clean
 
@@ -11,6 +13,15 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' -c constraints.txt
 	touch $(STAMP)
 
+# Frameworks that the tests profile networks of, and other counters that they compare with. Those ask for other
+# versions of what is installed, so they come without their dependencies; one version of a package has one folder.
+$(PEERS): $(STAMP) tests/peers.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,frameworks]' -c constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/peers.txt
+	rm -rf $(OLD_SPIKINGJELLY)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OLD_SPIKINGJELLY) spikingjelly==0.0.0.0.14
+	touch $(PEERS)
+
 demo: $(STAMP)
 	$(BIN)/snn-energy demo -o reports/demo
 	$(BIN)/snn-energy break-even reports/demo/dts-spikformer-2-64.json reports/demo/vit-2-64.json \
@@ -19,10 +30,10 @@ demo: $(STAMP)
 paper: $(STAMP)
 	$(BIN)/snn-energy reproduce -o reports/paper
 
-test: $(STAMP)
+test: $(PEERS)
 	$(BIN)/python -m pytest
 
-check: $(STAMP)
+check: $(PEERS)
 	$(BIN)/ruff format --check snn_energy tests
 	$(BIN)/ruff check snn_energy tests
 	$(BIN)/mypy
@@ -32,7 +43,7 @@ format: $(STAMP)
 	$(BIN)/ruff format snn_energy tests
 	$(BIN)/ruff check --fix snn_energy tests
 
-bench: $(STAMP)
+bench: $(PEERS)
 	$(BIN)/python tests/bench.py
 
 train-demo: $(STAMP)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from snn_energy._version import __version__
+from snn_energy.audit import Audit, audit
 from snn_energy.breakeven import BreakEven, break_even
 from snn_energy.compare import Comparison, compare
 from snn_energy.counts import Counts, load_counts
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from snn_energy.profiler.profile import profile
 
 __all__ = [
+    "Audit",
     "BreakEven",
     "Comparison",
     "Counts",
@@ -35,6 +37,7 @@ __all__ = [
     "Latency",
     "SnnEnergyError",
     "__version__",
+    "audit",
     "break_even",
     "compare",
     "create_model",

@@ -1,16 +1,12 @@
 """Checkpoints: safetensors files that say what they are, and safe loading of what others have written.
 
-Loading never runs code from a file. A ``.safetensors`` file is read by safetensors; any other file is tried
-as a bare PyTorch state dict with ``weights_only=True``, and one that needs more than that is refused.
+Loading never runs code from a file; ``weights_file`` reads it and brings the weights to the network's names and types.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import pickle
-import warnings
-import zipfile
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
@@ -19,19 +15,21 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from snn_energy._version import __version__
 from snn_energy.errors import CheckpointError, ModelError, OutputError, nearest
 from snn_energy.files import write_whole
+from snn_energy.models.cnn import Cnn, CnnConfig, make_cnn
 from snn_energy.models.neurons import DTSS
-from snn_energy.models.registry import create_model
+from snn_energy.models.public_spikformer import PublicSpikformer
+from snn_energy.models.registry import CNNS, create_model
 from snn_energy.models.spikformer import Spikformer, TransformerConfig
 from snn_energy.models.vit import VisionTransformer
+from snn_energy.weights_file import WeightsFile, existing, fitted, read_weights, why_not_safetensors
 
 METADATA_KEY = "snn_energy"  # one key, one JSON text: the bytes of a file then depend on its content alone
 SCHEMA_VERSION = 1
-_CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any], *, half: bool = False) -> None:
@@ -44,7 +42,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     command. The architecture, its configuration and the versions are added. Raises CheckpointError for
     another kind of network, OutputError where the file cannot be written.
     """
-    if not isinstance(model, Spikformer | VisionTransformer):
+    if not isinstance(model, Spikformer | PublicSpikformer | VisionTransformer | Cnn):
         raise CheckpointError(
             f"{path}: a {type(model).__name__} has no configuration to store; "
             "save its state_dict() with safetensors.torch.save_file and load it with model= (--model)"
@@ -76,25 +74,29 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """What a checkpoint of ours says of itself (see ``save_checkpoint``). Raises CheckpointError."""
-    document = _metadata_or_none(_existing(path))
+    document = _metadata_or_none(existing(path))
     if document is None:
         raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model= (--model)")
     return document
 
 
-def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **options: Any) -> nn.Module:
+def load_checkpoint(
+    path: str | Path, model: str | nn.Module | None = None, *, ema: bool = False, **options: Any
+) -> nn.Module:
     """The network of a checkpoint, on the CPU, in eval mode. No code of the file is run.
 
     model: not needed for a file of ours. Else a registry name, with ``options`` of ``create_model``
     (image_size, num_classes, ...; heads and image_size leave no trace in the weights, so check them), or a
-    module, which is filled and returned. Its attribute ``snn_energy_checkpoint`` holds name, sha256 and seed of
-    training, which counts carry on. Raises CheckpointError; a module given is then unchanged.
+    module, which is filled and returned. ema: the moving average of the weights where a file holds both. Its attribute
+    ``snn_energy_checkpoint`` holds name, sha256 and seed of training and, where there is anything to tell,
+    ``checkpoint_notes``: what was chosen in the file, taken off the names, converted; counts carry these on. Raises
+    CheckpointError; a module given is then unchanged.
     """
-    file = _existing(path)
+    file = existing(path)
     if options and not isinstance(model, str):
         raise CheckpointError(f"{path}: options ({', '.join(options)}) need model= as a registry name")
-    tensors = read_tensors(file)
     document = _metadata_or_none(file) if file.suffix == ".safetensors" else None
+    weights = read_weights(file, ema=ema, ours=document is not None)
     if model is None and document is None:
         raise CheckpointError(
             f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
@@ -110,62 +112,32 @@ def load_checkpoint(path: str | Path, model: str | nn.Module | None = None, **op
         network = model
     else:
         with torch.device("meta"):  # shapes alone: a size out of a lying file fills no memory
-            _check_match(tensors, make(), file)
+            _check_match(weights, make(), file)
         network = make()
-    _check_match(tensors, network, file)
+    used = _check_match(weights, network, file)
     if document is not None and isinstance(model, str) and document.get("model") != model:
         raise CheckpointError(
             f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= (--model) out"
         )
-    _check_values(tensors, network, file)
-    network.load_state_dict(tensors)
+    _check_values(used.tensors, network, file)
+    try:
+        network.load_state_dict(used.tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {type(network).__name__} does not take these weights ({error})") from error
     # For the header of counts. A plain attribute: it says where the weights came from when they were loaded.
     network.__dict__["snn_energy_checkpoint"] = {
         "checkpoint": file.name,
         "checkpoint_sha256": sha256_of(file),
         "seed": None if document is None else document.get("seed"),
+        **({"checkpoint_notes": list(used.notes)} if used.notes else {}),
     }
     return network.eval()
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a bare state dict, by name. No code of it is run. Raises CheckpointError."""
-    file = _existing(path)
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _bare_state_dict(load_tensors_only(file), file)
-
-
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError where it is missing."""
-    with _existing(path).open("rb") as file:
+    with existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _existing(path: str | Path) -> Path:
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder, not a file" if file.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: {what}; give a .safetensors checkpoint")
-    if file.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or save it again")
-    return file
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {_why_not_safetensors(path)} ({error})") from error
-
-
-def _why_not_safetensors(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return "named .safetensors but looks like a PyTorch pickle; rename it to .pt to have it tried as such"
-    if start[8:9] == b"{":
-        return "a truncated or damaged safetensors file; copy or save it again"
-    return "not a safetensors file"
 
 
 def _metadata_or_none(path: Path) -> dict[str, Any] | None:
@@ -174,7 +146,7 @@ def _metadata_or_none(path: Path) -> dict[str, Any] | None:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: {_why_not_safetensors(path)} ({error})") from error
+        raise CheckpointError(f"{path}: {why_not_safetensors(path)} ({error})") from error
     if text is None:
         return None
     try:
@@ -193,10 +165,11 @@ def _metadata_or_none(path: Path) -> dict[str, Any] | None:
 def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
     """Build the network that metadata describe. Raises CheckpointError for a field that does not fit."""
     config = document.get("config")
-    known = {field.name for field in fields(TransformerConfig)}
-    required = {field.name for field in fields(TransformerConfig) if field.default is MISSING}
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model= (--model)")
+    schema = CnnConfig if isinstance(config.get("family"), str) and config["family"] in CNNS else TransformerConfig
+    known = {field.name for field in fields(schema)}
+    required = {field.name for field in fields(schema) if field.default is MISSING}
     for key in config:
         if key not in known:
             raise CheckpointError(f"{path}: unknown key '{key}' in its model configuration{nearest(key, known)}")
@@ -204,71 +177,22 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
         missing = ", ".join(sorted(required - set(config)))
         raise CheckpointError(f"{path}: its model configuration lacks {missing}")
     try:
-        parsed = TransformerConfig(**config)
+        parsed = schema(**config)
+        if isinstance(parsed, CnnConfig):
+            return make_cnn(parsed)
         parsed.validate()
+        if parsed.family == "public-spikformer":
+            return PublicSpikformer(parsed)
         return VisionTransformer(parsed) if parsed.family == "vit" else Spikformer(parsed)
     except (ModelError, TypeError, ValueError, RuntimeError, MemoryError) as error:
         raise CheckpointError(f"{path}: invalid model configuration: {error}") from error
 
 
-# What torch.load raises on files that are no state dicts; any of them means the same to the user.
-_UNREADABLE = (
-    pickle.UnpicklingError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ImportError,
-    OSError,
-    AssertionError,
-    ArithmeticError,
-    MemoryError,
-    zipfile.BadZipFile,
-)
-
-
-def load_tensors_only(path: str | Path) -> Any:
-    """Content of a PyTorch file by the restricted unpickler, which runs no code. Raises CheckpointError."""
-    file = _existing(path)
-    with file.open("rb") as stream:
-        start = stream.read(4)
-    if not start.startswith((b"PK\x03\x04", b"\x80")):
-        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of TorchScript and old formats; the outcome is checked by the caller
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: a pickle that holds more than weights, or is damaged; loading it could run code, so it "
-            f"was not loaded; {_CONVERT}"
-        ) from error
-    except _UNREADABLE as error:
-        raise CheckpointError(
-            f"{path}: truncated, damaged or not a PyTorch state dict ({type(error).__name__}); save it "
-            f"again or {_CONVERT}"
-        ) from error
-
-
-def _bare_state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """The state dict itself, or the one under a customary key (state_dict, model_state_dict, model)."""
-    for key in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict; {_CONVERT}")
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: '{key}' is no tensor, so this is no state dict; {_CONVERT}")
-    return dict(content)
-
-
-def _check_match(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> None:
-    """Raise CheckpointError where names, shapes or kinds of numbers differ from the network's."""
-    wanted = network.state_dict()
+def _check_match(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
+    """The weights as the network takes them. Raises CheckpointError where names, shapes or kinds of numbers differ."""
+    used = fitted(weights, network, path)
+    tensors = used.tensors
+    wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     complaints = [
         _some("missing", [name for name in wanted if name not in tensors]),
         _some("unexpected", [name for name in tensors if name not in wanted]),
@@ -277,7 +201,7 @@ def _check_match(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> 
             [
                 f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
                 for name in wanted
-                if name in tensors and tensors[name].shape != wanted[name].shape
+                if name in tensors and not is_lazy(wanted[name]) and tensors[name].shape != wanted[name].shape
             ],
         ),
         _some(
@@ -292,8 +216,9 @@ def _check_match(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> 
     found = "; ".join(filter(None, complaints))
     if found:
         config = getattr(network, "config", None)
-        name = config.name if isinstance(config, TransformerConfig) else type(network).__name__
+        name = config.name if isinstance(config, TransformerConfig | CnnConfig) else type(network).__name__
         raise CheckpointError(f"{path}: not the weights of this {name}: {found}")
+    return used
 
 
 def _some(what: str, names: list[str]) -> str:

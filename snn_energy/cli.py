@@ -51,6 +51,37 @@ EncoderChoice = Literal["per-step", "once"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 COUNTS_HELP = "A counts file, or published counts: published:FILE:NETWORK, FILE.yaml:NETWORK."
 CountsArgument = Annotated[Path, typer.Argument(metavar="COUNTS.json", help=COUNTS_HELP)]
+MODEL_HELP = "Architecture of weights that do not say it: a registry name, file.py:function or package.module:function."
+ModelOption = Annotated[str | None, typer.Option("--model", help=MODEL_HELP)]
+ModelArgsOption = Annotated[
+    list[str] | None,
+    typer.Option("--model-args", metavar="NAME=VALUE", help="For the function of --model; or a JSON object; repeat."),
+]
+EmaOption = Annotated[bool, typer.Option("--ema", help="The moving average of the weights, of a file with both.")]
+TimeOption = Annotated[
+    str | None, typer.Option("--time", help="Where time is, if the model does not tell; see: snn-energy time-modes.")
+]
+NeuronOption = Annotated[
+    list[str] | None, typer.Option("--neuron", help="A class (my.module.LIF) or layer that spikes; repeat.")
+]
+InputKindChoice = Literal["binary", "ternary", "integer", "real"]
+InputKindOption = Annotated[
+    InputKindChoice | None, typer.Option("--input-kind", help="Declare what the data's values are.")
+]
+ImageSizeOption = Annotated[int | None, typer.Option("--image-size", help="With --model.")]
+InChannelsOption = Annotated[int | None, typer.Option("--in-channels", help="With --model.")]
+NumClassesOption = Annotated[int | None, typer.Option("--num-classes", help="With --model and a registry name.")]
+DivideOption = Annotated[
+    float | None, typer.Option("--divide-by", help="Divide every value of the images, as by 255 where bytes are kept.")
+]
+StepUsOption = Annotated[
+    int | None, typer.Option("--step-us", help="Of recordings: microseconds per step, from the first event on.")
+]
+FramesChoice = Literal["count", "binary"]
+FramesOption = Annotated[
+    FramesChoice, typer.Option("--frames", help="Of recordings: events per pixel and step, or 1 where there was any.")
+]
+CutOption = Annotated[bool, typer.Option("--cut", help="Of recordings: leave out what comes after the last step.")]
 ScheduleChoice = Literal["layer-serial", "step-serial", "layer-pipelined"]
 ZerosChoice = Literal["none", "gate", "skip"]
 Level = Literal["group", "layer", "time_step", "row"]
@@ -101,7 +132,13 @@ def main() -> None:
 
 
 def _one_line_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if _is_first_process():
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def _is_first_process() -> bool:
+    """True but for the further processes of torchrun, which have nothing to say."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _version(asked: bool) -> None:
@@ -151,56 +188,199 @@ def progress() -> Iterator[Progress]:
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    silent = not (console.is_terminal and _is_first_process())
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
         yield bar
+
+
+CheckpointArgument = Annotated[
+    Path | None,
+    typer.Argument(help="Weights (.safetensors, .pt, .pth, ...) or a .nir graph; none: those that --model gives."),
+]
+ANY_DATA_HELP = f"{DATA_HELP[:-1]}; nmnist:PATH; or your loader, file.py:function."
+AnyDataOption = Annotated[str, typer.Option("--data", metavar="NAME[:PATH]", help=ANY_DATA_HELP)]
+SamplesOption = Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")]
+TimeStepsOption = Annotated[
+    int | None, typer.Option("--time-steps", help="T_max, of a network that does not say it; else it is checked.")
+]
+MaxKOption = Annotated[int | None, typer.Option("--max-k", min=1, help="The largest whole multiple that is integer.")]
+
+
+def _asked(
+    checkpoint: Path | None,
+    data: str,
+    model: str | None,
+    model_args: list[str] | None,
+    sizes: dict[str, int | None],
+    time_steps: int | None,
+    events: dict[str, Any],
+    **rest: Any,
+) -> Any:
+    """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for options at odds."""
+    from snn_energy.inputs import EventOptions
+    from snn_energy.profile_run import Asked
+    from snn_energy.references import is_reference, parse_arguments
+
+    given = {key: value for key, value in sizes.items() if value is not None}
+    if given and model is None:
+        raise typer.BadParameter(f"{', '.join('--' + k.replace('_', '-') for k in given)}: only with --model")
+    if checkpoint is None and model is None:
+        raise typer.BadParameter("give a checkpoint, or --model file.py:function")
+    by_name = model is not None and not is_reference(model)
+    if by_name and time_steps is not None:
+        given["time_steps"] = time_steps
+    if not by_name and "num_classes" in given:
+        raise typer.BadParameter("--num-classes: only with --model and a registry name; say it in --model-args")
+    return Asked(
+        checkpoint,
+        data,
+        model=model,
+        arguments=parse_arguments(model_args or []),
+        options=given if by_name else {},
+        image_size=None if by_name else given.get("image_size"),
+        in_channels=None if by_name else given.get("in_channels"),
+        time_steps=time_steps,
+        events=EventOptions(**events),
+        **rest,
+    )
+
+
+def _data_path(data: str) -> list[Path]:
+    """The file or folder that --data names, if any. Raises DataError."""
+    from snn_energy.datasets import parse_data
+    from snn_energy.inputs import is_data_reference
+
+    if is_data_reference(data):
+        return [Path(data.rpartition(":")[0])]
+    path = parse_data(data)[1]
+    return [] if path is None else [path]
 
 
 @app.command()
 def profile(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint, or a bare state dict with --model.")],
-    data: DataOption,
+    data: AnyDataOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the counts go (JSON).")],
-    samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
+    checkpoint: CheckpointArgument = None,
+    samples: SamplesOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Counts do not depend on it.")] = 60,
-    model: Annotated[str | None, typer.Option("--model", help="Architecture of weights that do not say it.")] = None,
-    image_size: Annotated[int | None, typer.Option("--image-size", help="With --model.")] = None,
-    in_channels: Annotated[int | None, typer.Option("--in-channels", help="With --model.")] = None,
-    num_classes: Annotated[int | None, typer.Option("--num-classes", help="With --model.")] = None,
-    time_steps: Annotated[int | None, typer.Option("--time-steps", help="With --model; else checked: T_max.")] = None,
+    model: ModelOption = None,
+    model_args: ModelArgsOption = None,
+    ema: EmaOption = False,
+    image_size: ImageSizeOption = None,
+    in_channels: InChannelsOption = None,
+    num_classes: NumClassesOption = None,
+    time_steps: TimeStepsOption = None,
+    time: TimeOption = None,
+    neuron: NeuronOption = None,
+    input_kind: InputKindOption = None,
+    max_k: MaxKOption = None,
+    divide_by: DivideOption = None,
+    step_us: StepUsOption = None,
+    frames: FramesOption = "count",
+    cut: CutOption = False,
     strict: Annotated[bool, typer.Option("--strict", help="An operation without a counting rule is an error.")] = False,
+    device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
 ) -> None:
-    """Count what a trained network does on real data, per operation, time step and sample."""
+    """Count what a trained network does on real data, per operation, time step and sample.
+
+    A run that was stopped or killed goes on from OUTPUT.parts when it is started again. On several devices, or
+    several CPU processes: torchrun --nproc-per-node N -m snn_energy profile ...
+    """
     from snn_energy.counts import samples_path
-    from snn_energy.datasets import parse_data
-    from snn_energy.demo import profile_checkpoint
     from snn_energy.files import require_apart, require_writable
+    from snn_energy.profile_run import profile_run
+    from snn_energy.profiler.parts import Interrupted, parts_path, remove_parts
 
     require_writable(output)
-    path = parse_data(data)[1]
-    require_apart([output, samples_path(output)], [checkpoint, *([] if path is None else [path])])
-    options = {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}
-    given = {key: value for key, value in options.items() if value is not None}
-    if given and model is None:
-        raise typer.BadParameter(f"{', '.join('--' + k.replace('_', '-') for k in given)}: only with --model")
-    if model is not None and time_steps is not None:
-        given["time_steps"] = time_steps
+    read = [*([] if checkpoint is None else [checkpoint]), *_data_path(data)]
+    require_apart([output, samples_path(output)], read)
+    asked = _asked(
+        checkpoint, data, model, model_args,
+        {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}, time_steps,
+        {"step_us": step_us, "values": frames, "cut": cut},
+        samples=samples, ema=ema, time=time, neurons=tuple(neuron or ()), input_kind=input_kind, max_k=max_k,
+        divisor=divide_by,
+    )  # fmt: skip
     with progress() as bar:
-        task = bar.add_task(checkpoint.name, total=samples)
-        counts = profile_checkpoint(
-            checkpoint,
-            data,
-            samples,
-            on_batch=lambda done: bar.update(task, completed=done),
-            batch_size=batch_size,
-            strict=strict,
-            model=model,
-            options=given,
-            time_steps=time_steps,
-            header={"command": "snn-energy " + " ".join(sys.argv[1:])},
-        )
+        task = bar.add_task(checkpoint.name if checkpoint is not None else str(model), total=samples)
+
+        def on_start(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+            if done and _is_first_process():
+                print(f"{done} of {total} samples are counted already, in {parts_path(output)}", file=sys.stderr)
+
+        try:
+            counts = profile_run(
+                asked,
+                on_batch=lambda done: bar.update(task, completed=done),
+                batch_size=batch_size,
+                strict=strict,
+                header={"command": "snn-energy " + " ".join(sys.argv[1:])},
+                device=device,
+                parts=parts_path(output),
+                on_start=on_start,
+            )
+        except Interrupted as stop:
+            if _is_first_process():
+                print(stop, file=sys.stderr)
+            raise typer.Exit(stop.code) from None
+    if not _is_first_process():
+        return
     counts.save(output)
+    remove_parts(parts_path(output))
+    _say_beliefs(counts)
     _say_activity(counts)
     say(f"counts written to {output}, per sample beside it")
+
+
+def _say_beliefs(counts: Counts) -> None:
+    """What was found rather than told, and what was done to the weights, on stderr."""
+    header = counts.header
+    if "time_found" in header:
+        print(f"time: {header['time']}, {header['time_found']} (snn-energy inspect tells more)", file=sys.stderr)
+    for note in header.get("checkpoint_notes", ()):
+        print(f"{header.get('checkpoint')}: {note}", file=sys.stderr)
+
+
+@app.command()
+def inspect(
+    data: AnyDataOption,
+    checkpoint: CheckpointArgument = None,
+    model: ModelOption = None,
+    model_args: ModelArgsOption = None,
+    ema: EmaOption = False,
+    image_size: ImageSizeOption = None,
+    in_channels: InChannelsOption = None,
+    num_classes: NumClassesOption = None,
+    time_steps: TimeStepsOption = None,
+    time: TimeOption = None,
+    neuron: NeuronOption = None,
+    input_kind: InputKindOption = None,
+    divide_by: DivideOption = None,
+    step_us: StepUsOption = None,
+    frames: FramesOption = "count",
+    cut: CutOption = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Something not covered is an error.")] = False,
+) -> None:
+    """What would be believed of a network, from a few samples: what spikes, where time is, what is not covered."""
+    from snn_energy.errors import ProfilingError
+    from snn_energy.profile_run import inspect_run
+
+    asked = _asked(
+        checkpoint, data, model, model_args,
+        {"image_size": image_size, "in_channels": in_channels, "num_classes": num_classes}, time_steps,
+        {"step_us": step_us, "values": frames, "cut": cut},
+        ema=ema, time=time, neurons=tuple(neuron or ()), input_kind=input_kind, divisor=divide_by,
+    )  # fmt: skip
+    found = inspect_run(asked)
+    _say_beliefs(found.counts)
+    for line in found.lines():
+        say(line)
+    if len(found.spiking):
+        show(found.spiking, "spiking layers")
+    show(found.operations, "operations: what they read on these samples")
+    if strict and found.not_covered:
+        raise ProfilingError(f"{found.not_covered[0][0]}: {found.not_covered[0][1]} (--strict)")
 
 
 def _say_activity(counts: Counts) -> None:
@@ -341,6 +521,36 @@ def _say_what_matters(energy: Energy) -> None:
         low, high = float(found["low_pj"].iloc[0]) * 1e-6, float(found["high_pj"].iloc[0]) * 1e-6
         moving = ", ".join(found.loc[(found["width_pj"] > 0) & (found["number"] != "all"), "number"])
         say(f"with the ranges that the profile gives ({moving}): {number(low)} to {number(high)} µJ")
+
+
+@app.command()
+def audit(
+    counts_file: CountsArgument,
+    hardware: HardwareOption,
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+    csv: CsvOption = None,
+    json: JsonOption = None,
+    markdown: MarkdownOption = None,
+    latex: LatexOption = None,
+) -> None:
+    """Where a network that calls itself spiking is not, layer by layer, and what each costs under every policy."""
+    from snn_energy.audit import audit as run
+    from snn_energy.counts import load_counts
+    from snn_energy.files import require_apart
+    from snn_energy.tables import for_reading, write_table
+
+    require_apart((csv, json, markdown, latex), _read([counts_file], hardware))
+    found = run(load_counts(counts_file), hardware, products=products, encoder=encoder, without=without or ())
+    write_table(found.to_frame(), csv_path=csv, json_path=json, head=found.summary())
+    write_table(found.for_reading(), markdown_path=markdown, latex_path=latex)
+    used = f"compute per sample (products {products}, encoder {encoder})"
+    if len(found.findings):
+        show(for_reading(found.for_reading()), f"{found.counts.model} on {found.hardware.name}, {used}")
+        show(for_reading(found.categories_for_reading()), "the same by category")
+    for line in filter(None, (found.verdict(), found.verdict_elementwise())):
+        say(line)
 
 
 @app.command()
@@ -651,6 +861,49 @@ def ablate(
     say(f"\n{len(written)} files written to {folder}, checkpoints in {folder / 'runs'}")
 
 
+@app.command("early-exit")
+def early_exit(
+    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint of a spiking network.")],
+    data: DataOption,
+    hardware: HardwareOption,
+    threshold: Annotated[
+        list[float] | None, typer.Option("--threshold", help="Confidence in (0, 1] above which a sample stops; repeat.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="How many test samples; all unless given.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="The result does not depend on it.")] = 60,
+    memory: MemoryOption = None,
+    integer: IntegerOption = "ac",
+    products: ProductsOption = "coincidence",
+    encoder: EncoderOption = "per-step",
+    without: WithoutOption = None,
+    csv: CsvOption = None,
+) -> None:
+    """Stop every sample as soon as its confidence allows (SEENN-I): accuracy, mean time steps and energy."""
+    from snn_energy.datasets import parse_data
+    from snn_energy.early_exit import exits_of_checkpoint
+    from snn_energy.files import require_apart
+    from snn_energy.tables import write_table
+
+    path = parse_data(data)[1]
+    require_apart((csv,), [checkpoint, *([] if path is None else [path]), *_read([], hardware)])
+    policies = _policies(memory, integer, products, encoder)
+    with progress() as bar:
+        task = bar.add_task(checkpoint.name, total=samples)
+        table = exits_of_checkpoint(
+            checkpoint,
+            data,
+            samples,
+            thresholds=threshold or [0.9],
+            hardware=hardware,
+            batch_size=batch_size,
+            on_batch=lambda done: bar.update(task, completed=done),
+            without=without or (),
+            **policies,
+        )
+    write_table(table, csv_path=csv)
+    show(table, f"{checkpoint.name}, early exit, energy per sample on {hardware}; ratio: to all time steps")
+
+
 @app.command()
 def sensitivity(
     checkpoint: Annotated[Path, typer.Argument(help="A .safetensors checkpoint of a spiking network.")],
@@ -728,13 +981,24 @@ def reproduce(
     say(f"\n{len(write(found, output))} files written to {output}: ledger, ranges, networks, pictures")
 
 
+@app.command("time-modes")
+def time_modes() -> None:
+    """What --time can say of where time is."""
+    from snn_energy.profiler.timesteps import TIME_MODES
+
+    for name, text in TIME_MODES.items():
+        say(f"{name}: {text}")
+
+
 @app.command()
 def models() -> None:
-    """The model families and the listed sizes."""
-    from snn_energy.models.registry import FAMILIES, list_models
+    """The model families, the listed sizes and the CNNs."""
+    from snn_energy.models.registry import CNNS, FAMILIES, list_models
 
     for family, text in FAMILIES.items():
         say(f"{family}-N-D: {text}")
+    for name, defaults in CNNS.items():
+        say(f"{name}: {defaults.text}, T = {defaults.time_steps}")
     say("any depth N and width D; listed:")
     for name in list_models():
         say(f"  {name}")

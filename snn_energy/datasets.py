@@ -34,6 +34,9 @@ DATASETS = {  # name -> what it is; all but the digits stand on the user's disk 
     "packed-jpeg": "an .npz with train_jpeg, train_offsets, train_labels and the same of test",
     "npz": "an .npz with images, labels and is_test",
 }
+EVENT_DATASETS = {  # recordings of event sensors, which have time: snn_energy.events reads them
+    "nmnist": "N-MNIST as distributed: PATH/Test/DIGIT/*.bin, PATH/Train/DIGIT/*.bin; or files PATH/nmnist_DIGIT.bin",
+}
 BUNDLED = "digits"
 DIGITS_PIXELS = 8
 DIGITS_MAX = 16
@@ -170,6 +173,8 @@ def load_images(spec: str, split: Split, image_size: int, in_channels: int, samp
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', not '{split}'")
     name, path = parse_data(spec)
+    if name in EVENT_DATASETS:
+        raise DataError(f"{spec}: event recordings, not images; name images here ({', '.join(DATASETS)})")
     loaded: Images
     if path is None:
         loaded = _load_digits(split, image_size, in_channels)
@@ -202,15 +207,16 @@ def parse_data(spec: str) -> tuple[str, Path | None]:
     ``~`` is the home folder: shells do not replace it behind a colon.
     """
     name, colon, path = spec.partition(":")
-    if name not in DATASETS:
-        known = ", ".join(name if name == BUNDLED else f"{name}:PATH" for name in DATASETS)
-        raise DataError(f"unknown dataset '{spec}'{nearest(name, DATASETS)} (known: {known})")
+    datasets = DATASETS | EVENT_DATASETS
+    if name not in datasets:
+        known = ", ".join(name if name == BUNDLED else f"{name}:PATH" for name in datasets)
+        raise DataError(f"unknown dataset '{spec}'{nearest(name, datasets)} (known: {known})")
     if name == BUNDLED:
         if colon:
             raise DataError(f"{spec}: the digits are bundled and have no path; write {BUNDLED}")
         return name, None
     if not path:
-        raise DataError(f"{name}: needs a path, {name}:PATH ({DATASETS[name]})")
+        raise DataError(f"{name}: needs a path, {name}:PATH ({datasets[name]})")
     return name, Path(os.path.expanduser(path))
 
 
@@ -276,6 +282,14 @@ def _load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Im
         bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
         raise DataError(f"{path}: {bad} of {len(images)} images hold NaN or infinite values; remove or mend them")
     return ImageSet(f"npz:{path.name}", split, images, labels, note)
+
+
+def npz_shape(path: Path) -> tuple[int, int]:
+    """(image size, channels) of the images of an .npz. Raises DataError where they are not square."""
+    shape = _as_images(path, _read_npz(path)["images"]).shape
+    if shape[2] != shape[3]:
+        raise DataError(f"{path}: the images are {shape[2]}x{shape[3]}; only square ones fit here")
+    return shape[2], shape[1]
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:

@@ -6,18 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from snn_energy.compare import Comparison, compare
-from snn_energy.counts import Counts
 from snn_energy.files import make_folder
+from snn_energy.profile_run import profile_checkpoint
 from snn_energy.tables import write_table
 
 NETWORKS = ("vit-2-64", "spikformer-2-64", "dts-spikformer-2-64")
 BASELINE = "dts-spikformer-2-64"
 HARDWARE = "dts-paper-fpga"
 DATA = "digits"
-BATCH = 60
 
 
 @dataclass(frozen=True)
@@ -31,41 +29,6 @@ class Demo:
 def checkpoint_path(network: str) -> Path:
     """The shipped checkpoint of one of ``NETWORKS``."""
     return Path(str(resources.files("snn_energy") / "demo_checkpoints" / f"{network}-{DATA}.safetensors"))
-
-
-def profile_checkpoint(
-    path: str | Path,
-    data: str,
-    samples: int | None,
-    *,
-    on_batch: Callable[[int], None] | None = None,
-    batch_size: int = BATCH,
-    header: dict[str, Any] | None = None,
-    strict: bool = False,
-    model: str | None = None,
-    options: dict[str, Any] | None = None,
-    time_steps: int | None = None,
-) -> Counts:
-    """Counts of one checkpoint over the test split of a data set. Raises SnnEnergyError."""
-    import torch
-
-    from snn_energy.checkpoints import load_checkpoint
-    from snn_energy.datasets import batches, check_labels, load_images
-    from snn_energy.profiler.profile import profile
-
-    network: Any = load_checkpoint(path, model, **(options or {}))
-    config = network.config
-    images = load_images(data, "test", config.image_size, config.in_channels, samples)
-    check_labels(images, config.num_classes)
-    loader = ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches(images, batch_size))
-    found = {
-        "dataset": images.name,
-        "split": images.split,
-        "data_note": images.note,
-        **(header or {}),
-    }
-    with torch.inference_mode():
-        return profile(network, loader, time_steps=time_steps, header=found, on_batch=on_batch, strict=strict)
 
 
 def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None) -> Demo:

@@ -75,7 +75,8 @@ def reports_folder() -> Path | None:
 
 def shipped_counts(reports: Path | None) -> dict[str, Counts]:
     """Counts of the shipped networks: committed ones; without a checkout those of the demo are counted anew."""
-    from snn_energy.demo import NETWORKS, checkpoint_path, profile_checkpoint
+    from snn_energy.demo import NETWORKS, checkpoint_path
+    from snn_energy.profile_run import profile_checkpoint
 
     found = {}
     for folder, (size, _) in SHIPPED.items():

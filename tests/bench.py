@@ -1,6 +1,7 @@
 """What profiling, skipping and pricing cost. ``make bench`` prints it.
 
-Profiled against plain forwards, interleaved in one run; estimates and sweeps against a plain Python loop.
+Profiled against plain forwards, interleaved in one run, and other projects' counters beside them; estimates and sweeps
+against a plain Python loop.
 
 Ratios, not seconds: plain against plain in the same run is the noise. Nothing here is a test with a threshold.
 """
@@ -8,7 +9,10 @@ Ratios, not seconds: plain against plain in the same run is the noise. Nothing h
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
+import importlib.metadata
+import io
 import json
 import os
 import random
@@ -16,12 +20,16 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import hierarchy_oracle as oracle
 import numpy as np
+import peer_networks as networks
 import torch
 
 import snn_energy as se
@@ -190,8 +198,8 @@ def looped_pj(rows: list[oracle.Row], samples: int, device: oracle.Device) -> fl
     return arithmetic + oracle.memory_pj(charged, device, device.variant) + watts * seconds * 1e12
 
 
-def pricing(counts: Counts) -> None:
-    """Print what an estimate and a point of a sweep take, and both over a plain Python loop of the same formulas."""
+def pricing(counts: Counts) -> list[dict[str, Any]]:
+    """What an estimate and a point of a sweep take, and both over a plain Python loop of the same formulas; printed."""
     rows = json.loads(counts.rows.to_json(orient="records"))
     profile = array_device().profile()
     estimates = [once(lambda: se.estimate(counts, profile).total_pj) for _ in range(20)]
@@ -219,15 +227,19 @@ def pricing(counts: Counts) -> None:
     median_s = statistics.median(estimates)
     print(f"pricing {counts.model}, {len(counts.rows)} rows, two levels of memory, {len(grid):,} points each")
     print("what                                                 seconds   points per second   over a plain Python loop")
+    rows = []
     for name, seconds in (("plain Python loop, one design", loop_s), ("estimate, one design", median_s)):
+        rows.append({"what": name, "seconds": seconds, "per_second": 1 / seconds})
         print(f"{name:50s} {seconds:9.4f}   {1 / seconds:17,.0f}   {loop_s / seconds:24.1f}")
     for name, seconds, table in (
         ("sweep, rows x buffer size x MAC price (a grid)", grid_s, grid),
         ("sweep, rows, buffer size, lanes (no two alike)", scattered_s, points),
     ):
         rate = len(table) / seconds
+        rows.append({"what": name, "seconds": seconds, "per_second": rate})
         print(f"{name:50s} {seconds:9.2f}   {rate:17,.0f}   {rate * loop_s:24,.0f}")
     print(f"largest difference between sweep and loop at 20 points drawn: {worst:.1e}")
+    return rows
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -237,45 +249,349 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, found
 
 
+# --- other projects' counters -----------------------------------------------------------------------------------
+
+# What a counter's figure is to be held against.
+TRUTHS = {
+    "all": "non-zero inputs that meet a weight, pairs of a product both non-zero",
+    "spiking": "the same, of what reads no image",
+    "dense": "MACs, padding taps included",
+}
+PEER_ROUNDS = 4  # slow as they are; the first is left out
+LONG_S = 0.15  # a plain forward that takes longer gets a third of the pairs
+OLD_SPIKINGJELLY = Path(__file__).parent.parent / ".venv" / "spikingjelly-0.0.0.0.14"  # syops works with no later one
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, its plain forward, and the counters that run on it.
+
+    plain: one forward of a copy, from rest. batch, options: what ``se.profile`` is given. counters: name -> (what its
+    figure is held against, a run that gives the figure).
+    """
+
+    name: str
+    model: torch.nn.Module
+    twin: torch.nn.Module
+    plain: Callable[[], object]
+    batch: torch.Tensor
+    options: Mapping[str, Any] = field(default_factory=dict)
+    counters: Mapping[str, tuple[str, Callable[[], float]]] = field(default_factory=dict)
+
+
+class Steps(torch.nn.Module):
+    """A network of one time step a call, called T times from rest."""
+
+    def __init__(self, model: torch.nn.Module, time_steps: int, reset: Callable[[torch.nn.Module], object]) -> None:
+        super().__init__()
+        self.model, self.time_steps, self.reset_all = model, time_steps, reset
+
+    def forward(self, x: torch.Tensor) -> list[Any]:
+        self.reset_all(self.model)
+        return [self.model(x) for _ in range(self.time_steps)]
+
+
+def named(package: str, what: str) -> str:
+    """The counter with its version."""
+    return f"{package} {importlib.metadata.version(package)} {what}".strip()
+
+
+def is_there(*packages: str) -> bool:
+    """True where all of them are installed."""
+    try:
+        return all(bool(importlib.metadata.version(package)) for package in packages)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def peers_of(
+    twin: torch.nn.Module,
+    plain: Callable[[], object],
+    neurobench: Callable[[], networks.Synaptic],
+    fvcore: Callable[[], int],
+) -> dict[str, tuple[str, Callable[[], float]]]:
+    """The counters of other projects that are installed."""
+    found: dict[str, tuple[str, Callable[[], float]]] = {}
+    if is_there("spikingjelly"):
+        found[named("spikingjelly", "SynOpCounter")] = "spiking", lambda: networks.synops(plain).get_total()
+    if is_there("neurobench", "snntorch"):
+
+        def operations() -> int:
+            counted = neurobench()
+            return counted.accumulates + counted.macs
+
+        found[named("neurobench", "ACs + MACs")] = "all", operations
+    if is_there("fvcore"):
+        found[named("fvcore", "")] = "dense", fvcore
+    return found
+
+
+def macs_of(model: torch.nn.Module, x: torch.Tensor) -> int:
+    """fvcore's multiply-accumulates of layers and products."""
+    by_operator = networks.fvcore_macs(model, x)
+    return int(sum(by_operator.get(operator, 0) for operator in ("conv", "linear", "matmul")))
+
+
+def ours(name: str) -> Network:
+    """A network of the registry, batch 8, T 4, 32x32."""
+    model, x = calibrated(name), torch.rand(8, 3, 32, 32)
+    twin = copy.deepcopy(model)
+    twin.skips_time_steps = False  # what is profiled is the forward of all T steps
+
+    def plain() -> object:
+        return twin(x)
+
+    counters = peers_of(twin, plain, lambda: networks.synaptic_operations(twin, x), lambda: macs_of(twin, x))
+    return Network(name, model, twin, plain, x, {}, counters)
+
+
+def resnet() -> Network:
+    """SpikingJelly's spiking ResNet-18, multi-step, batch 8, T 4, 32x32."""
+    from spikingjelly.activation_based import functional
+
+    x = torch.rand(1, 8, 3, 32, 32).repeat(4, 1, 1, 1, 1)
+    model = networks.spikingjelly_resnet18(x)
+    twin = copy.deepcopy(model)
+
+    def plain() -> object:
+        functional.reset_net(twin)
+        return twin(x)
+
+    def neurobench() -> networks.Synaptic:
+        functional.reset_net(twin)
+        return networks.synaptic_operations(twin, x)
+
+    def fvcore() -> int:
+        functional.reset_net(twin)
+        return macs_of(twin, x)
+
+    counters = peers_of(twin, plain, neurobench, fvcore)
+    return Network("spikingjelly resnet-18", model, twin, plain, x, {"time": "axis0", "time_steps": 4}, counters)
+
+
+def convnet() -> Network:
+    """snnTorch's example for MNIST, batch 64, T 10, 28x28."""
+    from snntorch import utils
+
+    x, time_steps = torch.rand(64, 1, 28, 28), 10
+    model = networks.snntorch_convnet()
+    twin = networks.snntorch_convnet()  # made, not copied: snnTorch's reset knows of no copies
+    steps = Steps(twin, time_steps, utils.reset)
+
+    def neurobench() -> networks.Synaptic:
+        return networks.synaptic_operations(twin, x.unsqueeze(1).expand(-1, time_steps, -1, -1, -1), "SNNTorchModel")
+
+    counters = peers_of(twin, lambda: steps(x), neurobench, lambda: macs_of(steps, x))
+    return Network("snntorch convnet", model, steps, lambda: steps(x), x, {"time_steps": time_steps}, counters)
+
+
+def truths(network: Network) -> dict[str, int]:
+    """The figures of ``TRUTHS``, counted from what the layers of a plain forward read."""
+    reads = networks.what_is_read(network.twin, network.plain)
+    image = reads[0].layer  # the one layer that reads the image
+    return {
+        "all": sum(read.meetings for read in reads),
+        "spiking": sum(read.meetings for read in reads if read.layer is not image),
+        "dense": sum(read.dense for read in reads),
+    }
+
+
+def counted_by_us(network: Network) -> int:
+    """Our accumulates and MACs of inputs that are not zero, of one batch."""
+    frame = se.profile(network.model, [network.batch], **network.options).to_frame()
+    return int(frame[frame["op"].isin(["conv", "linear", "matmul"])]["sops"].sum())
+
+
+def beside_peers(network: Network, pairs: int) -> dict[str, Any]:
+    """Medians over rounds of one run: every counter's time over that of the plain forwards before and after it.
+
+    One ``profile`` call takes all batches, as a user's does; everything else happens while it waits for the next.
+    """
+    times: dict[str, list[tuple[float, float]]] = {}  # counter -> (its seconds, those of a plain forward) per round
+    figures: dict[str, tuple[str, float]] = {}
+    failed: dict[str, str] = {}
+
+    def plain() -> float:
+        return once(network.plain)
+
+    def beside(name: str, run: Callable[[], object]) -> None:
+        before = plain()
+        took = once(run)
+        times.setdefault(name, []).append((took, (before + plain()) / 2))
+
+    def batches() -> Iterator[torch.Tensor]:
+        for index in range(pairs + 2):
+            with torch._C.DisableTorchFunction():
+                before = plain()
+            start = time.perf_counter()
+            yield network.batch
+            took = time.perf_counter() - start
+            with torch._C.DisableTorchFunction():
+                after = plain()
+                times.setdefault("snn_energy", []).append((took, (before + after) / 2))
+                times.setdefault("plain", []).append((after, before))
+                if index % max(1, (pairs + 2) // PEER_ROUNDS) == 0:
+                    for name in network.counters.keys() - failed.keys():
+                        beside(name, network.counters[name][1])
+
+    with torch.no_grad():
+        plain(), plain()
+        for name, (against, run) in network.counters.items():
+            try:
+                figures[name] = against, run()
+            except Exception as error:  # noqa: BLE001 a counter that cannot run is a finding
+                failed[name] = f"{type(error).__name__}: {error}"
+        if plain() > LONG_S:
+            pairs = max(PEER_ROUNDS, pairs // 3)
+        se.profile(network.model, batches(), **network.options)
+        for _ in range(4):
+            beside("snn_energy, one call", lambda: se.profile(network.model, [network.batch], **network.options))
+        figures["snn_energy"] = "all", counted_by_us(network)
+        true = truths(network)
+    warm = {name: seconds[1:] for name, seconds in times.items()}
+    added = {name: statistics.median(a - b for a, b in seconds) for name, seconds in warm.items()}
+    return {
+        "network": network.name,
+        "plain_ms": 1e3 * statistics.median(b for _, b in warm["snn_energy"]),
+        "failed": failed,
+        "counters": {
+            name: {
+                "ratio": statistics.median(a / b for a, b in seconds),
+                "added_ms": 1e3 * added[name],
+                "times_ours": added[name] / added["snn_energy"],
+                **(
+                    {"held_against": figures[name][0], "counted": figures[name][1], "true": true[figures[name][0]]}
+                    if name in figures
+                    else {}
+                ),
+            }
+            for name, seconds in warm.items()
+        },
+    }
+
+
+def by_syops(pairs: int) -> None:
+    """Print, as JSON, ``beside_peers`` of the networks with syops as the one peer (in a process of its own)."""
+    from syops import get_model_complexity_info
+
+    def accumulates(network: Network) -> float:
+        x = network.batch
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            found, _ = get_model_complexity_info(
+                network.twin, tuple(x.shape[1:]), [(x, None)], as_strings=False, print_per_layer_stat=False
+            )
+        return float(found[1]) * len(x)
+
+    def alone(network: Network) -> dict[str, Any]:
+        counter = {named("syops", "ACs"): ("spiking", lambda: accumulates(network))}
+        return beside_peers(Network(**{**vars(network), "counters": counter}), pairs)
+
+    print(json.dumps([alone(make()) for make in NETWORKS]))
+
+
+def with_syops(pairs: int) -> list[dict[str, Any]]:
+    """What a process with SpikingJelly 0.0.0.0.14, which syops needs, finds; empty where one is not installed."""
+    if not OLD_SPIKINGJELLY.is_dir() or not is_there("syops", "progress", "snntorch"):
+        print("syops: not installed (it needs progress and SpikingJelly 0.0.0.0.14; make bench installs them)")
+        return []
+    path = os.pathsep.join([str(OLD_SPIKINGJELLY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-W", "ignore", __file__, "--pairs", str(pairs), "--only", "syops"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | {"PYTHONPATH": path})
+    found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+NETWORKS: tuple[Callable[[], Network], ...] = (
+    lambda: ours("spikformer-4-384"),
+    lambda: ours("dts-spikformer-4-384"),
+    resnet,
+    convnet,
+)
+
+
+def peers(pairs: int) -> list[dict[str, Any]]:
+    """What counting costs, ours and other projects', and whether the figure is right."""
+    if not is_there("spikingjelly", "snntorch"):
+        print("peers: spikingjelly and snntorch are not installed (make bench installs them)")
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing, which fvcore does
+        found = [beside_peers(make(), pairs) for make in NETWORKS]
+    beside_it = with_syops(PEER_ROUNDS) or [{"counters": {}, "failed": {}} for _ in found]
+    for result, second in zip(found, beside_it, strict=True):
+        result["failed"] |= second["failed"]
+        result["counters"] |= {name: row for name, row in second["counters"].items() if name.startswith("syops")}
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {pairs} pairs, {PEER_ROUNDS} rounds of peers")
+    for name, meaning in TRUTHS.items():
+        print(f"true ({name}): {meaning}")
+    print(
+        "network                plain ms  counter                          over plain   added ms   x ours  counted/true"
+    )
+    for result in found:
+        for name, row in result["counters"].items():
+            share = row["counted"] / row["true"] if "true" in row else None
+            right = "" if share is None else "exact" if row["counted"] == row["true"] else f"{share:.4f}"
+            times_ours = "" if name in ("plain", "snn_energy") else f"{row['times_ours']:.1f}"
+            against = f" ({row['held_against']})" if right else ""
+            print(
+                f"{result['network']:22s} {result['plain_ms']:8.1f}  {name:32s} {row['ratio']:10.3f}"
+                f" {row['added_ms']:10.1f} {times_ours:>8s}  {right:>7s}{against}"
+            )
+        for name, why in result["failed"].items():
+            print(f"{result['network']:22s} {'':8s}  {name:32s} does not run: {why}")
+    return found
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=30)
-    parser.add_argument("--only", choices=("profiling", "skipping", "pricing"), help="One part alone.")
+    parts = {"profiling": profiling, "peers": peers, "skipping": skipping_forward, "pricing": pricing_of_a_network}
+    parser.add_argument("--only", choices=(*parts, "syops"), help="One part alone.")
+    parser.add_argument("--json", type=Path, help="Write what the parts measured, too.")
     arguments = parser.parse_args()
-    parts = {"profiling": profiling, "skipping": skipping_forward, "pricing": pricing_of_a_network}
+    if arguments.only == "syops":
+        by_syops(arguments.pairs)
+        return
+    measured: dict[str, Any] = {}
     for name, part in parts.items():
         if arguments.only in (None, name):
-            part(arguments.pairs)
+            measured[name] = part(arguments.pairs)
             print()
+    if arguments.json is not None:
+        header = {"torch": str(torch.__version__), "threads": torch.get_num_threads(), "pairs": arguments.pairs}
+        arguments.json.write_text(json.dumps({**header, **measured}, indent=1) + "\n", encoding="utf-8")
 
 
-def pricing_of_a_network(pairs: int) -> None:
+def pricing_of_a_network(pairs: int) -> list[dict[str, Any]]:
     """Count one batch of the DTSS 4-384 network and price it."""
     with torch.inference_mode():
-        pricing(se.profile(calibrated("dts-spikformer-4-384"), [torch.rand(4, 3, 32, 32)]))
+        return pricing(se.profile(calibrated("dts-spikformer-4-384"), [torch.rand(4, 3, 32, 32)]))
 
 
-def profiling(pairs: int) -> None:
+def profiling(pairs: int) -> list[dict[str, Any]]:
     """What counting costs."""
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch 8, T 4, 32x32, {pairs} pairs")
     print("model                 profiled/plain  plain/plain  one call/plain  plain ms  counting ms  peak memory ratio")
+    rows = []
     for name in ("spikformer-4-384", "dts-spikformer-4-384"):
         found = overhead(name, pairs)
         memory = peak_kib(name, "se.profile(model, [images])") / peak_kib(name, "model(images)")
+        rows.append({"network": name, **found, "peak_memory_ratio": memory})
         print(
             f"{name:20s} {found['profiled_over_plain']:15.3f}  {found['plain_over_plain']:11.3f}"
             f"  {found['call_over_plain']:14.3f}  {found['plain_ms']:8.1f}  {found['counting_ms']:11.1f}"
             f"  {memory:17.3f}"
         )
+    return rows
 
 
-def skipping_forward(pairs: int) -> None:
+def skipping_forward(pairs: int) -> list[dict[str, Any]]:
     """What skipping masked steps saves in wall time."""
     print("skipping forward, batch 8          T_avg  time/T_max time  MACs that remain  time/MACs")
     shipped = files("snn_energy").joinpath("demo_checkpoints", "dts-spikformer-2-64-digits.safetensors")
     digits = torch.from_numpy(load_images("digits", "test", 16, 1, 64).images)
-    networks = [
+    cases = [
         ("dts-spikformer-2-64-digits, 64 images", se.load_checkpoint(str(shipped)), digits),
         ("dts-spikformer-4-384", masked("dts-spikformer-4-384", [1] * 28 + [2] * 5), torch.rand(8, 3, 32, 32)),
         (
@@ -284,13 +600,16 @@ def skipping_forward(pairs: int) -> None:
             torch.rand(8, 3, 32, 32),
         ),
     ]
-    for name, model, images in networks:
+    rows = []
+    for name, model, images in cases:
         steps = [layer.active_steps() for layer in model.modules() if isinstance(layer, DTSS)]
         ratio = skipping(model, images, pairs)
+        rows.append({"network": name, "t_avg": statistics.mean(steps), **ratio})
         print(
             f"{name:38s} {statistics.mean(steps):5.2f}  {ratio['time']:15.3f}  {ratio['macs']:16.3f}"
             f"  {ratio['time'] / ratio['macs']:9.2f}"
         )
+    return rows
 
 
 if __name__ == "__main__":

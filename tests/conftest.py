@@ -163,7 +163,8 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the counts of the three shipped networks over eight digits: vit.json, spik.json, dts.json."""
     import torch
 
-    from snn_energy.demo import NETWORKS, checkpoint_path, profile_checkpoint
+    from snn_energy.demo import NETWORKS, checkpoint_path
+    from snn_energy.profile_run import profile_checkpoint
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("counted")

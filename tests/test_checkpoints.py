@@ -76,7 +76,7 @@ class Trap:
         return os.mkdir, (str(self.marker),)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "public-spikformer-1-16"])
 def test_a_saved_network_comes_back_in_eval_mode_with_the_same_answers(tmp_path: Path, name: str) -> None:
     model = network(name)
     model(torch.rand(4, 1, 8, 8))  # moves the batch statistics
@@ -257,9 +257,25 @@ def test_a_refused_file_leaves_the_given_module_unchanged(tmp_path: Path) -> Non
     assert module.training
 
 
-def test_quantised_weights_are_not_taken_for_real_ones(tmp_path: Path) -> None:
-    torch.save({"weight": torch.ones(1, 2, dtype=torch.int8), "bias": torch.ones(1)}, tmp_path / "a.pt")
-    assert "weight torch.int8 instead of torch.float32" in refusal(tmp_path / "a.pt", nn.Linear(2, 1))
+def test_truth_values_are_not_taken_for_real_ones(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(1, 2, dtype=torch.bool), "bias": torch.ones(1)}, tmp_path / "a.pt")
+    assert "weight torch.bool instead of torch.float32" in refusal(tmp_path / "a.pt", nn.Linear(2, 1))
+
+
+def test_of_a_file_of_ours_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    told = load_checkpoint(saved(tmp_path / "a.safetensors", seed=3)).__dict__["snn_energy_checkpoint"]
+    assert told == {
+        "checkpoint": "a.safetensors",
+        "checkpoint_sha256": sha256_of(tmp_path / "a.safetensors"),
+        "seed": 3,
+    }
+
+
+def test_of_a_file_of_ours_in_16_bits_it_is_said(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "a.safetensors", network(), {}, half=True)
+    told = load_checkpoint(tmp_path / "a.safetensors").__dict__["snn_energy_checkpoint"]["checkpoint_notes"]
+    matrices = sum(tensor.dim() > 1 for tensor in weights().values())
+    assert told == [f"float16 weights ({matrices} tensors) are used as float32"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

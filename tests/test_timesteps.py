@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
 from snn_energy.profiler.timesteps import (
     Merged,
     Roles,
@@ -142,15 +141,20 @@ def test_time_samples_and_tokens_in_one_axis_are_told_apart_in_every_order(order
     assert frame[frame["layer"] == "last"]["dense_macs"].tolist() == [3 * 4 * 40] * 2
 
 
-def test_a_convolution_over_sample_major_steps_is_refused_not_miscounted() -> None:
+def test_a_convolution_over_sample_major_steps_counts_each_step_apart() -> None:
     class Conv(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv = nn.Conv1d(4, 2, 3)
+            self.conv = nn.Conv1d(4, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
             out: Tensor = self.conv(x.transpose(0, 1).reshape(-1, 4, 8))
             return out
 
-    with pytest.raises(ProfilingError, match="cannot tell which axes"):
-        se.profile(Conv(), [torch.rand(2, 3, 4, 8)], time_steps=2, time="axis0")
+    x = (torch.rand(2, 3, 4, 8) > 0.5).float()
+    x[0, 1] = 0
+    rows = se.profile(Conv(), [x], time_steps=2, time="axis0").to_frame()
+    assert rows["sops"].tolist() == [2 * int(step.count_nonzero()) for step in x]
+    samples = se.profile(Conv(), [x], time_steps=2, time="axis0").per_sample
+    assert samples is not None
+    assert samples["sops"].tolist() == [[2 * int(image.count_nonzero()) for image in step] for step in x]

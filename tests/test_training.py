@@ -146,7 +146,7 @@ def test_reading_a_recipe_does_not_load_torch() -> None:
         ("rate: 0.01", "rate: .nan", 14, "optimiser.learning_rate: input should be a finite number, not nan"),
         ("rate: 0.01", "rate: -1.0", 14, "optimiser.learning_rate: input should be greater than 0"),
         ("  weight: 0.01", "  weight: 0", 17, "mask_loss.weight: input should be greater than 0"),
-        ("  weight: 0.01", "  weight: 1\n  groups: [qvk]", 18, "'qvk' is not one of sps, qkv, attn, mlp; did"),
+        ("  weight: 0.01", "  weight: 1\n  groups: [qvk]", 18, "'qvk' is not one of sps, qkv, attn, mlp, other; did"),
         ("  weight: 0.01", "  weight: 1\n  groups: [sps, sps]", 18, "mask_loss.groups: a group is named twice"),
         ("  weight: 0.01", "  weight: 1\n  groups: []", 18, "mask_loss.groups: list should have at least 1"),
         ("dts-spikformer-1-16", "spikformer-1-16", 16, "mask_loss: spikformer-1-16 has no DTSS layers"),

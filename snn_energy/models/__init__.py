@@ -1,1 +1,1 @@
-"""The networks: neurons, Spikformer, its non-spiking twin, and the registry of their names."""
+"""The networks: neurons, Spikformer, its non-spiking twin, CNNs, and the registry of their names."""

@@ -1,4 +1,4 @@
-"""One registry of model names: ``{family}-{depth}-{dim}`` for any depth and dim, a few of them listed.
+"""One registry of model names: ``{family}-{depth}-{dim}`` for any depth and dim, a few of them listed, and the CNNs.
 
 Knows no torch, so that names can be listed and errors told without loading it.
 """
@@ -6,11 +6,14 @@ Knows no torch, so that names can be listed and errors told without loading it.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from snn_energy.errors import ModelError, nearest
 
 if TYPE_CHECKING:
+    from snn_energy.models.cnn import Cnn
+    from snn_energy.models.public_spikformer import PublicSpikformer
     from snn_energy.models.spikformer import Spikformer
     from snn_energy.models.vit import VisionTransformer
 
@@ -18,14 +21,65 @@ FAMILIES = {
     "vit": "non-spiking twin: softmax attention, real activations, T = 1",
     "spikformer": "Spikformer, every layer runs all T time steps",
     "dts-spikformer": "Spikformer with dynamic time step (DTSS) layers",
+    "public-spikformer": "Spikformer as its authors publish it, for their weights: patch 4 CIFAR, patch 16 ImageNet",
 }
 LISTED_SIZES = ((2, 64), (2, 128), (4, 256), (4, 384), (6, 512), (8, 384), (8, 512), (10, 512), (8, 768))
-_NAME = re.compile(r"^(?P<family>vit|spikformer|dts-spikformer)-(?P<depth>[1-9]\d*)-(?P<dim>[1-9]\d*)$")
+_NAME = re.compile(rf"^(?P<family>{'|'.join(FAMILIES)})-(?P<depth>[1-9]\d*)-(?P<dim>[1-9]\d*)$")
+
+Architecture = Literal["vgg16", "resnet19", "preact-resnet18"]
+
+
+@dataclass(frozen=True)
+class CnnDefaults:
+    """What the name of a convolutional network stands for; neuron, leak and v_th as its authors start training.
+
+    pools_first: the pool stands between convolution and BatchNorm, not behind the neurons. spiking: False for the
+    twin with ReLUs and one time step. dynamic: its neurons are DTSS layers.
+    """
+
+    text: str
+    architecture: Architecture
+    time_steps: int
+    neuron: Literal["paper", "spikformer", "hoyer"] = "paper"
+    leak: float = 1.0
+    v_th: float = 1.0
+    pooling: Literal["avg", "max"] | None = None
+    pools_first: bool = False
+    spiking: bool = True
+    dynamic: bool = False
+
+
+_PUBLISHED = {
+    "vgg16": CnnDefaults("VGG16 of Diet-SNN: soft reset, average pools", "vgg16", 5, pooling="avg"),
+    "vgg16-hoyer": CnnDefaults(
+        "VGG16 with Hoyer neurons: max-pool before BatchNorm", "vgg16", 1, "hoyer", pooling="max", pools_first=True
+    ),
+    "resnet19": CnnDefaults("ResNet-19 of tdBN and TET: hard reset", "resnet19", 4, "spikformer", 0.5, 0.5),
+    "preact-resnet18": CnnDefaults("PreAct-ResNet-18 of DSR: soft reset", "preact-resnet18", 20, v_th=0.3),
+}
+_VARIED = ("vgg16", "resnet19", "preact-resnet18")
+CNNS: dict[str, CnnDefaults] = {
+    **_PUBLISHED,
+    **{
+        f"dts-{name}": replace(_PUBLISHED[name], text=f"{name} with dynamic time step (DTSS) layers", dynamic=True)
+        for name in _VARIED
+    },
+    **{
+        f"{name}-ann": CnnDefaults(
+            f"non-spiking twin of {name}: ReLU",
+            _PUBLISHED[name].architecture,
+            1,
+            pooling=_PUBLISHED[name].pooling,
+            spiking=False,
+        )
+        for name in _VARIED
+    },
+}
 
 
 def list_models() -> list[str]:
-    """The names of published and shipped sizes; any other ``{family}-{depth}-{dim}`` works as well."""
-    return [f"{family}-{depth}-{dim}" for family in FAMILIES for depth, dim in LISTED_SIZES]
+    """The CNNs and the published and shipped sizes; any other ``{family}-{depth}-{dim}`` works as well."""
+    return [f"{family}-{depth}-{dim}" for family in FAMILIES for depth, dim in LISTED_SIZES] + list(CNNS)
 
 
 def parse_name(name: str) -> tuple[str, int, int]:
@@ -34,9 +88,32 @@ def parse_name(name: str) -> tuple[str, int, int]:
     if match is None:
         raise ModelError(
             f"unknown model '{name}'{nearest(name, list_models())} "
-            f"(names read FAMILY-DEPTH-DIM with FAMILY one of {', '.join(FAMILIES)}; see: snn-energy models)"
+            f"(names read FAMILY-DEPTH-DIM with FAMILY one of {', '.join(FAMILIES)}, or name a CNN such as "
+            f"{', '.join(_PUBLISHED)}; see: snn-energy models)"
         )
     return match["family"], int(match["depth"]), int(match["dim"])
+
+
+def family_of(name: str) -> str:
+    """vit, spikformer or dts-spikformer; a CNN is its own family. Raises ModelError with the nearest known name."""
+    return name if name in CNNS else parse_name(name)[0]
+
+
+def is_spiking(name: str) -> bool:
+    """True for a network of spiking neurons, DTSS layers or not. Raises ModelError."""
+    return CNNS[name].spiking if name in CNNS else parse_name(name)[0] != "vit"
+
+
+def has_dtss_layers(name: str) -> bool:
+    """True for a network whose layers learn their time steps. Raises ModelError."""
+    return CNNS[name].dynamic if name in CNNS else parse_name(name)[0] == "dts-spikformer"
+
+
+def default_time_steps(name: str) -> int:
+    """T_max where none is given: that of a CNN's publication, 4 for a Spikformer, 1 without spikes. ModelError."""
+    if name in CNNS:
+        return CNNS[name].time_steps
+    return 1 if parse_name(name)[0] == "vit" else 4
 
 
 def default_heads(dim: int) -> int:
@@ -64,31 +141,51 @@ def create_model(
     heads: int | None = None,
     patch_size: int | None = None,
     **options: Any,
-) -> Spikformer | VisionTransformer:
+) -> Spikformer | PublicSpikformer | VisionTransformer | Cnn:
     """Build a network from its name, randomly initialised, in training mode.
 
-    time_steps: T_max, 4 unless given; a ``vit`` has 1. heads, patch_size: see ``default_heads`` and
-    ``default_patch_size``. Further options are fields of ``TransformerConfig``:
-    mlp_ratio, leak, neuron ("paper" or "spikformer"), initial_steps, min_steps. Raises ModelError.
+    time_steps: T_max, see ``default_time_steps``. heads, patch_size (transformers): see ``default_heads`` and
+    ``default_patch_size``. Further options are fields of ``TransformerConfig``: mlp_ratio, leak, neuron ("paper",
+    "spikformer" or "hoyer"), initial_steps, min_steps; or of ``CnnConfig``: width (times the published channels),
+    leak, v_th, neuron, pooling ("avg" or "max") and batch_norm (VGG16 alone), initial_steps, min_steps.
+    Raises ModelError.
     """
+    sizes: dict[str, Any] = {
+        "family": family_of(name),
+        "time_steps": default_time_steps(name) if time_steps is None else time_steps,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+    }
+    if name in CNNS:
+        from snn_energy.models.cnn import CnnConfig, make_cnn
+
+        given = {key: value for key, value in {"heads": heads, "patch_size": patch_size}.items() if value is not None}
+        _require_known(name, {**given, **options}, set(CnnConfig.__dataclass_fields__) - set(sizes))
+        defaults = CNNS[name]
+        own = {key: getattr(defaults, key) for key in ("neuron", "leak", "v_th", "pooling")}
+        return make_cnn(CnnConfig(**sizes, **{**own, **options}))
+    from snn_energy.models.public_spikformer import PublicSpikformer
     from snn_energy.models.spikformer import Spikformer, TransformerConfig
     from snn_energy.models.vit import VisionTransformer
 
     family, depth, dim = parse_name(name)
-    known = set(TransformerConfig.__dataclass_fields__) - {"family", "depth", "dim"}  # the name says these
-    for key in options:
-        if key not in known:
-            raise ModelError(f"unknown option '{key}' for model '{name}'{nearest(key, known)}")
+    _require_known(name, options, set(TransformerConfig.__dataclass_fields__) - {"family", "depth", "dim"})
     config = TransformerConfig(
-        family=family,
+        **sizes,
         depth=depth,
         dim=dim,
         heads=default_heads(dim) if heads is None else heads,
-        time_steps=(1 if family == "vit" else 4) if time_steps is None else time_steps,
-        image_size=image_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
         patch_size=default_patch_size(image_size) if patch_size is None else patch_size,
-        **options,
+        **({"neuron": "spikformer"} if family == "public-spikformer" else {}) | options,
     )
+    if family == "public-spikformer":
+        return PublicSpikformer(config)
     return VisionTransformer(config) if family == "vit" else Spikformer(config)
+
+
+def _require_known(name: str, options: dict[str, Any], known: set[str]) -> None:
+    """Raise ModelError for an option that the network does not have."""
+    for key in options:
+        if key not in known:
+            raise ModelError(f"unknown option '{key}' for model '{name}'{nearest(key, known)}")

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from snn_energy.errors import ProfilingError
+
 Kind = Literal["binary", "ternary", "integer", "real"]
 KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 ULPS = 4  # a value counts as k*c when it lies within this many float32 units in the last place of it
@@ -60,6 +62,11 @@ def real(reason: str) -> Values:
     return Values(reason=reason)
 
 
+def not_multiples(max_k: int) -> Values:
+    """The set of values that are no multiples of one constant, or of too many: they do not all come in one batch."""
+    return real(f"not multiples k*c of one constant with |k| <= {max_k}")
+
+
 def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> Values:
     """Largest unit for the given levels: {2c, 4c} becomes {1, 2} times 2c; a single level becomes 1 or -1."""
     kept = frozenset(k for k in levels if k)
@@ -78,7 +85,7 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
     if not len(magnitudes):
         return ZERO
     if magnitudes[-1] > magnitudes[0] * max_k * (1 + 1e-6) * max_k or len(magnitudes) > (2 * ULPS + 1) * max_k:
-        return real(f"not multiples k*c of one constant with |k| <= {max_k}")
+        return not_multiples(max_k)
     signed = values[values != 0].astype(np.float64)
     for j in range(1, max_k + 1):
         unit = float(magnitudes[0]) / j
@@ -89,7 +96,7 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
         if (np.abs(signed - k * unit) <= slack).all():
             found = normalised(unit, {int(i) for i in k})
             return replace(found, exact=len(magnitudes) == len({abs(level) for level in found.levels}))
-    return real(f"not multiples k*c of one constant with |k| <= {max_k}")
+    return not_multiples(max_k)
 
 
 def join(a: Values, b: Values, max_k: int) -> tuple[Values, int, int]:
@@ -109,13 +116,25 @@ def join(a: Values, b: Values, max_k: int) -> tuple[Values, int, int]:
         return replace(a, levels=a.levels | b.levels, exact=a.exact and b.exact), 1, 1
     both = from_values(np.array([a.unit, b.unit]), max_k)
     if both.unit is None or both.reason is not None:
-        return real("values of unequal units"), 1, 1
+        return not_multiples(max_k), 1, 1
     factor_a, factor_b = round(a.unit / both.unit), round(b.unit / both.unit)
     levels = frozenset(k * factor_a for k in a.levels) | frozenset(k * factor_b for k in b.levels)
     if max(abs(k) for k in levels) > max_k:
-        return real(f"more than {max_k} multiples of one constant"), 1, 1
+        return not_multiples(max_k), 1, 1
     exact = a.exact and b.exact and (both.exact or not levels <= {-1, 1})
     return normalised(both.unit, levels, exact), factor_a, factor_b
+
+
+def of_loader(values: Values, declared: str | None, where: str) -> Values:
+    """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4). ProfilingError."""
+    if declared is None:
+        return real("grey levels of the input are not spikes") if values.kind == "integer" else values
+    if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
+        raise ProfilingError(
+            f"{where}: input_kind='{declared}' was declared but the values are {values.kind}"
+            f"{f' ({values.reason})' if values.reason else ''}; declare what they are or leave input_kind out"
+        )
+    return values
 
 
 def bits_per_element(kind: Kind, max_k: int | None, real_bits: int) -> int:

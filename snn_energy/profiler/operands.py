@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snn_energy.errors import ProfilingError
 from snn_energy.profiler.counting import BYTE_MAX, byte_sum, sums_exactly, unit_sum
-from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, real
+from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, not_multiples, real
 
 INT8_MAX = 127
 SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
@@ -37,6 +37,7 @@ class Claim:
 
 
 NOTHING = Claim()
+AVERAGE_OF_SPIKES = "average of spikes"
 
 
 def spikes(amplitude: float) -> Claim:
@@ -67,6 +68,13 @@ def claim_of_scale(a: Claim, factor: float) -> Claim:
         return replace(a, unit=None, max_k=0, proven=False)
     unit = float(np.float32(a.unit) * np.float32(factor))
     return replace(a, unit=unit, proven=a.proven and unit > 0 and is_exact(unit, a.max_k))
+
+
+def reason_of_average(a: Claim, name: str) -> str:
+    """Why the average of values with claim ``a``, taken by the function ``name``, is real: of spikes, or of others."""
+    if a.reason is not None and a.reason.startswith(AVERAGE_OF_SPIKES):
+        return a.reason
+    return f"{AVERAGE_OF_SPIKES if a.unit is not None else 'average of values not known to be spikes'} ({name})"
 
 
 def claim_of_product(a: Claim, b: Claim, reduction: int) -> Claim:
@@ -143,7 +151,7 @@ def _scan_of_multiples(
     some = set() if stays_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit can do
     if stays_real or (is_unit and max(some) > max_k):
-        return Scan(byte_sum(_nonzero(flat), dim), None, real(f"more than {max_k} multiples of one constant"), claim)
+        return Scan(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), claim)
     if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * claim.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
         has_levels = with_levels and values.kind == "integer"
@@ -173,7 +181,7 @@ def _all_levels(k8: Tensor) -> set[int]:
 def _values_of_levels(unit: float, levels: set[int], max_k: int) -> Values:
     values = normalised(unit, levels)
     if values.levels and max(values.levels) > max_k:
-        return real(f"more than {max_k} multiples of one constant")
+        return not_multiples(max_k)
     return values
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import platform
+import time as clock
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from snn_energy._version import __version__
-from snn_energy.counts import COLUMNS, CONVENTION_VERSION, OPERATIONS, PER_SAMPLE, Counts, make_rows
+from snn_energy.counts import CONVENTION_VERSION, OPERATIONS, Counts, smallest
 from snn_energy.errors import ProfilingError, nearest
-from snn_energy.groups import layer_group
-from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join
+from snn_energy.profiler.accuracy import right_answers
+from snn_energy.profiler.frameworks import reset_states, spiking_modules
+from snn_energy.profiler.inspection import Settled, candidates, repeated, require_one_argument, settle, step_by_step
+from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join, of_loader
+from snn_energy.profiler.notes import notes_of
+from snn_energy.profiler.parts import PART_BYTES, Operation, Part, Parts, counts_of
 from snn_energy.profiler.state import State
-from snn_energy.profiler.timesteps import TIME_MODES, Node, Span, Steps, needed_steps
+from snn_energy.profiler.timesteps import TIME_MODES, Span, Steps
 from snn_energy.profiler.trace import Event, Operand
-from snn_energy.profiler.walker import ONCE, Walker, loader_values
+from snn_energy.profiler.walker import ONCE, Walker
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k where a model has no ``blocks``
 
@@ -43,35 +49,68 @@ def profile(
     input_kind: Kind | None = None,
     max_k: int | None = None,
     strict: bool = False,
+    neurons: Iterable[str | type[nn.Module]] = (),
     header: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    parts: Parts | None = None,
+    settled: Settled | None = None,
 ) -> Counts:
     """Count what a network does, per operation, time step and sample.
 
     model: any nn.Module; it is run in eval mode without gradients, and its mode, hooks, parameters, buffers and state
     (tensors that it keeps in attributes) are as before afterwards, also when the forward raises. Every batch starts
-    from the state that the model is handed in with: reset stateful neurons before. loader: any iterable of x or (x, y)
-    batches, samples in front (or behind the time axis, see ``time``). time_steps: T_max; the model's own
-    ``time_steps`` unless given. time: where time is, one of ``TIME_MODES`` ("inside", "loop", "axis0", "flat",
-    "call", "call-axis0"); needed where T > 1 and the model does not say. input_kind: declares the kind of the
-    loader's tensor (design, rule 4). max_k: largest whole multiple that counts as integer, 2 * blocks + 2 unless
-    given. strict: an operation without a rule is an error instead of a row and a warning. header: extra entries for
-    the counts' header. on_batch: called with the number of samples done so far.
+    from the state that the model is handed in with, the neurons of a framework at rest. loader: any iterable of x or
+    (x, y) batches, samples in front (or behind the time axis, see ``time``). time_steps: T_max; the model's own
+    ``time_steps`` unless given. time: where time is, one of ``TIME_MODES``; needed where T > 1, the model does not
+    say, and a run on a few samples cannot tell. input_kind: declares the kind of the loader's tensor (design, rule 4).
+    max_k: largest whole multiple that counts as integer, 2 * blocks + 2 unless given. strict: an operation without a
+    rule is an error instead of a row and a warning. neurons: modules that spike though nobody knows them: classes,
+    their dotted names, or names of layers; those that a run on a few samples gives away (a state, and two values out)
+    need no naming. header: extra entries for the counts' header. on_batch: called with the number of samples done so
+    far. parts: where the counts are kept as they come (snn_energy.profiler.parts), in memory and temporary files
+    unless given; memory does not grow with the number of samples. settled: time, T_max and neurons as
+    ``settle_first`` found them on other samples, instead of ``time``, ``time_steps`` and ``neurons``.
 
     Raises ProfilingError for a time axis that cannot be told, another T_max than the model's, no samples, NaN or
     infinite values, a network that changes between batches.
     """
     _require_arguments(model, loader, time_steps, max_k, header)
-    steps = _time_steps(model, time_steps)
-    mode = _time_mode(model, time, steps)
     if input_kind is not None and input_kind not in KINDS:
         raise ProfilingError(f"input_kind must be one of {', '.join(KINDS)}, not '{input_kind}'")
     limit = 2 * _blocks(model) + 2 if max_k is None else max_k
     _require_countable(model)
-    walker = Walker(model, limit, input_kind)
-    tally = Tally(steps, limit)
-    with _as_evaluated(model), _state_kept(model) as state, walker.watching():
-        for batch in loader:
+    kept = Parts() if parts is None else parts
+    try:
+        if kept.todo is None or len(kept.todo):
+
+            def settle(first: Sequence[Any]) -> Settled:
+                return settled or settle_first(model, first, time, time_steps, neurons)
+
+            _count(model, loader, kept, settle, input_kind, limit, header or {}, on_batch)
+        return kept.finish(lambda: _merged(kept, header or {}, strict))
+    finally:
+        kept.close()
+
+
+def _count(
+    model: nn.Module,
+    loader: Iterable[Any],
+    kept: Parts,
+    settle: Callable[[Sequence[Any]], Settled],
+    input_kind: Kind | None,
+    max_k: int,
+    header: Mapping[str, Any],
+    on_batch: Callable[[int], None] | None,
+) -> None:
+    """Run the network on every batch and keep the parts. Raises ProfilingError; Interrupted where a signal stops it."""
+    batches = iter(loader)
+    first = list(itertools.islice(batches, 1))
+    settled = settle(first)
+    mode, steps = settled.time, settled.time_steps
+    walker = Walker(model, max_k, input_kind, settled.spiking)
+    tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
+    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
+        for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
@@ -86,17 +125,21 @@ def profile(
             with torch._C.DisableTorchFunction():
                 walker.end()
                 tally.add(walker, out, y, mode)
+                tally.keep_if_due(walker, mode)
             if on_batch is not None:
-                on_batch(tally.samples)
-    if tally.samples == 0:
-        raise ProfilingError("the loader gave no samples; nothing was counted")
-    rule = "no counting rule for '{}'; it is listed as unsupported and its cost is unknown"
-    for layer, why in {**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost}.items():
+                on_batch(kept.counted + tally.samples)
+    tally.keep(walker, mode, is_last=True)
+
+
+def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
+    """The counts of all parts, with a warning for every layer whose work is not known. ProfilingError if strict."""
+    counts, troubles = counts_of(kept, header)
+    for layer, why in troubles.items():
         text = f"{layer}: {why}"
         if strict:
             raise ProfilingError(f"{text} (--strict)")
-        warnings.warn(text, UnsupportedOperationWarning, stacklevel=2)
-    return tally.counts(_header(model, limit, mode, input_kind, header or {}))
+        warnings.warn(text, UnsupportedOperationWarning, stacklevel=4)
+    return counts
 
 
 def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, header: Any) -> None:
@@ -120,28 +163,60 @@ def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, hea
         raise ProfilingError(f"header: {error}; give plain values that JSON holds") from None
 
 
-def _time_steps(model: nn.Module, given: int | None) -> int:
-    own = getattr(model, "time_steps", None)
-    own = own if isinstance(own, int) and not isinstance(own, bool) else None
-    if given is None and own is None:
-        raise ProfilingError("time_steps= is needed: the model does not say how many time steps it runs")
-    steps = own if given is None else given
-    if own is not None and own != steps:
-        raise ProfilingError(f"time_steps={steps} was asked for but the model runs T_max={own}; leave time_steps out")
-    if steps is None or steps < 1:
-        raise ProfilingError(f"time_steps must be at least 1, not {steps}")
-    return steps
+def settle_first(
+    model: nn.Module,
+    batches: Sequence[Any],
+    time: str | None,
+    time_steps: int | None,
+    named: Iterable[str | type[nn.Module]],
+    has_time: bool = False,
+) -> Settled:
+    """Where time is and what spikes: as the model says, as declared, or as a run on a few samples shows.
 
-
-def _time_mode(model: nn.Module, time: str | None, steps: int) -> str:
-    if time is None:
-        if steps == 1 or hasattr(model, "time_steps"):
-            return "inside"
-        known = "; ".join(f"'{mode}': {text}" for mode, text in TIME_MODES.items())
-        raise ProfilingError(f"with {steps} time steps, time= must say where time is ({known})")
-    if time not in TIME_MODES:
+    batches: the first one, or none. has_time: the loader gives (T, B, ...), so time is to be found on that.
+    """
+    if time is not None and time not in TIME_MODES:
         raise ProfilingError(f"unknown time='{time}'{nearest(time, TIME_MODES)} (one of {', '.join(TIME_MODES)})")
-    return time
+    own = getattr(model, "time_steps", None)
+    own = own if isinstance(own, int) and not isinstance(own, bool) and own > 0 else None
+    if own is not None and time_steps not in (None, own):
+        raise ProfilingError(f"time_steps={time_steps} was asked for but the model runs T_max={own}; leave it out")
+    steps = own if time_steps is None else time_steps
+    spiking = spiking_modules(model, named)
+    is_foreign = bool(candidates(model, spiking)) or any(b.framework != "snn_energy" for b in spiking.values())
+    if own is not None and not is_foreign:
+        return Settled(time or "inside", own, "the model says so", spiking)
+    if time is None and steps is None and not is_foreign:
+        raise ProfilingError("time_steps= is needed: the model does not say how many time steps it runs")
+    if not is_foreign and (time is not None or steps == 1):
+        return Settled(time or "inside", steps or 1, "declared", spiking)
+    x = _unpack(batches[0])[0] if batches else None
+    with torch._C.DisableTorchFunction():
+        x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
+    with _as_evaluated(model):
+        try:
+            settled = settle(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
+        except ProfilingError:
+            if any(b.known_by == "its name" for b in spiking.values()):
+                raise
+            if time is None and own is not None:
+                return Settled("inside", own, "the model says so", spiking)
+            if time is None and steps == 1 and all(b.layout in ("step", None) for b in spiking.values()):
+                return Settled("inside", 1, "declared", spiking)
+            raise
+    if time is None and not has_time:
+        _require_samples_in_front(x, _unpack(batches[0])[1])
+    return settled
+
+
+def _require_samples_in_front(x: Tensor, y: Any) -> None:
+    """Raise ProfilingError where the labels of a batch are not as many as its first axis is long."""
+    labels = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
+    if len(labels) == 1 and labels[0] != len(x):
+        raise ProfilingError(
+            f"the loader gives {labels[0]} labels for {tuple(x.shape)}, which has not as many samples in front; "
+            f"declare where time is with time= (--time), one of {', '.join(TIME_MODES)}"
+        )
 
 
 def _blocks(model: nn.Module) -> int:
@@ -157,6 +232,8 @@ def _require_countable(model: nn.Module) -> None:
         if any(isinstance(value, nn.UninitializedParameter) for value in module._parameters.values()):
             raise ProfilingError(f"{name or 'the model'}: a lazy module has no weights yet; run it once before")
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            raise ProfilingError(f"{name}: lies on the meta device and has no values; load the weights first")
         if tensor.is_floating_point() and not _is_finite(tensor):
             raise ProfilingError(f"{name}: a parameter holds NaN or infinite values; nothing can be counted with it")
 
@@ -181,14 +258,20 @@ def _as_evaluated(model: nn.Module) -> Any:
 
 @contextmanager
 def _state_kept(model: nn.Module) -> Iterator[State]:
-    """The state that the model was handed in with: every batch starts from it, and it is left in it."""
+    """The state that every batch starts from: neurons of a framework at rest, all else as the model was handed in.
+
+    The model is left with the state that it was handed in with.
+    """
     with torch._C.DisableTorchFunction():
-        state = State(model)
+        handed_in = State(model)
+        reset_states(model)
     try:
-        yield state
+        with torch._C.DisableTorchFunction():
+            at_rest = State(model)
+        yield at_rest
     finally:
         with torch._C.DisableTorchFunction():
-            state.restore()
+            handed_in.restore()
 
 
 @contextmanager
@@ -221,13 +304,18 @@ def _samples_of(x: Any, mode: str, steps: int) -> int:
         raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
     if not isinstance(x, Tensor) or x.dim() == 0:
         raise ProfilingError(f"the loader must give tensors with samples in front, not {type(x).__name__}")
-    if mode in ("axis0", "call-axis0"):
-        if x.dim() < 2 or x.shape[0] != steps:
-            raise ProfilingError(f"time='{mode}' wants (T={steps}, B, ...), the loader gave {tuple(x.shape)}")
-        return int(x.shape[1])
-    if mode == "flat":
+    if (x.dim() > 1 and 0 in x.shape[1:]) or (x.dim() == 1 and mode in ("axis0", "axis1", "call-axis0")):
+        raise ProfilingError(f"the loader gave {tuple(x.shape)}; every axis behind the samples must hold something")
+    if mode in ("axis0", "call-axis0", "axis1"):
+        time, samples = (1, 0) if mode == "axis1" else (0, 1)
+        if x.dim() < 2 or x.shape[time] != steps:
+            wanted = f"(B, T={steps}, ...)" if mode == "axis1" else f"(T={steps}, B, ...)"
+            raise ProfilingError(f"time='{mode}' wants {wanted}, the loader gave {tuple(x.shape)}")
+        return int(x.shape[samples])
+    if mode in ("flat", "flat-batch"):
         if x.shape[0] % steps:
-            raise ProfilingError(f"time='flat' wants (T*B, ...) with T={steps}, the loader gave {tuple(x.shape)}")
+            order = "T*B" if mode == "flat" else "B*T"
+            raise ProfilingError(f"time='{mode}' wants ({order}, ...) with T={steps}, the loader gave {tuple(x.shape)}")
         return int(x.shape[0]) // steps
     return int(x.shape[0])
 
@@ -236,16 +324,48 @@ def _forward(model: nn.Module, walker: Walker, x: Tensor, mode: str, steps: int)
     """One pass over one batch: one call of the model, or T of them."""
     if mode not in ("call", "call-axis0"):
         walker.begin_call(None)
-        walker.feed(x, timed=mode in ("axis0", "flat"), constant=False)
-        return model(x)
-    outs = []
-    for step in range(steps):
-        walker.begin_call(step)
+        layout = mode.removeprefix("repeat-")
         with torch._C.DisableTorchFunction():
-            x_t = x if mode == "call" else x[step]
-        walker.feed(x_t, timed=False, constant=mode == "call")
-        outs.append(model(x_t))
-    return outs
+            given = repeated(x, layout, steps) if mode.startswith("repeat-") else x
+        walker.feed(given, None if layout in ("inside", "loop") else layout, constant=mode.startswith("repeat-"))
+        return _as_asked(lambda: model(given), model, given)
+    with torch._C.DisableTorchFunction():
+        xs = [x] * steps if mode == "call" else list(x)
+
+    def before(step: int) -> None:
+        walker.begin_call(step)
+        walker.feed(xs[step], None, constant=mode == "call")
+
+    return _as_asked(lambda: step_by_step(model, xs, before), model, xs[0])
+
+
+def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
+    """What a call of the model gives.
+
+    Raises ProfilingError where its forward wants other arguments than one tensor, or another number format or device.
+    """
+    try:
+        return call()
+    except TypeError:
+        require_one_argument(model, x)
+        raise
+    except RuntimeError as error:
+        misfit = _misfit(model, x)
+        if misfit is None:
+            raise
+        raise ProfilingError(misfit) from error
+
+
+def _misfit(model: nn.Module, x: Tensor) -> str | None:
+    """Why a batch and a model do not fit, in number format or device; None where they do."""
+    devices = sorted({str(p.device) for p in model.parameters()})
+    if len(devices) > 1:
+        return f"the model's parameters lie on several devices ({', '.join(devices)}); move them to one with model.to()"
+    formats = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    if not formats or x.dtype in formats:
+        return None
+    wanted = ", ".join(sorted(map(str, formats)))
+    return f"the loader gives {x.dtype} and the model computes in {wanted}; convert the batches or the model"
 
 
 @dataclass
@@ -269,9 +389,10 @@ class Placed:
 
 @dataclass
 class Layer:
-    """What all batches have in common for one operation, and the per-sample counts gathered so far.
+    """What all batches have in common for one operation, and the per-sample counts of the part under way.
 
-    active: one flag per row. gathered: name -> one (rows, samples of the batch) array per batch.
+    active: one flag per row, True where a source works. worked: one flag per row, True where some sample of the part
+    gave it something to work on. gathered: name -> one (rows, samples of the batch) array per batch.
     """
 
     placed: Placed
@@ -280,20 +401,27 @@ class Layer:
     note: str
     elementwise_ops: int
     feeds_neuron: bool
+    worked: Steps
     gathered: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
 
 
 class Tally:
-    """Rows over all batches."""
+    """What the batches did, kept part by part.
 
-    def __init__(self, time_steps: int, max_k: int) -> None:
+    samples: of all batches so far. layers, values, loader, correct: of the part under way.
+    """
+
+    def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
         self.time_steps, self.max_k, self.samples = time_steps, max_k, 0
+        self.kept, self.header = kept, header
         self.layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
         self.values: dict[tuple[str, str], Values] = {}
+        self.loader: set[tuple[str, str]] = set()
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
         self._placed: list[Placed] = []
         self._outputs: frozenset[int] = frozenset()
+        self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
     def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
         """Take in one forward pass."""
@@ -325,28 +453,30 @@ class Tally:
         for item in placed:
             self._gather(item, walker)
         self.samples += walker.span.samples
-        self._score(out, y, walker.span.samples)
+        self._batches += 1
+        self._score(out, y, walker.span.samples, mode)
 
     def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
         self._outputs = outputs
         readers = readers_of(placed)
+        notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
         for index, item in enumerate(placed):
             event = item.event
             target = folds_into(index, placed, readers, outputs)
-            named = event.op in ("unsupported", "activation", "compare", "reduce", "pool", "norm", "softmax")
             self.layers[item.key] = Layer(
                 placed=item,
                 active=event.active,
                 # A state outside the network's sight may change from call to call: only the input is constant.
                 constant=event.constant and (mode in ("inside", "axis0", "flat") or not event.inputs),
-                note=target or (event.note if named else ""),
+                note=target or notes[index],
                 elementwise_ops=0 if target else event.elementwise_ops,
                 feeds_neuron=event.op in OPERATIONS and feeds_neuron(index, placed, readers, outputs),
+                worked=np.zeros_like(event.active),
             )
 
     def _gather(self, item: Placed, walker: Walker) -> None:
-        """Per-sample counts of one event, (rows, samples); zero where inactive."""
+        """Per-sample counts of one event, (rows, samples)."""
         event, layer = item.event, self.layers[item.key]
         if _sizes(event) != _sizes(layer.placed.event):
             raise ProfilingError(f"{item.layer}: its size changes between batches; profile one image size at a time")
@@ -363,27 +493,23 @@ class Tally:
             arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, walker)
         if event.other is not None:
             arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, walker)
+        if event.emitted is not None:
+            given = event.emitted.settle(int(arrays["spikes"].sum()))
+            before = self.values.get((item.layer, "emitted"), ZERO)
+            self.values[item.layer, "emitted"] = join(before, given, max(self.max_k, given.max_k or 0))[0]
         if not layer.active.all():
             self._see_work(layer, arrays)
         for name, values in arrays.items():
-            layer.gathered[name].append(values if layer.active.all() else values * layer.active[:, None])
+            layer.gathered[name].append(values)
+            self._entries += values.size
 
     def _see_work(self, layer: Layer, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """A step whose sources are all masked works nevertheless where its input holds something (x + 1, x == 0)."""
         if layer.placed.event.op == "neuron":
             return
-        sides = [arrays[name].any(1) for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
+        sides = [arrays[name] > 0 for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
         if sides:
-            layer.active = layer.active | np.logical_and.reduce(sides)
-
-    def _needed(self) -> dict[tuple[str, tuple[int, ...]], Steps]:
-        """Which rows of every operation some active and needed consumer reads."""
-        nodes = [
-            Node(layer.placed.layer, event.op == "neuron", layer.placed.when, layer.active, event.inputs)
-            for layer in self.layers.values()
-            for event in [layer.placed.event]
-        ]
-        return dict(zip(self.layers, needed_steps(nodes, self._outputs, self.time_steps), strict=True))
+            layer.worked = layer.worked | np.logical_and.reduce(sides).any(1)
 
     def _join(
         self,
@@ -394,13 +520,14 @@ class Tally:
         arrays: Mapping[str, npt.NDArray[np.int64]],
         walker: Walker,
     ) -> npt.NDArray[np.int64]:
-        """Join the operand's values with all earlier ones; sums of |k| in the common unit, earlier ones rescaled."""
+        """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
         key = (item.layer, side)
         values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
-        limit = max(self.max_k, values.max_k or 0)
-        joined, old, new = join(self.values.get(key, ZERO), values, limit)
+        before = self.values.get(key, ZERO)
+        joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
         if operand.scan.claim.loader and operand.scan.claim.reason is None:
-            joined = loader_values(joined, walker.input_kind, item.layer)
+            self.loader.add(key)
+            of_loader(joined, walker.input_kind, item.layer)  # or an error
         self.values[key] = joined
         if self.values[key].reason is not None:
             walker.known_real.add((item.event.layer, item.event.invocation, side))
@@ -411,111 +538,87 @@ class Tally:
         sums = arrays["sops"] if multi is None else multi.reshape(len(item.steps), -1).cpu().numpy()
         return sums if new == 1 else sums * new
 
-    def _score(self, out: Any, y: Any, samples: int) -> None:
+    def _score(self, out: Any, y: Any, samples: int, mode: str) -> None:
         """Accuracy, where the loader gives labels and the model logits; outputs of several steps are averaged."""
-        if y is None or self.correct is None:
-            self.correct = None
+        right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
+        self.correct = None if right is None or self.correct is None else self.correct + right
+
+    def keep_if_due(self, walker: Walker, mode: str) -> None:
+        """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
+
+        Raises OutputError, and Interrupted behind the part where a signal asked.
+        """
+        asked = self.kept.signal
+        full = self._entries * 8 >= PART_BYTES
+        old = clock.monotonic() - self._since >= self.kept.save_every_s
+        if full or old or asked or self.kept.ends_run(self._batches):
+            self.keep(walker, mode, is_last=False)
+        if asked:
+            raise self.kept.interrupted(asked)
+
+    def keep(self, walker: Walker, mode: str, *, is_last: bool) -> None:
+        """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
+        count = self.samples - self._before
+        if count == 0:
             return
-        logits = out
-        if isinstance(out, list) and out and all(isinstance(part, Tensor) for part in out):
-            logits = torch.stack(out).mean(0)
-        labels = torch.as_tensor(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else None
-        if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (self.time_steps, samples):
-            logits = logits.mean(0)
-        if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples:
-            self.correct = None
-            return
-        if labels is None or labels.shape != (samples,) or labels.is_floating_point():
-            self.correct = None
-            return
-        self.correct += int((logits.argmax(1).cpu() == labels.cpu()).sum())
-
-    def counts(self, header: Mapping[str, Any]) -> Counts:
-        """The finished record."""
-        order = {name: i for i, name in enumerate(dict.fromkeys(name for name, _ in self.layers))}
-        parts = sorted(self.layers.values(), key=lambda layer: (order[layer.placed.layer], layer.placed.steps[0]))
-        rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-        stacked: dict[str, list[npt.NDArray[np.int64]]] = {name: [] for name in PER_SAMPLE}
-        needed = self._needed()
-        for layer in parts:
-            facts, samples = self._facts(layer)
-            facts["needed"] = needed[layer.placed.key].tolist()
-            for name in PER_SAMPLE:
-                stacked[name].append(samples[name])
-            facts["order"] = order[layer.placed.layer]
-            for name, column in rows.items():
-                value = facts[name]
-                column.extend(value if isinstance(value, list) else [value] * len(layer.placed.steps))
-        accuracy = None if self.correct is None else self.correct / self.samples
-        full = {"samples": self.samples, "time_steps": self.time_steps, "accuracy": accuracy, **header}
-        per_sample = {name: np.concatenate(arrays) for name, arrays in stacked.items()}
-        return Counts(full, make_rows(rows), per_sample)
-
-    def _facts(self, layer: Layer) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.int64]]]:
-        """Columns of one operation, a list where they differ by row, and its per-sample work (rows, samples)."""
-        event, steps = layer.placed.event, layer.placed.steps
-        work = {name: np.concatenate(parts, axis=1) for name, parts in layer.gathered.items()}
-        zeros = np.zeros((len(steps), self.samples), dtype=np.int64)
-        samples = {name: zeros for name in PER_SAMPLE}
-        samples |= {"sops": work.get("sops", zeros), "spikes": work.get("spikes", zeros)}
-        facts: dict[str, Any] = dict.fromkeys(COLUMNS)
-        note = layer.note
-        if event.streamed is not None:
-            samples |= self._operands(layer, work, facts)
-            reason = self.values[layer.placed.layer, "left"].reason
-            note = reason if facts["input_kind"] == "real" and reason and reason != "real" else note
-        total = {name: values.sum(1).tolist() for name, values in samples.items()}
-        if event.streamed is not None:
-            facts["input_nonzeros"] = total["input_nonzeros"]
-        if event.other is not None:
-            facts["other_nonzeros"] = total["other_nonzeros"]
-        known, active = event.op != "unsupported", layer.active.tolist()
-        is_real = facts["input_kind"] == "real"
-
-        def work_of(per_sample: int) -> list[int]:
-            return [per_sample * self.samples * on for on in active]
-
-        facts |= {
-            "layer": layer.placed.layer, "group": layer_group(layer.placed.layer), "op": event.op, "time_step": steps,
-            "active": active,
-            "input_repeated": [layer.constant and step >= 1 for step in steps],
-            "dense_macs": work_of(event.dense_macs) if known else None,
-            "sops": total["sops"] if known else None,
-            "sops_gated": total["sops_gated"] if known else None,
-            "sops_multi": total["sops_multi"] if known and not is_real else None,
-            "elementwise_ops": work_of(layer.elementwise_ops) if known else None,
-            "output_elements": event.output_elements, "weights": event.weights, "biases": event.biases,
-            "neurons": event.neurons, "spikes": total["spikes"],
-            "membrane_reads": work_of(event.neurons), "membrane_writes": work_of(event.neurons),
-            "reduction": event.reduction, "out_channels": event.out_channels, "positions": event.positions,
-            "groups": event.groups, "feeds_neuron": layer.feeds_neuron, "note": note,
-        }  # fmt: skip
-        return facts, samples
-
-    def _operands(
-        self, layer: Layer, work: Mapping[str, npt.NDArray[np.int64]], facts: dict[str, Any]
-    ) -> dict[str, npt.NDArray[np.int64]]:
-        """Which operand is streamed (the lower kind, the left one on a tie), and what follows from it."""
-        event, name = layer.placed.event, layer.placed.layer
-        left, right = event.streamed, event.other
-        assert left is not None
-        values, side, width = self.values[name, "left"], "left", event.out_channels // max(1, event.groups)
-        streamed = left
-        if right is not None and KINDS.index(self.values[name, "right"].kind) < KINDS.index(values.kind):
-            values, side, width, streamed = self.values[name, "right"], "right", event.positions, right
-        facts |= {"input_kind": values.kind, "max_k": values.max_k, "input_elements": streamed.elements}
-        samples = {
-            "input_nonzeros": work[f"nonzeros_{side}"],
-            "sops_gated": work["sops"],
-            "sops_multi": np.zeros_like(work["sops"]) if values.kind == "real" else work[f"multi_{side}"],
+        rule = "no counting rule for '{}'; it is listed as unsupported and its cost is unknown"
+        names = sorted({name for layer in self.layers.values() for name in layer.gathered})
+        whole = {
+            name: [
+                np.concatenate(layer.gathered[name], axis=1) for layer in self.layers.values() if layer.gathered[name]
+            ]
+            for name in names
         }
-        if right is not None:
-            other, other_side = (left, "left") if side == "right" else (right, "right")
-            others = self.values[name, other_side]
-            facts |= {"other_kind": others.kind, "other_max_k": others.max_k, "other_elements": other.elements}
-            samples["sops_gated"] = work[f"nonzeros_{side}"] * width
-            samples["other_nonzeros"] = work[f"nonzeros_{other_side}"]
-        return samples
+        part = Part(
+            start=self.kept.place_of(self._batches, self.samples) - count,
+            samples=count,
+            rules={"time": mode, "time_steps": self.time_steps, "max_k": self.max_k, "input_kind": walker.input_kind},
+            header=self.header,
+            correct=self.correct,
+            operations=tuple(_operation(layer) for layer in self.layers.values()),
+            outputs=self._outputs,
+            values=self.values,
+            loader=frozenset(self.loader),
+            worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
+            troubles={**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost},
+            arrays={name: smallest(np.concatenate(arrays)) for name, arrays in whole.items()},
+        )
+        for layer in self.layers.values():
+            layer.gathered, layer.worked = defaultdict(list), np.zeros_like(layer.worked)
+        self.values, self.loader = {}, set()
+        self.correct = 0
+        self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
+        self.kept.keep(part, is_last=is_last)
+
+
+def _operation(layer: Layer) -> Operation:
+    """What the parts say of one operation."""
+    event = layer.placed.event
+    return Operation(
+        layer=layer.placed.layer,
+        steps=tuple(layer.placed.steps),
+        timed=event.timed,
+        op=event.op,
+        inputs=tuple(sorted(event.inputs)),
+        active=tuple(layer.active.tolist()),
+        counted=tuple(sorted(name for name, arrays in layer.gathered.items() if arrays)),
+        constant=layer.constant,
+        note=layer.note,
+        feeds_neuron=layer.feeds_neuron,
+        integrates_only=event.integrates_only,
+        streamed=None if event.streamed is None else event.streamed.elements,
+        other=None if event.other is None else event.other.elements,
+        elementwise_ops=layer.elementwise_ops,
+        dense_macs=event.dense_macs,
+        neurons=event.neurons,
+        output_elements=event.output_elements,
+        weights=event.weights,
+        biases=event.biases,
+        reduction=event.reduction,
+        out_channels=event.out_channels,
+        positions=event.positions,
+        groups=event.groups,
+    )
 
 
 def _sizes(event: Event) -> tuple[int, ...]:
@@ -681,7 +784,7 @@ def _last_layer_before(index: int, dealt: Sequence[int | None], unsure: set[int]
 
 
 def _header(
-    model: nn.Module, max_k: int, mode: str, input_kind: str | None, given: Mapping[str, Any]
+    model: nn.Module, max_k: int, settled: Settled, input_kind: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Who counted what, with which rules."""
     config = getattr(model, "config", None)
@@ -689,7 +792,8 @@ def _header(
     return {
         "model": name,
         "convention": CONVENTION_VERSION,
-        "time": mode,
+        "time": settled.time,
+        **({} if settled.found in ("declared", "the model says so") else {"time_found": settled.found}),
         "input_kind": input_kind,
         "max_k": max_k,
         "snn_energy": __version__,

@@ -308,6 +308,18 @@ def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
     return all(type(p) in (nn.Parameter, type(None)) for p in module._parameters.values())
 
 
+_LAYER_CLASSES: dict[type, bool] = {}
+
+
+def is_layer_class(kind: type) -> bool:
+    """True for the layers of torch and what is derived from them, such as a framework's own Conv2d."""
+    if kind not in _LAYER_CLASSES:
+        layers = (base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules."))
+        is_derived = any(base is not nn.Module and not base.__module__.endswith(".container") for base in layers)
+        _LAYER_CLASSES[kind] = is_derived or kind.__module__.startswith("torch.nn.")
+    return _LAYER_CLASSES[kind]
+
+
 def is_weight_layer(module: nn.Module) -> bool:
     """True for the layers of torch that hold weights of their own."""
     return type(module).__module__.startswith("torch.nn.modules") and any(

@@ -50,10 +50,12 @@ class State:
                 if (name not in own or now is not value) and (_is_state(now) or _is_state(value)):
                     own[name] = value
             for known, copy in kept.lists:
-                known[:] = copy
+                if _is_state(known) or _is_state(copy):
+                    known[:] = copy
             for table, entries in kept.dicts:
-                table.clear()
-                table.update(entries)
+                if _is_state(table) or _is_state(entries):
+                    table.clear()
+                    table.update(entries)
             for tensor, copied, version in kept.values:
                 if version is None or tensor._version != version:
                     with torch.no_grad():
@@ -64,8 +66,8 @@ def _keep(module: nn.Module) -> _Kept:
     attributes = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
     buffers = dict(module._buffers)
     held = [value for value in [*attributes.values(), *buffers.values()] if value is not None]
-    lists = [value for value in held if isinstance(value, list) and _is_state(value)]
-    dicts = [value for value in held if isinstance(value, dict) and _is_state(value)]
+    lists = [value for value in held if isinstance(value, list)]
+    dicts = [value for value in held if isinstance(value, dict)]
     tensors = [value for value in held if isinstance(value, Tensor)]
     for group in (*lists, *(table.values() for table in dicts), *(v for v in held if isinstance(v, tuple))):
         tensors += [value for value in group if isinstance(value, Tensor)]

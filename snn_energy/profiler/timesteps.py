@@ -20,9 +20,15 @@ TIME_MODES = {
     "inside": "the model takes (B, ...) and makes its time steps itself, vectorised",
     "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",
     "axis0": "the loader gives (T, B, ...)",
+    "axis1": "the loader gives (B, T, ...)",
     "flat": "the loader gives (T*B, ...), time major",
+    "flat-batch": "the loader gives (B*T, ...), sample major",
     "call": "the model is called once per time step with the same (B, ...) (direct encoding)",
     "call-axis0": "the loader gives (T, B, ...), the model is called once per time step with (B, ...)",
+    "repeat-axis0": "the loader gives (B, ...), the model is given it T times over, (T, B, ...) (direct encoding)",
+    "repeat-axis1": "as repeat-axis0, (B, T, ...)",
+    "repeat-flat": "as repeat-axis0, (T*B, ...), time major",
+    "repeat-flat-batch": "as repeat-axis0, (B*T, ...), sample major",
 }
 
 
@@ -88,6 +94,18 @@ def _parts(size: int, role: Role | None, span: Span) -> list[tuple[str | None, i
     if role == "R":
         return [("T", span.time_steps), ("B", span.samples)]
     return [(role, size)]
+
+
+def fed_roles(dims: int, layout: str | None, span: Span) -> Roles:
+    """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for samples alone in front."""
+    time, samples = ("T" if span.time_steps > 1 else None), ("B" if span.samples > 1 else None)
+    front: list[Role | None] = [samples]
+    if layout in ("axis0", "axis1"):
+        front = [time, samples] if layout == "axis0" else [samples, time]
+    elif layout in ("flat", "flat-batch"):
+        parts = [("T", span.time_steps), ("B", span.samples)]
+        front = [_joined_role(parts if layout == "flat" else parts[::-1], span)]
+    return (*front, *[None] * (dims - len(front)))
 
 
 def _joined_role(parts: Sequence[tuple[str | None, int]], span: Span) -> Role | None:

@@ -113,7 +113,8 @@ class Event:
     """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
 
     ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
-    ``finish`` makes the counts of them.
+    ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
+    element-wise operation.
     """
 
     layer: str
@@ -129,6 +130,8 @@ class Event:
     inputs: frozenset[int]
     output_elements: int
     note: str = ""
+    reads: tuple[Claim, ...] = ()
+    leaves: Claim | None = None
     left: Scan | None = None
     right: Scan | None = None
     left_elements: int = 0
@@ -140,6 +143,8 @@ class Event:
     multi_left: Tensor | None = None
     multi_right: Tensor | None = None
     spikes: Tensor | None = None
+    emitted: Scan | None = None
+    integrates_only: bool = False
     dense_macs: int = 0
     elementwise_ops: int = 0
     weights: int = 0

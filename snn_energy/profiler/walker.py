@@ -28,7 +28,8 @@ from snn_energy.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
 from snn_energy.profiler.counting import sums_exactly, whole_sums
-from snn_energy.profiler.kinds import KINDS, Values, real
+from snn_energy.profiler.frameworks import LAYOUTS, Spiking
+from snn_energy.profiler.kinds import of_loader
 from snn_energy.profiler.operands import (
     NOTHING,
     Claim,
@@ -37,6 +38,7 @@ from snn_energy.profiler.operands import (
     claim_of_scale,
     claim_of_sum,
     not_finite,
+    reason_of_average,
     scan,
     spikes,
 )
@@ -47,6 +49,7 @@ from snn_energy.profiler.timesteps import (
     Span,
     Steps,
     broadcast_roles,
+    fed_roles,
     is_complete,
     merge,
     reshape_roles,
@@ -150,9 +153,16 @@ class _Opened(TorchDispatchMode):
 class Walker(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``watching`` around each pass."""
 
-    def __init__(self, model: nn.Module, max_k: int, input_kind: str | None) -> None:
+    def __init__(
+        self, model: nn.Module, max_k: int, input_kind: str | None, spiking: Mapping[str, Spiking] | None = None
+    ) -> None:
         super().__init__()
         self.model, self.max_k, self.input_kind = model, max_k, input_kind
+        self.spiking = {  # neurons that are not our own LIF
+            id(model.get_submodule(name)): belief
+            for name, belief in (spiking or {}).items()
+            if not isinstance(model.get_submodule(name), LIF)
+        }
         self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
         self.events: list[Event] = []
         self.unsupported: dict[str, str] = {}
@@ -242,21 +252,12 @@ class Walker(TorchFunctionMode):
         self.step = step
         self._invocations.clear()
 
-    def feed(self, x: Tensor, timed: bool, constant: bool) -> None:
-        """Declare a tensor of the loader as the network's input, samples (and time before them) in front."""
-        atoms = self.span.atoms(timed)
-        roles: list[str | None] = [None] * x.dim()
-        if timed and x.shape[0] == self.span.rows(True):
-            roles[0] = merge(True, True, self.span)
-        elif timed:
-            roles[0], roles[1] = ("T" if "T" in atoms else None), ("B" if "B" in atoms else None)
-        else:
-            roles[0] = "B" if "B" in atoms else None
+    def feed(self, x: Tensor, layout: str | None, constant: bool) -> None:
+        """Declare a tensor of the loader as the network's input; ``layout`` says where time is, None: nowhere yet."""
+        timed, roles = layout is not None, fed_roles(x.dim(), layout, self.span)
         claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
         active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
-        self._put(
-            x, Trace(self._fed_before(Facts(tuple(roles), timed, self.step, active, constant, frozenset(), claim)))
-        )
+        self._put(x, Trace(self._fed_before(Facts(roles, timed, self.step, active, constant, frozenset(), claim))))
 
     def _fed_before(self, facts: Facts) -> Facts:
         """The last batch's facts where they are the same: later calls then see at once that nothing is new."""
@@ -289,7 +290,7 @@ class Walker(TorchFunctionMode):
             invocation = self._invocations.get(name, 0)
             self._invocations[name] = invocation + 1
             self._scopes.append((name, module, invocation, {}))
-            if isinstance(module, LIF):
+            if isinstance(module, LIF) or id(module) in self.spiking:
                 self._neuron_depth += 1
                 self._sums, self._seen_steps = [], []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
@@ -310,6 +311,11 @@ class Walker(TorchFunctionMode):
                 self._neuron_depth -= 1
                 if self._neuron_depth == 0:
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
+                    self._see_again()
+            elif id(module) in self.spiking:
+                self._neuron_depth -= 1
+                if self._neuron_depth == 0:
+                    self._foreign_neuron(module, self.spiking[id(module)], [args, kwargs], out)
                     self._see_again()
             elif self._unseen is not None and self._neuron_depth == 0:
                 self.saw(*rules.PLAIN_LAYERS[type(module)](module, args[0]), out)
@@ -340,9 +346,8 @@ class Walker(TorchFunctionMode):
         scope, module, invocation, counters = self._scopes[-1] if self._scopes else ("", self.model, 0, {})
         index = counters.get(op, 0)
         counters[op] = index + 1
-        is_leaf = isinstance(module, LIF) or (
-            next(module.children(), None) is None and type(module).__module__.startswith("torch.nn.")
-        )
+        is_leaf = isinstance(module, LIF) or id(module) in self.spiking
+        is_leaf = is_leaf or (rules.is_layer_class(type(module)) and next(module.children(), None) is None)
         if is_leaf and not any(counters[o] for o in counters if o != op) and index == 0:
             return scope or type(module).__name__, scope, invocation, index, ""
         return f"{scope}#{op}{index}", scope, invocation, index, f"#{op}"
@@ -664,6 +669,11 @@ class Walker(TorchFunctionMode):
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
             return Trace(Facts(roles, True, None, active, same, sources, _claim_of_union(parts, steps)))
+        in_order = [t.step for t in steps] == list(range(span.time_steps)) and len(parts) == len(steps)
+        if plain == "stack" and span.time_steps > 1 and in_order and not any(t.timed for t in steps):
+            roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
+            active = np.concatenate([t.active for t in steps])
+            return Trace(Facts(roles, True, None, active, False, sources, _claim_of_union(parts, steps)))
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
         if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
@@ -758,7 +768,10 @@ class Walker(TorchFunctionMode):
     def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str) -> Scan:
         """Scan of a convolution's input, whose first axis must hold all rows."""
         self._require_complete(trace.roles, trace.timed, where)
-        if set(role_positions(trace.roles).values()) - {0} or isinstance(trace.roles[0], Merged):
+        first = trace.roles[0]
+        if isinstance(first, Merged) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
+            return self._scan_as(x, self._rows_first(x, trace, where), shape, trace, where, "left")
+        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, Merged):
             self._require_complete((None,) * x.dim(), trace.timed, where)
         return self._scan_as(x, x, shape, trace, where, "left")
 
@@ -807,7 +820,7 @@ class Walker(TorchFunctionMode):
         if extremes is not None:
             self._ranges.append((where, extremes))
         if found.values is not None and trace.claim.loader:
-            found.values = loader_values(found.values, self.input_kind, where)
+            of_loader(found.values, self.input_kind, where)  # an error where it is not as declared
         return found
 
     def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
@@ -906,6 +919,7 @@ class Walker(TorchFunctionMode):
             frozenset(),
             _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
         )
+        event.reads, event.leaves = tuple(t.claim for t in traces), facts.claim
         result = Trace(facts)
         in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
         if in_place:
@@ -1321,11 +1335,84 @@ class Walker(TorchFunctionMode):
             self._sums = []
         self._fired(module, event, current, out, result)
 
-    def _gives_its_own_spikes(self, module: LIF) -> bool:
+    def _gives_its_own_spikes(self, module: nn.Module) -> bool:
         """True for a LIF or DTSS as it is; a subclass, or somebody's hook, may give something else."""
-        own_hooks = 1  # the walker's
-        is_plain = type(module) in (LIF, DTSS) and "forward" not in vars(module)
-        return is_plain and len(module._forward_hooks) == own_hooks and not _global_forward_hooks
+        return type(module) in (LIF, DTSS) and _is_unhooked(module)
+
+    def _foreign_neuron(self, module: nn.Module, belief: Spiking, read: Sequence[Any], out: Any) -> None:
+        """A neuron of another framework, or one found or named: a row with its spikes, which are read off its output.
+
+        Its state update is the neuron update, not rows. What else it returns (potentials) is its state.
+        """
+        layer = self._scopes[-1][0] or type(module).__name__
+        current, spike = next(tensors_in(read), None), next(tensors_in([out]), None)
+        if current is None or spike is None or (spike.shape != current.shape and not belief.integrates_only):
+            raise ProfilingError(f"{layer}: a neuron must read a tensor and give one of the same shape")
+        trace = self._get(current)
+        if trace is None:
+            raise ProfilingError(f"{layer}: the neuron reads a tensor that does not stem from the loader")
+        odd = _misread(module, belief, current.shape, trace, self.span)
+        if odd is not None:
+            raise ProfilingError(f"{layer}: {odd}; declare where time is with time= and time_steps=")
+        if belief.framework == "norse" and belief.layout == "step" and self.step:
+            arguments = list(read[0])[1:2] or list(read[1].values())
+            if not any(argument is not None for argument in arguments):
+                raise ProfilingError(
+                    f"{layer}: a new time step starts without the state of the last one; return it from the forward "
+                    "and take it as second argument, or loop over the time steps inside"
+                )
+        event = self._event("neuron", "neuron", [trace], spike)
+        rows = self.span.rows(event.timed)
+        event.active = np.ones(self.span.time_steps if event.timed else 1, dtype=np.bool_)
+        event.constant, event.integrates_only = False, belief.integrates_only
+        event.neurons = event.output_elements = current.numel() // max(1, rows)
+        if belief.integrates_only:
+            self._integrated(event, layer, current, trace, out)
+            return
+        is_known = belief.amplitude is not None and _is_unhooked(module)
+        claim = spikes(belief.amplitude) if is_known and belief.amplitude is not None else NOTHING
+        source = frozenset({len(self.events)})
+        step = None if event.timed else event.step
+        result = Trace(Facts(trace.roles, event.timed, step, event.active, False, source, claim))
+        self.events.append(event)
+        if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
+            wide = torch.float64 if current.dtype == torch.float64 else torch.float32
+            self._ranges.append((layer, current.sum(dtype=wide)))
+        result.scans.writer = writer = layer, event.invocation
+        read_later = self._readings.get(writer, {}) if claim.proven and spike.is_contiguous() else {}
+        for key, reading in read_later.items():  # as in the batch before, while it is in cache
+            if reading.operand != "spikes" and math.prod(reading.way[0]) == spike.numel():
+                result.scans[key] = self._scan_anew(spike, result, reading)
+        found = next(iter(result.scans.values()), None) or self._scan(spike, result, layer, "spikes")[0]
+        event.spikes = found.nonzeros.reshape(rows, -1).sum(1, dtype=torch.int64)
+        event.emitted = found
+        self._put(spike, result)
+
+    def _integrated(self, event: Event, layer: str, current: Tensor, trace: Trace, out: Any) -> None:
+        """A neuron that keeps a potential and never spikes: it gives that of every step, or one for all of them.
+
+        SpikingJelly's read-outs give (B, ...), the last, mean or largest potential, or a list of T potentials.
+        """
+        source = frozenset({len(self.events)})
+        self.events.append(event)
+        event.spikes = torch.zeros(self.span.rows(event.timed), dtype=torch.int64)
+        wide = torch.float64 if current.dtype == torch.float64 else torch.float32
+        self._ranges.append((layer, current.sum(dtype=wide)))
+        whole = Trace(Facts(trace.roles, event.timed, None if event.timed else event.step, event.active, False, source,
+                            NOTHING))  # fmt: skip
+        of_a_step = whole.but(roles=trace.roles[1:], timed=False, step=None, active=event.active[:1])
+        made = list(tensors_in([out]))
+        if made[0].shape == current.shape:
+            self._put(made[0], whole)
+        elif isinstance(out, Tensor) and event.timed and out.shape == current.shape[1:]:
+            self._put(out, of_a_step)
+        elif len(made) == self.span.time_steps and all(t.shape == current.shape[1:] for t in made):
+            for step, potential in enumerate(made):
+                self._put(potential, of_a_step.but(step=step))
+        else:
+            raise ProfilingError(
+                f"{layer}: what it gives has neither the shape of what it reads nor that of one time step"
+            )
 
     def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: Trace, out: Tensor) -> bool:
         """As ``_repeat``, for a neuron."""
@@ -1357,6 +1444,7 @@ class Walker(TorchFunctionMode):
                 result.scans[sums.way, True] = result.scans[sums.way, False] = found
         else:
             found, _ = self._scan(out, result, event.layer, "spikes")
+            event.emitted = None if result.claim.proven else found  # a subclass may emit anything
         event.spikes = found.nonzeros.reshape(self.span.rows(True), -1).sum(1, dtype=torch.int64)
         self._put(out, result)
 
@@ -1396,6 +1484,34 @@ class Walker(TorchFunctionMode):
             self._observe(t, spike, potential)
 
         return both
+
+
+def _misread(module: nn.Module, belief: Spiking, shape: Sequence[int], trace: Trace, span: Span) -> str | None:
+    """Why time is not where a neuron takes it to be, in a tensor of this shape; None where it is."""
+    steps, samples = span.time_steps, span.samples
+    if belief.layout is None:
+        return None
+    if belief.layout == "step":
+        is_many = trace.timed and steps > 1
+        return "the neuron runs one time step a call and is given all of them at once" if is_many else None
+    if steps > 1 and not trace.timed:
+        return "the neuron wants all time steps at once but no time axis reaches it"
+    wanted = f"the neuron reads {LAYOUTS[belief.layout]}, T={steps}, B={samples}, and is given {tuple(shape)}"
+    if belief.layout == "flat-batch":
+        kept: Roles = fed_roles(1, "flat-batch", span)
+        dealt = getattr(module, "batch_size", -1), getattr(module, "num_timesteps", -1)
+        if dealt[0] not in (-1, None, samples) or dealt[1] not in (-1, None, steps):
+            return f"{wanted}, but it is made for batch_size={dealt[0]}, num_timesteps={dealt[1]} (-1: any)"
+        return None if shape[0] == samples * steps and trace.roles[:1] == kept else f"{wanted}, in another order"
+    time = 0 if belief.layout == "time-first" else 1
+    is_there = len(shape) > time and shape[time] == steps and (steps == 1 or trace.roles[time] == "T")
+    return None if is_there else f"{wanted}, with time elsewhere"
+
+
+def _is_unhooked(module: nn.Module) -> bool:
+    """True where nobody but the walker looks at, or changes, what a module gives."""
+    own_hooks = 1  # the walker's
+    return "forward" not in vars(module) and len(module._forward_hooks) == own_hooks and not _global_forward_hooks
 
 
 _RIGHT = ("other", "mat2", "vec2", "tensor")
@@ -1504,7 +1620,7 @@ def _claim_of_elementwise(
     if op == "pool" and not rules.is_average(plain, args, kwargs):
         return claims[0]
     if op in ("pool", "mean"):
-        return Claim(reason=f"average ({plain})")
+        return Claim(reason=reason_of_average(claims[0], plain))
     if plain in ("relu", "relu6", "abs") and (plain != "relu6" or claims[0].max_k <= 1):
         return claims[0] if claims[0].unit is not None and plain != "relu6" else rest
     if op == "compare" and all(c.unit is None and not c.reason for c in claims):
@@ -1512,18 +1628,6 @@ def _claim_of_elementwise(
     if op in ("pool", "mean", "activation", "norm", "add", "mul", "scale"):
         return rest
     return NOTHING
-
-
-def loader_values(values: Values, declared: str | None, where: str) -> Values:
-    """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4)."""
-    if declared is None:
-        return real("grey levels of the input are not spikes") if values.kind == "integer" else values
-    if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
-        raise ProfilingError(
-            f"{where}: input_kind='{declared}' was declared but the values are {values.kind}"
-            f"{f' ({values.reason})' if values.reason else ''}; declare what they are or leave input_kind out"
-        )
-    return values
 
 
 def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:

@@ -19,11 +19,12 @@ import pandas as pd
 
 from snn_energy.checkpoints import read_metadata
 from snn_energy.datasets import BUNDLED, parse_data
-from snn_energy.demo import profile_checkpoint
 from snn_energy.energy import estimate
 from snn_energy.errors import RecipeError
 from snn_energy.files import make_folder
 from snn_energy.hardware import load_hardware
+from snn_energy.models.registry import has_dtss_layers
+from snn_energy.profile_run import profile_checkpoint
 from snn_energy.training.grid import Grid, load_grid, slug
 from snn_energy.training.recipe import Recipe, load_recipe, parse_recipe
 from snn_energy.training.train import partial_path, recipe_path, train
@@ -128,7 +129,7 @@ def measured(job: Job, hardware: str) -> dict[str, Any]:
         "loss": "tet" if recipe.tet_loss else "cross entropy",
         "mask_groups": " ".join(charge.groups) if charge else "",
         "lambda_m": charge.weight if charge else 0.0,
-        "t_init": recipe.model.initial_steps if recipe.model.family == "dts-spikformer" else None,
+        "t_init": recipe.model.initial_steps if has_dtss_layers(recipe.model.name) else None,
         "t_max": counts.time_steps,
         "accuracy": counts.header["accuracy"],
         "t_avg": activity["t_avg"],

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -56,10 +57,21 @@ class Processes:
         if self.size > 1:
             dist.barrier()
 
+    def told(self, words: Any) -> Any:
+        """What the first process says, in all processes."""
+        box = [words]
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
 
 @contextmanager
-def processes(device: str) -> Iterator[Processes]:
-    """The group that torchrun has started, or this process alone. device: auto, cpu or cuda. Raises RecipeError."""
+def processes(device: str, *, backend: str | None = None, timeout: timedelta | None = None) -> Iterator[Processes]:
+    """The group that torchrun has started, or this process alone. device: auto, cpu or cuda. Raises RecipeError.
+
+    backend: nccl for CUDA devices and gloo for none unless given. timeout: how long one waits for another; torch's
+    own unless given.
+    """
     chosen = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if chosen not in ("cpu", "cuda"):
         raise RecipeError(f"device must be auto, cpu or cuda, not '{device}'")
@@ -74,7 +86,7 @@ def processes(device: str) -> Iterator[Processes]:
         if local >= torch.cuda.device_count():
             raise RecipeError(f"{local + 1} processes on this machine, but {torch.cuda.device_count()} CUDA devices")
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if chosen == "cuda" else "gloo")
+    dist.init_process_group(backend or ("nccl" if chosen == "cuda" else "gloo"), timeout=timeout)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size(), place)
     finally:

@@ -18,9 +18,9 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from snn_energy.datasets import parse_data
 from snn_energy.errors import DataError, ModelError, RecipeError, nearest
-from snn_energy.models.registry import parse_name
+from snn_energy.models.registry import CNNS, default_time_steps, family_of, has_dtss_layers, is_spiking
 
-MaskGroup = Literal["sps", "qkv", "attn", "mlp"]
+MaskGroup = Literal["sps", "qkv", "attn", "mlp", "other"]  # the layers of a CNN are "other"
 MASK_GROUPS: tuple[MaskGroup, ...] = ("sps", "qkv", "attn", "mlp")
 
 
@@ -40,7 +40,11 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The network: a registry name and the options of ``create_model``. Sizes in pixels and time steps."""
+    """The network: a registry name and the options of ``create_model``. Sizes in pixels and time steps.
+
+    A CNN (``registry.CNNS``) has its own neuron, leak, v_th and pooling where none are given, and no heads, patch_size
+    and mlp_ratio; width, v_th, pooling and batch_norm are for CNNs alone.
+    """
 
     name: str
     image_size: int = Field(ge=1, le=2**15)
@@ -49,31 +53,51 @@ class ModelSection(_Section):
     time_steps: int | None = Field(default=None, ge=1, le=2**12)
     heads: int | None = Field(default=None, ge=1)
     patch_size: int | None = Field(default=None, ge=1)
-    mlp_ratio: int = Field(default=4, ge=1, le=2**10)
+    mlp_ratio: int | None = Field(default=4, ge=1, le=2**10)
     neuron: Literal["paper", "spikformer", "hoyer"] = "paper"
     leak: float = Field(default=0.5, ge=0, le=1)
+    width: float | None = Field(default=None, gt=0, le=16)
+    v_th: float | None = Field(default=None, gt=0)
+    pooling: Literal["avg", "max"] | None = None
+    batch_norm: bool | None = None
     initial_steps: int | None = Field(default=None, ge=1)
     min_steps: int = Field(default=0, ge=0)
 
     @property
     def family(self) -> str:
-        """vit, spikformer or dts-spikformer."""
-        return parse_name(self.name)[0]
+        """vit, spikformer or dts-spikformer; a CNN is its own family."""
+        return family_of(self.name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_name_says(cls, given: Any) -> Any:
+        """The neuron and pool of a CNN where none are given; it has no MLP whose ratio could be 4."""
+        name = given.get("name") if isinstance(given, dict) else None
+        if not isinstance(name, str) or name not in CNNS:
+            return given
+        own = {key: getattr(CNNS[name], key) for key in ("neuron", "leak", "v_th", "pooling")}
+        return {"mlp_ratio": None, **own, **given}
 
     @model_validator(mode="after")
     def _agree(self) -> ModelSection:
         try:
-            family = self.family
+            usual = default_time_steps(self.name)
         except ModelError as error:
             raise _ContradictionError("name", str(error)) from error
-        steps = self.time_steps or (1 if family == "vit" else 4)
-        if family == "vit" and steps != 1:
+        steps = self.time_steps or usual
+        is_cnn, spiking = self.name in CNNS, is_spiking(self.name)
+        foreign = ("heads", "patch_size", "mlp_ratio") if is_cnn else ("width", "v_th", "pooling", "batch_norm")
+        for key in foreign:
+            if getattr(self, key) is not None:
+                kind = "transformer" if is_cnn else "CNN"
+                raise _ContradictionError(key, f"only a {kind} has it, and {self.name} is none; leave it out")
+        if not spiking and steps != 1:
             raise _ContradictionError("time_steps", f"a non-spiking {self.name} has one time step, not {steps}")
-        if family != "dts-spikformer":
+        if not has_dtss_layers(self.name):
             for key in ("initial_steps", "min_steps"):
                 if getattr(self, key):
                     raise _ContradictionError(key, f"only a dts-spikformer has DTSS layers, {self.name} has none")
-        if family == "vit" and self.neuron != "paper":
+        if not spiking and self.neuron != "paper":
             raise _ContradictionError("neuron", f"{self.name} has no spiking neurons; leave it out")
         for key in ("initial_steps", "min_steps"):
             if (getattr(self, key) or 0) > steps:
@@ -166,11 +190,18 @@ class Recipe(_Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
-        if self.mask_loss is not None and self.model.family != "dts-spikformer":
+        if self.mask_loss is not None and not has_dtss_layers(self.model.name):
             raise _ContradictionError(
                 "mask_loss",
                 f"{self.model.name} has no DTSS layers whose steps could be charged; "
                 "leave it out or name a dts-spikformer",
+            )
+        if self.mask_loss is not None and (self.model.name in CNNS) != ("other" in self.mask_loss.groups):
+            raise _ContradictionError(
+                "mask_loss.groups",
+                f"the layers of {self.model.name} are all in the group other; name it"
+                if self.model.name in CNNS
+                else f"no layer of {self.model.name} is in the group other; leave it out",
             )
         if self.optimiser.warmup_epochs >= self.epochs:
             raise _ContradictionError(
@@ -185,7 +216,7 @@ class Recipe(_Section):
             raise _ContradictionError("crop_scale", f"must be two shares, 0 < low <= high <= 1, not {self.crop_scale}")
         if self.data is not None:
             self._check_data(self.data)
-        if self.tet_loss is not None and self.model.family == "vit":
+        if self.tet_loss is not None and not is_spiking(self.model.name):
             raise _ContradictionError("tet_loss", f"{self.model.name} has one time step; leave it out")
         if self.hoyer_loss is not None and self.model.neuron != "hoyer":
             raise _ContradictionError(

@@ -28,18 +28,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import (
-    load_checkpoint,
-    load_tensors_only,
-    read_metadata,
-    read_tensors,
-    save_checkpoint,
-    sha256_of,
-)
+from snn_energy.checkpoints import load_checkpoint, read_metadata, save_checkpoint, sha256_of
 from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images, parse_data
 from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
 from snn_energy.files import require_apart, write_text, write_whole
+from snn_energy.models.cnn import Cnn
 from snn_energy.models.neurons import DTSS
+from snn_energy.models.public_spikformer import PublicSpikformer
 from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.models.vit import VisionTransformer
@@ -48,8 +43,9 @@ from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet
 from snn_energy.training.parallel import Processes, join_batch_norms, processes
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
+from snn_energy.weights_file import load_tensors_only, read_tensors
 
-Network = Spikformer | VisionTransformer
+Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
 SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
 LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
 PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums"}
@@ -468,7 +464,7 @@ def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     tet, smoothing, model = recipe.tet_loss, recipe.label_smoothing, run.model
     try:
         with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            steps = model.forward_steps(images).float() if tet and isinstance(model, Spikformer) else None
+            steps = model.forward_steps(images).float() if tet and not isinstance(model, VisionTransformer) else None
             logits = model(images).float() if steps is None else steps.mean(0)
     except ValueError as error:  # how BatchNorm tells of a single value
         raise RecipeError(

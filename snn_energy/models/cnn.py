@@ -1,0 +1,322 @@
+"""The convolutional networks that the DTSS paper compares with: VGG16, ResNet-19 and PreAct-ResNet-18, spiking.
+
+- VGG16: 13 convolutions and three linear layers, all without bias. Diet-SNN (Rathi and Roy, 2020; T = 5): average pools
+  behind the neurons. Hoyer (Datta, Liu, Beerel, 2022; T = 1): max-pool, BatchNorm, neurons.
+- ResNet-19 (tdBN: Zheng et al. 2021; TET: Deng et al. 2022; T = 4 or 6): stages of 3, 3 and 2 blocks, shortcuts added
+  before the neurons, a hidden linear layer of 256.
+- PreAct-ResNet-18 (DSR: Meng et al. 2022; T = 20): BatchNorm and neurons before every convolution; biases.
+
+Direct encoding (the image is repeated at every time step) and a head that runs at every step; the logits are the mean
+over the steps. Where the published networks differ from what is built here is said at each class.
+
+Shapes: B images, T time steps, C channels, H and W pixels; inside, time and samples share the first axis, time major.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from snn_energy.errors import ModelError, nearest
+from snn_energy.models.neurons import DTSS, LIF, NeuronRule
+from snn_energy.models.registry import CNNS, CnnDefaults
+
+LARGEST_WIDTH = 16
+VGG16_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+VGG16_POOLS = frozenset((1, 3, 6, 9))  # convolutions with a pool behind them; the last three have none
+VGG16_HIDDEN = 4096
+RESNET19_STAGES = ((128, 3, 1), (256, 3, 2), (512, 2, 2))  # channels, blocks, stride of the first
+RESNET19_HIDDEN = 256
+PREACT_STAGES = ((64, 2, 1), (128, 2, 2), (256, 2, 2), (512, 2, 2))
+STEM_CHANNELS = 64
+
+
+@dataclass(frozen=True)
+class CnnConfig:
+    """Everything that fixes the shape and the dynamics of a network; what a checkpoint's metadata holds.
+
+    ``family`` is a name of the registry. ``width`` multiplies every number of channels but the image's and the
+    classes'. ``pooling`` ("avg" or "max") and ``batch_norm`` concern VGG16 alone, ``initial_steps`` and ``min_steps``
+    the networks with DTSS layers, ``neuron``, ``leak`` and ``v_th`` the spiking ones (see ``LIF``).
+    """
+
+    family: str
+    time_steps: int
+    image_size: int
+    in_channels: int
+    num_classes: int
+    width: float = 1.0
+    neuron: NeuronRule = "paper"
+    leak: float = 1.0
+    v_th: float = 1.0
+    pooling: Literal["avg", "max"] | None = None
+    batch_norm: bool = True
+    initial_steps: int | None = None
+    min_steps: int = 0
+
+    @property
+    def name(self) -> str:
+        """The registry name, such as ``resnet19``."""
+        return self.family
+
+    @property
+    def defaults(self) -> CnnDefaults:
+        """What the name stands for."""
+        return CNNS[self.family]
+
+    def channels(self, published: int) -> int:
+        """Channels of a layer that has so many in the published network."""
+        return max(1, round(published * self.width))
+
+    def validate(self) -> None:
+        """Raise ModelError where sizes do not fit together."""
+        if self.family not in CNNS:
+            raise ModelError(
+                f"family must be one of {', '.join(CNNS)}, not '{self.family}'{nearest(self.family, CNNS)}"
+            )
+        sizes = asdict(self)
+        for key in ("time_steps", "image_size", "in_channels", "num_classes"):
+            if isinstance(sizes[key], bool) or not isinstance(sizes[key], int) or sizes[key] < 1:
+                raise ModelError(f"{key} must be a whole number of at least 1, not {sizes[key]!r}")
+        if isinstance(self.width, bool) or not 0 < self.width <= LARGEST_WIDTH:
+            raise ModelError(f"width must lie above 0 and be at most {LARGEST_WIDTH}, not {self.width!r}")
+        if not self.defaults.spiking and self.time_steps != 1:
+            raise ModelError(f"a non-spiking {self.name} has one time step, not {self.time_steps}")
+        if not self.defaults.dynamic and (self.initial_steps is not None or self.min_steps):
+            raise ModelError(f"initial_steps and min_steps: {self.name} has no DTSS layers; leave them out")
+        if self.defaults.architecture == "vgg16":
+            if self.pooling not in ("avg", "max"):
+                raise ModelError(f"pooling must be avg or max, not {self.pooling!r}")
+            if self.image_size % 16:
+                raise ModelError(f"image_size {self.image_size} must be a multiple of 16 (VGG16 halves it four times)")
+        elif self.pooling is not None or not self.batch_norm:
+            raise ModelError(f"pooling and batch_norm: {self.name} has no such choice; leave them out")
+
+
+def make_neuron(config: CnnConfig) -> nn.Module:
+    """A layer of neurons of the network: LIF, DTSS, or the ReLU of the non-spiking twin."""
+    if not config.defaults.spiking:
+        return nn.ReLU()
+    if config.defaults.dynamic:
+        return DTSS(
+            config.time_steps, config.initial_steps, config.min_steps, config.leak, config.v_th, config.neuron
+        )  # fmt: skip
+    return LIF(config.leak, config.v_th, config.neuron)
+
+
+def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
+    """What a layer of neurons makes of its currents. current: (T*B, ...) -> (T*B, ...)."""
+    if not isinstance(neuron, LIF):
+        out: Tensor = neuron(current)
+        return out
+    spikes: Tensor = neuron(current.unflatten(0, (steps, len(current) // steps)))
+    return spikes.flatten(0, 1)
+
+
+class Cnn(nn.Module):
+    """What the three networks share. Shape: images (B, C, H, W) -> logits (B, classes)."""
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__()
+        config.validate()
+        self.config, self.time_steps = config, config.time_steps
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x: (T*B, C, H, W) -> logits (T*B, classes)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W) -> logits (B, classes), the mean over the time steps."""
+        if self.time_steps == 1:
+            return self.logits(images)
+        return self.forward_steps(images).mean(0)
+
+    def forward_steps(self, images: Tensor) -> Tensor:
+        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` gives."""
+        repeated = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
+        logits: Tensor = self.logits(repeated.flatten(0, 1)).unflatten(0, repeated.shape[:2])
+        return logits
+
+
+class VGG16(Cnn):
+    """VGG16 for small images: 13 convolutions, four pools, linear layers of 4096, 4096 and the classes.
+
+    Diet-SNN trains leak and threshold of every layer from a converted network without BatchNorm: here both are fixed,
+    and a BatchNorm behind every layer but the head, which folds away at inference, lets it train from scratch
+    (``batch_norm=False`` leaves it out). Averages of spikes are real numbers: the layers behind them multiply, unless
+    ``pooling="max"``. In ``vgg16-hoyer``, as published, convolutions alone have a BatchNorm, and those behind a
+    pool do not fold.
+    """
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__(config)
+        self.pools_first = config.defaults.pools_first
+        before = config.in_channels
+        for i, published in enumerate(VGG16_CHANNELS):
+            after = config.channels(published)
+            self.add_module(f"conv{i}", nn.Conv2d(before, after, 3, padding=1, bias=False))
+            if config.batch_norm:
+                self.add_module(f"bn{i}", nn.BatchNorm2d(after))
+            self.add_module(f"lif{i}", make_neuron(config))
+            if i in VGG16_POOLS:
+                self.add_module(f"pool{i}", nn.MaxPool2d(2) if config.pooling == "max" else nn.AvgPool2d(2))
+            before = after
+        hidden = config.channels(VGG16_HIDDEN)
+        self.fc0 = nn.Linear(before * (config.image_size // 16) ** 2, hidden, bias=False)
+        self.fc0_lif = make_neuron(config)
+        self.fc1 = nn.Linear(hidden, hidden, bias=False)
+        if config.batch_norm and not self.pools_first:
+            self.fc0_bn, self.fc1_bn = nn.BatchNorm1d(hidden), nn.BatchNorm1d(hidden)
+        self.fc1_lif = make_neuron(config)
+        self.head = nn.Linear(hidden, config.num_classes, bias=False)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x: (T*B, C, H, W) -> logits (T*B, classes)."""
+        steps = self.time_steps
+        for i in range(len(VGG16_CHANNELS)):
+            x = self.get_submodule(f"conv{i}")(x)
+            if self.pools_first and i in VGG16_POOLS:
+                x = self.get_submodule(f"pool{i}")(x)
+            if self.config.batch_norm:
+                x = self.get_submodule(f"bn{i}")(x)
+            x = fired(self.get_submodule(f"lif{i}"), x, steps)
+            if not self.pools_first and i in VGG16_POOLS:
+                x = self.get_submodule(f"pool{i}")(x)
+        x = x.flatten(1)
+        for name in ("fc0", "fc1"):
+            x = self.get_submodule(name)(x)
+            if self.config.batch_norm and not self.pools_first:
+                x = self.get_submodule(f"{name}_bn")(x)
+            x = fired(self.get_submodule(f"{name}_lif"), x, steps)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions; the shortcut (spikes, or a 1x1 convolution of them) is added before the second neurons.
+
+    The sum is a current, not an input of weights: every convolution reads binary spikes.
+    """
+
+    def __init__(self, config: CnnConfig, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.lif1 = make_neuron(config)
+        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
+        self.projects = stride != 1 or before != after
+        if self.projects:
+            self.shortcut_conv = nn.Conv2d(before, after, 1, stride, bias=False)
+            self.shortcut_bn = nn.BatchNorm2d(after)
+        self.lif2 = make_neuron(config)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """x: (T*B, C, H, W) spikes -> (T*B, C', H', W') spikes."""
+        shortcut = self.shortcut_bn(self.shortcut_conv(x)) if self.projects else x
+        hidden = fired(self.lif1, self.bn1(self.conv1(x)), steps)
+        return fired(self.lif2, self.bn2(self.conv2(hidden)) + shortcut, steps)
+
+
+class ResNet19(Cnn):
+    """ResNet-19 as the public code of tdBN and TET builds it: a stem of 64 channels, 8 blocks, a hidden layer of 256.
+
+    With ``neuron="spikformer"``, leak 0.5 and v_th 0.5 the neurons are TET's (u = u/2 + I, threshold 1, hard reset):
+    the factor 1 - leak before the current scales both sides. tdBN's (u = u/4 + I, threshold 0.5): leak 0.25, v_th 3/8.
+    What tdBN scales by alpha * V_th is a start of the BatchNorm's weights, which is left at 1. tdBN lets the last layer
+    spike as well; here its currents are the logits, as in TET.
+    """
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__(config)
+        before = config.channels(STEM_CHANNELS)
+        self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
+        self.bn0, self.lif0 = nn.BatchNorm2d(before), make_neuron(config)
+        self.stages = nn.ModuleList()
+        for published, blocks, stride in RESNET19_STAGES:
+            after = config.channels(published)
+            stage = nn.ModuleList()
+            for i in range(blocks):
+                stage.append(ResidualBlock(config, before, after, stride if i == 0 else 1))
+                before = after
+            self.stages.append(stage)
+        hidden = config.channels(RESNET19_HIDDEN)
+        self.fc0, self.fc0_lif = nn.Linear(before, hidden), make_neuron(config)
+        self.head = nn.Linear(hidden, config.num_classes)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x: (T*B, C, H, W) -> logits (T*B, classes)."""
+        x = fired(self.lif0, self.bn0(self.conv0(x)), self.time_steps)
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, self.time_steps)
+        x = fired(self.fc0_lif, self.fc0(x.mean((2, 3))), self.time_steps)
+        logits: Tensor = self.head(x)
+        return logits
+
+
+class PreActBlock(nn.Module):
+    """BatchNorm, neurons, 3x3 convolution, twice; the spikes of the first neurons are the shortcut.
+
+    BatchNorm follows a sum, so the first one does not fold; every convolution reads binary spikes.
+    """
+
+    def __init__(self, config: CnnConfig, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.bn1, self.lif1 = nn.BatchNorm2d(before), make_neuron(config)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1)
+        self.bn2, self.lif2 = nn.BatchNorm2d(after), make_neuron(config)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
+        self.projects = stride != 1 or before != after
+        if self.projects:
+            self.shortcut_conv = nn.Conv2d(before, after, 1, stride)
+
+    def forward(self, x: Tensor, steps: int) -> Tensor:
+        """x: (T*B, C, H, W) currents -> (T*B, C', H', W') currents."""
+        spikes = fired(self.lif1, self.bn1(x), steps)
+        hidden = fired(self.lif2, self.bn2(self.conv1(spikes)), steps)
+        out: Tensor = self.conv2(hidden) + (self.shortcut_conv(spikes) if self.projects else spikes)
+        return out
+
+
+class PreActResNet18(Cnn):
+    """PreAct-ResNet-18 as DSR builds it, neurons behind the pool included, so that the head reads spikes.
+
+    DSR's neurons fire at a share alpha of the trained threshold that they then subtract; here both are one, and fixed
+    (integrate and fire, soft reset). DSR also lets the logits spike; here the currents, after their BatchNorm, are the
+    logits.
+    """
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__(config)
+        before = config.channels(STEM_CHANNELS)
+        self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
+        self.stages = nn.ModuleList()
+        for published, blocks, stride in PREACT_STAGES:
+            after = config.channels(published)
+            stage = nn.ModuleList()
+            for i in range(blocks):
+                stage.append(PreActBlock(config, before, after, stride if i == 0 else 1))
+                before = after
+            self.stages.append(stage)
+        self.bn, self.lif, self.pool_lif = nn.BatchNorm2d(before), make_neuron(config), make_neuron(config)
+        self.head = nn.Sequential(nn.Linear(before, config.num_classes), nn.BatchNorm1d(config.num_classes))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x: (T*B, C, H, W) -> logits (T*B, classes)."""
+        x = self.conv0(x)
+        for stage in self.stages:
+            for block in stage:  # type: ignore[attr-defined]
+                x = block(x, self.time_steps)
+        x = fired(self.lif, self.bn(x), self.time_steps)
+        logits: Tensor = self.head(fired(self.pool_lif, x.mean((2, 3)), self.time_steps))
+        return logits
+
+
+_BUILT: dict[str, type[Cnn]] = {"vgg16": VGG16, "resnet19": ResNet19, "preact-resnet18": PreActResNet18}
+
+
+def make_cnn(config: CnnConfig) -> Cnn:
+    """The network of a configuration. Raises ModelError."""
+    config.validate()
+    return _BUILT[config.defaults.architecture](config)
