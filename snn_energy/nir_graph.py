@@ -55,6 +55,7 @@ RESETS: Mapping[Reset, str] = {
 }
 INSTALL = "pip install 'snn_energy[nir]'"
 MAX_DEPTH = 16  # of graphs within graphs
+MAX_EXPANSION = 1100  # of bytes in a file to bytes in memory; gzip does not get above 1032
 
 
 # --- neurons ---------------------------------------------------------------------------------------------------------
@@ -360,6 +361,8 @@ def _read_node(h5py: Any, group: Any, path: Path, depth: int) -> dict[str, Any]:
             raise CheckpointError(f"{path}: {group.name}/{key} links elsewhere; save the graph with nir.write")
         item = group[key]
         if isinstance(item, h5py.Dataset):
+            if item.size and item.size * item.dtype.itemsize > path.stat().st_size * MAX_EXPANSION:
+                raise CheckpointError(f"{path}: {item.name} says {item.shape}, more than the file can hold: damaged")
             value = item[()]
             found[key] = value.decode() if isinstance(value, bytes) else value
         elif key == "nodes":

@@ -763,6 +763,35 @@ def test_a_belief_names_framework_layout_threshold_and_reset(name: str) -> None:
     assert belief.spiking["layer"].tolist() == list(case.neurons)
 
 
+def test_a_user_s_own_node_is_believed_by_its_values() -> None:
+    """A subclass may emit what it likes, and so may somebody's hook: the values decide, not the class."""
+
+    def leaky() -> Any:
+        base = sj("neuron").LIFNode
+
+        class Loud(base):  # type: ignore[misc, valid-type]
+            def forward(self, x: Tensor) -> Any:
+                return super().forward(x) * (1 + x.detach().abs())
+
+        return Loud(v_threshold=0.3)
+
+    found = truth(mlp(leaky), vector(), call, MLP)
+    counts = se.profile(mlp(leaky), [vector()], time_steps=T)
+    assert_rows(counts, found, read=["0"])
+    assert set(counts.to_frame()[lambda f: f["layer"] == "2"]["input_kind"]) == {"real"}
+    hooked = sj_net(mlp, "LIFNode", "s", v_threshold=0.3)()
+    hooked.get_submodule("1").register_forward_hook(lambda m, args, out: out * (1 + args[0].abs()))
+    rows = se.profile(hooked, [vector()], time_steps=T).to_frame()
+    assert set(rows[rows["layer"] == "2"]["input_kind"]) == {"real"}
+
+
+def test_frameworks_count_alike_in_inference_mode() -> None:
+    for name in ("sj loop", "sj lif conv, multi-step", "snntorch leaky", "sinabs squeezed", "norse over time"):
+        expected = work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].told))
+        with torch.inference_mode():
+            assert work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].told)) == expected, name
+
+
 def test_a_norse_network_that_forgets_its_state_is_refused() -> None:
     class Forgetful(nn.Module):
         def __init__(self) -> None:

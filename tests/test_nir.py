@@ -563,6 +563,15 @@ def test_a_link_to_another_file_is_not_followed(tmp_path: Path) -> None:
         load_nir(tmp_path / "net.nir")
 
 
+def test_a_size_that_the_file_cannot_hold_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "net.nir", chain((1,), (1,), a=identity(1)))
+    with h5py.File(path, "a") as file:
+        del file["node/nodes/a/weight"]
+        file["node/nodes/a"].create_dataset("weight", shape=(10**6, 10**6), dtype="f4")
+    with pytest.raises(CheckpointError, match=r"/node/nodes/a/weight says \(1000000, 1000000\), more than the file"):
+        load_nir(path)
+
+
 def test_without_h5py_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "net.nir", chain((1,), (1,), a=identity(1)))
     monkeypatch.setitem(sys.modules, "h5py", None)

@@ -1488,3 +1488,23 @@ def test_frames_are_balanced() -> None:
         assert values.shape == (len(frame), 5)
         assert values.sum(1).tolist() == frame[column].fillna(0).tolist()
     assert not frame.duplicated(["layer", "time_step"]).any()
+
+
+@pytest.mark.parametrize("pool", ["lp_pool2d", "avg_pool2d"])
+def test_a_pool_that_adds_spikes_up_leaves_whole_numbers(pool: str) -> None:
+    pools = {
+        "lp_pool2d": lambda x: torch.nn.functional.lp_pool2d(x, 1, 2),
+        "avg_pool2d": lambda x: torch.nn.functional.avg_pool2d(x, 2, divisor_override=1),
+    }
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lif, self.conv = LIF(), nn.Conv2d(1, 1, 1, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(pools[pool](self.lif(x.unsqueeze(0))[0]))  # type: ignore[no-any-return]
+
+    x = 2 * torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]]).reshape(1, 1, 4, 4)
+    row = se.profile(Net(), [x], time_steps=1).to_frame().set_index("layer").loc["conv"]
+    assert (row["input_kind"], row["max_k"], row["sops"], row["sops_multi"]) == ("integer", 4, 3, 4 + 1 + 3)

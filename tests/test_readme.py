@@ -39,7 +39,7 @@ def commands() -> list[list[str]]:
     """The snn-energy lines of the section "Use it", in order."""
     section = README.split("## Use it", 1)[1].split("```", 1)[0]
     lines = [line.strip() for line in section.splitlines() if line.strip().startswith("snn-energy")]
-    assert len(lines) == 14
+    assert len(lines) == 17
     return [shlex.split(line)[1:] for line in lines]
 
 

@@ -97,6 +97,8 @@ def _left(event: Event, read: Nature | None) -> Nature | None:
         return "real values"
     if is_average(event):
         return "averages of spikes" if read in ("spikes", "sums of spikes", "averages of spikes") else "real values"
+    if event.op == "pool" and event.note.startswith(("lp_pool", "avg_pool")):
+        return "sums of spikes" if read in ("spikes", "sums of spikes") else "real values"
     if event.op in ("pool", "scale", "activation"):
         return read
     if event.op == "compare":

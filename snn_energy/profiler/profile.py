@@ -209,7 +209,7 @@ def settle_first(
     return settled
 
 
-def _require_samples_in_front(x: Tensor, y: Any) -> None:
+def _require_samples_in_front(x: Any, y: Any) -> None:
     """Raise ProfilingError where the labels of a batch are not as many as its first axis is long."""
     labels = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
     if len(labels) == 1 and labels[0] != len(x):

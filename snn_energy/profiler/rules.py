@@ -263,8 +263,19 @@ def pool_ops(name: str, x: Tensor, out: Tensor, args: Sequence[Any], kwargs: Map
         return max(x.numel(), out.numel())
     kernel = bind(("input", "kernel_size"), args, kwargs).get("kernel_size", 1)
     if name.startswith("lp_pool"):
-        kernel = bind(("input", "norm_type", "kernel_size"), args, kwargs).get("kernel_size", 1)
+        kernel = bind(_LP_POOL, args, kwargs).get("kernel_size", 1)
     return out.numel() * math.prod(_per_axis(kernel, spatial))
+
+
+_LP_POOL = ("input", "norm_type", "kernel_size")
+_AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+def is_sum(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """True where a pooling adds its window up: spikes stay whole multiples, as in the sum-pools of sinabs."""
+    if name.startswith("lp_pool"):
+        return bool(bind(_LP_POOL, args, kwargs).get("norm_type") == 1)
+    return name.startswith("avg_pool") and bind(_AVG_POOL, args, kwargs).get("divisor_override") == 1
 
 
 def is_average(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:

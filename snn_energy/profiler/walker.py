@@ -1617,6 +1617,8 @@ def _claim_of_elementwise(
         return claim_of_scale(claims[0], factor)
     if op == "mul" and plain in ("mul", "multiply") and len(claims) == 2:
         return claim_of_product(claims[0], claims[1], 1)
+    if op == "pool" and rules.is_sum(plain, args, kwargs):
+        return rest
     if op == "pool" and not rules.is_average(plain, args, kwargs):
         return claims[0]
     if op in ("pool", "mean"):
