@@ -14,6 +14,7 @@ import copy
 import importlib.metadata
 import io
 import json
+import math
 import os
 import random
 import statistics
@@ -430,9 +431,10 @@ def beside_peers(network: Network, pairs: int) -> dict[str, Any]:
                 after = plain()
                 times.setdefault("snn_energy", []).append((took, (before + after) / 2))
                 times.setdefault("plain", []).append((after, before))
-                if index % max(1, (pairs + 2) // PEER_ROUNDS) == 0:
-                    for name in network.counters.keys() - failed.keys():
-                        beside(name, network.counters[name][1])
+                if index % math.ceil((pairs + 2) / PEER_ROUNDS) == 0:
+                    for name in network.counters:
+                        if name not in failed:
+                            beside(name, network.counters[name][1])
 
     with torch.no_grad():
         plain(), plain()

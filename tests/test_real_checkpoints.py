@@ -67,7 +67,7 @@ MNIST = f"npz:{SHARED / 'data' / 'mnist_test3000.npz'}"
 def test_the_snntorch_convnet_is_right_on_96_percent_of_mnist(nets: Path, tmp_path: Path, cli: Cli) -> None:
     pytest.importorskip("snntorch", reason="snntorch is not installed")
     weights, out = SHARED / "checkpoints" / "snntorch_mnist_convnet.pth", tmp_path / "counts.json"
-    code, said, err = cli(
+    code, _, err = cli(
         "profile", str(weights), "--model", f"{nets}:snntorch_convnet", "--data", MNIST, "--divide-by", "255",
         "--samples", "1000", "--time-steps", "10", "--batch-size", "250", "-o", str(out),
     )  # fmt: skip
@@ -86,7 +86,7 @@ def test_the_snntorch_convnet_is_right_on_96_percent_of_mnist(nets: Path, tmp_pa
 def test_the_converted_sinabs_network_is_right_on_98_percent_of_mnist(nets: Path, tmp_path: Path, cli: Cli) -> None:
     pytest.importorskip("sinabs", reason="sinabs is not installed")
     weights, out = SHARED / "checkpoints" / "sinabs_mnist_ann.pt", tmp_path / "counts.json"
-    code, said, err = cli(
+    code, _, err = cli(
         "profile", "--model", f"{nets}:converted", "--model-args", f"weights={weights}", "--model-args", "T=10",
         "--data", MNIST, "--samples", "200", "--time-steps", "10", "--batch-size", "50", "--max-k", "255",
         "-o", str(out),
@@ -102,7 +102,7 @@ def test_the_converted_sinabs_network_is_right_on_98_percent_of_mnist(nets: Path
 def test_the_nir_network_is_right_on_at_least_8_of_9_recordings(tmp_path: Path, cli: Cli) -> None:
     pytest.importorskip("h5py", reason="h5py is not installed")
     weights, out = SHARED / "checkpoints" / "nmnist_cnn_sinabs.nir", tmp_path / "counts.json"
-    code, said, err = cli(
+    code, _, err = cli(
         "profile", str(weights), "--data", f"nmnist:{SHARED / 'data' / 'nmnist'}", "--time-steps", "100",
         "--step-us", "3000", "--cut", "-o", str(out),
     )  # fmt: skip
