@@ -311,12 +311,38 @@ PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], tuple[str, tuple[
 
 
 def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """True where a module is one of ``PLAIN_LAYERS`` as torch makes it, called with one plain tensor."""
-    if type(module) not in PLAIN_LAYERS or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
+    """True where a module is one of ``PLAIN_LAYERS`` of torch or SpikingJelly, called with one plain tensor."""
+    if plain_base(type(module)) is None or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
         return False
     if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
         return False
+    if is_over_time(module) and args[0].dim() < 3:
+        return False
     return all(type(p) in (nn.Parameter, type(None)) for p in module._parameters.values())
+
+
+def plain_call(module: nn.Module, x: Tensor) -> tuple[str, tuple[Any, ...], dict[str, Any]]:
+    """The one function call, on (rows, ...), that a plain layer's forward is."""
+    base = plain_base(type(module))
+    assert base is not None  # asked before by is_plain_layer
+    return PLAIN_LAYERS[base](module, x)
+
+
+_PLAIN_BASES: dict[type, type[nn.Module] | None] = {}
+
+
+def plain_base(kind: type[nn.Module]) -> type[nn.Module] | None:
+    """The layer of torch that a class is, or that SpikingJelly wraps in a class of its own; None for any other."""
+    if kind not in _PLAIN_BASES:
+        is_wrapped = kind.__module__.startswith("spikingjelly.activation_based.layer.")
+        bases = [base for base in kind.__mro__ if base in PLAIN_LAYERS] if is_wrapped else [kind]
+        _PLAIN_BASES[kind] = next((base for base in bases if base in PLAIN_LAYERS), None)
+    return _PLAIN_BASES[kind]
+
+
+def is_over_time(module: nn.Module) -> bool:
+    """True for a layer of SpikingJelly that reads (T, B, ...) and runs on (T*B, ...)."""
+    return getattr(module, "step_mode", "s") == "m" and type(module) not in PLAIN_LAYERS
 
 
 _LAYER_CLASSES: dict[type, bool] = {}

@@ -156,6 +156,12 @@ class Event:
     groups: int = 0
     foldable: bool = False
 
+    def copy(self) -> Event:
+        """The same again, field by field."""
+        other = object.__new__(Event)
+        other.__dict__.update(self.__dict__)
+        return other
+
     @property
     def call(self) -> tuple[Any, ...]:
         """Who called it, and when: all that its place among the rows depends on."""

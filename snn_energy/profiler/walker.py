@@ -7,7 +7,6 @@ events it reads. Tensors are followed by object, not by address; in-place change
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import weakref
@@ -183,6 +182,7 @@ class Walker(TorchFunctionMode):
         self._script: dict[int, Step] = {}  # what the calls of the batch before did
         self._at = 0
         self._keys: list[Hashable] = []
+        self._neuron_facts: dict[tuple[str, int], Facts] = {}
         self._neuron_steps: dict[tuple[str, int], tuple[Seen, Seen, list[int], int, Event, Facts]] = {}
         self._fed: list[Facts] = []
         self._fed_at = 0
@@ -257,7 +257,10 @@ class Walker(TorchFunctionMode):
         timed, roles = layout is not None, fed_roles(x.dim(), layout, self.span)
         claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
         active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
-        self._put(x, Trace(self._fed_before(Facts(roles, timed, self.step, active, constant, frozenset(), claim))))
+        before = self._get(x)  # the same tensor, fed at the step before: what was seen of its values holds
+        scans = before.scans if before is not None and before.claim == claim else None
+        facts = self._fed_before(Facts(roles, timed, self.step, active, constant, frozenset(), claim))
+        self._put(x, Trace(facts, scans))
 
     def _fed_before(self, facts: Facts) -> Facts:
         """The last batch's facts where they are the same: later calls then see at once that nothing is new."""
@@ -318,7 +321,7 @@ class Walker(TorchFunctionMode):
                     self._foreign_neuron(module, self.spiking[id(module)], [args, kwargs], out)
                     self._see_again()
             elif self._unseen is not None and self._neuron_depth == 0:
-                self.saw(*rules.PLAIN_LAYERS[type(module)](module, args[0]), out)
+                self._plain_layer(module, args[0], out)
                 self._see_again()
             counters = self._scopes[-1][3]
             if not counters and self._neuron_depth == 0 and rules.is_weight_layer(module):
@@ -326,6 +329,19 @@ class Walker(TorchFunctionMode):
             self._scopes.pop()
 
         return hook
+
+    def _plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
+        """Account for a layer that is one call of a function, on (T*B, ...) where it reads (T, B, ...)."""
+        trace = self._get(x)
+        if trace is None or not rules.is_over_time(module) or not isinstance(out, Tensor):
+            self.saw(*rules.plain_call(module, x), out)
+            return
+        rows, made = x.flatten(0, 1), out.flatten(0, 1)
+        self._reshape(x, trace, rows)
+        self.saw(*rules.plain_call(module, rows), made)
+        after = self._get(made)
+        if after is not None:
+            self._reshape(made, after, out)
 
     def _lost(self, name: str, module: nn.Module, out: Any) -> None:
         """A layer with weights ran, and none of its work was seen: a row that says so."""
@@ -504,7 +520,7 @@ class Walker(TorchFunctionMode):
         shared = None if step.shares is None else traces[step.shares]
         trace = Trace(step.facts, None if shared is None else shared.scans)
         if step.event is not None:
-            event = copy.copy(step.event)
+            event = step.event.copy()
             if found:
                 event.left, event.right = as_rows(found, step.event)
             self._record(event, out, trace)
@@ -1329,7 +1345,7 @@ class Walker(TorchFunctionMode):
         result = Trace(Facts(trace.roles, True, None, active, False, source, claim))
         is_summed = was_seen and bool(self._sums) and trace.roles[:2] == self._time_then_samples()
         if is_summed and out.is_contiguous():
-            step = seen(current, trace), seen(out, None), self._seen_steps, len(self.events), copy.copy(event)
+            step = seen(current, trace), seen(out, None), self._seen_steps, len(self.events), event.copy()
             self._neuron_steps[layer, event.invocation] = *step, result.facts
         else:
             self._sums = []
@@ -1373,7 +1389,11 @@ class Walker(TorchFunctionMode):
         claim = spikes(belief.amplitude) if is_known and belief.amplitude is not None else NOTHING
         source = frozenset({len(self.events)})
         step = None if event.timed else event.step
-        result = Trace(Facts(trace.roles, event.timed, step, event.active, False, source, claim))
+        facts = Facts(trace.roles, event.timed, step, event.active, False, source, claim)
+        known = self._neuron_facts.get((layer, event.invocation))
+        if known is None or not known.equals(facts):
+            known = self._neuron_facts[layer, event.invocation] = facts
+        result = Trace(known)  # the same object: later calls then see at once that nothing is new
         self.events.append(event)
         if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
             wide = torch.float64 if current.dtype == torch.float64 else torch.float32
@@ -1424,7 +1444,7 @@ class Walker(TorchFunctionMode):
             return False
         if not is_same(current, trace, before) or not is_same(out, None, made):
             return False
-        self._fired(module, copy.copy(event), current, out, Trace(facts))
+        self._fired(module, event.copy(), current, out, Trace(facts))
         return True
 
     def _fired(self, module: LIF, event: Event, current: Tensor, out: Tensor, result: Trace) -> None:
@@ -1543,7 +1563,7 @@ def _remembered(
     if "out" in options or any(event.op == "unsupported" for event in events):
         return None
     shares = next((i for i, trace in enumerate(before) if trace is not None and trace.scans is after.scans), None)
-    event = copy.copy(events[0]) if events else None
+    event = events[0].copy() if events else None
     made = seen(out, None)
     return Step(raw, scope, None, 0, rest, options, operands, made, 0, event, after.facts, shares, ())
 
