@@ -346,12 +346,13 @@ def ours(name: str) -> Network:
     return Network(name, model, twin, plain, x, {}, counters)
 
 
-def resnet() -> Network:
-    """SpikingJelly's spiking ResNet-18, multi-step, batch 8, T 4, 32x32."""
+def spikingjelly(name: str, batch: int) -> Network:
+    """A network that SpikingJelly ships, resnet-18 or vgg-11, multi-step, T 4, 32x32."""
     from spikingjelly.activation_based import functional
 
-    x = torch.rand(1, 8, 3, 32, 32).repeat(4, 1, 1, 1, 1)
-    model = networks.spikingjelly_resnet18(x)
+    x = torch.rand(1, batch, 3, 32, 32).repeat(4, 1, 1, 1, 1)
+    make = {"resnet-18": networks.spikingjelly_resnet18, "vgg-11": networks.spikingjelly_vgg11}[name]
+    model = make(x)
     twin = copy.deepcopy(model)
 
     def plain() -> object:
@@ -367,14 +368,16 @@ def resnet() -> Network:
         return macs_of(twin, x)
 
     counters = peers_of(twin, plain, neurobench, fvcore)
-    return Network("spikingjelly resnet-18", model, twin, plain, x, {"time": "axis0", "time_steps": 4}, counters)
+    return Network(
+        f"spikingjelly {name}, batch {batch}", model, twin, plain, x, {"time": "axis0", "time_steps": 4}, counters
+    )
 
 
 def convnet() -> Network:
-    """snnTorch's example for MNIST, batch 64, T 10, 28x28."""
+    """snnTorch's example for MNIST, batch 128 as there, T 10, 28x28."""
     from snntorch import utils
 
-    x, time_steps = torch.rand(64, 1, 28, 28), 10
+    x, time_steps = torch.rand(128, 1, 28, 28), 10
     model = networks.snntorch_convnet()
     twin = networks.snntorch_convnet()  # made, not copied: snnTorch's reset knows of no copies
     steps = Steps(twin, time_steps, utils.reset)
@@ -383,7 +386,9 @@ def convnet() -> Network:
         return networks.synaptic_operations(twin, x.unsqueeze(1).expand(-1, time_steps, -1, -1, -1), "SNNTorchModel")
 
     counters = peers_of(twin, lambda: steps(x), neurobench, lambda: macs_of(steps, x))
-    return Network("snntorch convnet", model, steps, lambda: steps(x), x, {"time_steps": time_steps}, counters)
+    return Network(
+        "snntorch convnet, batch 128", model, steps, lambda: steps(x), x, {"time_steps": time_steps}, counters
+    )
 
 
 def truths(network: Network) -> dict[str, int]:
@@ -506,7 +511,8 @@ def with_syops(pairs: int) -> list[dict[str, Any]]:
 NETWORKS: tuple[Callable[[], Network], ...] = (
     lambda: ours("spikformer-4-384"),
     lambda: ours("dts-spikformer-4-384"),
-    resnet,
+    lambda: spikingjelly("vgg-11", 8),
+    lambda: spikingjelly("resnet-18", 8),
     convnet,
 )
 

@@ -59,6 +59,20 @@ def without_torchvision() -> Iterator[None]:
                 sys.modules[name] = module
 
 
+def spikingjelly_vgg11(x: Tensor) -> nn.Module:
+    """SpikingJelly's own VGG-11 with BatchNorm and IF neurons, multi-step, firing and at rest. x: (T, B, 3, H, W)."""
+    with without_torchvision():
+        from spikingjelly.activation_based import functional, neuron, surrogate
+        from spikingjelly.activation_based.model import spiking_vgg
+    torch.manual_seed(0)
+    options = {"spiking_neuron": neuron.IFNode, "surrogate_function": surrogate.ATan(), "num_classes": 10}
+    model = spiking_vgg.spiking_vgg11_bn(**options)
+    functional.set_step_mode(model, "m")
+    model = firing(model, x)
+    functional.reset_net(model)
+    return model
+
+
 def spikingjelly_resnet18(x: Tensor, residual: str = "spiking") -> nn.Module:
     """SpikingJelly's own ResNet-18 with IF neurons, multi-step, firing and at rest. x: (T, B, 3, H, W).
 

@@ -1508,3 +1508,18 @@ def test_a_pool_that_adds_spikes_up_leaves_whole_numbers(pool: str) -> None:
     x = 2 * torch.tensor([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 0]]).reshape(1, 1, 4, 4)
     row = se.profile(Net(), [x], time_steps=1).to_frame().set_index("layer").loc["conv"]
     assert (row["input_kind"], row["max_k"], row["sops"], row["sops_multi"]) == ("integer", 4, 3, 4 + 1 + 3)
+
+
+def test_an_average_over_one_value_leaves_spikes_spikes() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lif, self.pool, self.fc = LIF(), nn.AdaptiveAvgPool2d(1), nn.Linear(6, 2, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes = self.lif(x.unsqueeze(0)).mean(0)  # one time step
+            return self.fc(self.pool(spikes).flatten(1))  # type: ignore[no-any-return]
+
+    x = 2 * torch.tensor([1.0, 1, 0, 0, 1, 0]).reshape(1, 6, 1, 1)
+    row = se.profile(Net(), [x], time_steps=1).to_frame().set_index("layer").loc["fc"]
+    assert (row["input_kind"], row["sops"]) == ("binary", 2 * 3)

@@ -925,6 +925,8 @@ class Walker(TorchFunctionMode):
         event.note = plain
         active = event.active if op != "mul" or len(traces) < 2 else _all_active([t.active for t in traces])
         event.active = active
+        # An average over one value is that value: over one time step, over the one position that is left.
+        is_of_one = (op == "mean" or plain.startswith("adaptive_avg")) and out.numel() == x.numel()
         has_offset = plain in rules.NONZERO_AT_ZERO or (op == "add" and len(traced) == 1)
         facts = Facts(
             roles,
@@ -933,7 +935,7 @@ class Walker(TorchFunctionMode):
             np.ones_like(active) if has_offset else active,
             event.constant,
             frozenset(),
-            _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
+            first.claim if is_of_one else _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
         )
         event.reads, event.leaves = tuple(t.claim for t in traces), facts.claim
         result = Trace(facts)
