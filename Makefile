@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test check format bench train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test check format bench frameworks train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -38,6 +38,10 @@ check: $(PEERS)
 	$(BIN)/ruff check snn_energy tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+frameworks: $(PEERS)
+	PYTHONPATH=tests $(BIN)/python -m pytest -p frameworks_table $(addprefix tests/,test_frameworks.py test_inspection.py \
+	  test_nir.py test_public_spikformer.py test_real_checkpoints.py)
 
 format: $(STAMP)
 	$(BIN)/ruff format snn_energy tests

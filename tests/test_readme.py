@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import frameworks_table
 import pandas as pd
 import pytest
 
@@ -23,10 +24,24 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["demo/table.md", "demo/memory-variants.md", "cifar10/table.md"])
+@pytest.mark.parametrize(
+    "name", ["demo/table.md", "demo/memory-variants.md", "cifar10/table.md", "frameworks/table.md"]
+)
 def test_the_tables_of_the_readme_are_those_of_the_reports(name: str) -> None:
     block = README.split(f"<!-- table: reports/{name} -->\n", 1)[1].split("<!-- end -->", 1)[0]
     assert block.strip() == (ROOT / "reports" / name).read_text(encoding="utf-8").strip()
+
+
+def test_every_row_of_the_table_of_frameworks_is_answered_by_tests_that_exist() -> None:
+    here = Path(__file__).parent
+    text = "".join((here / name).read_text(encoding="utf-8") for name in frameworks_table.FILES)
+    for row in frameworks_table.ROWS:
+        assert row.tests
+        for test in row.tests:
+            assert f"def {test.partition('[')[0]}" in text
+    told = (ROOT / "reports" / "frameworks" / "table.md").read_text(encoding="utf-8")
+    answers = [line.split(" | ")[2] for line in told.splitlines()[2:]]
+    assert answers == [row.answer for row in frameworks_table.ROWS]  # none "fails", none "not run"
 
 
 def test_every_picture_and_link_of_the_readme_exists() -> None:
