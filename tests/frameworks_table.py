@@ -32,6 +32,7 @@ class Row(NamedTuple):
     tests: tuple[str, ...]
 
 
+REFUSED = "refused, in one line"
 YES, AS_OPERATIONS = "yes", "weights counted; the neuron as its operations"
 ROWS = (
     Row("SpikingJelly", "single-step (IF, LIF, PLIF; hard and soft reset)", YES,
@@ -43,7 +44,7 @@ ROWS = (
     Row("SpikingJelly", "its ResNet, SEW-ResNet, VGG, Spikformer, spike-driven transformer", YES,
         (SHIPPED, "test_the_products_of_a_spikformer")),
     Row("SpikingJelly", "potential read-outs (NonSpiking nodes)", YES, ("test_a_read_out_",)),
-    Row("SpikingJelly", "PSN (weights over time steps)", "refused, in one line", ("test_a_node_that_mixes_time_steps",)),
+    Row("SpikingJelly", "PSN (weights over time steps)", REFUSED, ("test_a_node_that_mixes_time_steps",)),
     Row("SpikingJelly 0.0.0.0.14", "`clock_driven` and `activation_based`, single- and multi-step", YES,
         ("test_spikingjelly_0_0_0_0_14", "test_the_same_spikes_as_the_clock_driven")),
     Row("snnTorch", "Leaky, Synaptic, Alpha, Lapicque; hidden state or in a loop; every reset", YES,
@@ -57,7 +58,7 @@ ROWS = (
     Row("sinabs", "`from_model` conversion, ExpLeak", YES, (f"{COUNTS}[sinabs converted", f"{COUNTS}[sinabs leak")),
     Row("sinabs", "recurrent layers", AS_OPERATIONS, (f"{RECURRENT}[L",)),
     Row("Norse", "cells, sequences, Lift, SequentialState, LI", YES, (f"{COUNTS}[norse",)),
-    Row("Norse", "a state that is not handed on", "refused, in one line", ("test_a_norse_network_that_forgets",)),
+    Row("Norse", "a state that is not handed on", REFUSED, ("test_a_norse_network_that_forgets",)),
     Row("Norse", "recurrent cells", AS_OPERATIONS, ("test_the_recurrent_weights_of_norse",)),
     Row("NIR", "all primitives, nested and recurrent graphs; sinabs's spikes on the real file", YES,
         ("test_a_neuron_follows_its_equation", "test_a_graph_within_a_graph_is", "test_a_cycle_brings",
@@ -68,7 +69,7 @@ ROWS = (
     Row("written by hand", "named by class, dotted name or layer", YES, ("test_a_neuron_is_named_by",)),
     Row("all", "no counts depend on batches or on a state left over", YES,
         ("test_it_does_not_depend_on_how_samples", "test_a_state_left_over_does_not_leak")),
-    Row("all", "time declared where it is not", "refused, in one line", ("test_time_declared_where_it_is_not",)),
+    Row("all", "time declared where it is not", REFUSED, ("test_time_declared_where_it_is_not",)),
 )  # fmt: skip
 PACKAGES = {"SpikingJelly": "spikingjelly", "snnTorch": "snntorch", "sinabs": "sinabs", "Norse": "norse"}
 
