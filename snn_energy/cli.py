@@ -292,7 +292,8 @@ def profile(
     from snn_energy.profiler.parts import Interrupted, parts_path, remove_parts
 
     require_writable(output)
-    read = [*([] if checkpoint is None else [checkpoint]), *_data_path(data)]
+    named = [(model or "").rpartition(":")[0], *(item.partition("=")[2] for item in model_args or [])]
+    read = [*([] if checkpoint is None else [checkpoint]), *_data_path(data), *(Path(n) for n in named if n)]
     require_apart([output, samples_path(output)], read)
     asked = _asked(
         checkpoint, data, model, model_args,

@@ -125,8 +125,12 @@ def to_frames(
         raise DataError(f"time_steps must be at least 1, not {time_steps}")
     if by not in ("time", "count") or values not in ("count", "binary"):
         raise DataError(f"by must be 'time' or 'count', not '{by}'; values 'count' or 'binary', not '{values}'")
-    if step_us is not None and (by != "time" or step_us < 1):
-        raise DataError(f"step_us={step_us} must be at least 1 us, and goes with by='time' alone, not with '{by}'")
+    if step_us is not None and step_us < 1:
+        raise DataError(f"step_us={step_us} (--step-us) must be at least 1 us")
+    if step_us is not None and by != "time":
+        raise DataError(f"step_us={step_us} goes with by='time' alone, not with '{by}'")
+    if cut and step_us is None:
+        raise DataError("cut (--cut) leaves out what comes after the last step, so it needs step_us (--step-us)")
     if not len(events):
         raise DataError(f"{name}: the recording holds no events; remove it or copy it again")
     _require_in_order(name, events)
@@ -209,12 +213,14 @@ class EventSet:
         return replace(self, paths=self.paths[:samples], labels=self.labels[:samples], origin=origin)
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of labels, and of the files' names and sizes. Raises DataError."""
+        """SHA-256 of labels, and of the files' names and bytes. Raises DataError."""
+        found = hashlib.sha256(self.labels.tobytes())
         try:
-            files = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.paths)
+            for path in self.paths:
+                found.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
         except OSError as error:
             raise DataError(f"{self.name}: a recording cannot be read ({error})") from error
-        return hashlib.sha256(self.labels.tobytes() + files.encode()).digest()
+        return found.digest()
 
 
 def load_events(

@@ -64,6 +64,8 @@ def require_apart(outputs: Iterable[str | Path | None], inputs: Iterable[str | P
         if path is None:
             continue
         place = _place(Path(path))
+        if place.exists() and any(folder.is_dir() and folder in place.parents for folder in read):
+            raise OutputError(f"{path}: is part of the input and would be overwritten; choose another place")
         if place in read:
             raise OutputError(f"{path}: is the input itself and would be overwritten; choose another place")
         if place in places:

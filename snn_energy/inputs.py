@@ -58,11 +58,12 @@ def open_network(
 
         return load_nir(checkpoint, **(arguments or {}))
     if model is None or not is_reference(model):
-        if arguments:
-            raise CheckpointError(f"--model-args ({', '.join(arguments)}): only for a --model by reference")
+        if arguments and model is None:
+            raise CheckpointError(f"--model-args ({', '.join(arguments)}): only with --model")
         if checkpoint is None:
             raise CheckpointError(f"{model or 'no network'}: weights are needed; give a checkpoint, or a reference")
-        return load_checkpoint(checkpoint, model, ema=ema, **(options or {}))
+        given = {**(options or {}), **(arguments or {})}
+        return _with_assumptions(load_checkpoint(checkpoint, model, ema=ema, **given), model, given)
     network: nn.Module = build_model(model, arguments)
     if checkpoint is not None:
         return load_checkpoint(checkpoint, network, ema=ema)
@@ -72,6 +73,16 @@ def open_network(
         "snn_energy_checkpoint", {"checkpoint": None, "weights": f"as {Path(model).name} gives them"}
     )
     return network.eval()
+
+
+def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, Any]) -> nn.Module:
+    """What the weights do not tell and nobody said is noted among what was done to them."""
+    heads = getattr(getattr(network, "config", None), "heads", None)
+    known = network.__dict__.get("snn_energy_checkpoint")
+    if model is not None and heads is not None and "heads" not in given and known is not None:
+        note = f"heads: {heads} assumed, the weights do not tell (--model-args heads=N)"
+        known["checkpoint_notes"] = [*known.get("checkpoint_notes", []), note]
+    return network
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,7 @@ class Scale(nn.Module):
 class Delay(nn.Module):
     """y(t) = x(t - d): every element of an earlier step; nothing is computed, only moved."""
 
+    spiking_neuron = False
     picks: Tensor
 
     def __init__(self, steps: npt.NDArray[np.int64]) -> None:

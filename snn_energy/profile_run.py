@@ -92,10 +92,11 @@ def profile_run(
     import torch
 
     from snn_energy.profiler.parts import missing, open_parts
-    from snn_energy.profiler.profile import profile, settle_first
+    from snn_energy.profiler.profile import profile, require_countable, settle_first
     from snn_energy.training.parallel import processes
 
     network = _network(asked)
+    require_countable(network)
     if is_data_reference(asked.data):
         return _profile_reference(asked, network, header or {}, strict, device, on_batch)
     data = _data(asked, network)
@@ -108,7 +109,7 @@ def profile_run(
             found["device"] = torch.cuda.get_device_name(group.device)
         kept, todo = None, missing([], total, batch_size)
         if parts is not None:
-            told = {"data": data.fingerprint().hex(), "samples": total, **declared, "time": asked.time}
+            told = {"data": data.fingerprint().hex(), "samples": total, **declared, "time": asked.time, **_code(asked)}
             run = _run_of(network, told | {key: value for key, value in found.items() if key != "command"})
             kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
             todo = list(kept.todo or ())
@@ -242,6 +243,9 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
     left = samples
     for batch in batches:
         x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+        if not hasattr(x, "shape") or len(x.shape) == 0:
+            yield batch  # refused in the words of the profiler
+            return
         y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
         size = len(y) if y is not None else len(x)
         if left is not None and size > left:
@@ -266,7 +270,7 @@ class _told_in_one_line:  # noqa: N801 a context, read as a verb
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         ours = (SnnEnergyError, OSError, Warning)
-        if self.name is not None and isinstance(error, Exception) and not isinstance(error, ours):
+        if self.name is not None and isinstance(error, (Exception, SystemExit)) and not isinstance(error, ours):
             first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise ProfilingError(
                 f"{self.name}: the network raised {type(error).__name__} on this data: {first} (--debug shows where; "
@@ -274,17 +278,31 @@ class _told_in_one_line:  # noqa: N801 a context, read as a verb
             ) from error
 
 
+def _code(asked: Asked) -> dict[str, Any]:
+    """The user's own code and what it is given: with other code the same weights are another network."""
+    given = {"model": asked.model, "arguments": str(sorted((asked.arguments or {}).items())), "ema": asked.ema}
+    place = (asked.model or "").rpartition(":")[0]
+    if place.endswith(".py") and Path(place).is_file():
+        given["code"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    return given
+
+
 def _run_of(network: Any, told: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one run from every other: the network with its weights, the versions, and what else is told."""
     import torch
 
     weights = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        if isinstance(tensor, torch.Tensor):
-            weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    settings = [
+        (name, key, value)  # a threshold or a leak that is a plain number
+        for name, module in network.named_modules()
+        for key, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str))
+    ]
     return {
-        "network": hashlib.sha256(str(network).encode()).hexdigest(),
+        "network": hashlib.sha256(f"{network}{settings}".encode()).hexdigest(),
         "weights": weights.hexdigest(),
         **getattr(network, "snn_energy_checkpoint", {}),
         "snn_energy": __version__,

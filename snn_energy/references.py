@@ -84,7 +84,7 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None, error: typ
         return found(**given)
     except SnnEnergyError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise error(f"{reference}: raised {type(problem).__name__}{_place(problem)}: {problem}") from problem
 
 
@@ -108,6 +108,8 @@ def build_loader(reference: str) -> Iterable[Any]:
     from snn_energy.errors import DataError
 
     made = build(reference, None, DataError)
+    if type(made).__name__ == "Tensor":
+        raise DataError(f"{reference}: gives one tensor; return a list of batches, such as [x]")
     if isinstance(made, (str, bytes, Mapping)) or not isinstance(made, Iterable):
         raise DataError(f"{reference}: gives a {type(made).__name__}; return an iterable of x or (x, y) batches")
     return made
@@ -145,7 +147,7 @@ def _of_file(path: Path, reference: str, error: type[SnnEnergyError]) -> Any:
     with _importing(path.resolve().parent):
         try:
             spec.loader.exec_module(module)
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             del sys.modules[name]
             raise error(_not_imported(reference, problem)) from problem
     return module
@@ -155,7 +157,7 @@ def _of_package(place: str, reference: str, error: type[SnnEnergyError]) -> Any:
     with _importing(Path.cwd()):
         try:
             return importlib.import_module(place)
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             raise error(_not_imported(reference, problem)) from problem
 
 
@@ -173,11 +175,11 @@ class _importing:  # noqa: N801 a context, read as a verb
             sys.path.remove(self.folder)
 
 
-def _not_imported(reference: str, problem: Exception) -> str:
+def _not_imported(reference: str, problem: BaseException) -> str:
     return f"{reference}: cannot be imported: {type(problem).__name__}{_place(problem)}: {problem}"
 
 
-def _place(problem: Exception) -> str:
+def _place(problem: BaseException) -> str:
     """`` (file:line)`` where the user's code failed."""
     if isinstance(problem, SyntaxError) and problem.filename:
         return f" ({Path(problem.filename).name}:{problem.lineno})"

@@ -418,6 +418,8 @@ def _in_types(
     """In the types of the network, where that is one kind of number or whole numbers that stay exact."""
     converted, changed, inexact = dict(tensors), dict[tuple[torch.dtype, torch.dtype], int](), list[str]()
     for name, tensor in tensors.items():
+        if name in wanted and wanted[name].shape != tensor.shape:  # told by the caller; it may be of any size
+            continue
         to = wanted[name].dtype if name in wanted else tensor.dtype
         if to == tensor.dtype or torch.bool in (to, tensor.dtype) or to.is_complex or tensor.is_complex():
             continue

@@ -505,7 +505,7 @@ class Fixed(nn.Module):
 def test_a_state_of_another_batch_size_is_refused_with_a_hint() -> None:
     model = net(Attribute)
     model(images(4))
-    with pytest.raises(ProfilingError, match=r"is a state left over from other batches\? reset it before"):
+    with pytest.raises(ProfilingError, match=r"is a state left over from other batches \(reset it before\)"):
         se.profile(model, [images()], time_steps=T)
 
 

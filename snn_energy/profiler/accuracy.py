@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_energy.errors import ProfilingError
+
 
 def right_answers(out: Any, y: Any, mode: str, steps: int, samples: int) -> int | None:
     """How many samples of a batch the largest logit gets right; None where there are no labels or no logits.
@@ -16,6 +18,8 @@ def right_answers(out: Any, y: Any, mode: str, steps: int, samples: int) -> int 
     """
     logits = logits_of(out, mode, steps, samples)
     labels = torch.as_tensor(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else None
+    if labels is not None and labels.dim() == 1 and not labels.is_floating_point() and len(labels) != samples:
+        raise ProfilingError(f"the loader gave {len(labels)} labels for {samples} samples; give one a sample, or none")
     if logits is None or labels is None or labels.shape != (samples,) or labels.is_floating_point():
         return None
     return int((logits.argmax(1).cpu() == labels.cpu()).sum())

@@ -105,6 +105,12 @@ def _holds_layers(module: nn.Module) -> bool:
     )
 
 
+def is_subclass(module: nn.Module, belief: Spiking) -> bool:
+    """True for a class of the user's own that is derived from a framework's neuron: it may do more than update it."""
+    root = type(module).__module__.partition(".")[0]
+    return belief.framework not in ("hand-written", "nir", root)
+
+
 def hides_work(name: str) -> str:
     """The error for a module that was named as a neuron and does more."""
     return (

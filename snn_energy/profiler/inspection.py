@@ -24,6 +24,7 @@ from snn_energy.profiler.frameworks import (
     Spiking,
     hides_work,
     holds_weights,
+    is_subclass,
     known_class,
     reset_states,
     spiking_modules,
@@ -40,12 +41,16 @@ SAMPLES = (2, 3)
 
 @dataclass(frozen=True)
 class Settled:
-    """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed."""
+    """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
+
+    opened: neurons of ours that a user's subclass does more in, counted as the operations that they are made of.
+    """
 
     time: str
     time_steps: int
     found: str
     spiking: Mapping[str, Spiking]
+    opened: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -55,6 +60,7 @@ class Heard:
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     is_known: bool = False  # a framework's: its shapes alone are of interest
     values: set[float] = field(default_factory=set)
+    read: set[float] = field(default_factory=set)  # values of its input, the first few
     is_same_shape: bool = True
     is_passed_on: bool = True
     remembers: bool = False  # what it gives follows from earlier calls, or from a state that it is given back
@@ -115,6 +121,8 @@ def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.") or holds_weights(module):
             continue
+        if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
+            continue
         if any(name == n or name.startswith(f"{n}.") or n.startswith(f"{name}.") or n == "" for n in names):
             continue
         if any(known_class(inner) is not None for inner in module.modules()):
@@ -139,6 +147,96 @@ def settle(
     several neurons speak for different ones; the message says how to declare it.
     """
     require_one_argument(model, x)
+    with _weights_kept(model):
+        settled = _settle(model, x, time, time_steps, named, has_time)
+        _require_repeatable(model, x, settled)
+    return settled
+
+
+@contextmanager
+def _weights_kept(model: nn.Module) -> Iterator[None]:
+    """Puts the weights back. Raises ProfilingError where a forward has changed them: nobody could count it then."""
+    before = [(module, name, p, p.detach().clone()) for module in model.modules() for name, p in _own_weights(module)]
+    problem: Exception | None = None
+    try:
+        yield
+    except ProfilingError as error:
+        problem = error
+    changed = [item for item in before if item[0]._parameters.get(item[1]) is not item[2]]
+    changed += [item for item in before if not torch.equal(item[2], item[3])]
+    with torch.no_grad():
+        for module, name, parameter, values in changed:
+            module._parameters[name] = parameter
+            parameter.copy_(values)
+    if problem is not None and not changed:
+        raise problem
+    if changed:
+        raise ProfilingError(
+            f"{type(model).__name__}: it changes its own weights when it is run, so every sample is another network's; "
+            "switch the learning off"
+        )
+
+
+def _own_weights(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(n, p) for n, p in module._parameters.items() if p is not None and not p.is_meta]
+
+
+@torch.no_grad()
+def _require_repeatable(model: nn.Module, x: Any, settled: Settled) -> None:
+    """Raises ProfilingError where the same samples, from rest and with the same random numbers, give something else."""
+    outs: list[list[Tensor]] = []
+    try:
+        given = few(x, SAMPLES[0], settled.time, settled.time_steps)
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(2):
+                torch.manual_seed(0)
+                state = State(model)
+                try:
+                    reset_states(model)
+                    outs.append(list(_tensors(_run(model, given, settled.time, settled.time_steps))))
+                finally:
+                    state.restore()
+    except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
+        return
+    one, other = outs
+    is_same = len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
+    )
+    if not is_same:
+        raise ProfilingError(
+            f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
+            "cannot be put back (outside its modules, or as a number); keep it in tensors of the modules, or reset it "
+            "in the forward"
+        )
+
+
+def _tensors(out: Any) -> Iterator[Tensor]:
+    if isinstance(out, Tensor):
+        yield out.detach().clone()
+    elif isinstance(out, (list, tuple)):
+        for item in out:
+            yield from _tensors(item)
+    elif isinstance(out, dict):
+        yield from _tensors(list(out.values()))
+
+
+def _run(model: nn.Module, x: Tensor, mode: str, steps: int) -> Any:
+    """What the model gives, called as a time mode says."""
+    if mode in ("call", "call-axis0"):
+        return step_by_step(model, [x] * steps if mode == "call" else list(x))
+    return model(repeated(x, mode.removeprefix("repeat-"), steps) if mode.startswith("repeat-") else x)
+
+
+def _settle(
+    model: nn.Module,
+    x: Any,
+    time: str | None,
+    time_steps: int | None,
+    named: Iterable[str | type[nn.Module]],
+    has_time: bool,
+) -> Settled:
+    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
+        raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
     spiking = spiking_modules(model, named)
     unknown = candidates(model, spiking)
     if time is not None and (time_steps is not None or time not in ("inside", "loop")):
@@ -146,7 +244,7 @@ def settle(
     weighted = {name: belief for name in with_weights(model) if (belief := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
         raise ProfilingError(_not_told(time_steps, "it has no module that is known to spike"))
-    why = []
+    why, raised = [], []
     for mode in ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES:
         steps = int(x.shape[0]) if has_time else time_steps
         if mode != "inside" and steps is None:
@@ -155,10 +253,15 @@ def settle(
             names = [*spiking, *unknown, *weighted]
             runs = [_listen(model, names, few(x, n, mode, steps), mode, steps or 1) for n in SAMPLES]
         except Exception as error:  # noqa: BLE001 a shape that the model cannot take: this reading does not fit
+            raised.append(error)
             why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
             continue
         _require_bare(runs[0], spiking)
-        all_spiking = {**spiking, **neurons_heard(runs[0], unknown), **neurons_heard(runs[1], unknown), **weighted}
+        busy = _busy_subclasses(model, runs[0], spiking)
+        weighted |= {name: spiking[name] for name in busy}
+        found = {**neurons_heard(runs[0], unknown), **neurons_heard(runs[1], unknown)}
+        found |= _of_the_same_classes(model, found, runs[0], unknown)
+        all_spiking = {**spiking, **found, **weighted}
         if not all_spiking:
             why.append("no module spikes")
             continue
@@ -166,19 +269,29 @@ def settle(
         if isinstance(reading, Settled) and time not in (None, reading.time):
             reading = f"that is time='{reading.time}'"
         if isinstance(reading, Settled):
-            return replace(reading, spiking={k: v for k, v in reading.spiking.items() if k not in weighted})
+            told = {name: belief for name, belief in reading.spiking.items() if name not in weighted}
+            return replace(reading, spiking=told, opened=frozenset(weighted))
         why.append(f"{mode}: {reading}")
-    hint = "; is a state left over from other batches? reset it before" if any("Error" in w for w in why) else ""
-    raise ProfilingError(_not_told(time_steps, "; ".join(why) + hint))
+    if raised and len(raised) == len(why):
+        raise ProfilingError(
+            f"{type(model).__name__}: it raised {type(raised[0]).__name__} on a few samples of a batch of shape "
+            f"{tuple(x.shape)}: {_first_line(raised[0])}; do they have the shape and type that it wants? is a state "
+            "left over from other batches (reset it before)? if it wants them with time, declare it: time= (--time)"
+        ) from raised[0]
+    raise ProfilingError(_not_told(time_steps, "; ".join(why)))
 
 
 def _settle_as_declared(
     model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, Spiking], unknown: Sequence[str]
 ) -> Settled:
     """Time and T as declared; neurons that nobody knows are listened for all the same."""
-    named = [name for name, belief in spiking.items() if belief.known_by == "its name"]
+    named = [
+        n
+        for n, belief in spiking.items()
+        if belief.known_by == "its name" or is_subclass(model.get_submodule(n), belief)
+    ]
     if not unknown and not named:
-        return Settled(time, steps, "declared", spiking)
+        return Settled(time, steps, "declared", spiking, frozenset(with_weights(model)))
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
             run = _listen(
@@ -187,7 +300,11 @@ def _settle_as_declared(
         except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
             continue
         _require_bare(run, spiking)
-        return Settled(time, steps, "declared", {**spiking, **neurons_heard(run, unknown)})
+        found = neurons_heard(run, unknown)
+        found |= _of_the_same_classes(model, found, run, unknown)
+        busy = _busy_subclasses(model, run, spiking)
+        told = {name: belief for name, belief in {**spiking, **found}.items() if name not in busy}
+        return Settled(time, steps, "declared", told, frozenset([*busy, *with_weights(model)]))
     return Settled(time, steps, "declared", spiking)
 
 
@@ -210,10 +327,36 @@ def _require_bare(run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> N
             raise ProfilingError(hides_work(name))
 
 
+def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> list[str]:
+    """Users' own subclasses of a framework's neuron that multiply or pool: counted as what they are made of."""
+    return [
+        name
+        for name, belief in spiking.items()
+        if name in run and run[name].multiplies and is_subclass(model.get_submodule(name), belief)
+    ]
+
+
+def _of_the_same_classes(
+    model: nn.Module, found: Mapping[str, Spiking], run: Mapping[str, Heard], names: Iterable[str]
+) -> dict[str, Spiking]:
+    """Where one module of a class was found to be a neuron, the others of that class are: they were silent."""
+    beliefs = {type(model.get_submodule(name)): belief for name, belief in found.items()}
+    return {
+        name: beliefs[kind]
+        for name in names
+        if name not in found
+        and (kind := type(model.get_submodule(name))) in beliefs
+        and run[name].shapes
+        and run[name].is_same_shape
+        and not run[name].multiplies
+    }
+
+
 def _not_told(steps: int | None, why: str) -> str:
     declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
     needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"
-    return f"time= must say where time is: it cannot be told from the model ({why}); {declare}{needed}"
+    name = "; name neurons that are not known with neurons= (--neuron)" if "spike" in why else ""
+    return f"time= must say where time is: it cannot be told from the model ({why}); {declare}{needed}{name}"
 
 
 def few(x: Any, samples: int, mode: str, steps: int | None) -> Tensor:
@@ -234,10 +377,7 @@ def _listen(model: nn.Module, names: Sequence[str], x: Tensor, mode: str, steps:
     try:
         reset_states(model)
         with _listening(model, heard):
-            if mode in ("call", "call-axis0"):
-                step_by_step(model, [x] * steps if mode == "call" else list(x))
-            else:
-                model(repeated(x, mode.removeprefix("repeat-"), steps) if mode.startswith("repeat-") else x)
+            _run(model, x, mode, steps)
     finally:
         state.restore()
     return heard
@@ -251,7 +391,7 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
     trying = [False]
 
     def entering(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not trying[0]:
                 running.append(name)
                 if not heard[name].is_known:
@@ -260,14 +400,20 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
         return hook
 
     def leaving(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, out: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if trying[0]:
                 return
             running.remove(name)
-            if args and isinstance(args[0], Tensor) and _heard(heard[name], args[0], _spike(out)):
+            key = None if args else next(iter(kwargs), None)
+            read = args if key is None else (kwargs[key],)
+
+            def call(x: Tensor, *rest: Any) -> Any:
+                return module(x, *rest, **kwargs) if key is None else module(*rest, **{**kwargs, key: x})
+
+            if read and isinstance(read[0], Tensor) and _heard(heard[name], read[0], _spike(out)):
                 after, trying[0] = State(module), True
                 try:
-                    _try_out(heard[name], module, args, out, before[name])
+                    _try_out(heard[name], call, read, out, before[name])
                 finally:
                     after.restore()
                     trying[0] = False
@@ -277,7 +423,8 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
     try:
         for name in heard:
             module = model.get_submodule(name)
-            handles += [module.register_forward_pre_hook(entering(name)), module.register_forward_hook(leaving(name))]
+            handles.append(module.register_forward_pre_hook(entering(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(leaving(name), with_kwargs=True))
         with _Multiplications(heard, running):
             yield
     finally:
@@ -315,13 +462,15 @@ def _heard(note: Heard, x: Tensor, spike: Any) -> bool:
         note.is_same_shape = False
         return False
     if len(note.values) < 3:
-        note.values |= set(spike.unique()[:4].tolist())
+        note.values |= _values(spike)
+    if len(note.read) < 3:
+        note.read |= _values(x)
     note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
     is_known = (note.remembers or note.steps_axis is not None) and note.values != {0.0}
     return not note.is_known and not is_known and len(note.values) < 3
 
 
-def _try_out(note: Heard, module: nn.Module, args: Sequence[Any], out: Any, before: State) -> None:
+def _try_out(note: Heard, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
     """Find out whether a module remembers, and where time is in what it reads: by what it gives to other inputs.
 
     What is tried starts from ``before``, the state that the call started from.
@@ -422,6 +571,7 @@ def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, S
         and (note.remembers or note.steps_axis is not None)
         and len(note.values) == 2
         and 0.0 in note.values
+        and not note.read <= note.values  # a delay gives on what it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
     return {name: Spiking("hand-written", "its output", _layout_heard(run[name])) for name in inner}
@@ -464,15 +614,16 @@ def _read(
             return "its neurons run one time step a call, and how many calls there are is not said"
         return Settled("call", steps, "found by a run: one call of the model is one time step", told)
     if mode == "inside":
-        whole = steps or min(calls)
-        if all(n % whole == 0 for n in calls):
-            return Settled("loop", whole, f"found by a run: its neurons are called {whole} times", told)
-        return f"its neurons are called {', '.join(map(str, sorted(calls)))} times, which no {whole} steps divide"
+        whole, counts = steps or min(calls), " and ".join(map(str, sorted(calls)))
+        if whole not in calls or any(n % whole for n in calls) or (steps is None and len(calls) > 1):
+            steps_said = f"{steps} time steps" if steps else "one number of time steps"
+            return f"its neurons are called {counts} times, which does not fit {steps_said}"
+        return Settled("loop", whole, f"found by a run: its neurons are called {counts} times", told)
     if mode == "call-axis0":
         if timed or any(n % (steps or 1) for n in calls):
             return "its neurons do not run one time step a call"
         return Settled(mode, steps or 1, "found by a run: one call of the model is one time step", told)
-    if calls and any(n % (steps or 1) for n in calls):
+    if calls and (steps not in calls or any(n % (steps or 1) for n in calls)):
         return f"single-step neurons are called {', '.join(map(str, sorted(calls)))} times in {steps} time steps"
     return Settled(mode, steps or 1, f"found by a run: the model takes {SHAPES[mode.removeprefix('repeat-')]}", told)
 

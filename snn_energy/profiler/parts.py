@@ -608,9 +608,11 @@ def _row(
     if is_real:
         reason = whole.values[item.layer, "left"].reason
         note = reason if reason and reason != "real" else note
-    if (item.layer, "emitted") in whole.values and item.op == "neuron":
+    if item.integrates_only:
+        note = INTEGRATES
+    elif (item.layer, "emitted") in whole.values and item.op == "neuron":
         emitted = whole.values[item.layer, "emitted"]
-        note = INTEGRATES if item.integrates_only else "" if emitted.kind == "binary" else emits(emitted)
+        note = "" if emitted.kind == "binary" else emits(emitted)
     known = item.op != "unsupported"
 
     def work_of(per_sample: int) -> list[int]:

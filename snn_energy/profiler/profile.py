@@ -23,7 +23,7 @@ from snn_energy._version import __version__
 from snn_energy.counts import CONVENTION_VERSION, OPERATIONS, Counts, smallest
 from snn_energy.errors import ProfilingError, nearest
 from snn_energy.profiler.accuracy import right_answers
-from snn_energy.profiler.frameworks import reset_states, spiking_modules
+from snn_energy.profiler.frameworks import is_subclass, reset_states, spiking_modules
 from snn_energy.profiler.inspection import Settled, candidates, repeated, require_one_argument, settle, step_by_step
 from snn_energy.profiler.kinds import KINDS, ZERO, Kind, Values, join, of_loader
 from snn_energy.profiler.notes import notes_of
@@ -78,7 +78,7 @@ def profile(
     if input_kind is not None and input_kind not in KINDS:
         raise ProfilingError(f"input_kind must be one of {', '.join(KINDS)}, not '{input_kind}'")
     limit = 2 * _blocks(model) + 2 if max_k is None else max_k
-    _require_countable(model)
+    require_countable(model)
     kept = Parts() if parts is None else parts
     try:
         if kept.todo is None or len(kept.todo):
@@ -107,7 +107,7 @@ def _count(
     first = list(itertools.islice(batches, 1))
     settled = settle(first)
     mode, steps = settled.time, settled.time_steps
-    walker = Walker(model, max_k, input_kind, settled.spiking)
+    walker = Walker(model, max_k, input_kind, settled.spiking, settled.opened)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
     with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
         for batch in itertools.chain(first, batches):
@@ -183,7 +183,9 @@ def settle_first(
         raise ProfilingError(f"time_steps={time_steps} was asked for but the model runs T_max={own}; leave it out")
     steps = own if time_steps is None else time_steps
     spiking = spiking_modules(model, named)
-    is_foreign = bool(candidates(model, spiking)) or any(b.framework != "snn_energy" for b in spiking.values())
+    is_foreign = bool(candidates(model, spiking)) or any(
+        b.framework != "snn_energy" or is_subclass(model.get_submodule(n), b) for n, b in spiking.items()
+    )
     if own is not None and not is_foreign:
         return Settled(time or "inside", own, "the model says so", spiking)
     if time is None and steps is None and not is_foreign:
@@ -224,7 +226,8 @@ def _blocks(model: nn.Module) -> int:
     return len(blocks) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else DEFAULT_BLOCKS
 
 
-def _require_countable(model: nn.Module) -> None:
+def require_countable(model: nn.Module) -> None:
+    """Raises ProfilingError for what cannot be looked into, has no weights yet, or holds NaN."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
             what = f"{name}: a scripted or compiled module" if name else "a scripted or compiled model"

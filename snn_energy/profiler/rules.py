@@ -118,6 +118,8 @@ CONVOLUTIONS: Mapping[str, bool] = {
 }
 LINEARS = _names("linear addmm mkldnn_linear")
 PRODUCTS = _names("matmul rmatmul mm bmm baddbmm mv dot einsum")
+# Several layers in one call, of which the parts would get other names step by step: listed as unsupported.
+CELLS = _names("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell lstm gru rnn_tanh rnn_relu")
 ATTENTIONS = _names(
     """scaled_dot_product_attention scaled_dot_product_flash_attention_for_cpu scaled_dot_product_flash_attention
     scaled_dot_product_efficient_attention scaled_dot_product_cudnn_attention scaled_dot_product_attention_math"""

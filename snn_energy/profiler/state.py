@@ -62,24 +62,62 @@ class State:
                         tensor.copy_(copied)
 
 
+DEPTH = 6  # of containers within containers
+
+
 def _keep(module: nn.Module) -> _Kept:
     attributes = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
     buffers = dict(module._buffers)
-    held = [value for value in [*attributes.values(), *buffers.values()] if value is not None]
-    lists = [value for value in held if isinstance(value, list)]
-    dicts = [value for value in held if isinstance(value, dict)]
-    tensors = [value for value in held if isinstance(value, Tensor)]
-    for group in (*lists, *(table.values() for table in dicts), *(v for v in held if isinstance(v, tuple))):
-        tensors += [value for value in group if isinstance(value, Tensor)]
-    values = [(tensor, tensor.detach().clone(), _version(tensor)) for tensor in tensors]
+    tensors: list[Tensor] = []
+    lists: list[list[Any]] = []
+    dicts: list[dict[Any, Any]] = []
+    seen: set[int] = set()
+    for value in [*attributes.values(), *buffers.values()]:
+        _gather(value, tensors, lists, dicts, seen, DEPTH)
     return _Kept(
         module,
         buffers,
         attributes,
-        values,
+        [(tensor, tensor.detach().clone(), _version(tensor)) for tensor in tensors],
         [(value, list(value)) for value in lists],
         [(table, dict(table)) for table in dicts],
     )
+
+
+def _gather(
+    value: Any,
+    tensors: list[Tensor],
+    lists: list[list[Any]],
+    dicts: list[dict[Any, Any]],
+    seen: set[int],
+    depth: int,
+) -> None:
+    """Every tensor and every container that can change in a value: in lists, tuples, dicts and plain objects."""
+    if value is None or id(value) in seen or depth == 0:
+        return
+    seen.add(id(value))
+    if isinstance(value, Tensor):
+        tensors.append(value)
+    elif isinstance(value, (list, tuple)):
+        if isinstance(value, list):
+            lists.append(value)
+        for item in value:
+            _gather(item, tensors, lists, dicts, seen, depth - 1)
+    elif isinstance(value, dict):
+        dicts.append(value)
+        for item in value.values():
+            _gather(item, tensors, lists, dicts, seen, depth - 1)
+    elif _is_plain_object(value):
+        dicts.append(vars(value))
+        for item in list(vars(value).values()):
+            _gather(item, tensors, lists, dicts, seen, depth - 1)
+
+
+def _is_plain_object(value: Any) -> bool:
+    """An instance of a class of the user's that keeps things in attributes, and no module, function or class."""
+    if isinstance(value, (type, nn.Module)) or callable(value) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in ("builtins", "torch", "typing")
 
 
 def _version(tensor: Tensor) -> int | None:
@@ -87,10 +125,14 @@ def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
 
 
-def _is_state(value: Any) -> bool:
-    """A tensor, or a list, tuple or dict that holds one (an empty list may come to hold one)."""
+def _is_state(value: Any, depth: int = DEPTH) -> bool:
+    """A tensor, or a container that holds one somewhere (an empty list may come to hold one)."""
+    if depth == 0:
+        return False
     if isinstance(value, (list, tuple)):
-        return not value or any(isinstance(item, Tensor) for item in value)
+        return not value or any(_is_state(item, depth - 1) for item in value if item != [] and item is not None)
     if isinstance(value, dict):
-        return any(isinstance(item, Tensor) for item in value.values())
-    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+        return any(_is_state(item, depth - 1) for item in value.values())
+    if isinstance(value, Tensor):
+        return not isinstance(value, nn.Parameter)
+    return _is_plain_object(value) and any(_is_state(item, depth - 1) for item in vars(value).values())

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -153,7 +153,12 @@ class Walker(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``watching`` around each pass."""
 
     def __init__(
-        self, model: nn.Module, max_k: int, input_kind: str | None, spiking: Mapping[str, Spiking] | None = None
+        self,
+        model: nn.Module,
+        max_k: int,
+        input_kind: str | None,
+        spiking: Mapping[str, Spiking] | None = None,
+        opened: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.max_k, self.input_kind = model, max_k, input_kind
@@ -162,6 +167,7 @@ class Walker(TorchFunctionMode):
             for name, belief in (spiking or {}).items()
             if not isinstance(model.get_submodule(name), LIF)
         }
+        self.opened = {id(model.get_submodule(name)) for name in opened}  # looked into, though they are neurons
         self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
         self.events: list[Event] = []
         self.unsupported: dict[str, str] = {}
@@ -203,7 +209,7 @@ class Walker(TorchFunctionMode):
             for name, module in self.model.named_modules(remove_duplicate=True):
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
-                if isinstance(module, LIF):
+                if self._is_lif(module):
                     before = module.__dict__.get("observer")
                     observers.append((module, before))
                     module.observer = self._observe if before is None else self._observe_beside(before)
@@ -293,7 +299,7 @@ class Walker(TorchFunctionMode):
             invocation = self._invocations.get(name, 0)
             self._invocations[name] = invocation + 1
             self._scopes.append((name, module, invocation, {}))
-            if isinstance(module, LIF) or id(module) in self.spiking:
+            if self._is_lif(module) or id(module) in self.spiking:
                 self._neuron_depth += 1
                 self._sums, self._seen_steps = [], []
                 if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
@@ -303,6 +309,9 @@ class Walker(TorchFunctionMode):
 
         return hook
 
+    def _is_lif(self, module: nn.Module) -> TypeGuard[LIF]:
+        return isinstance(module, LIF) and id(module) not in self.opened
+
     def _look_away(self) -> None:
         """Until ``_see_again`` nothing is seen: that is faster than to see and to ignore."""
         self._unseen = torch._C.DisableTorchFunction()
@@ -310,7 +319,7 @@ class Walker(TorchFunctionMode):
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            if isinstance(module, LIF):
+            if self._is_lif(module):
                 self._neuron_depth -= 1
                 if self._neuron_depth == 0:
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
@@ -362,7 +371,7 @@ class Walker(TorchFunctionMode):
         scope, module, invocation, counters = self._scopes[-1] if self._scopes else ("", self.model, 0, {})
         index = counters.get(op, 0)
         counters[op] = index + 1
-        is_leaf = isinstance(module, LIF) or id(module) in self.spiking
+        is_leaf = self._is_lif(module) or id(module) in self.spiking
         is_leaf = is_leaf or (rules.is_layer_class(type(module)) and next(module.children(), None) is None)
         if is_leaf and not any(counters[o] for o in counters if o != op) and index == 0:
             return scope or type(module).__name__, scope, invocation, index, ""
@@ -442,7 +451,8 @@ class Walker(TorchFunctionMode):
         raw, category = name
         if category == "query":
             return func(*args, **kwargs)
-        if category == "unknown" and any(self._get(t) for t in tensors_in([args, kwargs])):
+        is_opened = category == "unknown" and raw not in rules.CELLS
+        if is_opened and any(self._get(t) for t in tensors_in([args, kwargs])):
             before = len(self.events)
             with _Opened(self):
                 out = func(*args, **kwargs)
@@ -714,6 +724,10 @@ class Walker(TorchFunctionMode):
         if has_no_time and span.time_steps > 1 and out.numel() == span.time_steps * x.numel():
             if out.shape[0] == span.time_steps and shape[0] == 1:
                 roles[0] = "T"
+            elif out.dim() > 1 and out.shape[1] == span.time_steps and shape[1] == 1 and plain != "repeat_interleave":
+                roles[1] = "T"
+            elif plain == "repeat_interleave" and out.shape[0] == span.rows(True) and shape[0] == span.samples:
+                roles[0] = fed_roles(1, "flat-batch", span)[0]
             elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
                 roles[0] = merge(True, True, span)
             else:  # T copies, but not in front: a time axis that is not followed

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from snn_energy.errors import RecipeError
+from snn_energy.errors import ProfilingError, RecipeError
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,28 @@ class Processes:
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:
-            dist.barrier()
+            with _told_of_others():
+                dist.barrier()
 
     def told(self, words: Any) -> Any:
         """What the first process says, in all processes."""
         box = [words]
         if self.size > 1:
-            dist.broadcast_object_list(box)
+            with _told_of_others():
+                dist.broadcast_object_list(box)
         return box[0]
+
+
+@contextmanager
+def _told_of_others() -> Iterator[None]:
+    """One line where another process has gone: it has said why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProfilingError(
+            "another process of this run has failed, and has said why; what was counted is kept: mend that and run the "
+            "same command again"
+        ) from error
 
 
 @contextmanager
