@@ -30,13 +30,14 @@ from snn_energy.profiler.frameworks import (
     spiking_modules,
     with_weights,
 )
-from snn_energy.profiler.state import State
+from snn_energy.profiler.state import State, version_of
 from snn_energy.profiler.timesteps import TIME_MODES
 
 STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # and on (T, B, ...)
 SHAPES = {"axis0": "(T, B, ...)", "axis1": "(B, T, ...)", "flat": "(T*B, ...)", "flat-batch": "(B*T, ...)"}
 SAMPLES = (2, 3)
+MOST_COPIED = 50_000_000  # weights
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
     names = set(known)
     found = []
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.") or holds_weights(module):
+        if type(module).__module__.startswith("torch.") or rules.is_layer_class(type(module)) or holds_weights(module):
             continue
         if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
             continue
@@ -155,19 +156,30 @@ def settle(
 
 @contextmanager
 def _weights_kept(model: nn.Module) -> Iterator[None]:
-    """Puts the weights back. Raises ProfilingError where a forward has changed them: nobody could count it then."""
-    before = [(module, name, p, p.detach().clone()) for module in model.modules() for name, p in _own_weights(module)]
+    """Raises ProfilingError where a forward has changed weights: nobody could count it then. Puts them back.
+
+    Of networks with more than ``MOST_COPIED`` weights no copy is made: a change is seen by torch's own count of
+    changes, and their weights stay changed.
+    """
+    held = [(module, name, p, version_of(p)) for module in model.modules() for name, p in _own_weights(module)]
+    is_small = sum(p.numel() for _, _, p, _ in held) <= MOST_COPIED
+    copies = [p.detach().clone() if is_small else p for _, _, p, _ in held]
     problem: Exception | None = None
     try:
         yield
     except ProfilingError as error:
         problem = error
-    changed = [item for item in before if item[0]._parameters.get(item[1]) is not item[2]]
-    changed += [item for item in before if not torch.equal(item[2], item[3])]
+    changed = [
+        (module, name, p, values)
+        for (module, name, p, version), values in zip(held, copies, strict=True)
+        if module._parameters.get(name) is not p
+        or version_of(p) != version
+        or not (values is p or torch.equal(p, values))
+    ]
     with torch.no_grad():
-        for module, name, parameter, values in changed:
-            module._parameters[name] = parameter
-            parameter.copy_(values)
+        for module, name, p, values in changed:
+            module._parameters[name] = p
+            p.copy_(values)
     if problem is not None and not changed:
         raise problem
     if changed:
@@ -461,11 +473,15 @@ def _heard(note: Heard, x: Tensor, spike: Any) -> bool:
     if not isinstance(spike, Tensor) or spike.shape != x.shape or not x.is_floating_point():
         note.is_same_shape = False
         return False
+    if note.is_known:
+        return False
+    note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
+    if note.is_passed_on:  # as far as was seen: the values are those of its input
+        return False
     if len(note.values) < 3:
         note.values |= _values(spike)
     if len(note.read) < 3:
         note.read |= _values(x)
-    note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
     is_known = (note.remembers or note.steps_axis is not None) and note.values != {0.0}
     return not note.is_known and not is_known and len(note.values) < 3
 

@@ -78,7 +78,7 @@ def _keep(module: nn.Module) -> _Kept:
         module,
         buffers,
         attributes,
-        [(tensor, tensor.detach().clone(), _version(tensor)) for tensor in tensors],
+        [(tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors],
         [(value, list(value)) for value in lists],
         [(table, dict(table)) for table in dicts],
     )
@@ -120,7 +120,7 @@ def _is_plain_object(value: Any) -> bool:
     return type(value).__module__.partition(".")[0] not in ("builtins", "torch", "typing")
 
 
-def _version(tensor: Tensor) -> int | None:
+def version_of(tensor: Tensor) -> int | None:
     """Counts changes in place; tensors of inference mode have none."""
     return None if tensor.is_inference() else tensor._version
 
