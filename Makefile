@@ -26,6 +26,9 @@ demo: $(STAMP)
 	$(BIN)/snn-energy demo -o reports/demo
 	$(BIN)/snn-energy break-even reports/demo/dts-spikformer-2-64.json reports/demo/vit-2-64.json \
 	  --hardware dts-paper-fpga -o reports/break-even
+	mkdir -p reports/audit
+	$(BIN)/snn-energy audit reports/demo/spikformer-2-64.json --hardware dts-paper-fpga \
+	  --csv reports/audit/spikformer-2-64.csv --markdown reports/audit/spikformer-2-64.md
 
 paper: $(STAMP)
 	$(BIN)/snn-energy reproduce -o reports/paper

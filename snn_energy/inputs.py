@@ -6,7 +6,7 @@ a reference alone, or from a NIR graph. Data come by NAME:PATH, or as batches th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,9 +202,3 @@ def is_data_reference(spec: str) -> bool:
 def open_batches(spec: str) -> Iterable[Any]:
     """The batches that a reference gives, as they are. Raises DataError."""
     return build_loader(spec)
-
-
-def frames_or_images(data: Images | EventSet, chosen: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """One batch: (B, C, H, W) of images, (T, B, 2, H, W) of recordings; and the labels (B,)."""
-    at = np.asarray(chosen)
-    return data.batch(at), data.labels[at]
