@@ -226,12 +226,23 @@ def has_own_test_split(spec: str) -> bool:
     return name != "npz" or path is None or "is_test" in _read_npz(path)
 
 
-def batches(images: Images, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """All images in order, ``size`` at a time: (B, C, H, W) and (B,). Raises DataError."""
-    order = np.arange(len(images.labels))
+class Labelled(Protocol):
+    """Labelled samples that come in batches: images, or recordings of events."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes."""
+
+    def batch(self, chosen: Indices) -> NDArray[np.float32]:
+        """(B,) indices -> samples, as the network is given them."""
+
+
+def batches(samples: Labelled, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """All samples in order, ``size`` at a time, and their labels (B,). Raises DataError."""
+    order = np.arange(len(samples.labels))
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
-        yield images.batch(chosen), images.labels[chosen]
+        yield samples.batch(chosen), samples.labels[chosen]
 
 
 def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_channels: int) -> None:

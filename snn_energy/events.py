@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -263,14 +262,6 @@ def load_events(
         origin=origin,
     )
     return whole if samples is None else whole.first(samples)
-
-
-def event_batches(events: EventSet, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
-    """All recordings in order, ``size`` at a time: (T, B, 2, height, width) and (B,). Raises DataError."""
-    order = np.arange(len(events))
-    for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield events.batch(chosen), events.labels[chosen]
 
 
 def _recordings(path: Path, split: Split) -> tuple[list[tuple[Path, int]], str]:

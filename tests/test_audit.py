@@ -34,13 +34,7 @@ COUNTED = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # --- By hand: MAC 10 pJ, AC 3 pJ, zero check 0.5 pJ per dense operation that is not real, addition 5 pJ -----------

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import snn_energy as se
-from snn_energy.datasets import load_images, parse_data
+from snn_energy.datasets import batches, load_images, parse_data
 from snn_energy.errors import DataError
-from snn_energy.events import Events, EventSet, event_batches, load_events, read_nmnist, to_frames
+from snn_energy.events import Events, EventSet, load_events, read_nmnist, to_frames
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "nmnist"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no folder shared/data/nmnist beside the checkout")
@@ -175,11 +175,11 @@ def test_the_layout_as_distributed_takes_labels_from_folders(tmp_path: Path) -> 
     assert [p.name for p in events.paths] == ["00001.bin", "00002.bin", "00003.bin"]  # MNIST's order, digits mixed
     assert events.labels.tolist() == [0, 7, 0]
     assert load_events(f"nmnist:{tmp_path}", "train", 2).labels.tolist() == [7]
-    frames, labels = next(event_batches(events, 2))
+    frames, labels = next(batches(events, 2))
     assert frames.shape == (2, 2, 2, 34, 34)
     assert frames[0, 0, 1, 1, 0] == frames[0, 1, 1, 2, 7] == 1
     assert labels.tolist() == [0, 7]
-    assert [len(y) for _, y in event_batches(events, 2)] == [2, 1]
+    assert [len(y) for _, y in batches(events, 2)] == [2, 1]
     assert load_events(f"nmnist:{tmp_path}", "test", 2, samples=1).note.startswith("first 1 of 3; Test split, 2 steps")
 
 
@@ -278,7 +278,7 @@ class Steps(nn.Module):
 
 
 def first_layer(events: EventSet) -> dict[str, object]:
-    frames, labels = next(event_batches(events, 8))
+    frames, labels = next(batches(events, 8))
     counts = se.profile(
         Steps(),
         [(torch.from_numpy(frames), torch.from_numpy(labels))],
@@ -306,7 +306,7 @@ def test_the_first_layer_accumulates_events(tmp_path: Path) -> None:
 def test_the_first_layer_of_events_costs_accumulates_and_no_multiplications(tmp_path: Path) -> None:
     recording(tmp_path / "nmnist_3.bin", (0, 0, 1, 0), (9, 9, 1, 90), (9, 9, 1, 91))
     events = load_events(f"nmnist:{tmp_path}", "test", 2)
-    frames, _ = next(event_batches(events, 1))
+    frames, _ = next(batches(events, 1))
     counts = se.profile(
         Steps(), [torch.from_numpy(frames)], time_steps=2, time="call-axis0", input_kind=events.input_kind
     )
@@ -323,13 +323,13 @@ def test_real_recordings_are_those_of_a_34x34_sensor_over_three_saccades() -> No
         assert 5 * len(found) == path.stat().st_size
         assert 299_000 < found.t[-1] - found.t[0] < 311_000
         assert 0.48 < found.polarity.mean() < 0.51
-    frames, _ = next(event_batches(events, 9))
+    frames, _ = next(batches(events, 9))
     assert frames.sum() == sum(len(read_nmnist(path)) for path in events.paths) == 37_914
 
 
 @needs_real
 def test_the_first_layer_on_real_recordings_by_brute_force() -> None:
-    frames, _ = next(event_batches(load_events(f"nmnist:{REAL}", "test", 10, samples=3), 3))
+    frames, _ = next(batches(load_events(f"nmnist:{REAL}", "test", 10, samples=3), 3))
     rows = first_layer(load_events(f"nmnist:{REAL}", "test", 10, samples=3))
     reach = np.array([2 if i in (0, 33) else 3 for i in range(34)])
     expected = 4 * ((frames != 0) * (reach[:, None] * reach)).sum((1, 2, 3, 4))

@@ -957,7 +957,7 @@ for name, (build, run, neurons, first, told, time) in CASES.items():
 
 def test_spikingjelly_0_0_0_0_14() -> None:
     if not OLD.is_dir():
-        pytest.skip(f"SpikingJelly 0.0.0.0.14 is not in {OLD.name} beside the environment (make peers)")
+        pytest.skip(f"SpikingJelly 0.0.0.0.14 is not in {OLD.name} beside the environment (make test installs it)")
     here = Path(__file__).parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (OLD, here, here.parent)))}
     done = subprocess.run(

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
+from snn_energy.datasets import batches
 from snn_energy.errors import CheckpointError, DataError
-from snn_energy.events import event_batches, load_events
+from snn_energy.events import load_events
 from snn_energy.nir_graph import NIRNetwork, load_nir
 
 h5py = pytest.importorskip("h5py", reason="h5py (extra nir) is not installed")
@@ -412,7 +413,7 @@ def test_norse_runs_its_recurrent_braille_network_to_the_same_spikes(theirs: str
 
 def real_frames(time_steps: int) -> Tensor:
     events = load_events(f"nmnist:{RECORDINGS}", "test", time_steps, step_us=1000 * 310 // time_steps)
-    return torch.from_numpy(next(event_batches(events, 9))[0])
+    return torch.from_numpy(next(batches(events, 9))[0])
 
 
 def counted(network: nn.Module, frames: Tensor, **options: Any) -> Any:

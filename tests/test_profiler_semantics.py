@@ -21,14 +21,7 @@ from snn_energy.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import spiking_layers
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Does(nn.Module):

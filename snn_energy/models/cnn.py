@@ -14,6 +14,8 @@ Shapes: B images, T time steps, C channels, H and W pixels; inside, time and sam
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -115,7 +117,7 @@ def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
     return spikes.flatten(0, 1)
 
 
-class Cnn(nn.Module):
+class Cnn(nn.Module, abc.ABC):
     """What the three networks share. Shape: images (B, C, H, W) -> logits (B, classes)."""
 
     def __init__(self, config: CnnConfig) -> None:
@@ -123,9 +125,9 @@ class Cnn(nn.Module):
         config.validate()
         self.config, self.time_steps = config, config.time_steps
 
+    @abc.abstractmethod
     def logits(self, x: Tensor) -> Tensor:
         """x: (T*B, C, H, W) -> logits (T*B, classes)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W) -> logits (B, classes), the mean over the time steps."""
@@ -194,6 +196,21 @@ class VGG16(Cnn):
         return logits
 
 
+def make_stages(
+    config: CnnConfig, block: type[nn.Module], before: int, stages: Sequence[tuple[int, int, int]]
+) -> nn.ModuleList:
+    """Stages of residual blocks. before: channels in; stages: (published channels, blocks, stride of the first)."""
+    made = nn.ModuleList()
+    for published, blocks, stride in stages:
+        after = config.channels(published)
+        stage = nn.ModuleList()
+        for i in range(blocks):
+            stage.append(block(config, before, after, stride if i == 0 else 1))
+            before = after
+        made.append(stage)
+    return made
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions; the shortcut (spikes, or a 1x1 convolution of them) is added before the second neurons.
 
@@ -232,14 +249,8 @@ class ResNet19(Cnn):
         before = config.channels(STEM_CHANNELS)
         self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
         self.bn0, self.lif0 = nn.BatchNorm2d(before), make_neuron(config)
-        self.stages = nn.ModuleList()
-        for published, blocks, stride in RESNET19_STAGES:
-            after = config.channels(published)
-            stage = nn.ModuleList()
-            for i in range(blocks):
-                stage.append(ResidualBlock(config, before, after, stride if i == 0 else 1))
-                before = after
-            self.stages.append(stage)
+        self.stages = make_stages(config, ResidualBlock, before, RESNET19_STAGES)
+        before = config.channels(RESNET19_STAGES[-1][0])
         hidden = config.channels(RESNET19_HIDDEN)
         self.fc0, self.fc0_lif = nn.Linear(before, hidden), make_neuron(config)
         self.head = nn.Linear(hidden, config.num_classes)
@@ -291,14 +302,8 @@ class PreActResNet18(Cnn):
         super().__init__(config)
         before = config.channels(STEM_CHANNELS)
         self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
-        self.stages = nn.ModuleList()
-        for published, blocks, stride in PREACT_STAGES:
-            after = config.channels(published)
-            stage = nn.ModuleList()
-            for i in range(blocks):
-                stage.append(PreActBlock(config, before, after, stride if i == 0 else 1))
-                before = after
-            self.stages.append(stage)
+        self.stages = make_stages(config, PreActBlock, before, PREACT_STAGES)
+        before = config.channels(PREACT_STAGES[-1][0])
         self.bn, self.lif, self.pool_lif = nn.BatchNorm2d(before), make_neuron(config), make_neuron(config)
         self.head = nn.Sequential(nn.Linear(before, config.num_classes), nn.BatchNorm1d(config.num_classes))
 
