@@ -826,6 +826,68 @@ def half(
 
 
 @app.command()
+def trio(
+    name: Annotated[
+        str | None, typer.Argument(metavar="TRIO", help="A bundled trio (see --list), or a YAML file.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--seconds", metavar="N", help="For all networks together: wall time on a GPU, processor time on a CPU."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder for checkpoints, logs, trio.json.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME[:PATH]", help=f"Instead of the recipe's. {DATA_HELP}")
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
+    device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
+    listed: Annotated[bool, typer.Option("--list", help="List the bundled trios.")] = False,
+) -> None:
+    """Train a Spikformer, a DTS Spikformer and their non-spiking twin for one comparison, within a time budget.
+
+    The network of one time step first; the spiking ones start from its weights. The budget is shared out by measured
+    speed. Kill it at any moment: the same command goes on where it was.
+    """
+    from snn_energy.training.recipe import bundled
+
+    if listed:
+        for each in bundled("trio"):
+            say(each)
+        return
+    missing = [key for key, value in (("TRIO", name), ("--seconds", seconds), ("-o", output)) if value is None]
+    if name is None or seconds is None or output is None:
+        raise typer.BadParameter(f"missing: {', '.join(missing)} (see snn-energy trio --help)")
+    import pandas as pd
+
+    from snn_energy.training.trio import train_trio
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    result = train_trio(
+        name, output, data=data, seconds=seconds, seed=seed, device=device, progress=True, say=tell
+    )  # fmt: skip
+    rows = [
+        {
+            "stage": stage,
+            "model": entry["model"],
+            "T_avg": entry["t_avg"],
+            "epochs": entry["epochs"],
+            "seconds": entry["spent_s"],
+            "accuracy (%)": 100 * entry["accuracy"],
+            "in 16 bits (%)": 100 * entry["accuracy_16_bit"] if "accuracy_16_bit" in entry else None,
+            "checkpoint": entry.get("checkpoint"),
+        }
+        for stage, entry in result.stages.items()
+    ]
+    show(pd.DataFrame(rows), f"{name}: {result.spent_s:.0f} of {seconds:g} s")
+    say(f"written to {output}")
+
+
+@app.command()
 def ablate(
     grid: Annotated[str, typer.Argument(help="A bundled grid (digits), or the path of a YAML file.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for table and picture; runs go to its runs/.")],

@@ -73,12 +73,15 @@ def of_model(recipe: Recipe, **changes: Any) -> dict[str, Any]:
 # --- neurons ---
 
 
-def paper_by_autograd(current: Tensor, leak: float, v_th: float) -> Tensor:
-    """Eq. 1-2 written as two lines for autograd to differentiate."""
+def paper_by_autograd(current: Tensor, leak: float, v_th: float, gamma: float) -> Tensor:
+    """Eq. 1-2 written as two lines for autograd to differentiate, with dO/dH = gamma / V_th * max(0, 1 - |H/V_th - 1|).
+
+    The step is scaled to V_th afterwards, so its own slope is a V_th-th of that.
+    """
     u, spikes = torch.zeros_like(current[0]), []
     for current_t in current:
         h = torch.add(current_t, u, alpha=leak)
-        spike = TriangularSpike.apply(h - v_th, v_th) * v_th  # type: ignore[no-untyped-call]
+        spike = TriangularSpike.apply(h - v_th, v_th, gamma / v_th) * v_th  # type: ignore[no-untyped-call]
         u = h - spike
         spikes.append(spike)
     return torch.stack(spikes)
@@ -90,14 +93,15 @@ def paper_by_autograd(current: Tensor, leak: float, v_th: float) -> Tensor:
     seed=st.integers(0, 2**31),
     leak=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0]),
     v_th=st.sampled_from([0.5, 1.0, 2.0]),
+    gamma=st.sampled_from([0.5, 1.0, 2.0]),
 )
 def test_the_gradient_written_by_hand_is_that_of_the_equations_to_the_last_bit(
-    steps: int, seed: int, leak: float, v_th: float
+    steps: int, seed: int, leak: float, v_th: float, gamma: float
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     current = (torch.randn(steps, 2, 3, 4, generator=generator) * 1.5 * v_th).requires_grad_()
     weight = torch.randn(steps, 2, 3, 4, generator=generator)
-    expected, found = paper_by_autograd(current, leak, v_th), LIF(leak, v_th)(current)
+    expected, found = paper_by_autograd(current, leak, v_th, gamma), LIF(leak, v_th, gamma=gamma)(current)
     assert torch.equal(expected, found)
     (wanted,), (got,) = torch.autograd.grad(expected, current, weight), torch.autograd.grad(found, current, weight)
     assert torch.equal(wanted, got)

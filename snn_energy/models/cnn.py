@@ -57,6 +57,7 @@ class CnnConfig:
     batch_norm: bool = True
     initial_steps: int | None = None
     min_steps: int = 0
+    surrogate_gamma: float = 1.0
 
     @property
     def name(self) -> str:
@@ -103,9 +104,15 @@ def make_neuron(config: CnnConfig) -> nn.Module:
         return nn.ReLU()
     if config.defaults.dynamic:
         return DTSS(
-            config.time_steps, config.initial_steps, config.min_steps, config.leak, config.v_th, config.neuron
-        )  # fmt: skip
-    return LIF(config.leak, config.v_th, config.neuron)
+            config.time_steps,
+            config.initial_steps,
+            config.min_steps,
+            config.leak,
+            config.v_th,
+            config.neuron,
+            config.surrogate_gamma,
+        )
+    return LIF(config.leak, config.v_th, config.neuron, config.surrogate_gamma)
 
 
 def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:

@@ -19,31 +19,34 @@ NeuronRule = Literal["paper", "spikformer", "hoyer"]
 
 
 class TriangularSpike(torch.autograd.Function):
-    """1 where x > 0, else 0; the surrogate gradient is max(0, 1 - |x| / width) / width (paper, Eq. 2)."""
+    """1 where x > 0, else 0; the surrogate gradient is gamma / width * max(0, 1 - |x| / width) (paper, II-A).
+
+    With x = H - V_th and width V_th this is the paper's gamma / V_th * max(0, 1 - |H / V_th - 1|).
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, width: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, width: float, gamma: float = 1.0) -> Tensor:
         """x: any shape, the distance to the threshold; returns 0.0 or 1.0 in the dtype of x."""
         ctx.save_for_backward(x)
-        ctx.width = width
+        ctx.width, ctx.gamma = width, gamma
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Gradient with respect to x; none for the width."""
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """Gradient with respect to x; none for width and gamma."""
         (x,) = ctx.saved_tensors
-        return grads[0] * (1 - x.abs() / ctx.width).clamp_min(0) / ctx.width, None
+        return grads[0] * (1 - x.abs() / ctx.width).clamp_min(0) * (ctx.gamma / ctx.width), None, None
 
 
 class PaperNeuron(torch.autograd.Function):
     """Paper, Eq. 1-2 over all time steps: H = leak*U + I; O = V_th where H > V_th, else 0; U = H - O (soft reset).
 
-    Backwards through time with the triangular surrogate dO/dH = max(0, 1 - |H - V_th| / V_th), written out by hand:
-    only H is kept, and the gradients are those of the two equations to the last bit.
+    Backwards through time with the surrogate of II-A, dO/dH = gamma / V_th * max(0, 1 - |H / V_th - 1|), written out by
+    hand: only H is kept, and the gradients are those of the two equations to the last bit.
     """
 
     @staticmethod
-    def forward(ctx: Any, current: Tensor, leak: float, v_th: float) -> Tensor:
+    def forward(ctx: Any, current: Tensor, leak: float, v_th: float, gamma: float = 1.0) -> Tensor:
         """current: (T, B, ...) -> spikes (T, B, ...) of amplitude V_th."""
         potential, spikes = torch.empty_like(current), torch.empty_like(current)
         u: Tensor | None = None
@@ -57,11 +60,11 @@ class PaperNeuron(torch.autograd.Function):
                 spike.mul_(v_th)
             u = h - spike
         ctx.save_for_backward(potential)
-        ctx.leak, ctx.v_th = leak, v_th
+        ctx.leak, ctx.v_th, ctx.peak = leak, v_th, gamma / v_th
         return spikes
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         """Gradient with respect to the current (T, B, ...)."""
         (potential,), leak, v_th = ctx.saved_tensors, ctx.leak, ctx.v_th
         out = torch.empty_like(potential)
@@ -70,35 +73,41 @@ class PaperNeuron(torch.autograd.Function):
             torch.sub(potential[t], v_th, out=out[t]).abs_()
             if v_th != 1:
                 out[t].div_(v_th)
-            out[t].neg_().add_(1).clamp_min_(0).mul_(grads[0][t] if later is None else grads[0][t] - later)
+            out[t].neg_().add_(1).clamp_min_(0)
+            if ctx.peak != 1:
+                out[t].mul_(ctx.peak)
+            out[t].mul_(grads[0][t] if later is None else grads[0][t] - later)
             if later is not None:
                 out[t].add_(later)
             later = out[t] * leak
-        return out, None, None
+        return out, None, None, None
 
 
-class StraightThroughStep(torch.autograd.Function):
-    """TM = 1 where TS >= 1, else 0, with the gradient passed straight through (paper, Eq. 6-7)."""
+class MaskStep(torch.autograd.Function):
+    """TM = 1 where TS >= 1, else 0 (paper, Eq. 5); dTM/dTS = 1 where 0 < TS < 2, else 0 (Eq. 6)."""
 
     @staticmethod
     def forward(ctx: Any, ts: Tensor) -> Tensor:
         """ts: (T,) scores; returns the (T,) mask of 0.0 and 1.0."""
+        ctx.save_for_backward(ts)
         return (ts >= 1).to(ts.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        """The gradient of the mask, unchanged."""
-        return grads[0]
+        """The gradient of the mask where the score lies between 0 and 2, and 0 elsewhere."""
+        (ts,) = ctx.saved_tensors
+        gradient: Tensor = grads[0] * ((ts > 0) & (ts < 2))
+        return gradient
 
 
-def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float) -> tuple[Tensor, Tensor]:
+def spikformer_step(u: Tensor, current: Tensor, leak: float, v_th: float, gamma: float) -> tuple[Tensor, Tensor]:
     """Public Spikformer code: charge u + (I - u)/tau with 1/tau = 1 - leak; 1 where v >= V_th; hard reset.
 
     u, current: (B, ...); returns (spikes of amplitude 1, next u).
     """
     v = u + (current - u) * (1 - leak)
     # v >= V_th is the opposite of V_th > v
-    spike = 1 - TriangularSpike.apply(v_th - v, v_th)  # type: ignore[no-untyped-call]
+    spike = 1 - TriangularSpike.apply(v_th - v, v_th, gamma)  # type: ignore[no-untyped-call]
     return spike, v * (1 - spike.detach())
 
 
@@ -147,12 +156,14 @@ class LIF(nn.Module):
     ``observer``, where set, is called as observer(t, spikes_t, potential_t) at every active step of a forward
     without gradients, after the reset, while both tensors are still in cache; it must change neither.
 
-    Shape: (T, B, ...) -> (T, B, ...). Raises ModelError for a leak outside [0, 1] or a threshold <= 0.
+    ``gamma``: the paper's hyper-parameter, peak of the surrogate gradient times V_th; rule "hoyer" has none.
+
+    Shape: (T, B, ...) -> (T, B, ...). Raises ModelError for a leak outside [0, 1], a threshold or gamma <= 0.
     """
 
     observer: Observer | None = None
 
-    def __init__(self, leak: float = 0.5, v_th: float = 1.0, rule: NeuronRule = "paper") -> None:
+    def __init__(self, leak: float = 0.5, v_th: float = 1.0, rule: NeuronRule = "paper", gamma: float = 1.0) -> None:
         super().__init__()
         if not 0 <= leak <= 1:
             raise ModelError(f"leak must lie in [0, 1], not {leak}")
@@ -160,7 +171,9 @@ class LIF(nn.Module):
             raise ModelError(f"v_th must be positive, not {v_th}")
         if rule not in RULES:
             raise ModelError(f"neuron rule must be one of {sorted(RULES)}, not '{rule}'")
-        self.leak, self.v_th, self.rule = leak, v_th, rule
+        if not gamma > 0:
+            raise ModelError(f"gamma must be positive, not {gamma}")
+        self.leak, self.v_th, self.rule, self.gamma = leak, v_th, rule, gamma
         self.hoyer_loss: Tensor | None = None  # of the last forward with gradients, rule "hoyer" alone
         if rule == "hoyer":
             self.threshold = nn.Parameter(torch.tensor(float(v_th)))
@@ -187,12 +200,12 @@ class LIF(nn.Module):
 
     def _forward_differentiable(self, current: Tensor) -> Tensor:
         if self.rule == "paper":
-            return PaperNeuron.apply(current, self.leak, self.v_th)  # type: ignore[no-untyped-call, no-any-return]
+            return PaperNeuron.apply(current, self.leak, self.v_th, self.gamma)  # type: ignore[no-untyped-call, no-any-return]
         if self.rule == "hoyer":
             return self._forward_hoyer(current)
         u, spikes = torch.zeros_like(current[0]), []
         for current_t in current:
-            spike, u = spikformer_step(u, current_t, self.leak, self.v_th)
+            spike, u = spikformer_step(u, current_t, self.leak, self.v_th, self.gamma)
             spikes.append(spike)
         return torch.stack(spikes)
 
@@ -274,8 +287,9 @@ class DTSS(LIF):
         leak: float = 0.5,
         v_th: float = 1.0,
         rule: NeuronRule = "paper",
+        gamma: float = 1.0,
     ) -> None:
-        super().__init__(leak, v_th, rule)
+        super().__init__(leak, v_th, rule, gamma)
         initial_steps = max_steps if initial_steps is None else initial_steps
         if not 1 <= initial_steps <= max_steps:
             raise ModelError(f"initial_steps must lie in 1..{max_steps} (T_max), not {initial_steps}")
@@ -302,7 +316,7 @@ class DTSS(LIF):
         """(T_max,) TM, differentiable in TP except for the floor. Raises ModelError if T != T_max."""
         if time_steps != self.max_steps:
             raise ModelError(f"a DTSS layer made for T_max={self.max_steps} was run with {time_steps} time steps")
-        mask: Tensor = StraightThroughStep.apply(self.scores())  # type: ignore[no-untyped-call]
+        mask: Tensor = MaskStep.apply(self.scores())  # type: ignore[no-untyped-call]
         floor = torch.arange(self.max_steps, device=mask.device) < self.min_steps
         return torch.where(floor, torch.ones_like(mask), mask)
 

@@ -207,7 +207,7 @@ class PublicSpikformer(nn.Module):
             raise ModelError(f"{config.name}: its neuron is 'spikformer', not '{config.neuron}'")
 
         def make_lif(v_th: float) -> LIF:
-            return LIF(config.leak, v_th, config.neuron)
+            return LIF(config.leak, v_th, config.neuron, config.surrogate_gamma)
 
         self.config, self.time_steps, self.layout = config, config.time_steps, LAYOUTS[config.patch_size]
         parts: tuple[MakePart, MakePart] = (

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_energy.errors import ModelError, nearest
+from snn_energy.models import fused
 from snn_energy.models.neurons import DTSS, LIF, NeuronRule
 from snn_energy.models.registry import FAMILIES
 from snn_energy.models.skipping import forward_skipping, has_hooks
@@ -31,7 +32,8 @@ class TransformerConfig:
     """Everything that fixes the shape and the dynamics of a network; what a checkpoint's metadata holds.
 
     ``family`` is spikformer, dts-spikformer or vit. ``patch_size`` 2**n puts n max-pools behind the last n of
-    the four SPS stages. ``initial_steps`` and ``min_steps`` concern dts-spikformer alone.
+    the four SPS stages. ``initial_steps`` and ``min_steps`` concern dts-spikformer alone, ``surrogate_gamma`` (the
+    paper's gamma) training alone.
     """
 
     family: str
@@ -48,6 +50,7 @@ class TransformerConfig:
     neuron: NeuronRule = "paper"
     initial_steps: int | None = None
     min_steps: int = 0
+    surrogate_gamma: float = 1.0
 
     @property
     def name(self) -> str:
@@ -213,8 +216,11 @@ class Spikformer(nn.Module):
     """Spikformer-N-D; with family ``dts-spikformer`` every LIF is a DTSS layer.
 
     Shape: images (B, C, H, W) -> logits (B, classes). Time is inside: the image is repeated ``time_steps``
-    times and the tokens are averaged over space and time before the head.
+    times and the tokens are averaged over space and time before the head. ``fused``: training goes the way of
+    ``models/fused.py``, for the paper's neuron alone.
     """
+
+    fused = False
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -229,8 +235,9 @@ class Spikformer(nn.Module):
                     config.leak,
                     v_th,
                     config.neuron,
+                    config.surrogate_gamma,
                 )
-            return LIF(config.leak, v_th, config.neuron)
+            return LIF(config.leak, v_th, config.neuron, config.surrogate_gamma)
 
         self.config, self.time_steps = config, config.time_steps
         self.skips_time_steps = config.family == "dts-spikformer"
@@ -257,6 +264,8 @@ class Spikformer(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W) -> (T, B, D), averaged over the tokens."""
+        if self.fused and self.training and torch.is_grad_enabled():
+            return fused.features(self, images, ATTENTION_SCALE)
         x = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         x = self.sps(x)
         for block in self.blocks:

@@ -55,14 +55,20 @@ def load_grid(source: str | Path) -> tuple[Grid, dict[str, Recipe]]:
     base = load_recipe(grid.base)
     recipes = {}
     for variant in grid.variants:
-        tree = base.model_dump() | {"name": variant.name}
-        for key, value in [*grid.changes.items(), *variant.changes.items()]:
-            _put(tree, key, value, f"{file_name}: variant '{variant.name}'")
-        try:
-            recipes[variant.name] = Recipe.model_validate(tree)
-        except ValidationError as error:
-            raise RecipeError(describe(error, f"{file_name}: variant '{variant.name}'", Recipe)) from error
+        where = f"{file_name}: variant '{variant.name}'"
+        recipes[variant.name] = recipe_with(base, variant.name, {**grid.changes, **variant.changes}, where)
     return grid, recipes
+
+
+def recipe_with(base: Recipe, name: str, changes: dict[str, Any], where: str) -> Recipe:
+    """The base under another name, with dotted keys changed. where: what errors begin with. Raises RecipeError."""
+    tree = base.model_dump() | {"name": name}
+    for key, value in changes.items():
+        _put(tree, key, value, where)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(describe(error, where, Recipe)) from error
 
 
 def list_grids() -> list[str]:

@@ -79,6 +79,11 @@ def _told_of_others() -> Iterator[None]:
         ) from error
 
 
+def device_type(device: str) -> str:
+    """``auto`` is cuda where there is one, else cpu; others are themselves."""
+    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @contextmanager
 def processes(device: str, *, backend: str | None = None, timeout: timedelta | None = None) -> Iterator[Processes]:
     """The group that torchrun has started, or this process alone. device: auto, cpu or cuda. Raises RecipeError.
@@ -86,7 +91,7 @@ def processes(device: str, *, backend: str | None = None, timeout: timedelta | N
     backend: nccl for CUDA devices and gloo for none unless given. timeout: how long one waits for another; torch's
     own unless given.
     """
-    chosen = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device_type(device)
     if chosen not in ("cpu", "cuda"):
         raise RecipeError(f"device must be auto, cpu or cuda, not '{device}'")
     if chosen == "cuda" and not torch.cuda.is_available():

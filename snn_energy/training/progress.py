@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 
 from rich.console import Console
@@ -33,7 +34,7 @@ class Reporter:
             console=self.console,
             disable=not (enabled and self.console.is_terminal),
         )
-        self.task = self.bar.add_task(recipe.name, total=recipe.epochs * images, text="")
+        self.task = self.bar.add_task(recipe.name, total=round(recipe.epochs * images), text="")
 
     def __enter__(self) -> Reporter:
         self.bar.start()
@@ -52,7 +53,9 @@ class Reporter:
         self.in_epoch += count
         self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.text}")
         if time.monotonic() - self.last_line > LINE_EVERY_S:
-            self._line(f"epoch {self.finished + 1}/{self.recipe.epochs}, {self.in_epoch / self.images:.0%}", [])
+            self._line(
+                f"epoch {self.finished + 1}/{math.ceil(self.recipe.epochs)}, {self.in_epoch / self.images:.0%}", []
+            )
 
     def epoch(self, record: dict[str, float | int | None], dead: tuple[str, ...]) -> None:
         """Show one finished epoch; warn, shown or not, of layers that have just lost their last time step."""
@@ -66,7 +69,7 @@ class Reporter:
         self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.text}")
         waited = time.monotonic() - self.last_line > LINE_EVERY_S
         if record["test_accuracy"] is not None or self.done <= self.images or waited:
-            self._line(f"epoch {self.finished}/{self.recipe.epochs}", parts)
+            self._line(f"epoch {self.finished}/{math.ceil(self.recipe.epochs)}", parts)
         fresh = [name for name in dead if name not in self.dead]
         if fresh:
             message = "%s: epoch %d: no active time step left (T_l = 0) in %s"
@@ -85,6 +88,6 @@ class Reporter:
         if not self.enabled or self.console.is_terminal:
             return
         self.last_line, rate = time.monotonic(), self._rate()
-        left = (self.recipe.epochs * self.images - self._all()) / rate if rate else 0.0
+        left = max(0.0, self.recipe.epochs * self.images - self._all()) / rate if rate else 0.0
         text = ", ".join([where, *parts, f"{rate:.0f} images/s", f"{left:.0f} s left"])
         self.console.print(f"{self.recipe.name}: {text}", highlight=False, soft_wrap=True, markup=False)

@@ -62,6 +62,7 @@ class ModelSection(_Section):
     batch_norm: bool | None = None
     initial_steps: int | None = Field(default=None, ge=1)
     min_steps: int = Field(default=0, ge=0)
+    surrogate_gamma: float = Field(default=1.0, gt=0)
 
     @property
     def family(self) -> str:
@@ -113,7 +114,7 @@ class OptimiserSection(_Section):
 
     learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0)
     tp_learning_rate: float = Field(default=0.01, gt=0)
     clip_norm: float | None = Field(default=None, gt=0)
 
@@ -158,7 +159,10 @@ class Recipe(_Section):
     start_from: a checkpoint whose tensors of the same name and shape are the start, such as the non-spiking twin.
     hold_out: so many training images, spread over the split, are not trained on and choose the best checkpoint; 0:
     the test split chooses it, and its metadata say so. test_every: epochs between two looks at accuracy.
-    precision: what the forward pass computes in (weights, LIF scores and losses stay float32).
+    epochs: passes over the training images; the last one may be a part of a pass (2.5).
+    precision: what the forward pass computes in (weights, LIF scores and losses stay float32); a CPU without bfloat16
+    instructions computes in float32, and says so. fused: BatchNorm and neurons of a Spikformer as one compiled
+    operation (``models/fused.py``); without a compiler the plain operations, and the run says so.
 
     Augmentation, in this order: crop_scale, a random part of the image by area, for images in files; shift_pixels,
     the largest random shift, in pixels of the model's input; flip, left and right, for half the images;
@@ -173,7 +177,8 @@ class Recipe(_Section):
     threads: int = Field(default=1, ge=1, le=1024)
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: bool = False
-    epochs: int = Field(ge=1, le=10**6)
+    fused: bool = False
+    epochs: float = Field(gt=0, le=10**6)
     batch_size: int = Field(ge=2, le=2**31)
     hold_out: int = Field(default=0, ge=0)
     shift_pixels: int = Field(default=0, ge=0)
@@ -212,6 +217,10 @@ class Recipe(_Section):
                 raise _ContradictionError(
                     key, f"{getattr(self, key)} must be less than model.image_size {self.model.image_size}"
                 )
+        if self.fused and (self.model.family not in ("spikformer", "dts-spikformer") or self.model.neuron != "paper"):
+            raise _ContradictionError(
+                "fused", f"only a spikformer or dts-spikformer with neuron paper has it, not {self.model.name}"
+            )
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise _ContradictionError("crop_scale", f"must be two shares, 0 < low <= high <= 1, not {self.crop_scale}")
         if self.data is not None:

@@ -15,6 +15,7 @@ import csv
 import hashlib
 import io
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from snn_energy.checkpoints import load_checkpoint, read_metadata, save_checkpoint, sha256_of
@@ -43,13 +43,16 @@ from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet
 from snn_energy.training.parallel import Processes, join_batch_norms, processes
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
+from snn_energy.training.speed import clock, freed_memory_is_kept, fuse, precision
 from snn_energy.weights_file import load_tensors_only, read_tensors
 
 Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
 SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
 LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
-PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums"}
+PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums", "seconds"}
+PAUSE_S = 300.0  # a batch or a look at accuracy that takes longer was paused, and its time is not counted
 TEST_BATCH = 120
+MEASURED_STEPS = 5  # by ``measure_steps``
 LEAST_THRESHOLD = 0.01  # of a Hoyer neuron, whose potentials are divided by it
 CHECK_EVERY = 100  # batches between two looks at the loss, each of which waits for the device
 EpochRecord = dict[str, float | int | None]
@@ -61,7 +64,8 @@ class TrainingResult:
 
     active_steps: T_l by spiking layer (T_max for a plain LIF); t_avg: their unweighted mean, None for a
     network without spiking layers. dead_layers: T_l = 0. floor_layers: layers whose own score would give T_l
-    = 0 and that ``min_steps`` keeps alive. seconds: wall time of this call. best_epoch: that of the best checkpoint.
+    = 0 and that ``min_steps`` keeps alive. seconds: spent on the whole run, earlier calls included, by ``speed.clock``.
+    best_epoch: that of the best checkpoint.
     """
 
     recipe_name: str
@@ -97,6 +101,16 @@ class _Run:
     order: Tensor | None
     next_batch: int
     sums: Tensor  # (4,) float64, see SUMS
+    precision: torch.dtype  # of the forward pass; what the machine can, so no part of the state
+    clock: Callable[[], float]
+    seconds: float = 0.0  # spent so far, in all calls
+    at: float = 0.0  # up to when they are counted
+
+    def count_seconds(self) -> None:
+        """Add the time since the last call, unless it was a pause (SIGSTOP, a sleeping laptop)."""
+        now = self.clock()
+        self.seconds += now - self.at if now - self.at < PAUSE_S else 0.0
+        self.at = now
 
 
 @dataclass(frozen=True)
@@ -106,8 +120,8 @@ class _Batch:
     count: int
     places: Tensor
     draws: Draws
-    pixels: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    pixels: Tensor
+    labels: Tensor
     generator_state: Tensor  # after this batch's draws
 
 
@@ -124,23 +138,27 @@ def train(
     write_log: bool = False,
     progress: bool = False,
     save_every_s: float = 600.0,
+    on_save: Callable[[float], None] | None = None,
 ) -> TrainingResult:
     """Train a recipe and write its checkpoint; deterministic on the CPU of one machine.
 
     seed, data, start_from: instead of the recipe's. device: cpu, cuda or auto. on_epoch: called after every epoch
     with its row of the log. resume: go on from ``<output>.partial``, which is written after every epoch and every
-    ``save_every_s`` seconds. Written beside ``<stem>.safetensors``: ``<stem>.best.safetensors`` and
-    ``<stem>.recipe.yaml``, the recipe with every default and change; with write_log ``<stem>.log.csv``. progress: show
-    it on stderr. Under torchrun all processes work on one run, and the first one writes.
+    ``save_every_s`` seconds; on_save is then called with the seconds spent so far. Written beside
+    ``<stem>.safetensors``: ``<stem>.best.safetensors`` and ``<stem>.recipe.yaml``, the recipe with every default and
+    change; with write_log ``<stem>.log.csv``. progress: show it on stderr. Under torchrun all processes work on one
+    run, and the first one writes.
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
-    started = time.perf_counter()
     output, recipe = (
         Path(output_path),
         _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from)),
     )
     output = _checked_output(output_path, recipe, resume=resume)
-    with processes(device) as group, _reproducible(recipe.threads, group), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(processes(device))
+        stack.enter_context(_reproducible(recipe.threads, group))
+        stack.enter_context(freed_memory_is_kept())
         loaded = _load_data(recipe)
         run = _start(recipe, group)
         if resume:
@@ -150,21 +168,30 @@ def train(
         report.resume(len(run.epochs), run.next_batch * recipe.batch_size)
         saved = [time.monotonic()]
 
-        def after_batch(state: Tensor) -> None:
-            if time.monotonic() - saved[0] > save_every_s:
-                _write_partial(run, recipe, loaded, output, group, state)
-                saved[0] = time.monotonic()
+        def save(state: Tensor) -> None:
+            _write_partial(run, recipe, loaded, output, group, state)
+            saved[0] = time.monotonic()
+            if on_save is not None:
+                on_save(run.seconds)
 
-        for epoch in range(len(run.epochs) + 1, recipe.epochs + 1):
+        def after_batch(state: Tensor) -> None:
+            run.count_seconds()
+            if time.monotonic() - saved[0] > save_every_s:
+                save(state)
+
+        last = math.ceil(
+            _total_steps(recipe, len(loaded.train.labels)) / _epoch_steps(recipe, len(loaded.train.labels))
+        )
+        for epoch in range(len(run.epochs) + 1, last + 1):
             record = _train_epoch(run, recipe, loaded.train, epoch, group, report, after_batch)
-            look = epoch == recipe.epochs or epoch % recipe.test_every == 0
+            look = epoch == last or epoch % recipe.test_every == 0
             record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if look else None
             record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if look else None
+            run.count_seconds()
             run.epochs.append(record)
             if group.is_first and best_epoch(run.epochs) == epoch:
                 save_checkpoint(best_path(output), run.model, _metadata(recipe, loaded, run, "best"))
-            _write_partial(run, recipe, loaded, output, group, run.generator.get_state())
-            saved[0] = time.monotonic()
+            save(run.generator.get_state())
             if group.is_first and write_log:
                 _write_log(run.epochs, log_path(output))
             if group.is_first:
@@ -177,7 +204,7 @@ def train(
                 _write_log(run.epochs, log_path(output))
             partial_path(output).unlink(missing_ok=True)
         group.wait()
-        return _result(run, recipe, output, time.perf_counter() - started)
+        return _result(run, recipe, output)
 
 
 def partial_path(output: Path) -> Path:
@@ -233,6 +260,48 @@ def best_epoch(epochs: list[EpochRecord]) -> int:
 def _score(record: EpochRecord) -> float | None:
     held = record["held_out_accuracy"]
     return record["test_accuracy"] if held is None else held
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """What a run costs on this machine: seconds of one step, of one look at accuracy, and the steps of one epoch."""
+
+    step_s: float
+    look_s: float
+    epoch_steps: int
+
+
+def data_fingerprint(recipe: Recipe) -> str:
+    """SHA-256 of the images and labels of both splits, wherever they lie. Raises RecipeError, DataError."""
+    return _load_data(_changed(recipe).with_changes(start_from=None)).fingerprint
+
+
+def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path | None = None) -> StepTimes:
+    """Time a few steps of a recipe on a network that is thrown away, after two that warm up and compile.
+
+    A look: all held-out and test images once. Raises as ``train`` does.
+    """
+    recipe = _changed(recipe, start_from=None if start_from is None else str(start_from))
+    with contextlib.ExitStack() as stack:
+        group = stack.enter_context(processes(device))
+        stack.enter_context(_reproducible(recipe.threads, group))
+        stack.enter_context(freed_memory_is_kept())
+        data = _load_data(recipe)
+        run = _start(recipe, group)
+        chunks = torch.randperm(len(data.train.labels), generator=run.generator).split(recipe.batch_size)
+        seconds: list[float] = []
+        for batch in _batches(run, recipe, data.train, chunks[: 2 + MEASURED_STEPS], group):
+            started = run.clock()
+            float(_step(run, recipe, batch, group)[0])  # waits for the device
+            seconds.append(run.clock() - started)
+        looked = [images for images in (data.held_out, data.test) if images is not None]
+        sample = looked[-1].first(min(TEST_BATCH, len(looked[-1].labels)))
+        _accuracy(run.model, sample, group)
+        started = run.clock()
+        _accuracy(run.model, sample, group)
+        per_image = (run.clock() - started) / len(sample.labels)
+    look_s = per_image * sum(len(images.labels) for images in looked)
+    return StepTimes(statistics.median(seconds[2:] or seconds), look_s, len(chunks))
 
 
 def accuracy(model: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
@@ -359,8 +428,13 @@ def _start(recipe: Recipe, group: Processes) -> _Run:
     model.to(group.device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    generator = torch.Generator().manual_seed(recipe.seed)
-    return _Run(model.train(), _optimiser(model, recipe), generator, [], None, 0, torch.zeros(len(SUMS)).double())
+    fuse(model, recipe, group.device, group.size)
+    generator, sums = torch.Generator().manual_seed(recipe.seed), torch.zeros(len(SUMS)).double()
+    dtype = precision(recipe, group.device)
+    watch = clock(group.device, recipe.threads)
+    return _Run(
+        model.train(), _optimiser(model, recipe), generator, [], None, 0, sums, dtype, watch, at=watch()
+    )  # fmt: skip
 
 
 def _fill_from(model: nn.Module, path: str) -> None:
@@ -384,7 +458,7 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     ]
     if scores:
         groups.append({"params": scores, "peak_lr": plan.tp_learning_rate, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=plan.learning_rate)
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
 
 
 def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
@@ -392,6 +466,16 @@ def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+def _epoch_steps(recipe: Recipe, images: int) -> int:
+    """Batches of one pass over so many images."""
+    return math.ceil(images / recipe.batch_size)
+
+
+def _total_steps(recipe: Recipe, images: int) -> int:
+    """Batches of the whole run, at least one."""
+    return max(1, round(recipe.epochs * _epoch_steps(recipe, images)))
 
 
 def _train_epoch(
@@ -407,11 +491,12 @@ def _train_epoch(
     if run.order is None:
         run.order = torch.randperm(len(images.labels), generator=run.generator)
         run.next_batch, run.sums = 0, torch.zeros(len(SUMS)).double()
-    chunks = run.order.split(recipe.batch_size)
-    warmup, total = recipe.optimiser.warmup_epochs * len(chunks), recipe.epochs * len(chunks)
+    every, total = _epoch_steps(recipe, len(images.labels)), _total_steps(recipe, len(images.labels))
+    before, warmup = (epoch - 1) * every, round(recipe.optimiser.warmup_epochs * every)
+    chunks = run.order.split(recipe.batch_size)[: total - before]  # a part of a pass at the end
     run.sums = run.sums.to(group.device)
     for batch in _batches(run, recipe, images, chunks, group):
-        share = _schedule((epoch - 1) * len(chunks) + run.next_batch, warmup, total)
+        share = _schedule(before + run.next_batch, min(warmup, total - 1), total)
         for parameters in run.optimiser.param_groups:
             parameters["lr"] = parameters["peak_lr"] * share
         run.sums += group.add_up(_step(run, recipe, batch, group))
@@ -422,7 +507,8 @@ def _train_epoch(
         after_batch(batch.generator_state)
     sums = dict(zip(SUMS, run.sums.tolist(), strict=True))
     _check_finite(run.model.state_dict(), sums["loss"], recipe, epoch)
-    record: EpochRecord = {"epoch": epoch, **{key: value / len(images.labels) for key, value in sums.items()}}
+    count = sum(len(chunk) for chunk in chunks)
+    record: EpochRecord = {"epoch": epoch, **{key: value / count for key, value in sums.items()}}
     steps = list(active_steps_by_layer(run.model).values())
     record["t_avg"] = sum(steps) / len(steps) if steps else None
     record["dead_layers"] = steps.count(0)
@@ -440,7 +526,14 @@ def _batches(
         places, state = group.part(len(chosen)), run.generator.get_state()
         mine = chosen[places].numpy()
         crops = None if draws.crops is None else draws.crops[places.numpy()]
-        return lambda: _Batch(len(chosen), places, draws, images.batch(mine, crops), images.labels[mine], state)
+
+        def read() -> _Batch:
+            pixels, labels = torch.from_numpy(images.batch(mine, crops)), torch.from_numpy(images.labels[mine])
+            if group.device.type == "cuda":  # so that their copies to the device wait for nobody
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            return _Batch(len(chosen), places, draws, pixels, labels, state)
+
+        return read
 
     with ThreadPoolExecutor(1) as reader:
         coming = None
@@ -454,8 +547,8 @@ def _batches(
 
 def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     """One step of the optimiser; returns this process's share of SUMS over the batch's images, (4,) float64."""
-    labels = torch.from_numpy(batch.labels).to(group.device, non_blocking=True)
-    images = torch.from_numpy(batch.pixels).to(group.device, non_blocking=True)
+    labels = batch.labels.to(group.device, non_blocking=True)
+    images = batch.pixels.to(group.device, non_blocking=True)
     images, targets = augmented(images, batch.draws, batch.places, recipe), labels
     if batch.draws.mixed is not None:
         images, targets = mixed(images, labels, batch.draws.mixed, recipe.model.num_classes)
@@ -463,7 +556,7 @@ def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
     tet, smoothing, model = recipe.tet_loss, recipe.label_smoothing, run.model
     try:
-        with torch.autocast(group.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        with torch.autocast(group.device.type, torch.bfloat16, enabled=run.precision == torch.bfloat16):
             steps = model.forward_steps(images).float() if tet and not isinstance(model, VisionTransformer) else None
             logits = model(images).float() if steps is None else steps.mean(0)
     except ValueError as error:  # how BatchNorm tells of a single value
@@ -514,7 +607,7 @@ def _project(model: nn.Module) -> None:
                 layer.threshold.clamp_min_(LEAST_THRESHOLD)
 
 
-def _result(run: _Run, recipe: Recipe, output: Path, seconds: float) -> TrainingResult:
+def _result(run: _Run, recipe: Recipe, output: Path) -> TrainingResult:
     steps = active_steps_by_layer(run.model)
     return TrainingResult(
         recipe_name=recipe.name,
@@ -526,7 +619,7 @@ def _result(run: _Run, recipe: Recipe, output: Path, seconds: float) -> Training
         t_avg=sum(steps.values()) / len(steps) if steps else None,
         dead_layers=dead_layers(run.model),
         floor_layers=layers_held_by_floor(run.model),
-        seconds=seconds,
+        seconds=run.seconds,
         epochs=tuple(run.epochs),
     )
 
@@ -541,16 +634,19 @@ def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, A
     return {
         "data": data.train.name,
         "data_note": data.train.note,
+        "data_sha256": data.fingerprint,
         "split": "train",
         "seed": recipe.seed,
         "mean": None,
         "std": None,
         "epoch": record["epoch"],
-        "chosen": f"best of {recipe.epochs} epochs on {chooser}" if which == "best" else "last epoch",
+        "chosen": f"best of {recipe.epochs:g} epochs on {chooser}" if which == "best" else "last epoch",
         "held_out_accuracy": record["held_out_accuracy"],
         "test_accuracy": record["test_accuracy"],
         "active_steps": steps,
         "t_avg": sum(steps.values()) / len(steps) if steps else None,
+        "precision": str(run.precision).removeprefix("torch."),
+        "fused": bool(getattr(run.model, "fused", False)),
         "recipe_name": recipe.name,
         "recipe": without_paths.to_yaml(),
         "started_from": data.started_from,
@@ -595,6 +691,7 @@ def _write_partial(
         "order": run.order,
         "next_batch": run.next_batch,
         "sums": run.sums.cpu(),
+        "seconds": run.seconds,
     }
 
     def write(temporary: Path) -> None:
@@ -630,3 +727,4 @@ def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
         raise CheckpointError(f"{path}: damaged ({error}); start afresh without resume") from error
     run.epochs.extend(state["epochs"])
     run.order, run.next_batch, run.sums = state["order"], state["next_batch"], state["sums"]
+    run.seconds, run.at = state["seconds"], run.clock()

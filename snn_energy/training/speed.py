@@ -1,0 +1,84 @@
+"""What makes a training step cheaper on this machine, and what this machine cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from snn_energy.models import fused
+from snn_energy.models.spikformer import Spikformer
+from snn_energy.training.recipe import Recipe
+
+log = logging.getLogger("snn_energy")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEEP_BYTES = 2**30  # blocks up to this size are kept for the next step
+DEFAULT_BYTES = 128 * 2**10  # glibc's own start values
+
+
+@contextlib.contextmanager
+def freed_memory_is_kept() -> Iterator[None]:
+    """Freed tensors stay with the process until the end, instead of being given back and zeroed anew every step.
+
+    Sets glibc's mmap and trim thresholds; elsewhere it does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no glibc
+        yield
+        return
+    mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        mallopt(M_MMAP_THRESHOLD, DEFAULT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, DEFAULT_BYTES)
+        with contextlib.suppress(AttributeError):
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def clock(device: torch.device, threads: int) -> Callable[[], float]:
+    """Seconds that go on while this process works: on a CPU the processor time of its threads over their number.
+
+    So neither a pause nor what other jobs take of the machine counts. On a CUDA device it is wall time.
+    """
+    if device.type == "cpu":
+        return lambda: time.process_time() / threads
+    return time.monotonic
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies matrices in bfloat16 faster than in float32: CUDA, AMX, AVX512_BF16, or Arm's."""
+    if device.type != "cpu":
+        return True
+    if torch.backends.cpu.get_cpu_capability() == "DEFAULT" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return True  # Arm with BF16 instructions
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """What the forward pass computes in; float32, with a warning, where bfloat16 is asked for and not there."""
+    if recipe.precision == "float32":
+        return torch.float32
+    if has_bfloat16(device):
+        return torch.bfloat16
+    log.warning("%s: this CPU has no bfloat16 instructions, so it trains in float32", recipe.name)
+    return torch.float32
+
+
+def fuse(model: torch.nn.Module, recipe: Recipe, device: torch.device, processes: int) -> None:
+    """Set the network's fused training path, or warn why it trains by plain operations."""
+    if not recipe.fused or not isinstance(model, Spikformer):
+        return
+    why_not = fused.why_not(device.type) if processes == 1 else "BatchNorms sum over several processes"
+    if why_not is None:
+        model.fused = True
+    else:
+        log.warning(
+            "%s: BatchNorm and neurons are not fused (%s); training is slower, not different", recipe.name, why_not
+        )

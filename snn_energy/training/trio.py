@@ -1,0 +1,317 @@
+"""Networks at equal accuracy from one command under a time budget: ``snn-energy trio``.
+
+A trio recipe names stages, each a training recipe: a Spikformer at one time step, the spiking networks at T steps that
+start from its weights, the non-spiking twin. The budget is shared out by the stages' shares and by what a step costs on
+this machine, measured before each stage. The plan of a stage is fixed when it begins and kept in ``trio.json``, so a
+run that is killed at any moment and started again ends with the bits of one that was not.
+
+In the folder: ``stages/`` with every stage's 32-bit checkpoints, log and recipe, ``MODEL.safetensors`` in 16 bits for
+each network that is a result, and ``trio.json``, what was planned, spent and reached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from snn_energy._version import __version__
+from snn_energy.checkpoints import read_metadata, sha256_of
+from snn_energy.errors import OutputError, RecipeError
+from snn_energy.files import make_folder, write_text
+from snn_energy.profiler.parts import locked
+from snn_energy.training.grid import recipe_with
+from snn_energy.training.parallel import device_type
+from snn_energy.training.recipe import Recipe, bundled, load_recipe, parse_yaml, read_yaml
+from snn_energy.training.speed import clock
+from snn_energy.training.train import StepTimes, data_fingerprint, halve, measure_steps, partial_path, train
+
+log = logging.getLogger("snn_energy")
+STATE_FILE = "trio.json"
+SAVE_EVERY_S = 60.0
+LARGEST_WARMUP = 0.1  # of a stage's epochs
+
+
+class Stage(BaseModel):
+    """One training run. share: of the seconds; changes: dotted keys of the base recipe; result: kept in 16 bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    share: float = Field(gt=0)
+    start_from: str | None = None
+    result: bool = True
+    changes: dict[str, Any] = {}
+
+
+class Trio(BaseModel):
+    """Stages in the order in which they are trained. base: a bundled recipe or a path; its epochs are not used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    name: str
+    base: str
+    stages: list[Stage] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class TrioResult:
+    """Where the results lie, and what ``trio.json`` says of each stage."""
+
+    folder: Path
+    stages: dict[str, dict[str, Any]]
+    spent_s: float
+
+
+def list_trios() -> list[str]:
+    """Names of the bundled trio recipes."""
+    return bundled("trio")
+
+
+def load_trio(source: str | Path) -> tuple[Trio, dict[str, Recipe]]:
+    """A bundled trio by name or a YAML file, and the recipe of every stage. Raises RecipeError."""
+    text, file_name = read_yaml(source, "trio")
+    trio = parse_yaml(text, file_name, Trio, "trio")
+    base = load_recipe(trio.base)
+    recipes: dict[str, Recipe] = {}
+    for stage in trio.stages:
+        where = f"{file_name}: stage '{stage.name}'"
+        if stage.name in recipes:
+            raise RecipeError(f"{where}: is there twice; give each its own name")
+        if stage.start_from is not None and stage.start_from not in recipes:
+            raise RecipeError(f"{where}: start_from '{stage.start_from}' is no stage before it")
+        recipes[stage.name] = recipe_with(base, f"{trio.name}-{stage.name}", stage.changes, where)
+    results = [recipes[stage.name].model.name for stage in trio.stages if stage.result]
+    if len(set(results)) < len(results):
+        raise RecipeError(f"{file_name}: two results are of one model ({', '.join(results)}); give one result: false")
+    return trio, recipes
+
+
+def train_trio(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    data: str | None,
+    seconds: float,
+    seed: int | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> TrioResult:
+    """Train a trio into a folder within ``seconds``; go on where an earlier call stopped.
+
+    data: ``NAME:PATH`` (see ``datasets``) instead of the base's. seconds: for all stages together, measuring and looks
+    at accuracy included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time of the run's threads over
+    their number, so that other jobs and pauses are not counted. Another value than an earlier call's is that of the
+    stages that have not begun.
+    say: called with lines of progress. Raises RecipeError for a budget that is too short or a folder of another run,
+    DataError, CheckpointError, OutputError.
+    """
+    if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
+        raise RecipeError(f"seconds must be a number above 0, not {seconds}")
+    trio, recipes = load_trio(source)
+    changes = {key: value for key, value in {"data": data, "seed": seed}.items() if value is not None}
+    recipes = {name: recipe.with_changes(**changes) for name, recipe in recipes.items()}
+    if any(recipe.data is None for recipe in recipes.values()):
+        raise RecipeError(f"{trio.name}: names no data; give --data NAME:PATH")
+    place = make_folder(folder)
+    with locked(place):
+        run = _TrioRun(trio, recipes, place, device, seconds, progress, say)
+        return run.all_stages()
+
+
+class _TrioRun:
+    """One call: the state of the folder, and the steps that bring it on."""
+
+    def __init__(
+        self,
+        trio: Trio,
+        recipes: dict[str, Recipe],
+        folder: Path,
+        device: str,
+        seconds: float,
+        progress: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.trio, self.recipes, self.folder = trio, recipes, folder
+        self.device, self.seconds, self.progress, self.say = device, seconds, progress, say
+        self.state = self._read_state()
+        self._check_data()
+        make_folder(folder / "stages")
+
+    def all_stages(self) -> TrioResult:
+        """Train what is not trained yet, then write the 16-bit results."""
+        for index, stage in enumerate(self.trio.stages):
+            entry = self.state["stages"].setdefault(stage.name, {"spent_s": 0.0, "measuring_s": 0.0})
+            if "epochs" not in entry:
+                self._plan(index)
+            if "accuracy" not in entry:
+                self._train(stage)
+        for stage in self.trio.stages:
+            if stage.result and "accuracy_16_bit" not in self.state["stages"][stage.name]:
+                self._halve(stage)
+        return TrioResult(self.folder, self.state["stages"], self._spent())
+
+    def _path(self, name: str) -> Path:
+        return self.folder / "stages" / f"{name}.safetensors"
+
+    def _spent(self) -> float:
+        return float(sum(entry["spent_s"] + entry["measuring_s"] for entry in self.state["stages"].values()))
+
+    def _plan(self, index: int) -> None:
+        """Fix the epochs of a stage from what is left, its share of the stages to come, and a measured step.
+
+        Before the first stage all are measured, so that a budget too short for one step of each is refused at once.
+        """
+        left = self.trio.stages[index:]
+        measured = {stage.name: self._measured(stage) for stage in (left if index == 0 else left[:1])}
+        remaining = self.seconds - self._spent()
+        if index == 0:
+            needed = sum(
+                _fixed_s(times, stage) + times.step_s for stage, times in zip(left, measured.values(), strict=True)
+            )
+            if remaining < needed:
+                self.state["stages"].clear()
+                raise RecipeError(
+                    f"{self.trio.name}: --seconds {self.seconds:g} is too short for one step of each of its "
+                    f"{len(left)} stages and its accuracies ({needed + self.seconds - remaining:.0f} s at this "
+                    "machine's speed); give more"
+                )
+        stage, times = left[0], measured[left[0].name]
+        own = remaining * stage.share / sum(other.share for other in left) - _fixed_s(times, stage)
+        steps = max(1, int(own / times.step_s))
+        epochs = steps / times.epoch_steps
+        looks = epochs // self.recipes[stage.name].test_every
+        steps = max(1, int((own - looks * times.look_s) / times.step_s))
+        entry = self.state["stages"][stage.name]
+        entry |= {
+            "epochs": steps / times.epoch_steps,
+            "steps": steps,
+            "planned_s": max(own, 0.0),
+            "step_s": times.step_s,
+        }
+        self._write_state()
+        self.say(
+            f"{stage.name}: {steps} steps ({entry['epochs']:.2f} epochs) in {max(own, 0):.0f} s, "
+            f"{1e3 * times.step_s / self.recipes[stage.name].batch_size:.1f} ms an image"
+        )
+
+    def _measured(self, stage: Stage) -> StepTimes:
+        watch = clock(torch.device(device_type(self.device)), self.recipes[stage.name].threads)
+        started = watch()
+        start = self._path(stage.start_from) if stage.start_from is not None else None
+        times = measure_steps(
+            self.recipes[stage.name], self.device, start_from=start if start is not None and start.exists() else None
+        )
+        entry = self.state["stages"].setdefault(stage.name, {"spent_s": 0.0, "measuring_s": 0.0})
+        entry["measuring_s"] += watch() - started
+        return times
+
+    def _train(self, stage: Stage) -> None:
+        entry, output = self.state["stages"][stage.name], self._path(stage.name)
+        epochs = entry["epochs"]
+        base = self.recipes[stage.name]
+        warmup = min(base.optimiser.warmup_epochs, LARGEST_WARMUP * epochs)
+        recipe = base.with_changes(epochs=epochs, optimiser=base.optimiser.model_dump() | {"warmup_epochs": warmup})
+
+        def saved(seconds: float) -> None:
+            entry["spent_s"] = seconds
+            self._write_state()
+
+        resume = partial_path(output).exists()
+        if resume or not output.exists():  # else it was killed between its end and the note of it below
+            result = train(
+                recipe,
+                output,
+                start_from=None if stage.start_from is None else self._path(stage.start_from),
+                device=self.device,
+                resume=resume,
+                write_log=True,
+                progress=self.progress,
+                save_every_s=SAVE_EVERY_S,
+                on_save=saved,
+            )
+            entry["spent_s"] = result.seconds
+        said = read_metadata(output)
+        known = ("model", "held_out_accuracy", "t_avg", "active_steps", "precision", "fused")
+        entry |= {"accuracy": said["test_accuracy"], **{key: said[key] for key in known}}
+        self._write_state()
+        self.say(f"{stage.name}: accuracy {said['test_accuracy']:.2%}, {entry['spent_s']:.0f} s")
+
+    def _halve(self, stage: Stage) -> None:
+        recipe, entry = self.recipes[stage.name], self.state["stages"][stage.name]
+        output = self.folder / f"{recipe.model.name}.safetensors"
+        before, after = halve(self._path(stage.name), str(recipe.data), output)
+        entry |= {
+            "accuracy_32_bit": before,
+            "accuracy_16_bit": after,
+            "checkpoint": output.name,
+            "sha256": sha256_of(output),
+            "bytes": output.stat().st_size,
+        }
+        self._write_state()
+        self.say(f"{stage.name}: {output.name}, accuracy {before:.2%} in 32 bits, {after:.2%} in 16 bits")
+
+    def _fingerprint(self) -> str:
+        """Names the trio with its recipes, whatever folder its data lie in."""
+        recipes = {name: recipe.model_copy(update={"data": None}).model_dump() for name, recipe in self.recipes.items()}
+        text = json.dumps([self.trio.model_dump(), recipes], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _read_state(self) -> dict[str, Any]:
+        """What an earlier call left, or a fresh start. Raises RecipeError for a folder of another run."""
+        path, fresh = (
+            self.folder / STATE_FILE,
+            {"trio": self.trio.name, "fingerprint": self._fingerprint(), "stages": {}},
+        )
+        if not path.exists():
+            there = next((f for f in sorted(self.folder.rglob("*.safetensors*"))), None)
+            if there is not None:
+                raise OutputError(
+                    f"{there}: is there already, but no {STATE_FILE} that says of which run; choose another folder"
+                )
+            return fresh
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            trio, fingerprint, stages = str(state["trio"]), str(state["fingerprint"]), dict(state["stages"])
+            known = {"data_sha256": str(state["data_sha256"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecipeError(f"{path}: not what a trio's run writes ({error}); choose another folder") from error
+        if fingerprint != fresh["fingerprint"]:
+            raise RecipeError(
+                f"{path}: belongs to a run of '{trio}' with other recipes or another seed than '{self.trio.name}' now; "
+                "choose another folder, or give what it was started with"
+            )
+        return {**fresh, **known, "stages": stages}
+
+    def _check_data(self) -> None:
+        """Raise RecipeError where the images are not those that the folder's earlier stages were trained on."""
+        found = data_fingerprint(self.recipes[self.trio.stages[0].name])
+        if self.state.setdefault("data_sha256", found) != found:
+            raise RecipeError(
+                f"{self.folder / STATE_FILE}: {self.trio.name}: the data hold other images or labels than those of its "
+                "earlier stages; give the same data or choose another folder"
+            )
+
+    def _write_state(self) -> None:
+        machine = {
+            "seconds": self.seconds,
+            "spent_s": self._spent(),
+            "device": device_type(self.device),
+            "torch_version": torch.__version__,
+            "snn_energy_version": __version__,
+        }
+        write_text(self.folder / STATE_FILE, json.dumps({**self.state, **machine}, indent=1) + "\n")
+
+
+def _fixed_s(times: StepTimes, stage: Stage) -> float:
+    """Seconds that a stage needs beside its steps: the last look at accuracy, and the two of the 16-bit result."""
+    return times.look_s * (3 if stage.result else 1)
