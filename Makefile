@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test check format bench frameworks train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test check format bench frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -54,7 +54,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix snn_energy tests
 
 bench: $(PEERS)
+	$(BIN)/python tests/bench_training.py
 	$(BIN)/python tests/bench.py
+
+gpu: $(PEERS)
+	$(BIN)/python tests/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
 
 train-demo: $(STAMP)
 	$(BIN)/python -m snn_energy.training.train_demo

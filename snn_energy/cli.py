@@ -767,9 +767,11 @@ def plot(
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="digits-vit, digits-spikformer, digits-dts, or the path of a YAML file.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")],
+        str | None, typer.Argument(help="A recipe that ships (see --list), or the path of a YAML file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The checkpoint to write (.safetensors).")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", metavar="NAME[:PATH]", help=f"Instead of the recipe's. {DATA_HELP}")
     ] = None,
@@ -779,6 +781,10 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="Instead of the recipe's.")] = None,
     device: Annotated[DeviceChoice, typer.Option("--device", help="auto: a CUDA device where there is one.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes that ship.")] = False,
+    printed: Annotated[
+        bool, typer.Option("--print", help="Print the recipe as YAML, every default written out; train nothing.")
+    ] = False,
 ) -> None:
     """Train a network by a recipe: cross entropy plus the mask loss on chosen groups.
 
@@ -786,12 +792,25 @@ def train(
     """
     from snn_energy.files import require_apart
     from snn_energy.training.recipe import load_recipe
+
+    if listed:
+        list_the_recipes()
+        return
+    if recipe is None:
+        raise typer.BadParameter("missing: RECIPE (snn-energy train --list shows those that ship)")
+    if printed:
+        given = {"seed": seed, "data": data, "start_from": None if start_from is None else str(start_from)}
+        changes = {key: value for key, value in given.items() if value is not None}
+        say(load_recipe(recipe).with_changes(**changes).to_yaml().rstrip())
+        return
+    if output is None:
+        raise typer.BadParameter("missing: -o, the checkpoint to write")
     from snn_energy.training.train import best_path, recipe_path
     from snn_energy.training.train import train as run
     from snn_energy.training.train_demo import summary
 
-    changes = (seed, data, start_from)
-    is_own = Path(recipe).resolve() == recipe_path(output).resolve() and changes == (None, None, None)
+    as_it_is = (seed, data, start_from) == (None, None, None)
+    is_own = as_it_is and Path(recipe).resolve() == recipe_path(output).resolve()
     require_apart([output, best_path(output), *([] if is_own else [recipe_path(output)])], [recipe])
     result = run(
         load_recipe(recipe),
@@ -807,6 +826,19 @@ def train(
     if os.environ.get("RANK", "0") == "0":
         say(summary([result]))
         say(f"checkpoint written to {output}; the best, of epoch {result.best_epoch}, to {result.best_path}")
+
+
+def list_the_recipes() -> None:
+    """Recipes that ship, with what each is for beneath its figures."""
+    from snn_energy.training.recipe import recipe_summaries
+
+    rows = recipe_summaries()
+    columns = ("recipe", "network", "T", "epochs", "mask loss")
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in columns}
+    say("  ".join(key.ljust(widths[key]) for key in columns).rstrip())
+    for row in rows:
+        say("  ".join(row[key].ljust(widths[key]) for key in columns).rstrip())
+        say(f"    {row['for']}")
 
 
 @app.command()

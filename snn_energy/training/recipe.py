@@ -270,6 +270,27 @@ def bundled(kind: str) -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def recipe_summaries() -> list[dict[str, str]]:
+    """One row a bundled recipe: name, network, T, epochs, mask loss, and the first line of its file, what it is for."""
+    rows = []
+    for name in list_recipes():
+        text, file_name = read_yaml(name, "recipe")
+        recipe = parse_recipe(text, file_name)
+        model, charge = recipe.model, recipe.mask_loss
+        steps = str(model.time_steps or default_time_steps(model.name))
+        rows.append(
+            {
+                "recipe": name,
+                "network": model.name,
+                "T": steps if model.initial_steps is None else f"{model.initial_steps} of {steps}",
+                "epochs": f"{recipe.epochs:g}",
+                "mask loss": "" if charge is None else f"{charge.weight:g} {' '.join(charge.groups)}",
+                "for": text.splitlines()[0].removeprefix("#").strip(),
+            }
+        )
+    return rows
+
+
 def load_recipe(source: str | Path) -> Recipe:
     """A bundled recipe by name (``digits-dts``) or a YAML file by path. Raises RecipeError."""
     return parse_recipe(*read_yaml(source, "recipe"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from snn_energy.errors import OutputError, SnnEnergyError
 from snn_energy.training.recipe import load_recipe
-from snn_energy.training.train import TrainingResult, train
+from snn_energy.training.train import TrainingResult, recipe_path, train
 
 DEMO_RECIPES = ("digits-dts", "digits-spikformer", "digits-vit")  # the slowest first
 SHIPPED = Path(__file__).resolve().parent.parent / "demo_checkpoints"
@@ -53,6 +53,7 @@ def summary(results: list[TrainingResult]) -> str:
 def _train_one(recipe_name: str, folder: Path) -> TrainingResult:
     result = train(load_recipe(recipe_name), folder / demo_file(recipe_name), write_log=True, progress=True)
     result.best_path.unlink()  # shipped is the last epoch, chosen by nobody
+    recipe_path(result.path).unlink()  # the checkpoint holds it
     return result
 
 
