@@ -19,6 +19,7 @@ from snn_energy.datasets import DATASETS
 from snn_energy.hardware import numbers
 from snn_energy.training.grid import list_grids
 from snn_energy.training.recipe import list_recipes, load_recipe
+from snn_energy.training.trio import list_trios
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -111,8 +112,8 @@ def test_the_saving_that_the_readme_tells_is_that_of_the_demo() -> None:
 def test_the_training_commands_of_the_readme_name_what_exists() -> None:
     section = README.split("## Train your own", 1)[1].split("\n## ", 1)[0]
     lines = [shlex.split(line) for line in section.splitlines() if line.startswith("    ")]
-    assert len(lines) == 5
-    known = {"train": list_recipes(), "ablate": list_grids()}
+    assert len(lines) == 6
+    known = {"train": list_recipes(), "ablate": list_grids(), "trio": list_trios()}
     for line in lines:
         command = line[line.index("snn_energy" if "torchrun" in line else "snn-energy") + 1 :]
         assert command[0] in {found.name or found.callback.__name__ for found in app.registered_commands}  # type: ignore[union-attr]

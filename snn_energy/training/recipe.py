@@ -210,7 +210,7 @@ class Recipe(_Section):
             )
         if self.optimiser.warmup_epochs >= self.epochs:
             raise _ContradictionError(
-                "optimiser.warmup_epochs", f"{self.optimiser.warmup_epochs} must be below epochs {self.epochs}"
+                "optimiser.warmup_epochs", f"{self.optimiser.warmup_epochs:g} must be below epochs {self.epochs:g}"
             )
         for key in ("shift_pixels", "cutout_pixels"):
             if getattr(self, key) >= self.model.image_size:
