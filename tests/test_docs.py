@@ -16,6 +16,7 @@ from snn_energy.memory import accesses
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-a-number-comes-about.md").read_text(encoding="utf-8")
 ROW = 12
+ACTIVE = 3  # active steps of the page's layer, sps.conv1
 
 
 def told(section: int) -> dict[str, list[str]]:
@@ -40,7 +41,8 @@ def test_the_counts_of_the_page_are_those_of_the_file(counts: se.Counts) -> None
     assert page["dense MACs"][0] == f"{row['positions'] * row['reduction'] * row['out_channels'] * 360:,}"
     assert page["SOPs"][0] == f"{row['sops']:,}"
     active = counts.rows[counts.rows["layer"] == "sps.conv1"]["active"]
-    assert f"A = {active.sum()} of {len(active)} steps" in PAGE
+    assert active.sum() == ACTIVE
+    assert f"A = {ACTIVE} of {len(active)} steps" in PAGE
 
 
 def test_the_flat_energy_of_the_page_follows_from_counts_and_profile(counts: se.Counts) -> None:
@@ -69,7 +71,7 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
     row, page, n = counts.rows.iloc[ROW], told(3), numbers(energy.hardware)
     outputs, sops = row["positions"] * row["out_channels"], row["sops"] / 360
     for name, bits in (
-        ("inputs", 2 * row["input_elements"]),
+        ("inputs", ACTIVE * row["input_elements"]),
         ("partial sums", outputs * 16),
         ("weights", row["weights"] * 16),
     ):
@@ -113,12 +115,12 @@ def test_the_cycles_of_the_page_follow_from_counts_and_profile(counts: se.Counts
     operations, lanes = row["positions"] * row["reduction"] * row["out_channels"], 168
     assert page["operations"][0] == f"{operations:,}"
     assert page["cycles of the step"][0] == f"{operations / lanes:,.1f}"
-    assert page["cycles of the layer"][0] == f"{2 * operations / lanes:,.1f}"
-    assert page["time"][0] == f"{2 * operations / lanes / 200e6 * 1e6:.2f} µs"
+    assert page["cycles of the layer"][0] == f"{ACTIVE * operations / lanes:,.1f}"
+    assert page["time"][0] == f"{ACTIVE * operations / lanes / 200e6 * 1e6:.2f} µs"
     assert f"{row['sops'] / 360 / lanes:.1f} cycles" in PAGE
     assert energy.latency is not None
     layers = energy.latency.to_frame().set_index("layer")
-    assert layers.loc["sps.conv1", "cycles"] == pytest.approx(2 * operations / lanes)
+    assert layers.loc["sps.conv1", "cycles"] == pytest.approx(ACTIVE * operations / lanes)
     skipped = estimate_latency(counts, "eyeriss-relative", zeros="skip").to_frame().set_index("layer")
     both = counts.rows[counts.rows["layer"] == "sps.conv1"]["sops"].sum() / 360 / lanes
     assert skipped.loc["sps.conv1", "cycles"] == pytest.approx(both)

@@ -381,3 +381,23 @@ def test_a_part_of_an_epoch_resumes_to_the_same_bits(tmp_path: Path, data: str) 
     logs = [list(csv.DictReader(io.StringIO((tmp_path / f"{name}.log.csv").read_text()))) for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert len(logs[0]) == 3
+
+
+@pytest.mark.usefixtures("eager_kernels")
+def test_hooks_on_layers_of_a_fused_network_see_every_layer() -> None:
+    _, twin = pair_of("spikformer-1-32", 2)
+    seen = []
+    for layer in spiking_layers(twin).values():
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[:2])))
+    twin(torch.rand(3, 3, 16, 16)).sum().backward()
+    assert seen == [(2, 3)] * len(spiking_layers(twin))
+
+
+@pytest.mark.usefixtures("eager_kernels")
+def test_a_batch_norm_that_averages_all_batches_does_so_when_fused() -> None:
+    plain, twin = pair_of("spikformer-1-32", 2)
+    for network in (plain, twin):
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+                module.momentum = None
+    assert_same_training(plain, twin, batches=3)

@@ -163,7 +163,7 @@ def test_the_break_even_of_the_readme_is_that_of_the_demo() -> None:
 
 def test_the_short_example_of_the_readme_is_that_of_the_page() -> None:
     page = (ROOT / "docs" / "how-a-number-comes-about.md").read_text(encoding="utf-8")
-    for figure in ("18,192,832", "90,964.2 pJ", "14,745.6 pJ", "166,509.8 pJ"):
+    for figure in ("19,693,776", "98,468.9 pJ", "14,745.6 pJ", "174,014.5 pJ"):
         assert figure in page
         assert figure in README
 

@@ -223,7 +223,23 @@ def test_a_folder_of_another_trio_or_seed_is_refused(tmp_path: Path, bars: Path,
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"trio": "bars", "fingerprint": "x", "stages": 3}'])
+STATE = '{"trio": "bars", "fingerprint": "x", "data_sha256": "y", "stages": {"t1": %s}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"trio": "bars", "fingerprint": "x", "stages": 3}',
+        STATE % "3",
+        STATE % "{}",
+        STATE % '{"spent_s": 1.0, "measuring_s": "2"}',
+        STATE % '{"spent_s": 1.0, "measuring_s": 2.0, "epochs": -1}',
+        STATE % '{"spent_s": NaN, "measuring_s": 2.0}',
+    ],
+)
 def test_a_damaged_state_file_is_refused(tmp_path: Path, bars: Path, data: str, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trio.json").write_text(text)

@@ -204,8 +204,9 @@ def norm_and_fire(x: Tensor, norm: Norm, lif: LIF, steps: int) -> Tensor:
             x.view(-1, x.shape[2]), norm.running_mean, norm.running_var, 0.0
         )
         norm.num_batches_tracked += 1
-        norm.running_mean.lerp_(mean, norm.momentum or 0.0)
-        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum or 0.0)
+        share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum  # None: plain average
+        norm.running_mean.lerp_(mean, share)
+        norm.running_var.lerp_(variance * (count / (count - 1)), share)
     return NormAndFire.apply(  # type: ignore[no-any-return, no-untyped-call]
         x, norm.weight, norm.bias, mask_of(lif, steps, x), mean, variance, lif, norm.eps
     )

@@ -38,10 +38,11 @@ log = logging.getLogger("snn_energy")
 STATE_FILE = "trio.json"
 SAVE_EVERY_S = 60.0
 LARGEST_WARMUP = 0.1  # of a stage's epochs
+MOST_EPOCHS = 10**6  # as a recipe may have
 
 
 class Stage(BaseModel):
-    """One training run. share: of the seconds; changes: dotted keys of the base recipe; result: kept in 16 bits."""
+    """One training run of a trio. share: of the seconds; changes: dotted keys of the base; result: kept in 16 bits."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -60,6 +61,18 @@ class Trio(BaseModel):
     name: str
     base: str
     stages: list[Stage] = Field(min_length=1)
+
+
+class StageState(BaseModel):
+    """What ``trio.json`` says of a stage, as far as this code reads it again."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    spent_s: float = Field(ge=0)
+    measuring_s: float = Field(ge=0)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
+    accuracy: float | None = Field(default=None, ge=0, le=1)
+    accuracy_16_bit: float | None = Field(default=None, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ class _TrioRun:
         steps = max(1, int(own / times.step_s))
         epochs = steps / times.epoch_steps
         looks = epochs // self.recipes[stage.name].test_every
-        steps = max(1, int((own - looks * times.look_s) / times.step_s))
+        steps = max(1, min(int((own - looks * times.look_s) / times.step_s), MOST_EPOCHS * times.epoch_steps))
         entry = self.state["stages"][stage.name]
         entry |= {
             "epochs": steps / times.epoch_steps,
@@ -283,6 +296,8 @@ class _TrioRun:
             state = json.loads(path.read_text(encoding="utf-8"))
             trio, fingerprint, stages = str(state["trio"]), str(state["fingerprint"]), dict(state["stages"])
             known = {"data_sha256": str(state["data_sha256"])}
+            for entry in stages.values():
+                StageState.model_validate(entry)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecipeError(f"{path}: not what a trio's run writes ({error}); choose another folder") from error
         if fingerprint != fresh["fingerprint"]:
