@@ -36,48 +36,49 @@ def _wide(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def fire_all_steps(x: Tensor, scale: Tensor, shift: Tensor, height: Tensor, leak: float) -> Tensor:
-    """Paper, Eq. 1, 2 and 7 over all steps, potentials in units of V_th: H = leak*U + scale*x + shift; U = H - [H > 1].
-
-    x: (T, R, C); scale, shift: (C,), of the BatchNorm, over V_th; height: (T,), V_th * TM. -> (T, R, C) spikes.
-    """
+def _potentials(x: Tensor, scale: Tensor, shift: Tensor, leak: float) -> list[tuple[Tensor, Tensor]]:
+    """(H, [H > 1]) of every step, (R, C) each, in units of V_th: H = leak*U + scale*x + shift; U = H - [H > 1]."""
+    found: list[tuple[Tensor, Tensor]] = []
     u: Tensor | None = None
-    out = []
-    for t in range(x.shape[0]):
-        current = _wide(x[t]) * scale + shift
+    for x_t in x.unbind():
+        current = _wide(x_t) * scale + shift
         h = current if u is None else current + leak * u
         fired = (h > 1).to(h.dtype)
         u = h - fired
-        out.append((fired * height[t]).to(x.dtype))
-    return torch.stack(out)
+        found.append((h, fired))
+    return found
 
 
-def _backward_steps(
+def fire_all_steps(x: Tensor, scale: Tensor, shift: Tensor, height: Tensor, leak: float) -> Tensor:
+    """Paper, Eq. 1, 2 and 7 over all steps.
+
+    x: (T, R, C); scale, shift: (C,), of the BatchNorm, over V_th; height: (T,), V_th * TM. -> (T, R, C) spikes.
+    """
+    found = _potentials(x, scale, shift, leak)
+    return torch.stack([(fired * height[t]).to(x.dtype) for t, (_, fired) in enumerate(found)])
+
+
+def _current_gradients(
     x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, peak: Tensor, leak: float
-) -> tuple[list[Tensor], list[Tensor]]:
-    """(dL/dI^t of every step, spikes Y^t), the surrogate being peak * max(0, 1 - |H - 1|), peak = gamma / V_th."""
-    potentials, fired, u = [], [], None
-    for t in range(x.shape[0]):
-        current = _wide(x[t]) * scale + shift
-        h = current if u is None else current + leak * u
-        potentials.append(h)
-        fired.append((h > 1).to(h.dtype))
-        u = h - fired[-1]
-    out, later = [], None  # later: dL/dU^t, which carries to the step before
-    for t in range(x.shape[0] - 1, -1, -1):
-        surrogate = peak * (1 - (potentials[t] - 1).abs()).clamp_min(0)
+) -> list[Tensor]:
+    """dL/dI^t of every step, (R, C) each; the surrogate is peak * max(0, 1 - |H - 1|) with peak = gamma / V_th."""
+    found = _potentials(x, scale, shift, leak)
+    out: list[Tensor] = []
+    later: Tensor | None = None  # dL/dU^t, which carries to the step before
+    for t in range(len(found) - 1, -1, -1):
+        surrogate = peak * (1 - (found[t][0] - 1).abs()).clamp_min(0)
         own = _wide(grad[t]) * mask[t]
         gradient = surrogate * own if later is None else surrogate * (own - later) + later
         later = leak * gradient
         out.append(gradient)
-    return out[::-1], fired
+    return out[::-1]
 
 
 def current_gradient(
     x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, peak: Tensor, leak: float
 ) -> Tensor:
     """dL/dI of ``fire_all_steps``: (T, R, C), in the dtype of ``grad``. mask: (T,) TM."""
-    gradients, _ = _backward_steps(x, grad, scale, shift, mask, peak, leak)
+    gradients = _current_gradients(x, grad, scale, shift, mask, peak, leak)
     return torch.stack([gradient.to(grad.dtype) for gradient in gradients])
 
 
@@ -85,21 +86,14 @@ def summed_current_gradient(
     x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, mask: Tensor, peak: Tensor, leak: float
 ) -> Tensor:
     """Sum over the steps of ``current_gradient``, for an input that is the same at every step: (1, R, C)."""
-    gradients, _ = _backward_steps(x, grad, scale, shift, mask, peak, leak)
+    gradients = _current_gradients(x, grad, scale, shift, mask, peak, leak)
     return torch.stack(gradients).sum(0, keepdim=True).to(grad.dtype)
 
 
 def mask_gradient(x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, leak: float) -> Tensor:
     """dL/dTM^t = sum of Y^t * dL/dO^t over rows and channels, over V_th (paper, Eq. 10): (T,)."""
-    u: Tensor | None = None
-    sums = []
-    for t in range(x.shape[0]):
-        current = _wide(x[t]) * scale + shift
-        h = current if u is None else current + leak * u
-        fired = (h > 1).to(h.dtype)
-        u = h - fired
-        sums.append((fired * _wide(grad[t])).sum())
-    return torch.stack(sums)
+    found = _potentials(x, scale, shift, leak)
+    return torch.stack([(fired * _wide(grad[t])).sum() for t, (_, fired) in enumerate(found)])
 
 
 @cache
