@@ -146,6 +146,16 @@ def test_a_layer_whose_tp_are_all_0_has_no_gradient_left() -> None:
     assert not layer.tp.grad.any()
 
 
+@pytest.mark.parametrize("tp", [[0.0, 0.001, 0.9985], [0.0, 1.0, 0.9995]])
+def test_autocast_does_not_round_a_score_over_a_threshold(tp: list[float]) -> None:
+    layer = DTSS(3)
+    layer.tp.data.copy_(torch.tensor(tp))
+    wanted, scores = layer.time_step_mask(3), layer.scores()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.scores(), scores)
+        assert torch.equal(layer.time_step_mask(3), wanted)
+
+
 # --- gamma ---
 
 
@@ -285,9 +295,7 @@ def test_without_a_compiler_a_fused_recipe_trains_by_plain_operations_and_says_s
     monkeypatch.setattr(speed.fused, "why_not", lambda device: "no C++ compiler")
     with caplog.at_level(logging.WARNING, "snn_energy"):
         train(tiny(data, fused=True), tmp_path / "a.safetensors")
-    assert (
-        "tiny: BatchNorm and neurons are not fused (no C++ compiler); training is slower, not different" in caplog.text
-    )
+    assert "tiny: BatchNorm and neurons are not fused (no C++ compiler); training is slower" in caplog.text
     train(tiny(data), tmp_path / "b.safetensors")
     a, b = ((tmp_path / f"{name}.log.csv") for name in "ab")
     assert not a.exists()
@@ -391,6 +399,18 @@ def test_hooks_on_layers_of_a_fused_network_see_every_layer() -> None:
         layer.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[:2])))
     twin(torch.rand(3, 3, 16, 16)).sum().backward()
     assert seen == [(2, 3)] * len(spiking_layers(twin))
+
+
+@pytest.mark.parametrize("case", ["frozen norm", "other neuron", "no images"])
+def test_what_the_fused_way_cannot_do_goes_the_plain_way(case: str) -> None:
+    plain, twin = pair_of("spikformer-1-32", 2, neuron="spikformer" if case == "other neuron" else "paper")
+    for network in (plain, twin):
+        if case == "frozen norm":
+            network.sps.bn0.eval()  # type: ignore[operator]
+    images = torch.rand(0 if case == "no images" else 3, 3, 16, 16)
+    assert not fused.applies(twin, images)
+    if case != "no images":
+        assert torch.equal(plain(images), twin(images))
 
 
 @pytest.mark.usefixtures("eager_kernels")

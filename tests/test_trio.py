@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import signal
@@ -194,9 +195,9 @@ def test_a_finished_trio_does_nothing_more(tmp_path: Path, bars: Path, data: str
 # --- refusals ---
 
 
-@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf"), 1e300])
 def test_a_budget_that_is_no_positive_number_is_refused(tmp_path: Path, bars: Path, data: str, seconds: float) -> None:
-    with pytest.raises(RecipeError, match="seconds must be a number above 0"):
+    with pytest.raises(RecipeError, match="--seconds must lie above 0"):
         train_trio(bars, tmp_path / "out", data=data, seconds=seconds)
     assert not (tmp_path / "out").exists()
 
@@ -238,13 +239,62 @@ STATE = '{"trio": "bars", "fingerprint": "x", "data_sha256": "y", "stages": {"t1
         STATE % '{"spent_s": 1.0, "measuring_s": "2"}',
         STATE % '{"spent_s": 1.0, "measuring_s": 2.0, "epochs": -1}',
         STATE % '{"spent_s": NaN, "measuring_s": 2.0}',
+        STATE % '{"spent_s": 1.0, "measuring_s": 2.0, "epochs": null}',
+        STATE % '{"spent_s": 1.0, "measuring_s": 2.0, "epochs": 1.0, "accuracy": 0.5}',
+        '{"trio": "bars", "fingerprint": "x", "data_sha256": "y", "stages": []}',
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_state_file_is_refused(tmp_path: Path, bars: Path, data: str, text: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trio.json").write_text(text)
-    with pytest.raises(RecipeError, match=r"trio.json: not what a trio's run writes"):
+    with pytest.raises(RecipeError, match=r"trio.json: (not what a trio's run writes|stages.t1: )") as caught:
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    assert "pydantic" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_checkpoint_of_another_stage_is_not_taken_for_one_that_is_missing(
+    tmp_path: Path, bars: Path, data: str
+) -> None:
+    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    state = state_of(tmp_path / "out")
+    del state["stages"]["vit"]["accuracy"], state["stages"]["vit"]["accuracy_16_bit"]
+    (tmp_path / "out" / "trio.json").write_text(json.dumps(state))
+    stages = tmp_path / "out" / "stages"
+    (stages / "vit.safetensors").write_bytes((stages / "t1.safetensors").read_bytes())
+    with pytest.raises(RecipeError, match=r"vit.safetensors: is of another recipe than stage 'vit' as planned"):
+        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_result_that_is_gone_or_changed_is_written_again(tmp_path: Path, bars: Path, data: str) -> None:
+    result = train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    before = {name: (result.folder / f"{name}.safetensors").read_bytes() for name in RESULTS}
+    (result.folder / "vit-1-16.safetensors").unlink()
+    (result.folder / "spikformer-1-16.safetensors").write_bytes(before["vit-1-16"])
+    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    assert {name: (result.folder / f"{name}.safetensors").read_bytes() for name in RESULTS} == before
+
+
+@pytest.mark.usefixtures("steady")
+def test_a_budget_that_is_used_up_before_a_later_stage_is_said(
+    tmp_path: Path, bars: Path, data: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        module._TrioRun, "_spent", lambda self: 39.0 * ("accuracy" in self.state["stages"].get("t1", {}))
+    )
+    with caplog.at_level(logging.WARNING, "snn_energy"):
+        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    assert "--seconds 40 are used up (39 s) before stage 'spikformer', which gets one step" in caplog.text
+    assert state_of(tmp_path / "out")["stages"]["spikformer"]["steps"] == 1
+
+
+@pytest.mark.usefixtures("steady")
+def test_data_that_were_moved_or_renamed_are_the_same_data(tmp_path: Path, bars: Path, data: str) -> None:
+    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    (tmp_path / "bars.npz").rename(tmp_path / "moved.npz")
+    train_trio(bars, tmp_path / "out", data=f"npz:{tmp_path / 'moved.npz'}", seconds=40)
 
 
 def test_checkpoints_of_nobody_knows_what_are_not_overwritten(tmp_path: Path, bars: Path, data: str) -> None:
@@ -293,11 +343,14 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, bars: Path, 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ("start_from: t1", "start_from: t9", "start_from 't9' is no stage before it"),
+        ("start_from: t1", "start_from: t9", "start_from 't9' is not an earlier stage"),
         ("name: dts\n", "name: t1\n", "stage 't1': is there twice"),
         ("share: 0.3", "share: 0", "share"),
         ("mask_loss: {{weight: 0.01}}", "mask_los: 1", "unknown key 'mask_los'; did you mean 'mask_loss'"),
         ("result: false", "result: true", "two results are of one model"),
+        ("name: dts\n", "name: T1\n", "stage 'T1': is there twice"),
+        ("name: dts\n", "name: t1.best\n", "name: string should match pattern"),
+        ("model.name: vit-1-16", "epochs: 3", "changes: 'epochs' is set by the trio or its command; leave it out"),
     ],
 )
 def test_a_trio_that_cannot_be_followed_says_why(
@@ -317,8 +370,16 @@ def test_a_trio_without_data_asks_for_them(tmp_path: Path, bars: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["trio", "digits", "--seconds", "0", "-o", "OUT"], 1, "seconds must be a number above 0, not 0"),
-        (["trio", "digits", "--seconds", "nan", "-o", "OUT"], 1, "seconds must be a number above 0, not nan"),
+        (
+            ["trio", "digits", "--seconds", "0", "-o", "OUT"],
+            1,
+            "--seconds must lie above 0 and be at most 1e+09, not 0",
+        ),
+        (
+            ["trio", "digits", "--seconds", "nan", "-o", "OUT"],
+            1,
+            "--seconds must lie above 0 and be at most 1e+09, not nan",
+        ),
         (
             ["trio", "digit", "--seconds", "9", "-o", "OUT"],
             1,

@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from snn_energy.models.neurons import DTSS, LIF
+from snn_energy.models.skipping import has_hooks
 
 if TYPE_CHECKING:
     from snn_energy.models.spikformer import Block, PatchSplitting, Spikformer, SpikingMLP, SpikingSelfAttention
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Kernel = Callable[..., Tensor]
+VARIANTS = 64  # of one operation: a few for each number of steps and number type; torch gives up after 8
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -98,6 +101,8 @@ def mask_gradient(x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, leak: f
 
 @cache
 def _compiled(kernel: Kernel) -> Kernel:
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, VARIANTS)
     return cast(Kernel, torch.compile(kernel, dynamic=True))
 
 
@@ -107,7 +112,10 @@ def run(kernel: Kernel, *arguments: Tensor | float) -> Tensor:
     It is given tensors that are no views (``data``), because compiled code is chosen by what a view is a view of, too.
     """
     plain = [argument.data if isinstance(argument, Tensor) else argument for argument in arguments]
-    return _compiled(kernel)(*plain)
+    first = plain[0]
+    assert isinstance(first, Tensor)
+    with torch.autocast(first.device.type, enabled=False):  # it would be one more thing to compile for
+        return _compiled(kernel)(*plain)
 
 
 class NormAndFire(torch.autograd.Function):
@@ -133,6 +141,7 @@ class NormAndFire(torch.autograd.Function):
         return run(fire_all_steps, repeated, scale, shift, mask * lif.v_th, lif.leak)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight, bias and mask."""
         x, weight, mask, mean, inverse, scale, shift = ctx.saved_tensors
@@ -164,6 +173,7 @@ class Fire(torch.autograd.Function):
         return run(fire_all_steps, x, factor, torch.zeros_like(factor), mask * lif.v_th, lif.leak)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x and mask."""
         (x, factor, mask), lif, grad = ctx.saved_tensors, ctx.lif, grads[0].contiguous()
@@ -262,6 +272,17 @@ def mlp(block: SpikingMLP, x: Tensor) -> Tensor:
     """x: (T, B, N, D) -> (T, B, N, D)."""
     hidden = linear_norm_and_fire(x.reshape(len(x), -1, x.shape[3]), block.fc1_conv, block.fc1_bn, block.fc1_lif)
     return linear_norm_and_fire(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif).view(x.shape)
+
+
+def applies(model: Spikformer, images: Tensor) -> bool:
+    """Whether a forward may go this way: gradients are wanted, the neuron is the paper's, every BatchNorm is in
+    training mode and has weights and running statistics, no hook waits for a layer, and there are images.
+    """
+    if not (model.training and torch.is_grad_enabled() and len(images) and model.config.neuron == "paper"):
+        return False
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    usual = all(norm.training and norm.affine and norm.track_running_stats for norm in norms)
+    return usual and not has_hooks(model)
 
 
 def features(model: Spikformer, images: Tensor, scale: float) -> Tensor:

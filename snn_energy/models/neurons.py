@@ -309,8 +309,8 @@ class DTSS(LIF):
             self.tp.copy_(ts[:-1] - ts[1:])
 
     def scores(self) -> Tensor:
-        """(T_max,) TS = TP . coeff (paper, Eq. 4-5)."""
-        return self.tp @ self.get_buffer("coeff")
+        """(T_max,) TS = TP . coeff (paper, Eq. 4), in TP's own precision: autocast would round a matrix product."""
+        return (self.tp[:, None] * self.get_buffer("coeff")).sum(0)
 
     def time_step_mask(self, time_steps: int) -> Tensor:
         """(T_max,) TM, differentiable in TP except for the floor. Raises ModelError if T != T_max."""

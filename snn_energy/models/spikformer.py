@@ -217,7 +217,7 @@ class Spikformer(nn.Module):
 
     Shape: images (B, C, H, W) -> logits (B, classes). Time is inside: the image is repeated ``time_steps``
     times and the tokens are averaged over space and time before the head. ``fused``: training goes the way of
-    ``models/fused.py``, for the paper's neuron alone and where no hooks wait for what every layer gives.
+    ``models/fused.py``, where it applies.
     """
 
     fused = False
@@ -264,7 +264,7 @@ class Spikformer(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W) -> (T, B, D), averaged over the tokens."""
-        if self.fused and self.training and torch.is_grad_enabled() and not has_hooks(self):
+        if self.fused and fused.applies(self, images):
             return fused.features(self, images, ATTENTION_SCALE)
         x = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         x = self.sps(x)

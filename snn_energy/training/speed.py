@@ -79,6 +79,4 @@ def fuse(model: torch.nn.Module, recipe: Recipe, device: torch.device, processes
     if why_not is None:
         model.fused = True
     else:
-        log.warning(
-            "%s: BatchNorm and neurons are not fused (%s); training is slower, not different", recipe.name, why_not
-        )
+        log.warning("%s: BatchNorm and neurons are not fused (%s); training is slower", recipe.name, why_not)

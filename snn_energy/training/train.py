@@ -388,7 +388,7 @@ def _load_data(recipe: Recipe) -> _Data:
     test_set = load_images(spec, "test", model.image_size, model.in_channels)
     for images in (train_set, test_set):
         check_labels(images, model.num_classes)
-    fingerprint = hashlib.sha256(train_set.name.encode() + train_set.fingerprint() + test_set.fingerprint())
+    fingerprint = hashlib.sha256(train_set.fingerprint() + test_set.fingerprint())
     rest, chosen = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
     start = None if recipe.start_from is None else _origin(recipe.start_from)
     return _Data(rest, test_set, chosen, fingerprint.hexdigest(), start)
@@ -624,13 +624,15 @@ def _result(run: _Run, recipe: Recipe, output: Path) -> TrainingResult:
     )
 
 
+def without_paths(recipe: Recipe) -> Recipe:
+    """The recipe as a checkpoint keeps it: without the places of this machine."""
+    return recipe.model_copy(update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None})
+
+
 def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, Any]:
     """What the checkpoint says of its weights. The same for the same recipe, so no times and no paths."""
     record, steps = run.epochs[-1], active_steps_by_layer(run.model)
     chooser = "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"
-    without_paths = recipe.model_copy(
-        update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None}
-    )
     return {
         "data": data.train.name,
         "data_note": data.train.note,
@@ -648,7 +650,7 @@ def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, A
         "precision": str(run.precision).removeprefix("torch."),
         "fused": bool(getattr(run.model, "fused", False)),
         "recipe_name": recipe.name,
-        "recipe": without_paths.to_yaml(),
+        "recipe": without_paths(recipe).to_yaml(),
         "started_from": data.started_from,
         "command": f"snn-energy train {recipe.name} --seed {recipe.seed}",
     }

@@ -14,14 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from snn_energy._version import __version__
 from snn_energy.checkpoints import read_metadata, sha256_of
@@ -30,15 +29,24 @@ from snn_energy.files import make_folder, write_text
 from snn_energy.profiler.parts import locked
 from snn_energy.training.grid import recipe_with
 from snn_energy.training.parallel import device_type
-from snn_energy.training.recipe import Recipe, bundled, load_recipe, parse_yaml, read_yaml
+from snn_energy.training.recipe import Recipe, bundled, describe, load_recipe, parse_yaml, read_yaml
 from snn_energy.training.speed import clock
-from snn_energy.training.train import StepTimes, data_fingerprint, halve, measure_steps, partial_path, train
+from snn_energy.training.train import (
+    StepTimes,
+    data_fingerprint,
+    halve,
+    measure_steps,
+    partial_path,
+    train,
+    without_paths,
+)
 
 log = logging.getLogger("snn_energy")
 STATE_FILE = "trio.json"
 SAVE_EVERY_S = 60.0
 LARGEST_WARMUP = 0.1  # of a stage's epochs
 MOST_EPOCHS = 10**6  # as a recipe may have
+MOST_SECONDS = 10**9
 
 
 class Stage(BaseModel):
@@ -46,7 +54,7 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")  # part of file names
     share: float = Field(gt=0)
     start_from: str | None = None
     result: bool = True
@@ -70,9 +78,22 @@ class StageState(BaseModel):
 
     spent_s: float = Field(ge=0)
     measuring_s: float = Field(ge=0)
-    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
-    accuracy: float | None = Field(default=None, ge=0, le=1)
-    accuracy_16_bit: float | None = Field(default=None, ge=0, le=1)
+    epochs: float = Field(default=1.0, gt=0, le=MOST_EPOCHS)
+    accuracy: float = Field(default=0.0, ge=0, le=1)
+    accuracy_16_bit: float = Field(default=0.0, ge=0, le=1)
+    model: str = ""
+    t_avg: float | None = None
+    checkpoint: str = ""
+    sha256: str = ""
+
+    @model_validator(mode="after")
+    def _complete(self) -> StageState:
+        given = self.model_fields_set
+        if "accuracy" in given and not given >= {"epochs", "model", "t_avg"}:
+            raise ValueError("accuracy without epochs, model and t_avg")
+        if "accuracy_16_bit" in given and not given >= {"accuracy", "checkpoint", "sha256"}:
+            raise ValueError("accuracy_16_bit without accuracy, checkpoint and sha256")
+        return self
 
 
 @dataclass(frozen=True)
@@ -97,14 +118,19 @@ def load_trio(source: str | Path) -> tuple[Trio, dict[str, Recipe]]:
     recipes: dict[str, Recipe] = {}
     for stage in trio.stages:
         where = f"{file_name}: stage '{stage.name}'"
-        if stage.name in recipes:
+        if stage.name.lower() in (name.lower() for name in recipes):
             raise RecipeError(f"{where}: is there twice; give each its own name")
         if stage.start_from is not None and stage.start_from not in recipes:
-            raise RecipeError(f"{where}: start_from '{stage.start_from}' is no stage before it")
+            raise RecipeError(f"{where}: start_from '{stage.start_from}' is not an earlier stage")
+        own = next((key for key in ("epochs", "seed", "name", "data", "start_from") if key in stage.changes), None)
+        if own is not None:
+            raise RecipeError(f"{where}: changes: '{own}' is set by the trio or its command; leave it out")
         recipes[stage.name] = recipe_with(base, f"{trio.name}-{stage.name}", stage.changes, where)
     results = [recipes[stage.name].model.name for stage in trio.stages if stage.result]
     if len(set(results)) < len(results):
-        raise RecipeError(f"{file_name}: two results are of one model ({', '.join(results)}); give one result: false")
+        raise RecipeError(
+            f"{file_name}: two results are of one model ({', '.join(results)}); write 'result: false' at one of them"
+        )
     return trio, recipes
 
 
@@ -128,8 +154,10 @@ def train_trio(
     say: called with lines of progress. Raises RecipeError for a budget that is too short or a folder of another run,
     DataError, CheckpointError, OutputError.
     """
-    if not (isinstance(seconds, int | float) and math.isfinite(seconds) and seconds > 0):
-        raise RecipeError(f"seconds must be a number above 0, not {seconds}")
+    if not (isinstance(seconds, int | float) and 0 < seconds <= MOST_SECONDS):  # not so for NaN
+        raise RecipeError(f"--seconds must lie above 0 and be at most {MOST_SECONDS:g}, not {seconds:g}")
+    if not str(folder):
+        raise OutputError("-o is empty; give the path of a folder")
     trio, recipes = load_trio(source)
     changes = {key: value for key, value in {"data": data, "seed": seed}.items() if value is not None}
     recipes = {name: recipe.with_changes(**changes) for name, recipe in recipes.items()}
@@ -156,6 +184,7 @@ class _TrioRun:
     ) -> None:
         self.trio, self.recipes, self.folder = trio, recipes, folder
         self.device, self.seconds, self.progress, self.say = device, seconds, progress, say
+        self.measured: dict[str, StepTimes] = {}
         self.state = self._read_state()
         self._check_data()
         make_folder(folder / "stages")
@@ -169,9 +198,15 @@ class _TrioRun:
             if "accuracy" not in entry:
                 self._train(stage)
         for stage in self.trio.stages:
-            if stage.result and "accuracy_16_bit" not in self.state["stages"][stage.name]:
+            if stage.result and not self._has_result(stage):
                 self._halve(stage)
         return TrioResult(self.folder, self.state["stages"], self._spent())
+
+    def _has_result(self, stage: Stage) -> bool:
+        """Whether the 16-bit checkpoint is there, as it was written."""
+        entry = self.state["stages"][stage.name]
+        path = self.folder / f"{self.recipes[stage.name].model.name}.safetensors"
+        return "accuracy_16_bit" in entry and path.is_file() and sha256_of(path) == entry["sha256"]
 
     def _path(self, name: str) -> Path:
         return self.folder / "stages" / f"{name}.safetensors"
@@ -186,6 +221,7 @@ class _TrioRun:
         """
         left = self.trio.stages[index:]
         measured = {stage.name: self._measured(stage) for stage in (left if index == 0 else left[:1])}
+        self.measured |= measured
         remaining = self.seconds - self._spent()
         if index == 0:
             needed = sum(
@@ -199,6 +235,11 @@ class _TrioRun:
                     "machine's speed); give more"
                 )
         stage, times = left[0], measured[left[0].name]
+        if remaining < _fixed_s(times, stage) + times.step_s:
+            log.warning(
+                "%s: --seconds %g are used up (%.0f s) before stage '%s', which gets one step; for more, remove the "
+                "folder and give more seconds", self.trio.name, self.seconds, self._spent(), stage.name,
+            )  # fmt: skip
         own = remaining * stage.share / sum(other.share for other in left) - _fixed_s(times, stage)
         steps = max(1, int(own / times.step_s))
         epochs = steps / times.epoch_steps
@@ -218,6 +259,9 @@ class _TrioRun:
         )
 
     def _measured(self, stage: Stage) -> StepTimes:
+        """What a step of a stage costs; measured once a call."""
+        if stage.name in self.measured:
+            return self.measured[stage.name]
         watch = clock(torch.device(device_type(self.device)), self.recipes[stage.name].threads)
         started = watch()
         start = self._path(stage.start_from) if stage.start_from is not None else None
@@ -240,6 +284,8 @@ class _TrioRun:
             self._write_state()
 
         resume = partial_path(output).exists()
+        if output.exists() and read_metadata(output).get("recipe") != without_paths(recipe).to_yaml():
+            raise RecipeError(f"{output}: is of another recipe than stage '{stage.name}' as planned; remove it")
         if resume or not output.exists():  # else it was killed between its end and the note of it below
             result = train(
                 recipe,
@@ -262,8 +308,11 @@ class _TrioRun:
     def _halve(self, stage: Stage) -> None:
         recipe, entry = self.recipes[stage.name], self.state["stages"][stage.name]
         output = self.folder / f"{recipe.model.name}.safetensors"
+        watch = clock(torch.device("cpu"), recipe.threads)  # where it is measured
+        started = watch()
         before, after = halve(self._path(stage.name), str(recipe.data), output)
         entry |= {
+            "spent_s": entry["spent_s"] + watch() - started,
             "accuracy_32_bit": before,
             "accuracy_16_bit": after,
             "checkpoint": output.name,
@@ -294,11 +343,16 @@ class _TrioRun:
             return fresh
         try:
             state = json.loads(path.read_text(encoding="utf-8"))
-            trio, fingerprint, stages = str(state["trio"]), str(state["fingerprint"]), dict(state["stages"])
+            trio, fingerprint, stages = str(state["trio"]), str(state["fingerprint"]), state["stages"]
             known = {"data_sha256": str(state["data_sha256"])}
-            for entry in stages.values():
+            for name, entry in stages.items():
+                where = f"stages.{name}"
+                if name not in self.recipes and fingerprint == fresh["fingerprint"]:
+                    raise KeyError(f"{where}: no stage of this trio")
                 StageState.model_validate(entry)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
+            raise RecipeError(describe(error, f"{path}: {where}", StageState) + "; choose another folder") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecipeError(f"{path}: not what a trio's run writes ({error}); choose another folder") from error
         if fingerprint != fresh["fingerprint"]:
             raise RecipeError(
