@@ -291,6 +291,16 @@ def test_a_budget_that_is_used_up_before_a_later_stage_is_said(
 
 
 @pytest.mark.usefixtures("steady")
+def test_what_a_killed_call_left_half_written_is_removed(tmp_path: Path, bars: Path, data: str) -> None:
+    (tmp_path / "out" / "stages").mkdir(parents=True)
+    left = tmp_path / "out" / "stages" / ".t1.safetensors.partial.x1.partial"
+    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    left.write_text("half")
+    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    assert not left.exists()
+
+
+@pytest.mark.usefixtures("steady")
 def test_data_that_were_moved_or_renamed_are_the_same_data(tmp_path: Path, bars: Path, data: str) -> None:
     train_trio(bars, tmp_path / "out", data=data, seconds=40)
     (tmp_path / "bars.npz").rename(tmp_path / "moved.npz")

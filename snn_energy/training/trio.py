@@ -187,7 +187,8 @@ class _TrioRun:
         self.measured: dict[str, StepTimes] = {}
         self.state = self._read_state()
         self._check_data()
-        make_folder(folder / "stages")
+        for left in [*folder.glob(".*.safetensors*"), *(make_folder(folder / "stages")).glob(".*.safetensors*")]:
+            left.unlink()  # half-written by a call that was killed; the lock is ours
 
     def all_stages(self) -> TrioResult:
         """Train what is not trained yet, then write the 16-bit results."""
