@@ -605,7 +605,7 @@ def test_the_group_that_is_not_needed_late_is_recommended(late: str, early: str)
     assert "has 100.00% right (50 of 50)" in text
     assert "in the first 2 of 4" in text
     assert "One image = 2 points. That is above the limit: measure more images." in " ".join(text.split())
-    assert text.splitlines()[-1] == f"mask_loss: {{weight: 1.0e-3, groups: [{early}]}}"
+    assert text.splitlines()[-1] == f"mask_loss: {{weight: 1.0e-4, groups: [{early}]}}"
     assert found.recommendation(points=90).splitlines()[-1].endswith("groups: [sps, mlp]}")
     assert found.recommendation(threshold=1).splitlines()[-1].endswith(f"groups: [{early}]}}")  # does not decide
 
@@ -756,12 +756,12 @@ def test_a_shipped_network_shows_what_the_cosine_does_not() -> None:
     hits = (
         found.cuts().pivot_table(index="group", columns="steps_kept", values="hits").loc[["sps", "qkv", "attn", "mlp"]]
     )
-    # by a side experiment, before there was the code under test
-    known = [[0.275, 0.972, 0.989], [0.958, 0.986, 0.989], [0.983, 0.986, 0.989], [0.986, 0.986, 0.989]]
+    # by a side experiment: hooks of a few lines that set the later steps of a group's outputs to 0
+    known = [[0.486, 0.986, 0.989], [0.964, 0.992, 0.992], [0.983, 0.989, 0.989], [0.989, 0.989, 0.989]]
     assert hits.to_numpy()[:, :3] / 360 == pytest.approx(np.array(known), abs=0.0035)  # one image for another processor
     cosines = later_cosines(found.to_frame())
     assert max(cosines, key=lambda group: cosines[group]) == "sps"
-    assert found.recommendation().splitlines()[-1].endswith("groups: [qkv, attn, mlp]}")
+    assert found.recommendation().splitlines()[-1].endswith("groups: [sps, qkv, attn, mlp]}")
 
 
 # groups and the recommendation
@@ -821,7 +821,7 @@ def test_the_text_names_groups_figures_and_ends_with_the_line_of_a_recipe() -> N
     assert "at least 0.9" in text
     assert lines[-3] == "Note: beware."
     assert "is the weight of the bundled digits-dts, not found here" in lines[-2]
-    assert YAML(typ="safe").load(lines[-1]) == {"mask_loss": {"weight": 1e-3, "groups": ["qkv", "mlp"]}}
+    assert YAML(typ="safe").load(lines[-1]) == {"mask_loss": {"weight": 1e-4, "groups": ["qkv", "mlp"]}}
 
 
 def test_no_group_gives_no_recipe_line_but_a_reason() -> None:
@@ -879,7 +879,7 @@ def test_measured_data_where_the_answer_is_evident_both_ways() -> None:
     for group in ("mlp", "sps"):
         found = measure(Net(group), [x])
         assert recommended_groups(found.to_frame()) == [group]
-        assert found.recommendation().splitlines()[-1] == f"mask_loss: {{weight: 1.0e-3, groups: [{group}]}}"
+        assert found.recommendation().splitlines()[-1] == f"mask_loss: {{weight: 1.0e-4, groups: [{group}]}}"
         assert found.recommendation(threshold=-1).splitlines()[-1].endswith("groups: [sps, mlp]}")
 
 
@@ -955,7 +955,7 @@ def test_the_figure_shows_every_layer_and_step(dts: Sensitivity) -> None:
         assert np.rint(np.asarray(line.get_xdata())).tolist() == part["steps_kept"].tolist()
     assert len({line.get_marker() for line in accuracy.lines}) == 4
     low, high = accuracy.get_ylim()
-    assert low < 100 * dts.cuts()["accuracy"].min() < 100 * dts.cuts()["accuracy"].max() < high
+    assert low < 100 * dts.cuts()["accuracy"].min() <= 100 * dts.cuts()["accuracy"].max() < high
     assert high - low >= 10  # one image more or less is no cliff
     without = sensitivity_figure(dts.to_frame(), dts.histograms(), dts.groups(), "", dts.cuts()[:0])
     assert len(without.axes) == len(figure.axes) - 1
