@@ -5,6 +5,7 @@ Exit 0 done, 1 the input is at fault (one line), 2 usage, 130 interrupted.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -102,6 +103,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     warnings.showwarning = _one_line_warning
+    if not _is_first_process():
+        logging.getLogger("snn_energy").setLevel(logging.ERROR)  # the first process warns for all
     if sys.stdout is None:  # closed by the caller
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if hasattr(sys.stdout, "reconfigure"):
@@ -849,10 +852,10 @@ def half(
 ) -> None:
     """Store the weights in 16 bits; the accuracy is measured before and after, and the checkpoint says both."""
     from snn_energy.files import require_writable
-    from snn_energy.training.train import halve
+    from snn_energy.training.train import to_float16
 
     require_writable(output)
-    before, after = halve(checkpoint, data, output)
+    before, after = to_float16(checkpoint, data, output)
     say(f"accuracy on the test split: {before:.2%} with 32-bit weights, {after:.2%} with 16-bit weights")
     say(f"checkpoint written to {output}, {output.stat().st_size:,} bytes")
 

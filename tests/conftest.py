@@ -180,6 +180,22 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture
+def make_bars(tmp_path: Path) -> Callable[[int], str]:
+    """Data for a recipe: 48 noisy bars of 8x8 in three classes, the first so many to train on, the others to test."""
+
+    def make(train_images: int) -> str:
+        rng = np.random.default_rng(0)
+        labels = np.arange(48) % 3
+        images = rng.random((48, 8, 8), np.float32) * 0.3
+        for image, label in zip(images, labels, strict=True):
+            image[label * 3 : label * 3 + 2] += 1
+        np.savez(tmp_path / "bars.npz", images=images, labels=labels, is_test=np.arange(48) >= train_images)
+        return f"npz:{tmp_path / 'bars.npz'}"
+
+    return make
+
+
+@pytest.fixture
 def one_thread() -> Iterator[None]:
     """One thread of torch and the same random numbers."""
     import torch

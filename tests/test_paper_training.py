@@ -8,10 +8,10 @@ import io
 import logging
 import math
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -42,15 +42,9 @@ test_every: 1
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> str:
+def data(make_bars: Callable[[int], str]) -> str:
     """Three classes of noisy bars, 8x8, 35 images to train on and 13 to test on."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    images = rng.random((48, 8, 8), np.float32) * 0.3
-    for image, label in zip(images, labels, strict=True):
-        image[label * 3 : label * 3 + 2] += 1
-    np.savez(tmp_path / "bars.npz", images=images, labels=labels, is_test=np.arange(48) >= 35)
-    return f"npz:{tmp_path / 'bars.npz'}"
+    return make_bars(35)
 
 
 def tiny(data: str, epochs: float = 3, **changes: Any) -> Recipe:

@@ -438,7 +438,7 @@ def test_parts_that_overlap_are_refused(tmp_path: Path) -> None:
 def test_two_runs_at_once_into_one_folder_are_refused(tmp_path: Path) -> None:
     def meanwhile(done: int) -> None:
         if done == BATCH:
-            with pytest.raises(OutputError, match="another run is writing its parts there"):
+            with pytest.raises(OutputError, match="another run is writing there"):
                 profiled(tmp_path)
 
     profiled(tmp_path, on_batch=meanwhile)

@@ -63,15 +63,9 @@ test_every: 2
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> str:
+def data(make_bars: Callable[[int], str]) -> str:
     """Three classes of noisy bars, 8x8, 32 images to train on and 16 to test on."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    images = rng.random((48, 8, 8), np.float32) * 0.3
-    for image, label in zip(images, labels, strict=True):
-        image[label * 3 : label * 3 + 2] += 1
-    np.savez(tmp_path / "bars.npz", images=images, labels=labels, is_test=np.arange(48) >= 32)
-    return f"npz:{tmp_path / 'bars.npz'}"
+    return make_bars(32)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,9 @@ test_every: 2
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> str:
+def data(make_bars: Callable[[int], str]) -> str:
     """Three classes of noisy bars, 8x8, 35 images to train on and 13 to test on."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    images = rng.random((48, 8, 8), np.float32) * 0.3
-    for image, label in zip(images, labels, strict=True):
-        image[label * 3 : label * 3 + 2] += 1
-    np.savez(tmp_path / "bars.npz", images=images, labels=labels, is_test=np.arange(48) >= 35)
-    return f"npz:{tmp_path / 'bars.npz'}"
+    return make_bars(35)
 
 
 @pytest.fixture
@@ -532,7 +527,7 @@ def test_cross_entropy_of_shares_is_that_of_torch() -> None:
 
 def test_a_checkpoint_in_16_bits_keeps_its_masks_and_says_both_accuracies(tmp_path: Path, tiny: Recipe) -> None:
     result = train(tiny.with_changes(epochs=10), tmp_path / "a.safetensors")
-    before, after = loop.halve(result.path, tiny.data or "", tmp_path / "b.safetensors")
+    before, after = loop.to_float16(result.path, tiny.data or "", tmp_path / "b.safetensors")
     said = read_metadata(tmp_path / "b.safetensors")
     assert before == result.accuracy
     assert (said["test_accuracy"], said["test_accuracy_32_bit"]) == (after, before)
@@ -629,8 +624,8 @@ def test_neither_training_nor_halving_overwrites_what_it_reads(tmp_path: Path, t
         lambda: train(tiny, tmp_path / "d.safetensors", data=f"npz:{tmp_path / 'd.safetensors'}"),
         lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.safetensors"),
         lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.best.safetensors"),
-        lambda: loop.halve(result.path, f"npz:{tmp_path / 'd.safetensors'}", tmp_path / "d.safetensors"),
-        lambda: loop.halve(result.path, spec, result.path),
+        lambda: loop.to_float16(result.path, f"npz:{tmp_path / 'd.safetensors'}", tmp_path / "d.safetensors"),
+        lambda: loop.to_float16(result.path, spec, result.path),
     ):
         with pytest.raises(OutputError, match="is the input itself and would be overwritten"):
             wrong()

@@ -50,15 +50,9 @@ RESULTS = ("spikformer-1-16", "dts-spikformer-1-16", "vit-1-16")
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> str:
+def data(make_bars: Callable[[int], str]) -> str:
     """Three classes of noisy bars, 8x8, 35 images to train on and 13 to test on."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(48) % 3
-    images = rng.random((48, 8, 8), np.float32) * 0.3
-    for image, label in zip(images, labels, strict=True):
-        image[label * 3 : label * 3 + 2] += 1
-    np.savez(tmp_path / "bars.npz", images=images, labels=labels, is_test=np.arange(48) >= 35)
-    return f"npz:{tmp_path / 'bars.npz'}"
+    return make_bars(35)
 
 
 @pytest.fixture
@@ -319,7 +313,7 @@ def test_checkpoints_of_nobody_knows_what_are_not_overwritten(tmp_path: Path, ba
 def test_data_that_are_gone_are_named_when_a_run_goes_on(
     tmp_path: Path, bars: Path, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "halve", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "to_float16", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
     (tmp_path / "bars.npz").rename(tmp_path / "elsewhere.npz")

@@ -417,7 +417,7 @@ def locked(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        raise OutputError(f"{folder}: another run is writing its parts there; wait for it or stop it") from None
+        raise OutputError(f"{folder}: another run is writing there; wait for it or stop it") from None
     except OSError:  # a file system without locks
         pass
     try:

@@ -333,21 +333,25 @@ def parse_yaml(text: str, file_name: str, schema: type[Parsed], kind: str) -> Pa
     if not isinstance(tree, CommentedMap):
         raise RecipeError(f"{file_name}: a {kind} is a mapping of keys ({', '.join(schema.model_fields)})")
     try:
-        return schema.model_validate(_plain(tree))
+        return schema.model_validate(_plain(tree, file_name))
     except ValidationError as error:
         raise RecipeError(describe(error, file_name, schema, tree)) from error
 
 
-def _plain(node: Any) -> Any:
-    """YAML nodes with their comments -> plain dicts, lists and scalars."""
+def _plain(node: Any, file_name: str) -> Any:
+    """YAML nodes with their comments -> plain dicts, lists and scalars. Raises RecipeError for tags, dates and sets."""
     if isinstance(node, CommentedMap):
-        return {key: _plain(value) for key, value in node.items()}
+        return {key: _plain(value, file_name) for key, value in node.items()}
     if isinstance(node, CommentedSeq):
-        return [_plain(value) for value in node]
+        return [_plain(value, file_name) for value in node]
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)
-    return node
+    if node is None:
+        return None
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    found = f"the tag {tag}" if tag else f"a {type(node).__name__.lower()}"
+    raise RecipeError(f"{file_name}: {found} is not read; write numbers, texts, true, false, lists and mappings alone")
 
 
 def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tree: CommentedMap | None = None) -> str:

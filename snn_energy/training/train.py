@@ -155,10 +155,7 @@ def train(
         _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from)),
     )
     output = _checked_output(output_path, recipe, resume=resume)
-    with contextlib.ExitStack() as stack:
-        group = stack.enter_context(processes(device))
-        stack.enter_context(_reproducible(recipe.threads, group))
-        stack.enter_context(freed_memory_is_kept())
+    with _prepared(recipe, device) as group, contextlib.ExitStack() as stack:
         loaded = _load_data(recipe)
         run = _start(recipe, group)
         if resume:
@@ -184,9 +181,9 @@ def train(
         )
         for epoch in range(len(run.epochs) + 1, last + 1):
             record = _train_epoch(run, recipe, loaded.train, epoch, group, report, after_batch)
-            look = epoch == last or epoch % recipe.test_every == 0
-            record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if look else None
-            record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if look else None
+            evaluate = epoch == last or epoch % recipe.test_every == 0
+            record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if evaluate else None
+            record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if evaluate else None
             run.count_seconds()
             run.epochs.append(record)
             if group.is_first and best_epoch(run.epochs) == epoch:
@@ -252,9 +249,9 @@ def _checkpoint_place(path: str | Path) -> Path:
 
 
 def best_epoch(epochs: list[EpochRecord]) -> int:
-    """The first epoch with the highest accuracy on the images that choose; 0 before any was looked at."""
-    looked = {int(record["epoch"] or 0): score for record in epochs if (score := _score(record)) is not None}
-    return max(looked, key=lambda epoch: looked[epoch], default=0)
+    """The first epoch with the highest accuracy on the images that choose; 0 before the first evaluation."""
+    scores = {int(record["epoch"] or 0): score for record in epochs if (score := _score(record)) is not None}
+    return max(scores, key=lambda epoch: scores[epoch], default=0)
 
 
 def _score(record: EpochRecord) -> float | None:
@@ -264,10 +261,10 @@ def _score(record: EpochRecord) -> float | None:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a run costs on this machine: seconds of one step, of one look at accuracy, and the steps of one epoch."""
+    """What a run costs on this machine: seconds of one step and of one evaluation, steps of one epoch."""
 
     step_s: float
-    look_s: float
+    evaluation_s: float
     epoch_steps: int
 
 
@@ -279,13 +276,10 @@ def data_fingerprint(recipe: Recipe) -> str:
 def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path | None = None) -> StepTimes:
     """Time a few steps of a recipe on a network that is thrown away, after two that warm up and compile.
 
-    A look: all held-out and test images once. Raises as ``train`` does.
+    An evaluation: all held-out and test images once. Raises as ``train`` does.
     """
     recipe = _changed(recipe, start_from=None if start_from is None else str(start_from))
-    with contextlib.ExitStack() as stack:
-        group = stack.enter_context(processes(device))
-        stack.enter_context(_reproducible(recipe.threads, group))
-        stack.enter_context(freed_memory_is_kept())
+    with _prepared(recipe, device) as group:
         data = _load_data(recipe)
         run = _start(recipe, group)
         chunks = torch.randperm(len(data.train.labels), generator=run.generator).split(recipe.batch_size)
@@ -294,14 +288,14 @@ def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path
             started = run.clock()
             float(_step(run, recipe, batch, group)[0])  # waits for the device
             seconds.append(run.clock() - started)
-        looked = [images for images in (data.held_out, data.test) if images is not None]
-        sample = looked[-1].first(min(TEST_BATCH, len(looked[-1].labels)))
+        evaluated = [images for images in (data.held_out, data.test) if images is not None]
+        sample = evaluated[-1].first(min(TEST_BATCH, len(evaluated[-1].labels)))
         _accuracy(run.model, sample, group)
         started = run.clock()
         _accuracy(run.model, sample, group)
         per_image = (run.clock() - started) / len(sample.labels)
-    look_s = per_image * sum(len(images.labels) for images in looked)
-    return StepTimes(statistics.median(seconds[2:] or seconds), look_s, len(chunks))
+    evaluation_s = per_image * sum(len(images.labels) for images in evaluated)
+    return StepTimes(statistics.median(seconds[2:] or seconds), evaluation_s, len(chunks))
 
 
 def accuracy(model: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
@@ -327,7 +321,7 @@ def _accuracy(model: nn.Module, images: Images | None, group: Processes, size: i
     return int(group.add_up(hits)) / count
 
 
-def halve(checkpoint: str | Path, data: str, output: str | Path) -> tuple[float, float]:
+def to_float16(checkpoint: str | Path, data: str, output: str | Path) -> tuple[float, float]:
     """Write a checkpoint with 16-bit weights; returns its accuracy (0..1) on the test split before and after.
 
     The metadata's ``test_accuracy`` is the one after; the one before stands beside it. Raises SnnEnergyError.
@@ -409,6 +403,13 @@ def _reproducible(threads: int, group: Processes) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _prepared(recipe: Recipe, device: str) -> Iterator[Processes]:
+    """The processes of this run, each reproducible and keeping its freed memory; all put back afterwards."""
+    with processes(device) as group, _reproducible(recipe.threads, group), freed_memory_is_kept():
+        yield group
 
 
 def _start(recipe: Recipe, group: Processes) -> _Run:
@@ -700,7 +701,9 @@ def _write_partial(
         try:
             torch.save(state, temporary)
         except RuntimeError as error:  # how torch tells of a full disk
-            raise OutputError(f"{partial_path(output)}: cannot be written ({error}); make room and resume") from error
+            raise OutputError(
+                f"{partial_path(output)}: cannot be written; is the disk full? make room and resume"
+            ) from error
 
     write_whole(partial_path(output), write)
     resolved, text = recipe_path(output), recipe.to_yaml()

@@ -34,9 +34,9 @@ from snn_energy.training.speed import clock
 from snn_energy.training.train import (
     StepTimes,
     data_fingerprint,
-    halve,
     measure_steps,
     partial_path,
+    to_float16,
     train,
     without_paths,
 )
@@ -122,9 +122,9 @@ def load_trio(source: str | Path) -> tuple[Trio, dict[str, Recipe]]:
             raise RecipeError(f"{where}: is there twice; give each its own name")
         if stage.start_from is not None and stage.start_from not in recipes:
             raise RecipeError(f"{where}: start_from '{stage.start_from}' is not an earlier stage")
-        own = next((key for key in ("epochs", "seed", "name", "data", "start_from") if key in stage.changes), None)
-        if own is not None:
-            raise RecipeError(f"{where}: changes: '{own}' is set by the trio or its command; leave it out")
+        reserved = next((key for key in ("epochs", "seed", "name", "data", "start_from") if key in stage.changes), None)
+        if reserved is not None:
+            raise RecipeError(f"{where}: changes: '{reserved}' is set by the trio or its command; leave it out")
         recipes[stage.name] = recipe_with(base, f"{trio.name}-{stage.name}", stage.changes, where)
     results = [recipes[stage.name].model.name for stage in trio.stages if stage.result]
     if len(set(results)) < len(results):
@@ -147,10 +147,10 @@ def train_trio(
 ) -> TrioResult:
     """Train a trio into a folder within ``seconds``; go on where an earlier call stopped.
 
-    data: ``NAME:PATH`` (see ``datasets``) instead of the base's. seconds: for all stages together, measuring and looks
-    at accuracy included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time of the run's threads over
-    their number, so that other jobs and pauses are not counted. Another value than an earlier call's is that of the
-    stages that have not begun.
+    data: ``NAME:PATH`` (see ``datasets``) instead of the base's. seconds: for all stages together, measuring and
+    evaluations included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time of the run's threads over
+    their number, so that other jobs and pauses are not counted. Given anew when resuming, it
+    applies to the stages that have not begun.
     say: called with lines of progress. Raises RecipeError for a budget that is too short or a folder of another run,
     DataError, CheckpointError, OutputError.
     """
@@ -187,8 +187,11 @@ class _TrioRun:
         self.measured: dict[str, StepTimes] = {}
         self.state = self._read_state()
         self._check_data()
-        for left in [*folder.glob(".*.safetensors*"), *(make_folder(folder / "stages")).glob(".*.safetensors*")]:
-            left.unlink()  # half-written by a call that was killed; the lock is ours
+        for half_written in [
+            *folder.glob(".*.safetensors*"),
+            *(make_folder(folder / "stages")).glob(".*.safetensors*"),
+        ]:
+            half_written.unlink()  # by a call that was killed; the lock is ours
 
     def all_stages(self) -> TrioResult:
         """Train what is not trained yet, then write the 16-bit results."""
@@ -200,7 +203,7 @@ class _TrioRun:
                 self._train(stage)
         for stage in self.trio.stages:
             if stage.result and not self._has_result(stage):
-                self._halve(stage)
+                self._write_float16(stage)
         return TrioResult(self.folder, self.state["stages"], self._spent())
 
     def _has_result(self, stage: Stage) -> bool:
@@ -220,42 +223,45 @@ class _TrioRun:
 
         Before the first stage all are measured, so that a budget too short for one step of each is refused at once.
         """
-        left = self.trio.stages[index:]
-        measured = {stage.name: self._measured(stage) for stage in (left if index == 0 else left[:1])}
+        to_come = self.trio.stages[index:]
+        measured = {stage.name: self._measured(stage) for stage in (to_come if index == 0 else to_come[:1])}
         self.measured |= measured
         remaining = self.seconds - self._spent()
         if index == 0:
             needed = sum(
-                _fixed_s(times, stage) + times.step_s for stage, times in zip(left, measured.values(), strict=True)
+                _final_evaluations_s(times, stage) + times.step_s
+                for stage, times in zip(to_come, measured.values(), strict=True)
             )
             if remaining < needed:
                 self.state["stages"].clear()
                 raise RecipeError(
                     f"{self.trio.name}: --seconds {self.seconds:g} is too short for one step of each of its "
-                    f"{len(left)} stages and its accuracies ({needed + self.seconds - remaining:.0f} s at this "
+                    f"{len(to_come)} stages and its accuracies ({needed + self.seconds - remaining:.0f} s at this "
                     "machine's speed); give more"
                 )
-        stage, times = left[0], measured[left[0].name]
-        if remaining < _fixed_s(times, stage) + times.step_s:
+        stage, times = to_come[0], measured[to_come[0].name]
+        if remaining < _final_evaluations_s(times, stage) + times.step_s:
             log.warning(
                 "%s: --seconds %g are used up (%.0f s) before stage '%s', which gets one step; for more, remove the "
                 "folder and give more seconds", self.trio.name, self.seconds, self._spent(), stage.name,
             )  # fmt: skip
-        own = remaining * stage.share / sum(other.share for other in left) - _fixed_s(times, stage)
-        steps = max(1, int(own / times.step_s))
+        stage_s = remaining * stage.share / sum(other.share for other in to_come) - _final_evaluations_s(times, stage)
+        steps = max(1, int(stage_s / times.step_s))
         epochs = steps / times.epoch_steps
-        looks = epochs // self.recipes[stage.name].test_every
-        steps = max(1, min(int((own - looks * times.look_s) / times.step_s), MOST_EPOCHS * times.epoch_steps))
+        evaluations = epochs // self.recipes[stage.name].test_every
+        steps = max(
+            1, min(int((stage_s - evaluations * times.evaluation_s) / times.step_s), MOST_EPOCHS * times.epoch_steps)
+        )
         entry = self.state["stages"][stage.name]
         entry |= {
             "epochs": steps / times.epoch_steps,
             "steps": steps,
-            "planned_s": max(own, 0.0),
+            "planned_s": max(stage_s, 0.0),
             "step_s": times.step_s,
         }
         self._write_state()
         self.say(
-            f"{stage.name}: {steps} steps ({entry['epochs']:.2f} epochs) in {max(own, 0):.0f} s, "
+            f"{stage.name}: {steps} steps ({entry['epochs']:.2f} epochs) in {max(stage_s, 0):.0f} s, "
             f"{1e3 * times.step_s / self.recipes[stage.name].batch_size:.1f} ms an image"
         )
 
@@ -306,12 +312,12 @@ class _TrioRun:
         self._write_state()
         self.say(f"{stage.name}: accuracy {said['test_accuracy']:.2%}, {entry['spent_s']:.0f} s")
 
-    def _halve(self, stage: Stage) -> None:
+    def _write_float16(self, stage: Stage) -> None:
         recipe, entry = self.recipes[stage.name], self.state["stages"][stage.name]
         output = self.folder / f"{recipe.model.name}.safetensors"
         watch = clock(torch.device("cpu"), recipe.threads)  # where it is measured
         started = watch()
-        before, after = halve(self._path(stage.name), str(recipe.data), output)
+        before, after = to_float16(self._path(stage.name), str(recipe.data), output)
         entry |= {
             "spent_s": entry["spent_s"] + watch() - started,
             "accuracy_32_bit": before,
@@ -382,6 +388,6 @@ class _TrioRun:
         write_text(self.folder / STATE_FILE, json.dumps({**self.state, **machine}, indent=1) + "\n")
 
 
-def _fixed_s(times: StepTimes, stage: Stage) -> float:
-    """Seconds that a stage needs beside its steps: the last look at accuracy, and the two of the 16-bit result."""
-    return times.look_s * (3 if stage.result else 1)
+def _final_evaluations_s(times: StepTimes, stage: Stage) -> float:
+    """Seconds that a stage needs beside its steps: its last evaluation, and the two of the 16-bit result."""
+    return times.evaluation_s * (3 if stage.result else 1)
