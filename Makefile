@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test check format bench frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test check format bench golden frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -44,6 +44,10 @@ check: $(PEERS)
 	$(BIN)/ruff check snn_energy tests
 	$(BIN)/mypy
 	$(PYTEST)
+
+REF ?= HEAD
+golden: $(PEERS)
+	$(BIN)/python tests/golden/make_golden.py --ref $(REF)
 
 frameworks: $(PEERS)
 	PYTHONPATH=tests $(BIN)/python -m pytest -p frameworks_table $(addprefix tests/,test_frameworks.py test_inspection.py \
