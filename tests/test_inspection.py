@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.errors import ProfilingError
+from snn_energy.models.neurons import LIF
 from snn_energy.profiler.belief import inspect_model
 from snn_energy.profiler.profile import UnsupportedOperationWarning
 
@@ -673,3 +674,43 @@ def test_a_belief_looks_at_a_few_samples_along_the_declared_axis() -> None:
 def test_a_belief_takes_numpy_labels_and_needs_none() -> None:
     belief = inspect_model(net(Attribute), [(images(), np.zeros(B, dtype=np.int64))], time_steps=T)
     assert belief.counts.samples == B
+
+
+# --- inspect looks at the first samples, wherever they lie ---
+
+
+class InLayout(nn.Module):
+    """LIF and a read-out on (T, B, F) laid out as the loader has it."""
+
+    def __init__(self, layout: str) -> None:
+        super().__init__()
+        self.layout, self.time_steps = layout, T
+        self.lif, self.fc = LIF(leak=0.0), nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.layout == "axis1":
+            return self.fc(self.lif(x.transpose(0, 1))).transpose(0, 1)  # type: ignore[no-any-return]
+        if self.layout == "flat":
+            return self.fc(self.lif(x.unflatten(0, (T, -1)))).flatten(0, 1)  # type: ignore[no-any-return]
+        if self.layout == "flat-batch":
+            spikes = self.lif(x.unflatten(0, (-1, T)).transpose(0, 1))
+            return self.fc(spikes).transpose(0, 1).flatten(0, 1)  # type: ignore[no-any-return]
+        return self.fc(self.lif(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("layout", ["axis0", "axis1", "flat", "flat-batch"])
+def test_a_belief_is_of_all_steps_of_the_first_samples(layout: str) -> None:
+    current = torch.zeros(T, 4, 2)
+    current[0] = 2.0  # every sample fires in the first step,
+    current[:, 2:] = 2.0  # the last two in all steps
+    laid_out = {
+        "axis0": current,
+        "axis1": current.transpose(0, 1),
+        "flat": current.flatten(0, 1),
+        "flat-batch": current.transpose(0, 1).flatten(0, 1),
+    }[layout]
+    rates = [
+        inspect_model(InLayout(layout), [laid_out], time=layout, samples=samples).spiking["rate"].item()
+        for samples in (1, 2, 3, 4, 9)
+    ]
+    assert rates == pytest.approx([1 / T, 1 / T, (2 / T + 1) / 3, (1 / T + 1) / 2, (1 / T + 1) / 2])

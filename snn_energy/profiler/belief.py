@@ -14,9 +14,9 @@ from torch import nn
 
 from snn_energy.counts import OPERATIONS, Counts
 from snn_energy.profiler.frameworks import LAYOUTS, spiking_modules, with_weights
-from snn_energy.profiler.inspection import Settled
+from snn_energy.profiler.inspection import Settled, few
 from snn_energy.profiler.kinds import Kind
-from snn_energy.profiler.profile import UnsupportedOperationWarning, profile, settle_first
+from snn_energy.profiler.profile import UnsupportedOperationWarning, profile, samples_of, settle_first
 from snn_energy.profiler.timesteps import TIME_MODES
 
 
@@ -98,9 +98,8 @@ def inspect_model(
 def _cut(batch: Any, settled: Settled, samples: int) -> Any:
     """The first samples of a batch; the labels are not needed."""
     x = batch[0] if isinstance(batch, (list, tuple)) else batch
-    if settled.time in ("axis0", "call-axis0"):
-        return x[:, :samples]
-    return x[: samples * settled.time_steps] if settled.time in ("flat", "flat-batch") else x[:samples]
+    there = samples_of(x, settled.time, settled.time_steps)
+    return few(x, min(samples, there), settled.time, settled.time_steps) if there else x
 
 
 def _spiking_table(model: nn.Module, counts: Counts, settled: Settled, named: list[Any]) -> pd.DataFrame:

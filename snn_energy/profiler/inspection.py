@@ -375,10 +375,13 @@ def few(x: Any, samples: int, mode: str, steps: int | None) -> Tensor:
     """So many samples of a batch; where it has fewer, some of them again. Raises ProfilingError for no samples."""
     if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
         raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
-    axis = 1 if mode in ("axis0", "call-axis0") else 0
+    axis = 1 if mode in ("axis0", "call-axis0", "flat") else 0
     if mode in ("flat", "flat-batch"):
-        return x[: samples * (steps or 1)]
-    return x.index_select(axis, torch.arange(samples, device=x.device) % x.shape[axis])
+        if x.shape[0] % (steps or 1):
+            raise ProfilingError(f"time='{mode}' wants T={steps} rows a sample, the loader gave {tuple(x.shape)}")
+        x = x.unflatten(0, (steps or 1, -1) if mode == "flat" else (-1, steps or 1))
+    chosen: Tensor = x.index_select(axis, torch.arange(samples, device=x.device) % x.shape[axis])
+    return chosen.flatten(0, 1) if mode in ("flat", "flat-batch") else chosen
 
 
 @torch.no_grad()

@@ -114,7 +114,7 @@ def _count(
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-                span = Span(steps, _samples_of(x, mode, steps))
+                span = Span(steps, samples_of(x, mode, steps))
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
@@ -301,7 +301,7 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
     return next((p.device for p in model.parameters()), x.device)
 
 
-def _samples_of(x: Any, mode: str, steps: int) -> int:
+def samples_of(x: Any, mode: str, steps: int) -> int:
     """Samples of a batch; raises ProfilingError where its shape does not fit the declared time."""
     if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
         raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
