@@ -65,7 +65,7 @@ gpu: $(PEERS)
 	$(BIN)/python tests/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
 
 train-demo: $(STAMP)
-	$(BIN)/python -m snn_energy.training.train_demo
+	$(BIN)/python -m snn_energy.studies.train_demo
 
 ablation: $(STAMP)
 	$(BIN)/snn-energy ablate digits -o reports/ablation-digits --device cpu --processes 2

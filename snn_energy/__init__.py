@@ -2,30 +2,35 @@
 
     checkpoint + data -> profile -> counts -> estimate (+ hardware profile) -> energy, latency -> tables, plots, reports
 
-What runs networks (``profile``, ``create_model``, ``load_checkpoint``) imports torch when first used; the rest does
-not.
+One package per stage: ``datasets``, ``models``, ``checkpoints``, ``profiler``, ``counts``, ``hardware``, ``pricing``,
+``analysis``, ``report``. A name below is imported when it is first used; what runs networks (``profile``,
+``create_model``, ``load_checkpoint``) imports torch then, the rest does not.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from snn_energy import _moved
 from snn_energy._version import __version__
-from snn_energy.audit import Audit, audit
-from snn_energy.breakeven import BreakEven, break_even
-from snn_energy.compare import Comparison, compare
-from snn_energy.counts import Counts, load_counts
-from snn_energy.energy import Energy, estimate
-from snn_energy.errors import SnnEnergyError
-from snn_energy.hardware import HardwareProfile, list_hardware, load_hardware
-from snn_energy.latency import Latency, estimate_latency
-from snn_energy.models.registry import create_model, list_models
-from snn_energy.sweep import sweep
-from snn_energy.uncertainty import energy_range, ratio_range, what_matters
 
 if TYPE_CHECKING:
-    from snn_energy.checkpoints import load_checkpoint, save_checkpoint
-    from snn_energy.profiler.profile import profile
+    from snn_energy.analysis.break_even import BreakEven, break_even
+    from snn_energy.analysis.comparison import Comparison, compare
+    from snn_energy.analysis.design_sweep import sweep
+    from snn_energy.analysis.spiking_audit import Audit, audit
+    from snn_energy.analysis.uncertainty import energy_range, ratio_range, what_matters
+    from snn_energy.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from snn_energy.core.errors import SnnEnergyError
+    from snn_energy.counts.counts import Counts
+    from snn_energy.counts.load import load_counts
+    from snn_energy.hardware.schema import HardwareProfile, list_hardware, load_hardware
+    from snn_energy.models.create import create_model
+    from snn_energy.models.names import list_models
+    from snn_energy.pricing.cycles import Latency
+    from snn_energy.pricing.energy import Energy, estimate, estimate_latency
+    from snn_energy.profiler.run import profile
 
 __all__ = [
     "Audit",
@@ -56,17 +61,36 @@ __all__ = [
     "what_matters",
 ]
 
-_NEEDS_TORCH = {
-    "profile": "snn_energy.profiler.profile",
-    "load_checkpoint": "snn_energy.checkpoints",
-    "save_checkpoint": "snn_energy.checkpoints",
+_PLACES = {
+    "analysis.break_even": ("BreakEven", "break_even"),
+    "analysis.comparison": ("Comparison", "compare"),
+    "analysis.design_sweep": ("sweep",),
+    "analysis.spiking_audit": ("Audit", "audit"),
+    "analysis.uncertainty": ("energy_range", "ratio_range", "what_matters"),
+    "checkpoints.checkpoint": ("load_checkpoint", "save_checkpoint"),
+    "core.errors": ("SnnEnergyError",),
+    "counts.counts": ("Counts",),
+    "counts.load": ("load_counts",),
+    "hardware.schema": ("HardwareProfile", "list_hardware", "load_hardware"),
+    "models.create": ("create_model",),
+    "models.names": ("list_models",),
+    "pricing.cycles": ("Latency",),
+    "pricing.energy": ("Energy", "estimate", "estimate_latency"),
+    "profiler.run": ("profile",),
 }
+_PLACE_OF = {name: f"snn_energy.{module}" for module, names in _PLACES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Import the torch-dependent part of the API on first use."""
-    if name in _NEEDS_TORCH:
-        import importlib
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'snn_energy' has no attribute '{name}'")
+    found = getattr(import_module(_PLACE_OF[name]), name)
+    globals()[name] = found
+    return found
 
-        return getattr(importlib.import_module(_NEEDS_TORCH[name]), name)
-    raise AttributeError(f"module 'snn_energy' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_moved.install()

@@ -34,10 +34,10 @@ import peer_networks as networks
 import torch
 
 import snn_energy as se
-from snn_energy.counts import Counts
-from snn_energy.datasets import load_images
+from snn_energy.analysis.design_sweep import sweep
+from snn_energy.counts.counts import Counts
+from snn_energy.datasets.open import load_images
 from snn_energy.models.neurons import DTSS
-from snn_energy.sweep import sweep
 
 
 def calibrated(name: str) -> torch.nn.Module:
@@ -141,7 +141,7 @@ import sys, torch
 sys.path.insert(0, {folder!r})
 import bench
 import snn_energy as se
-import snn_energy.profiler.profile
+import snn_energy.profiler.run
 model, images = bench.calibrated({name!r}), torch.rand(8, 3, 32, 32)
 model.skips_time_steps = False
 with open("/proc/self/clear_refs", "w") as stream:  # the peak counts from here

@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.models import fused
+from snn_energy.models import spikformer_fused as fused
 from snn_energy.training.speed import freed_memory_is_kept, has_bfloat16
 
 WARM_UP, STEPS = 2, 3

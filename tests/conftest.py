@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from ruamel.yaml import YAML
 
-from snn_energy.counts import COLUMNS, PER_SAMPLE, Counts, make_rows
-from snn_energy.errors import HardwareError
-from snn_energy.hardware import HardwareProfile, load_hardware
+from snn_energy.core.errors import HardwareError
+from snn_energy.counts.columns import COLUMNS, PER_SAMPLE, make_rows
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware
 
 DEFAULTS: dict[str, Any] = {
     "layer": "layer", "group": "other", "op": "conv", "time_step": 0, "active": True, "needed": True,
@@ -110,7 +111,7 @@ def device(tmp_path: Path, device_text: Callable[..., str]) -> Callable[..., Har
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """The command line in this process: exit code, stdout, stderr."""
-    from snn_energy.cli import main
+    from snn_energy.cli.main import main
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["snn-energy", *map(str, arguments)])
@@ -163,8 +164,8 @@ def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the counts of the three shipped networks over eight digits: vit.json, spik.json, dts.json."""
     import torch
 
-    from snn_energy.demo import NETWORKS, checkpoint_path
-    from snn_energy.profile_run import profile_checkpoint
+    from snn_energy.jobs.profile_run import profile_checkpoint
+    from snn_energy.studies.demo import NETWORKS, checkpoint_path
 
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("counted")

@@ -38,12 +38,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.datasets import load_images
-from snn_energy.errors import SnnEnergyError
-from snn_energy.files import make_folder, write_text
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.core.files import make_folder, write_text
+from snn_energy.datasets.open import load_images
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import time_steps_by_layer
-from snn_energy.tables import markdown
+from snn_energy.report.tables import markdown
 
 SEED = 0
 HARDWARE = ("dts-paper-fpga", "horowitz-45nm-fp32", "npu-7nm-bf16")

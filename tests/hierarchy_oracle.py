@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from snn_energy.hardware import HardwareProfile
+from snn_energy.hardware.schema import HardwareProfile
 
 Row = dict[str, Any]
 Key = tuple[str, str, str]  # tensor, store, action

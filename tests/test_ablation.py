@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-import snn_energy.training.ablate as ablation
-from snn_energy.cli import app
-from snn_energy.datasets import load_images
-from snn_energy.errors import HardwareError, RecipeError
-from snn_energy.plots import accuracy_against_energy, kind_of_training
-from snn_energy.training.ablate import jobs_of, mean_over_seeds, run_grid
-from snn_energy.training.grid import list_grids, load_grid, slug
+import snn_energy.studies.ablation as ablation
+from snn_energy.cli.main import app
+from snn_energy.core.errors import HardwareError, RecipeError
+from snn_energy.datasets.open import load_images
+from snn_energy.report.plots import accuracy_against_energy, kind_of_training
+from snn_energy.studies.ablation import jobs_of, mean_over_seeds, run_grid
+from snn_energy.studies.ablation_grid import list_grids, load_grid, slug
 
 RECIPE = """\
 name: tiny

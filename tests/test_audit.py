@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.audit import CATEGORIES, POLICIES, Audit, energy_column
-from snn_energy.counts import INTEGRATES
-from snn_energy.energy import IntegerPolicy
-from snn_energy.errors import CountsError, HardwareError, SnnEnergyError
+from snn_energy.analysis.spiking_audit import CATEGORIES, POLICIES, Audit, energy_column
+from snn_energy.core.errors import CountsError, HardwareError, SnnEnergyError
+from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.published import list_published, published_names
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import Spikformer
-from snn_energy.published import list_published, published_names
+from snn_energy.pricing.energy import IntegerPolicy
 
 Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parent.parent
@@ -377,7 +377,7 @@ def test_the_demo_vit_is_real_throughout_and_the_audit_says_so() -> None:
 
 
 def test_a_spikformer_profiled_now_tells_what_its_maxima_and_sums_are_of() -> None:
-    from snn_energy.demo import checkpoint_path
+    from snn_energy.studies.demo import checkpoint_path
 
     model = se.load_checkpoint(checkpoint_path("spikformer-2-64"))
     assert isinstance(model, Spikformer)

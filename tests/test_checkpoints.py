@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import (
+from snn_energy.checkpoints.checkpoint import (
     METADATA_KEY,
     load_checkpoint,
     read_metadata,
     save_checkpoint,
     sha256_of,
 )
-from snn_energy.errors import CheckpointError, OutputError
-from snn_energy.models.registry import create_model
+from snn_energy.core.errors import CheckpointError, OutputError
+from snn_energy.models.create import create_model
 from snn_energy.models.spikformer import Spikformer
 
 OPTIONS: dict[str, Any] = {"image_size": 8, "num_classes": 3, "in_channels": 1, "heads": 2}
@@ -122,7 +122,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path: Path, monkeypa
 
     path = saved(tmp_path / "a.safetensors")
     before = path.read_bytes()
-    monkeypatch.setattr("snn_energy.checkpoints.save_file", fail)
+    monkeypatch.setattr("snn_energy.checkpoints.checkpoint.save_file", fail)
     with pytest.raises(OutputError, match=r"a\.safetensors: cannot be written \(No space left on device\)"):
         saved(path, network("vit-1-16"))
     assert path.read_bytes() == before

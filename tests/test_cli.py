@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_file
 
 import snn_energy as se
-from snn_energy.demo import NETWORKS, checkpoint_path
-from snn_energy.energy import COMPUTE, MEMORY, TOTALS
-from snn_energy.errors import SnnEnergyError
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.pricing.energy import COMPUTE, MEMORY, TOTALS
+from snn_energy.studies.demo import NETWORKS, checkpoint_path
 
 Cli = Callable[..., tuple[int, str, str]]
 VIT, SPIKFORMER, DTS = (checkpoint_path(name) for name in NETWORKS)
@@ -149,7 +149,7 @@ class Blocker:
         if name.split(".")[0] == "torch":
             raise AssertionError("torch was imported")
 sys.meta_path.insert(0, Blocker())
-from snn_energy.cli import main
+from snn_energy.cli.main import main
 main()
 """
 
@@ -478,7 +478,7 @@ def test_pictures_need_a_folder(counted: Path, tmp_path: Path, cli: Cli) -> None
 def test_the_activity_of_a_network_without_spiking_layers_cannot_be_drawn(
     counted: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    from snn_energy.plots import activity_map
+    from snn_energy.report.plots import activity_map
 
     vit = se.load_counts(counted / "vit.json")
     with pytest.raises(SnnEnergyError, match="no activity to draw"):
@@ -515,12 +515,12 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 INTERRUPTED = """
 import os, signal
-import snn_energy.profiler.profile as profiling
+import snn_energy.profiler.run as profiling
 real = profiling.profile
 def profile(*arguments, on_batch, **options):
     return real(*arguments, on_batch=lambda done: os.kill(os.getpid(), signal.SIGINT), **options)
 profiling.profile = profile
-from snn_energy.cli import main
+from snn_energy.cli.main import main
 main()
 """
 

@@ -15,14 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.checkpoints import METADATA_KEY, load_checkpoint, read_metadata, save_checkpoint
-from snn_energy.counts import Counts, imbalance
-from snn_energy.errors import CheckpointError, ModelError, RecipeError
+from snn_energy.checkpoints.checkpoint import METADATA_KEY, load_checkpoint, read_metadata, save_checkpoint
+from snn_energy.core.errors import CheckpointError, ModelError, RecipeError
+from snn_energy.counts.balance import imbalance
+from snn_energy.counts.counts import Counts
+from snn_energy.jobs.profile_run import profile_checkpoint
 from snn_energy.models.cnn import Cnn
+from snn_energy.models.names import CNNS, list_models
 from snn_energy.models.neurons import DTSS, LIF
-from snn_energy.models.registry import CNNS, list_models
 from snn_energy.models.spikformer import spiking_layers
-from snn_energy.profile_run import profile_checkpoint
 from snn_energy.training.recipe import Recipe, parse_recipe
 from snn_energy.training.train import train
 

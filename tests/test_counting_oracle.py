@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.counts import imbalance
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.counts.balance import imbalance
 
 # Random cases of each family; every family asserts that it ran them all.
 CASES = {

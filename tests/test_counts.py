@@ -14,9 +14,13 @@ import torch
 from torch import nn
 
 import snn_energy as se
-from snn_energy.counts import COLUMNS, PER_SAMPLE, Counts, imbalance, load_counts, samples_path
-from snn_energy.errors import CountsError, OutputError
-from snn_energy.files import write_text, write_whole
+from snn_energy.core.errors import CountsError, OutputError
+from snn_energy.core.files import write_text, write_whole
+from snn_energy.counts.balance import imbalance
+from snn_energy.counts.columns import COLUMNS, PER_SAMPLE
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.load import load_counts
+from snn_energy.counts.sample_store import samples_path
 from snn_energy.models.neurons import DTSS
 
 MakeCounts = Callable[..., Counts]

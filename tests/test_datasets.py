@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from snn_energy.datasets import ImageSet, check_labels, has_own_test_split, load_images
-from snn_energy.errors import DataError
+from snn_energy.core.errors import DataError
+from snn_energy.datasets.images import ImageSet, check_labels
+from snn_energy.datasets.open import has_own_test_split, load_images
 
 
 def write_npz(path: Path, **arrays: object) -> str:
@@ -25,7 +26,7 @@ def five(**changes: object) -> dict[str, object]:
 
 
 def bundled() -> dict[str, np.ndarray]:
-    import snn_energy.datasets as module
+    import snn_energy.datasets.open as module
 
     with np.load(Path(module.__file__).parent / "data" / "digits.npz", allow_pickle=False) as file:
         return dict(file)
@@ -101,7 +102,7 @@ def test_only_a_file_with_is_test_has_its_own_test_split(tmp_path: Path) -> None
 
 
 def test_reading_data_does_not_load_torch() -> None:
-    code = "import sys, snn_energy.datasets as d; d.load_images('digits', 'test', 8, 1); print(*sys.modules)"
+    code = "import sys, snn_energy.datasets.open as d; d.load_images('digits', 'test', 8, 1); print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "numpy" in found.stdout.split()
     assert "torch" not in found.stdout.split()

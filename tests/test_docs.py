@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 import snn_energy as se
-from snn_energy.energy import Energy, estimate
-from snn_energy.hardware import numbers
-from snn_energy.latency import estimate_latency
-from snn_energy.memory import accesses
+from snn_energy.hardware.schema import numbers
+from snn_energy.pricing.energy import Energy, estimate, estimate_latency
+from snn_energy.pricing.memory import accesses
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "how-a-number-comes-about.md").read_text(encoding="utf-8")

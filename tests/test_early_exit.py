@@ -16,21 +16,13 @@ import torch
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.counts import PER_SAMPLE, Counts
-from snn_energy.demo import checkpoint_path
-from snn_energy.early_exit import (
-    confidences,
-    early_exit,
-    exit_accuracy,
-    exit_energy,
-    exit_steps,
-    exit_table,
-    profile_steps,
-    step_logits,
-    stop_steps,
-)
-from snn_energy.errors import CheckpointError, CountsError, ModelError, SnnEnergyError
+from snn_energy.analysis.exit_energy import confidences, early_exit, exit_accuracy, exit_energy, exit_table, stop_steps
+from snn_energy.core.errors import CheckpointError, CountsError, ModelError, SnnEnergyError
+from snn_energy.counts.columns import PER_SAMPLE
+from snn_energy.counts.counts import Counts
 from snn_energy.models.neurons import DTSS
+from snn_energy.studies.demo import checkpoint_path
+from snn_energy.studies.early_exit_run import exit_steps, profile_steps, step_logits
 
 NETWORKS = ("resnet19", "vgg16", "preact-resnet18", "spikformer-1-16")
 DECIDED_BY_ALL = ["input_kind", "max_k", "other_kind", "other_max_k", "sops_multi"]  # samples of a run

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import snn_energy as se
-from snn_energy.counts import Counts
-from snn_energy.energy import COMPUTE, MEMORY, TOTALS, Energy, estimate
-from snn_energy.errors import SnnEnergyError
-from snn_energy.hardware import HardwareProfile, load_hardware
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware
 from snn_energy.models.neurons import DTSS, LIF
+from snn_energy.pricing.energy import COMPUTE, MEMORY, TOTALS, Energy, estimate
 
 MakeCounts = Callable[..., Counts]
 Device = Callable[..., HardwareProfile]

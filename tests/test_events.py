@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 import snn_energy as se
-from snn_energy.datasets import batches, load_images, parse_data
-from snn_energy.errors import DataError
-from snn_energy.events import Events, EventSet, load_events, read_nmnist, to_frames
+from snn_energy.core.errors import DataError
+from snn_energy.datasets.events import Events, EventSet, load_events, read_nmnist, to_frames
+from snn_energy.datasets.images import batches
+from snn_energy.datasets.names import parse_data
+from snn_energy.datasets.open import load_images
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "nmnist"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="no folder shared/data/nmnist beside the checkout")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from snn_energy.errors import OutputError
-from snn_energy.files import require_apart, require_writable, write_text, write_texts
+from snn_energy.core.errors import OutputError
+from snn_energy.core.files import require_apart, require_writable, write_text, write_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 COUNTS = ROOT / "reports" / "demo" / "vit-2-64.json"

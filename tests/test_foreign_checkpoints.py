@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.checkpoints import load_checkpoint
-from snn_energy.errors import CheckpointError
-from snn_energy.weights_file import load_tensors_only, read_weights
+from snn_energy.checkpoints.checkpoint import load_checkpoint
+from snn_energy.checkpoints.weights_file import load_tensors_only, read_weights
+from snn_energy.core.errors import CheckpointError
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])

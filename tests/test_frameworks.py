@@ -20,9 +20,9 @@ from framework_networks import B, Run, T, assert_rows, everything, truth, work
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.belief import inspect_model
-from snn_energy.profiler.profile import UnsupportedOperationWarning
+from snn_energy.profiler.run import UnsupportedOperationWarning
 
 
 def framework(name: str) -> Any:
@@ -673,7 +673,7 @@ def recurrent(name: str) -> tuple[nn.Module, str, Callable[[nn.Module, Tensor], 
     return louder(norse.SequentialState(nn.Linear(6, 8), cell, nn.Linear(8, 4)), 9), "1", hand_on, vector(), told
 
 
-@pytest.mark.filterwarnings("ignore::snn_energy.profiler.profile.UnsupportedOperationWarning")
+@pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
 @pytest.mark.parametrize("name", ["RLeaky", "RSynaptic", "LIFRecurrent"])
 def test_recurrent_weights_within_a_neuron_are_counted(name: str) -> None:
     """Every spike of the neuron feeds 8 recurrent weights, and 4 of the layer behind it.
@@ -718,7 +718,7 @@ def test_the_recurrent_weights_of_norse_are_counted(plain: bool) -> None:
     assert by_step == [sorted([8 * 8 * B, 8 * n]) for n in fired[:-1]]  # real input, and spikes of the step before
 
 
-@pytest.mark.filterwarnings("ignore::snn_energy.profiler.profile.UnsupportedOperationWarning")
+@pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
 @pytest.mark.parametrize("name", ["RLeaky", "LIFRecurrent", "LIFRecurrentCell"])
 def test_a_belief_lists_the_weights_within_a_neuron_as_not_covered(name: str) -> None:
     model, _, _, x, told = recurrent(name)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from snn_energy import hardware
-from snn_energy.errors import HardwareError
-from snn_energy.hardware import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware, numbers
-from snn_energy.hardware_tables import (
+from snn_energy.core.errors import HardwareError
+from snn_energy.hardware import schema as hardware
+from snn_energy.hardware.schema import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware, numbers
+from snn_energy.hardware.tables import (
     DESCRIBE_COLUMNS,
     DIFFERENCE_COLUMNS,
     cannot_price,
@@ -361,7 +361,7 @@ def test_a_price_that_one_profile_lacks_is_a_difference(load):
 
 def test_hardware_profiles_are_read_without_torch():
     code = (
-        "import sys; from snn_energy.hardware import load_hardware; load_hardware('dts-paper-fpga'); "
+        "import sys; from snn_energy.hardware.schema import load_hardware; load_hardware('dts-paper-fpga'); "
         "assert not {'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)

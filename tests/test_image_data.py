@@ -25,20 +25,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from snn_energy import cifar
-from snn_energy.datasets import (
-    DATASETS,
-    ImageSet,
-    Subset,
-    batches,
-    check_labels,
-    has_own_test_split,
-    held_out,
-    load_images,
-    parse_data,
-)
-from snn_energy.errors import DataError
-from snn_energy.image_files import load_folder
+from snn_energy.core.errors import DataError
+from snn_energy.datasets import cifar
+from snn_energy.datasets.image_files import load_folder
+from snn_energy.datasets.images import ImageSet, Subset, batches, check_labels, held_out
+from snn_energy.datasets.names import DATASETS, parse_data
+from snn_energy.datasets.open import has_own_test_split, load_images
 
 Pixels = NDArray[np.uint8]
 REAL = Path(__file__).parents[2] / "shared" / "data" / "cifar10_jpeg.npz"
@@ -1276,8 +1268,10 @@ def test_labels_that_no_model_has_are_counted() -> None:
 
 
 def test_reading_images_from_files_does_not_load_torch(pets: Path) -> None:
-    code = f"import sys, snn_energy.datasets as d; d.load_images('folder:{pets}', 'test', 8, 3); print(*sys.modules)"
-    code = f"import snn_energy.cifar; {code}"
+    code = (
+        f"import sys, snn_energy.datasets.open as d; d.load_images('folder:{pets}', 'test', 8, 3); print(*sys.modules)"
+    )
+    code = f"import snn_energy.datasets.cifar; {code}"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "PIL" in found.stdout.split()
     assert "torch" not in found.stdout.split()

@@ -12,10 +12,10 @@ from framework_networks import B, T, assert_rows, everything, truth, work
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import LIF
 from snn_energy.profiler.belief import inspect_model
-from snn_energy.profiler.profile import UnsupportedOperationWarning
+from snn_energy.profiler.run import UnsupportedOperationWarning
 
 
 def fire(u: Tensor, threshold: float = 0.5) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,12 @@ import hierarchy_oracle as oracle
 import pytest
 from hierarchy_oracle import SCHEDULES, TENSORS, Device, Row, Store, Timing, everything_on, neuron, operation
 
-from snn_energy.counts import Counts
-from snn_energy.energy import Energy, charged_work, estimate, make_policies
-from snn_energy.errors import HardwareError
-from snn_energy.hardware import HardwareProfile, numbers
-from snn_energy.latency import Latency, estimate_latency, places_of, skipping, total_cycles
+from snn_energy.analysis.skipping import skipping
+from snn_energy.core.errors import HardwareError
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, numbers
+from snn_energy.pricing.cycles import Latency, places_of, total_cycles
+from snn_energy.pricing.energy import Energy, charged_work, estimate, estimate_latency, make_policies
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.counts import Counts
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.counts.counts import Counts
 from snn_energy.models.neurons import DTSS, LIF
 
 COUNTED = ["sops", "sops_gated", "sops_multi", "spikes", "input_nonzeros", "other_nonzeros"]

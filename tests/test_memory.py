@@ -16,10 +16,10 @@ import pytest
 from hierarchy_oracle import TENSORS, VARIANTS, Device, Policy, Row, Store, Timing, everything_on, neuron, operation
 from ruamel.yaml import YAML
 
-from snn_energy.counts import Counts
-from snn_energy.energy import Energy, estimate
-from snn_energy.errors import HardwareError, SnnEnergyError
-from snn_energy.hardware import HardwareProfile, numbers
+from snn_energy.core.errors import HardwareError, SnnEnergyError
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, numbers
+from snn_energy.pricing.energy import Energy, estimate
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]

@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from snn_energy.errors import ModelError
-from snn_energy.groups import layer_group
+from snn_energy.core.errors import ModelError
+from snn_energy.core.groups import layer_group
+from snn_energy.models.create import create_model
+from snn_energy.models.names import CNNS, default_heads, default_patch_size, list_models, parse_name
 from snn_energy.models.neurons import DTSS, LIF, TriangularSpike
-from snn_energy.models.registry import CNNS, create_model, default_heads, default_patch_size, list_models, parse_name
-from snn_energy.models.spikformer import Spikformer, TransformerConfig, spiking_layers, time_steps_by_layer
+from snn_energy.models.spikformer import Spikformer, spiking_layers, time_steps_by_layer
+from snn_energy.models.transformer_config import TransformerConfig
 from snn_energy.models.vit import VisionTransformer
 
 RULES = ("paper", "spikformer")

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.datasets import batches
-from snn_energy.errors import CheckpointError, DataError
-from snn_energy.events import load_events
-from snn_energy.nir_graph import NIRNetwork, load_nir
+from snn_energy.checkpoints.nir_graph import NIRNetwork, load_nir
+from snn_energy.core.errors import CheckpointError, DataError
+from snn_energy.datasets.events import load_events
+from snn_energy.datasets.images import batches
 
 h5py = pytest.importorskip("h5py", reason="h5py (extra nir) is not installed")
 

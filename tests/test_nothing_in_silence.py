@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF
-from snn_energy.profiler.profile import UnsupportedOperationWarning
+from snn_energy.profiler.run import UnsupportedOperationWarning
 
 NON_ZERO_AT_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda o: o.clamp(min=0.1),

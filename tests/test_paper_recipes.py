@@ -98,7 +98,7 @@ def test_a_call_that_asks_for_nothing_that_is_there_says_so(
 def test_listing_and_printing_do_not_load_torch(arguments: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['snn-energy', 'train', *sys.argv[1:]]\n"
-        "from snn_energy.cli import main\n"
+        "from snn_energy.cli.main import main\n"
         "try: main()\nexcept SystemExit as stop: assert not stop.code, stop.code\n"
         "assert 'torch' not in sys.modules"
     )

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from snn_energy.errors import ModelError, RecipeError
-from snn_energy.models import fused
+from snn_energy.core.errors import ModelError, RecipeError
+from snn_energy.models import spikformer_fused as fused
+from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS, LIF, MaskStep
-from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.training import speed
 from snn_energy.training.losses import mask_loss

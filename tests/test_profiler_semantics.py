@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import spiking_layers
 
@@ -853,7 +853,7 @@ AVERAGES = {"lerp", "linear", "lp pool", "einsum"}  # may be called real whateve
 
 @pytest.mark.parametrize("v_th", [1.0, 0.7])
 @pytest.mark.parametrize("name", USES)
-@pytest.mark.filterwarnings("ignore::snn_energy.profiler.profile.UnsupportedOperationWarning")
+@pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
 def test_what_is_known_of_spikes_never_contradicts_their_values(name: str, v_th: float) -> None:
     seen: list[Tensor] = []
 
@@ -1088,7 +1088,7 @@ CHANGES: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.filterwarnings("ignore::snn_energy.profiler.profile.UnsupportedOperationWarning")
+@pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
 def test_a_tensor_changed_in_place_between_two_readers_is_read_anew(name: str, mode: str) -> None:
     change, noise = CHANGES[name], torch.rand(4, 12)
 

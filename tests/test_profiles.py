@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from snn_energy import Counts, HardwareProfile, estimate, list_hardware, load_counts, load_hardware
-from snn_energy.errors import HardwareError
-from snn_energy.hardware import numbers, quantities
-from snn_energy.hardware_tables import cannot_price, describe, notes
+from snn_energy.core.errors import HardwareError
+from snn_energy.hardware.schema import numbers, quantities
+from snn_energy.hardware.tables import cannot_price, describe, notes
 
 DEMO = Path(__file__).parent.parent / "reports" / "demo" / "dts-spikformer-2-64.json"
 REAL_INPUTS = ("sps.conv0", "head")  # layers of the demo network that take MACs

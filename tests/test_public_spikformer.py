@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.checkpoints import load_checkpoint, save_checkpoint
-from snn_energy.errors import CheckpointError, ModelError
-from snn_energy.groups import layer_group
+from snn_energy.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from snn_energy.core.errors import CheckpointError, ModelError
+from snn_energy.core.groups import layer_group
 from snn_energy.models.public_spikformer import PublicSpikformer
 from snn_energy.models.spikformer import spiking_layers
 

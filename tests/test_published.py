@@ -13,13 +13,15 @@ import pytest
 import torch
 
 import snn_energy as se
-from snn_energy import published
-from snn_energy.counts import OPERATIONS, Counts, imbalance, load_counts
-from snn_energy.energy import estimate
-from snn_energy.errors import CountsError, HardwareError
-from snn_energy.latency import estimate_latency
-from snn_energy.published import is_published, list_published, load_published, published_names
-from snn_energy.yaml_file import Document
+from snn_energy.core.errors import CountsError, HardwareError
+from snn_energy.core.yaml_file import Document
+from snn_energy.counts import published
+from snn_energy.counts.balance import imbalance
+from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.load import load_counts
+from snn_energy.counts.published import is_published, list_published, load_published, published_names
+from snn_energy.pricing.energy import estimate, estimate_latency
 
 FOLDER = Path(__file__).resolve().parent.parent / "published"
 GEOMETRY = [name for name in list_published() if name not in ("energy-arithmetic", "sata")]

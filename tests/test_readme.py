@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 
 import snn_energy as se
-from snn_energy.cli import app
-from snn_energy.datasets import DATASETS
-from snn_energy.hardware import numbers
-from snn_energy.training.grid import list_grids
+from snn_energy.cli.main import app
+from snn_energy.datasets.names import DATASETS
+from snn_energy.hardware.schema import numbers
+from snn_energy.studies.ablation_grid import list_grids
+from snn_energy.studies.trio import list_trios
 from snn_energy.training.recipe import list_recipes, load_recipe
-from snn_energy.training.trio import list_trios
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from snn_energy.errors import DataError, ModelError
-from snn_energy.references import build_loader, build_model, is_reference, parse_arguments
+from snn_energy.core.errors import DataError, ModelError
+from snn_energy.jobs.references import build_loader, build_model, is_reference, parse_arguments
 
 NET = """
 import torch

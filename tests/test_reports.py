@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 import snn_energy as se
-from snn_energy.checkpoints import load_checkpoint, read_metadata, sha256_of
+from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata, sha256_of
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers
-from snn_energy.training.ablate import mean_over_seeds
-from snn_energy.training.grid import load_grid
+from snn_energy.studies.ablation import mean_over_seeds
+from snn_energy.studies.ablation_grid import load_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 CIFAR = ("vit-2-128", "spikformer-2-128", "dts-spikformer-2-128")

@@ -14,8 +14,16 @@ import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 import snn_energy as se
-from snn_energy import reproduce
-from snn_energy.calibrate import (
+from snn_energy.core import bundled
+from snn_energy.core.errors import ModelError, SnnEnergyError
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.published import list_published
+from snn_energy.hardware.schema import numbers
+from snn_energy.models.neurons import DTSS
+from snn_energy.models.spikformer import spiking_layers
+from snn_energy.paper import reproduce
+from snn_energy.paper.ledger import architecture_sizes, make_ledger, share_between, share_of_compute, t_avg_why
+from snn_energy.paper.made_networks import (
     Setting,
     active_rate,
     calibrated_network,
@@ -24,24 +32,16 @@ from snn_energy.calibrate import (
     set_active_steps,
     steps_of_mean,
 )
-from snn_energy.counts import Counts
-from snn_energy.distributions import MemoryCosts, Sources, extreme, memory_costs, spikformer_sources
-from snn_energy.errors import ModelError, SnnEnergyError
-from snn_energy.hardware import numbers
-from snn_energy.ledger import architecture_sizes, make_ledger, share_between, share_of_compute, t_avg_why
-from snn_energy.models.neurons import DTSS
-from snn_energy.models.spikformer import spiking_layers
-from snn_energy.published import list_published
-from snn_energy.record import COLUMNS, Figure, Record, entry, load_record
-from snn_energy.reproduce import (
+from snn_energy.paper.record import COLUMNS, Figure, Record, entry, load_record
+from snn_energy.paper.reproduce import (
     VARIANTS,
     WITH_ARRAY,
     energy_ranges,
     read_ablation,
-    reports_folder,
     settings_of,
     shipped_counts,
 )
+from snn_energy.paper.step_distributions import MemoryCosts, Sources, extreme, memory_costs, spikformer_sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = Setting("small", "dts-spikformer-2-64", 10, 4, t_avg=1.5, sa=0.06)
@@ -74,13 +74,13 @@ def networks(record: Record) -> dict[str, Counts]:
 
 @pytest.fixture(scope="session")
 def shipped() -> dict[str, Counts]:
-    return shipped_counts(reports_folder())
+    return shipped_counts(bundled.reports())
 
 
 @pytest.fixture(scope="session")
 def pure(record: Record, shipped: dict[str, Counts]) -> pd.DataFrame:
     """The ledger without the networks that torch makes."""
-    return make_ledger(record, {}, shipped, read_ablation(reports_folder()), energy_ranges({}))
+    return make_ledger(record, {}, shipped, read_ablation(bundled.reports()), energy_ranges({}))
 
 
 @pytest.fixture(scope="session")
@@ -432,7 +432,8 @@ def test_the_published_results_are_no_counts_and_no_prices(record: Record):
 
 
 def test_a_missing_record_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("snn_energy.record.__file__", str(tmp_path / "snn_energy" / "record.py"))
+    monkeypatch.setattr(bundled, "PACKAGE", tmp_path)
+    monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
     with pytest.raises(SnnEnergyError, match="published results are gone"):
         load_record()
 
@@ -489,5 +490,7 @@ def test_the_ledger_is_made_without_torch():
     import subprocess
     import sys
 
-    code = "import sys, snn_energy.reproduce; assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    code = (
+        "import sys, snn_energy.paper.reproduce; assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

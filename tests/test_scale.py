@@ -23,16 +23,19 @@ from test_profiler_semantics import Does, randomise_norms, set_active_steps
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy import counts as counts_module
-from snn_energy import profile_run
-from snn_energy.counts import PER_SAMPLE, Counts, load_counts, samples_path
-from snn_energy.datasets import ImageSet
-from snn_energy.demo import checkpoint_path
-from snn_energy.errors import CountsError, OutputError, ProfilingError
+from snn_energy.core.errors import CountsError, OutputError, ProfilingError
+from snn_energy.counts import counts as counts_module
+from snn_energy.counts.columns import PER_SAMPLE
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.load import load_counts
+from snn_energy.counts.sample_store import samples_path
+from snn_energy.datasets.images import ImageSet
+from snn_energy.jobs import profile_run
+from snn_energy.jobs.profile_run import LOOK, profile_checkpoint
 from snn_energy.models.neurons import DTSS
-from snn_energy.profile_run import LOOK, profile_checkpoint
-from snn_energy.profiler import profile as profile_module
+from snn_energy.profiler import run as profile_module
 from snn_energy.profiler.parts import Parts, covered, missing, parts_path, remove_parts, share
+from snn_energy.studies.demo import checkpoint_path
 
 Cli = Callable[..., tuple[int, str, str]]
 DTS, SPIK = checkpoint_path("dts-spikformer-2-64"), checkpoint_path("spikformer-2-64")
@@ -206,7 +209,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def run(folder: Path, *arguments: str, code: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, after some code."""
-    start = f"import sys\nfrom snn_energy.cli import main\n{textwrap.dedent(code)}\nsys.argv[0] = 'snn-energy'\nmain()"
+    start = (
+        f"import sys\nfrom snn_energy.cli.main import main\n{textwrap.dedent(code)}\nsys.argv[0] = 'snn-energy'\nmain()"
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", start, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
@@ -218,14 +223,14 @@ SAVE_EACH_BATCH = """
     import os, signal
     from snn_energy.profiler import parts
     parts.open_parts.__wrapped__.__defaults__ = (None, 0.0)
-    import snn_energy.profile_run as runs
+    import snn_energy.jobs.profile_run as runs
     runs.profile_run.__kwdefaults__["save_every_s"] = 0.0
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 """
 KILLED = {
     "behind the first batch": """
-    from snn_energy.datasets import ImageSet
+    from snn_energy.datasets.open import ImageSet
     batch = ImageSet.batch
     ImageSet.batch = lambda self, chosen, crops=None: die() if chosen[0] == 4 else batch(self, chosen, crops)
     """,
@@ -240,7 +245,7 @@ KILLED = {
     savez, np.savez = np.savez, half
     """,
     "when all is counted and nothing written": """
-    import snn_energy.counts as counts
+    import snn_energy.counts.counts as counts
     counts._write_samples = lambda path, arrays: die()
     """,
 }
@@ -483,7 +488,7 @@ def test_only_parts_are_removed(tmp_path: Path) -> None:
 
 def torchrun(count: int, folder: Path, *arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
     script = folder.parent / f"{folder.name}-main.py"
-    script.write_text(f"import sys\nfrom snn_energy.cli import main\n{textwrap.dedent(code)}\nmain()\n")
+    script.write_text(f"import sys\nfrom snn_energy.cli.main import main\n{textwrap.dedent(code)}\nmain()\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -513,7 +518,7 @@ def test_more_processes_than_samples(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_leaves_no_counts_and_three_go_on(whole: dict[str, bytes], tmp_path: Path) -> None:
     dying = """
-        from snn_energy.datasets import ImageSet
+        from snn_energy.datasets.open import ImageSet
         batch = ImageSet.batch
         ImageSet.batch = lambda self, chosen, crops=None: die() if chosen[0] == 28 else batch(self, chosen, crops)
     """

@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from ruamel.yaml import YAML
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import load_checkpoint, save_checkpoint
-from snn_energy.datasets import load_images
-from snn_energy.demo import checkpoint_path
-from snn_energy.errors import CheckpointError, ModelError, OutputError, ProfilingError, SnnEnergyError
-from snn_energy.groups import layer_group
+from snn_energy.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from snn_energy.core.errors import CheckpointError, ModelError, OutputError, ProfilingError, SnnEnergyError
+from snn_energy.core.groups import layer_group
+from snn_energy.datasets.open import load_images
+from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS, LIF
-from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
-from snn_energy.plots import sensitivity_figure
-from snn_energy.sensitivity import (
+from snn_energy.report.plots import sensitivity_figure
+from snn_energy.studies.demo import checkpoint_path
+from snn_energy.studies.time_step_sensitivity import (
     BUNDLED_WEIGHT,
     CUTS_FILE,
     FILES,
@@ -1001,7 +1001,7 @@ def test_histogram_lines_are_shares_of_all_inputs_of_a_group() -> None:
 
 
 def test_the_plot_needs_no_torch() -> None:
-    code = "import sys, snn_energy.plots; assert 'torch' not in sys.modules"
+    code = "import sys, snn_energy.report.plots; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

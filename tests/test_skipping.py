@@ -13,10 +13,10 @@ from test_profiler_semantics import randomise_norms, set_active_steps
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.datasets import load_images
+from snn_energy.datasets.open import load_images
 from snn_energy.models.neurons import DTSS, NeuronRule
-from snn_energy.models.skipping import forward_skipping
 from snn_energy.models.spikformer import Spikformer
+from snn_energy.models.spikformer_skipping import forward_skipping
 
 
 def network(seed: int, rule: NeuronRule = "paper", patch_size: int = 2) -> Spikformer:

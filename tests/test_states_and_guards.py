@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.jobs.profile_run import Asked, profile_run
 from snn_energy.models.neurons import LIF
-from snn_energy.profile_run import Asked, profile_run
 
 Cli = Callable[..., tuple[int, str, str]]
 STEPS = 3

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import snn_energy as se
-from snn_energy.breakeven import (
+from snn_energy.analysis.break_even import (
     _knobs,
     break_even,
     crossing,
@@ -24,13 +24,13 @@ from snn_energy.breakeven import (
     spikes_per_synapse,
     total_of,
 )
-from snn_energy.compare import compare
-from snn_energy.counts import Counts
-from snn_energy.energy import charged_work, estimate, make_policies
-from snn_energy.errors import SnnEnergyError
-from snn_energy.hardware import HardwareProfile, load_hardware
-from snn_energy.sweep import parse_field, sweep, sweepable
-from snn_energy.uncertainty import energy_range, ratio_range, what_matters
+from snn_energy.analysis.comparison import compare
+from snn_energy.analysis.design_sweep import parse_field, sweep, sweepable
+from snn_energy.analysis.uncertainty import energy_range, ratio_range, what_matters
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.pricing.energy import charged_work, estimate, make_policies
 
 Cli = Callable[..., tuple[int, str, str]]
 MakeCounts = Callable[..., Counts]
@@ -595,7 +595,7 @@ def test_impossible_values_are_refused_before_memory_is_taken(fields: Any, dts: 
 
 
 def test_masked_steps_that_run_do_their_element_wise_work_too(dts: Counts) -> None:
-    from snn_energy.latency import every_step
+    from snn_energy.counts.transforms import every_step
 
     rows = every_step(dts).rows
     per_layer = rows[rows["elementwise_ops"] > 0].groupby("layer")["elementwise_ops"].nunique()

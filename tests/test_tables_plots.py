@@ -18,13 +18,13 @@ import pytest
 from matplotlib.patches import Rectangle
 
 import snn_energy as se
-from snn_energy.compare import Comparison
-from snn_energy.counts import Counts
-from snn_energy.energy import COMPUTE, MEMORY
-from snn_energy.errors import OutputError
-from snn_energy.groups import GROUPS
-from snn_energy.plots import activity_map, energy_by_group, normalised_bars, save_all, save_figure
-from snn_energy.tables import as_json, csv, energy_unit, latex, markdown, number, plain, write_table
+from snn_energy.analysis.comparison import Comparison
+from snn_energy.core.errors import OutputError
+from snn_energy.core.groups import GROUPS
+from snn_energy.counts.counts import Counts
+from snn_energy.pricing.energy import COMPUTE, MEMORY
+from snn_energy.report.plots import activity_map, energy_by_group, normalised_bars, save_all, save_figure
+from snn_energy.report.tables import as_json, csv, energy_unit, latex, markdown, number, plain, write_table
 
 MakeCounts = Callable[..., Counts]
 
@@ -223,7 +223,7 @@ def test_pictures_are_the_same_bytes_on_two_runs(comparison: Comparison, tmp_pat
 def test_no_figure_is_cut_on_a_terminal_of_any_width(width: int) -> None:
     from rich.console import Console
 
-    from snn_energy.tables import readable, rich_table
+    from snn_energy.report.tables import readable, rich_table
 
     frame = pd.DataFrame(
         {

@@ -18,13 +18,14 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import load_checkpoint, read_metadata
-from snn_energy.datasets import load_images
-from snn_energy.errors import CheckpointError, DataError, OutputError, RecipeError
-from snn_energy.groups import layer_group
+from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata
+from snn_energy.core.errors import CheckpointError, DataError, OutputError, RecipeError
+from snn_energy.core.groups import layer_group
+from snn_energy.datasets.open import load_images
+from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS
-from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import spiking_layers, time_steps_by_layer
+from snn_energy.studies.train_demo import DEMO_RECIPES, SHIPPED, demo_file, main, summary
 from snn_energy.training.augment import shifted
 from snn_energy.training.losses import mask_loss
 from snn_energy.training.progress import Reporter
@@ -38,7 +39,6 @@ from snn_energy.training.train import (
     partial_path,
     train,
 )
-from snn_energy.training.train_demo import DEMO_RECIPES, SHIPPED, demo_file, main, summary
 
 TINY = """\
 name: tiny

@@ -27,14 +27,14 @@ from torch.nn import functional
 
 import snn_energy as se
 import snn_energy.training.train as loop
-from snn_energy.checkpoints import load_checkpoint, read_metadata, save_checkpoint
-from snn_energy.errors import CheckpointError, DataError, OutputError, RecipeError
+from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from snn_energy.core.errors import CheckpointError, DataError, OutputError, RecipeError
+from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS, LIF, HoyerSpike, TriangularSpike, hoyer_extremum, hoyer_regulariser
-from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
+from snn_energy.running.processes import Processes, join_batch_norms
 from snn_energy.training.augment import augmented, cut_out, draw, mixed
 from snn_energy.training.losses import cross_entropy, hoyer_loss, tet_loss
-from snn_energy.training.parallel import Processes, join_batch_norms
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.train import partial_path, train
 

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from snn_energy.checkpoints import load_checkpoint, read_metadata
-from snn_energy.datasets import load_images
-from snn_energy.errors import DataError, OutputError, RecipeError
+from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata
+from snn_energy.core.errors import DataError, OutputError, RecipeError
+from snn_energy.datasets.open import load_images
 from snn_energy.models.spikformer import spiking_layers
-from snn_energy.training import trio as module
+from snn_energy.studies import trio as module
+from snn_energy.studies.trio import list_trios, load_trio, train_trio
 from snn_energy.training.train import StepTimes, accuracy
-from snn_energy.training.trio import list_trios, load_trio, train_trio
 
 BASE = """\
 name: bars

@@ -21,9 +21,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from snn_energy.errors import ModelError, nearest
+from snn_energy.core.errors import ModelError, nearest
+from snn_energy.models.names import CNNS, CnnDefaults
 from snn_energy.models.neurons import DTSS, LIF, NeuronRule
-from snn_energy.models.registry import CNNS, CnnDefaults
 
 LARGEST_WIDTH = 16
 VGG16_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from snn_energy.errors import ModelError
+from snn_energy.core.errors import ModelError
 
 NeuronRule = Literal["paper", "spikformer", "hoyer"]
 

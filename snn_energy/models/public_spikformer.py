@@ -19,12 +19,12 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from snn_energy.errors import ModelError
+from snn_energy.core.errors import ModelError
 from snn_energy.models.neurons import LIF
-from snn_energy.models.spikformer import (
+from snn_energy.models.spikformer_blocks import MakeNeuron
+from snn_energy.models.transformer_config import (
     ATTENTION_SCALE,
     ATTENTION_V_TH,
-    MakeNeuron,
     TransformerConfig,
     sps_channels,
     sps_pools,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_energy.models.spikformer import ATTENTION_SCALE, TransformerConfig, sps_channels, sps_pools
+from snn_energy.models.transformer_config import ATTENTION_SCALE, TransformerConfig, sps_channels, sps_pools
 
 
 class PatchEmbedding(nn.Module):

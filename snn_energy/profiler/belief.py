@@ -12,12 +12,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from snn_energy.counts import OPERATIONS, Counts
+from snn_energy.core.kinds import Kind
+from snn_energy.core.vocabulary import TIME_MODES
+from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
 from snn_energy.profiler.frameworks import LAYOUTS, spiking_modules, with_weights
 from snn_energy.profiler.inspection import Settled, few
-from snn_energy.profiler.kinds import Kind
-from snn_energy.profiler.profile import UnsupportedOperationWarning, profile, samples_of, settle_first
-from snn_energy.profiler.timesteps import TIME_MODES
+from snn_energy.profiler.run import UnsupportedOperationWarning, profile, samples_of, settle_first
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from snn_energy.errors import ProfilingError, nearest
+from snn_energy.core.errors import ProfilingError, nearest
 from snn_energy.models.neurons import LIF
 
 Layout = Literal["step", "time-first", "batch-first", "flat-batch"]
@@ -139,7 +139,7 @@ def known_class(module: nn.Module) -> Spiking | None:
 
 
 def _nir(module: Any) -> Spiking:
-    """A neuron of a NIR graph (snn_energy.nir_graph); it says itself what it is."""
+    """A neuron of a NIR graph (snn_energy.checkpoints.nir_graph); it says itself what it is."""
     return Spiking(
         "nir",
         "its class",

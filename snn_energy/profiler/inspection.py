@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.profiler import rules
 from snn_energy.profiler.frameworks import (
     LAYOUTS,
@@ -30,8 +31,7 @@ from snn_energy.profiler.frameworks import (
     spiking_modules,
     with_weights,
 )
-from snn_energy.profiler.state import State, version_of
-from snn_energy.profiler.timesteps import TIME_MODES
+from snn_energy.running.module_state import State, version_of
 
 STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # and on (T, B, ...)

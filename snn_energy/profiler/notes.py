@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from snn_energy.counts import OPERATIONS
+from snn_energy.counts.columns import OPERATIONS
 from snn_energy.profiler.operands import AVERAGE_OF_SPIKES, Claim
 from snn_energy.profiler.trace import Event
 

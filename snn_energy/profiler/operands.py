@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.core.kinds import ZERO, Values, from_values, normalised, not_multiples, real
 from snn_energy.profiler.counting import BYTE_MAX, byte_sum, sums_exactly, unit_sum
-from snn_energy.profiler.kinds import ZERO, Values, from_values, normalised, not_multiples, real
 
 INT8_MAX = 127
 SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import tempfile
@@ -27,21 +26,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from snn_energy.counts import COLUMNS, INTEGRATES, PER_SAMPLE, Counts, SampleRows, make_rows, smallest
-from snn_energy.errors import CountsError, OutputError, ProfilingError
-from snn_energy.files import make_folder, write_whole
-from snn_energy.groups import layer_group
-from snn_energy.profiler.kinds import KINDS, ZERO, Values, join, of_loader
+from snn_energy.core.errors import CountsError, OutputError, ProfilingError
+from snn_energy.core.files import locked, make_folder, write_whole
+from snn_energy.core.groups import layer_group
+from snn_energy.core.kinds import KINDS, ZERO, Values, join, of_loader
+from snn_energy.counts.columns import COLUMNS, INTEGRATES, PER_SAMPLE, make_rows, smallest
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.sample_store import SampleRows
 from snn_energy.profiler.timesteps import Node, Steps, needed_steps
 
 if TYPE_CHECKING:
-    from snn_energy.training.parallel import Processes
+    from snn_energy.running.processes import Processes
 
 FORMAT = 1
 PART_BYTES = 8 * 2**20  # of counts in memory; then a part is closed
 SAVE_EVERY_S = 20.0
 _NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
-
 Side = tuple[str, str]  # layer; left, right or emitted
 Run = tuple[int, int]  # first sample, first sample behind the last
 Work = npt.NDArray[np.integer[Any]]
@@ -122,9 +122,6 @@ class Part:
     def stop(self) -> int:
         """The first sample behind it."""
         return self.start + self.samples
-
-
-# ---- files ------------------------------------------------------------------------------------------------------
 
 
 def parts_path(output: str | Path) -> Path:
@@ -234,9 +231,6 @@ def _part_files(folder: Path, *, half_written: bool = False) -> list[Path]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be read as the folder of a run's parts ({error.strerror})") from error
     return [path for path in found if half_written or (_NAME.fullmatch(path.name) and path.name[0] != ".")]
-
-
-# ---- where the parts of a run are kept ----------------------------------------------------------------------------
 
 
 @dataclass
@@ -402,32 +396,6 @@ def missing(found: Sequence[Run], total: int, batch_size: int) -> list[Run]:
 def share(batches: Sequence[Run], rank: int, size: int) -> list[Run]:
     """One process's part of the batches: consecutive ones, as many as the others have, or one more or less."""
     return list(batches[len(batches) * rank // size : len(batches) * (rank + 1) // size])
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """No other process of this machine uses the folder meanwhile. Raises OutputError where one does."""
-    try:
-        import fcntl
-    except ImportError:  # no such locks there
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise OutputError(f"{folder}: another run is writing there; wait for it or stop it") from None
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.close(handle)
-
-
-# ---- merging ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -16,21 +16,6 @@ import numpy.typing as npt
 
 Steps = npt.NDArray[np.bool_]  # (T,) one flag per time step
 
-TIME_MODES = {
-    "inside": "the model takes (B, ...) and makes its time steps itself, vectorised",
-    "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",
-    "axis0": "the loader gives (T, B, ...)",
-    "axis1": "the loader gives (B, T, ...)",
-    "flat": "the loader gives (T*B, ...), time major",
-    "flat-batch": "the loader gives (B*T, ...), sample major",
-    "call": "the model is called once per time step with the same (B, ...) (direct encoding)",
-    "call-axis0": "the loader gives (T, B, ...), the model is called once per time step with (B, ...)",
-    "repeat-axis0": "the loader gives (B, ...), the model is given it T times over, (T, B, ...) (direct encoding)",
-    "repeat-axis1": "as repeat-axis0, (B, T, ...)",
-    "repeat-flat": "as repeat-axis0, (T*B, ...), time major",
-    "repeat-flat-batch": "as repeat-axis0, (B*T, ...), sample major",
-}
-
 
 @dataclass(frozen=True)
 class Merged:

@@ -23,12 +23,12 @@ from torch.nn.modules.module import _global_forward_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from snn_energy.errors import ProfilingError
+from snn_energy.core.errors import ProfilingError
+from snn_energy.core.kinds import of_loader
 from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
 from snn_energy.profiler.counting import sums_exactly, whole_sums
 from snn_energy.profiler.frameworks import LAYOUTS, Spiking
-from snn_energy.profiler.kinds import of_loader
 from snn_energy.profiler.operands import (
     NOTHING,
     Claim,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_energy.groups import layer_group
+from snn_energy.core.groups import layer_group
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers
 

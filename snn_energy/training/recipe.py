@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,13 +15,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from snn_energy.datasets import parse_data
-from snn_energy.errors import DataError, ModelError, RecipeError, nearest
-from snn_energy.models.registry import CNNS, default_time_steps, family_of, has_dtss_layers, is_spiking
-
-MaskGroup = Literal["sps", "qkv", "attn", "mlp", "other"]  # the layers of a CNN are "other"
-MASK_GROUPS: tuple[MaskGroup, ...] = ("sps", "qkv", "attn", "mlp")
-
+from snn_energy.core.bundled import yaml_folder
+from snn_energy.core.errors import DataError, ModelError, RecipeError, nearest
+from snn_energy.core.groups import MASK_GROUPS, MaskGroup
+from snn_energy.datasets.names import parse_data
+from snn_energy.models.names import CNNS, default_time_steps, family_of, has_dtss_layers, is_spiking
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -155,7 +152,7 @@ class HoyerSection(_Section):
 class Recipe(_Section):
     """One training run. ``name`` is what messages and the checkpoint call it.
 
-    data: ``digits`` or ``NAME:PATH`` (see ``snn_energy.datasets``); may be left out where the run is given it.
+    data: ``digits`` or ``NAME:PATH`` (see ``snn_energy.datasets.open``); may be left out where the run is given it.
     start_from: a checkpoint whose tensors of the same name and shape are the start, such as the non-spiking twin.
     hold_out: so many training images, spread over the split, are not trained on and choose the best checkpoint; 0:
     the test split chooses it, and its metadata say so. test_every: epochs between two looks at accuracy.
@@ -266,8 +263,7 @@ def list_recipes() -> list[str]:
 
 def bundled(kind: str) -> list[str]:
     """Names of the bundled files of a kind: ``recipe`` or ``grid``."""
-    folder = resources.files("snn_energy.training").joinpath(f"{kind}s")
-    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in yaml_folder(kind).glob("*.yaml"))
 
 
 def recipe_summaries() -> list[dict[str, str]]:
@@ -300,8 +296,7 @@ def read_yaml(source: str | Path, kind: str) -> tuple[str, str]:
     """Text of a bundled YAML file (``training/<kind>s/``) or of one given by path; what errors call it. RecipeError."""
     known = bundled(kind)
     if str(source) in known:
-        file = resources.files("snn_energy.training").joinpath(f"{kind}s", f"{source}.yaml")
-        return file.read_text(encoding="utf-8"), f"{source}.yaml"
+        return (yaml_folder(kind) / f"{source}.yaml").read_text(encoding="utf-8"), f"{source}.yaml"
     path = Path(source)
     if not path.is_file():
         raise RecipeError(

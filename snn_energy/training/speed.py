@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from snn_energy.models import fused
+from snn_energy.models import spikformer_fused as fused
 from snn_energy.models.spikformer import Spikformer
 from snn_energy.training.recipe import Recipe
 

@@ -28,23 +28,26 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from snn_energy.checkpoints import load_checkpoint, read_metadata, save_checkpoint, sha256_of
-from snn_energy.datasets import BUNDLED, Images, check_labels, has_own_test_split, held_out, load_images, parse_data
-from snn_energy.errors import CheckpointError, ModelError, OutputError, RecipeError
-from snn_energy.files import require_apart, write_text, write_whole
+from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata, save_checkpoint, sha256_of
+from snn_energy.checkpoints.weights_file import load_tensors_only, read_tensors
+from snn_energy.core.errors import CheckpointError, ModelError, OutputError, RecipeError
+from snn_energy.core.files import require_apart, write_text, write_whole
+from snn_energy.datasets.digits import BUNDLED
+from snn_energy.datasets.images import Images, check_labels, held_out
+from snn_energy.datasets.names import parse_data
+from snn_energy.datasets.open import has_own_test_split, load_images
 from snn_energy.models.cnn import Cnn
+from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.public_spikformer import PublicSpikformer
-from snn_energy.models.registry import create_model
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.models.vit import VisionTransformer
+from snn_energy.running.processes import Processes, join_batch_norms, processes
 from snn_energy.training.augment import Draws, augmented, draw, mixed
 from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet_loss
-from snn_energy.training.parallel import Processes, join_batch_norms, processes
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
 from snn_energy.training.speed import clock, freed_memory_is_kept, fuse, precision
-from snn_energy.weights_file import load_tensors_only, read_tensors
 
 Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
 SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch

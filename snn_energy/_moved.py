@@ -1,0 +1,106 @@
+"""Module names of version 0.1: each leads to the new place with a DeprecationWarning, until version 0.3."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# Old name -> new places, the first one the main one.
+MOVED: dict[str, tuple[str, ...]] = {
+    "audit": ("analysis.spiking_audit",),
+    "breakeven": ("analysis.break_even",),
+    "calibrate": ("paper.made_networks",),
+    "charges": ("pricing.actions",),
+    "cifar": ("datasets.cifar",),
+    "compare": ("analysis.comparison",),
+    "compute": ("pricing.compute",),
+    "demo": ("studies.demo",),
+    "distributions": ("paper.step_distributions",),
+    "early_exit": ("analysis.exit_energy", "studies.early_exit_run"),
+    "energy": ("pricing.energy", "counts.transforms"),
+    "errors": ("core.errors",),
+    "events": ("datasets.events",),
+    "files": ("core.files",),
+    "groups": ("core.groups",),
+    "hardware_tables": ("hardware.tables",),
+    "image_files": ("datasets.image_files",),
+    "inputs": ("jobs.inputs",),
+    "latency": ("pricing.cycles", "pricing.energy", "analysis.skipping", "counts.transforms"),
+    "ledger": ("paper.ledger",),
+    "memory": ("pricing.memory",),
+    "models.fused": ("models.spikformer_fused",),
+    "models.registry": ("models.names", "models.create"),
+    "models.skipping": ("models.spikformer_skipping",),
+    "nir_graph": ("checkpoints.nir_graph",),
+    "paper_plots": ("paper.plots",),
+    "plots": ("report.plots",),
+    "profile_run": ("jobs.profile_run",),
+    "profiler.accuracy": ("running.accuracy",),
+    "profiler.kinds": ("core.kinds",),
+    "profiler.profile": ("profiler.run",),
+    "profiler.state": ("running.module_state",),
+    "published": ("counts.published",),
+    "record": ("paper.record",),
+    "references": ("jobs.references",),
+    "reproduce": ("paper.reproduce",),
+    "sensitivity": ("studies.time_step_sensitivity",),
+    "sweep": ("analysis.design_sweep",),
+    "tables": ("report.tables",),
+    "training.ablate": ("studies.ablation",),
+    "training.grid": ("studies.ablation_grid",),
+    "training.parallel": ("running.processes",),
+    "training.train_demo": ("studies.train_demo",),
+    "training.trio": ("studies.trio",),
+    "uncertainty": ("analysis.uncertainty",),
+    "weights_file": ("checkpoints.weights_file",),
+    "work": ("pricing.charged_work",),
+    "yaml_file": ("core.yaml_file",),
+}
+
+
+class _MovedModule(ModuleType):
+    """Stands for an old module. It can be called where the public function of its name would be (``audit``)."""
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for place in MOVED[self.__name__.removeprefix("snn_energy.")]:
+                module = import_module(f"snn_energy.{place}")
+                if hasattr(module, name):
+                    return getattr(module, name)
+        raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Asked last, so that a module of today is never hidden."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        is_moved = fullname.startswith("snn_energy.") and fullname.removeprefix("snn_energy.") in MOVED
+        return ModuleSpec(fullname, self) if is_moved else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _MovedModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = MOVED[module.__name__.removeprefix("snn_energy.")][0]
+        warnings.warn(
+            f"{module.__name__} is now snn_energy.{new}; the old name goes with version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+
+def install() -> None:
+    """Let the old names be imported; once is enough."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

@@ -1,0 +1,1 @@
+"""Questions to energies: compare, sweep, break-even, ranges, audit, early exit."""

@@ -1,0 +1,300 @@
+"""Where a spiking network stops winning against an ordinary one on a device. No torch here.
+
+Four knobs, each turned alone: the spike rate, the time steps, the price of a MAC over that of an accumulate, and the
+price of memory. The totals are those of ``estimate`` for scaled work or changed prices, at many factors at once; where
+they meet is found on ever finer grids, so it holds for every profile, whether or not a knob enters linearly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from snn_energy.analysis.design_sweep import Field, sweepable, totals
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, Price, load_hardware, numbers, static_keys
+from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, column, layers_left_out
+from snn_energy.pricing.cycles import places_of, static_power_w, total_cycles
+from snn_energy.pricing.energy import Policies, all_charges, charged_work, make_policies
+
+REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
+GRID = 241  # factors tried at once
+ROUNDS = 7  # each round's grid is 240 times finer: beyond the digits of a float
+DAMPFHOFFER = (0.15, 1.38)  # spikes per synapse and inference below which an SNN can win, by hardware; 2023
+DAVIDSON_FURBER = 1.72  # the same, 2021
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One thing that is turned: its name, unit and present value; total_pj of both networks at factors (n,) of it.
+
+    smallest, largest: factors beyond which it makes no sense (a neuron spikes at most once a step; one step is least).
+    """
+
+    name: str
+    unit: str
+    now: float
+    snn_pj: Callable[[Array], Array]
+    ann_pj: Callable[[Array], Array]
+    largest: float = REACH
+    smallest: float = 1 / REACH
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """What ``break_even`` found: one row per knob, and the curves behind it.
+
+    table: knob, unit, now, break_even (NaN: none within reach), snn_wins (below, above, always, never), sentence.
+    curves: knob, factor, value, snn_pj, ann_pj.
+    """
+
+    snn: str
+    ann: str
+    hardware: HardwareProfile
+    policies: Policies
+    table: pd.DataFrame
+    curves: pd.DataFrame
+
+    def sentences(self) -> list[str]:
+        """One sentence per knob."""
+        return [str(s) for s in self.table["sentence"]]
+
+
+def break_even(
+    snn: Counts,
+    ann: Counts,
+    hardware: str | Path | HardwareProfile,
+    *,
+    without: Sequence[str] = (),
+    **policies: Any,
+) -> BreakEven:
+    """At which spike rate, number of steps, MAC over AC and memory price ``snn`` stops winning against ``ann``.
+
+    policies: as for ``estimate``; without: layers that either network has. Raises SnnEnergyError where the first has no
+    spiking layers, where its spikes are not known, or a total is not.
+    """
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    chosen = make_policies(profile, **policies)
+    activity = snn.activity()
+    if not activity["spiking_layers"]:
+        raise SnnEnergyError(f"{snn.model} has no spiking layers; give the spiking network first, then the other")
+    if activity["sa"] is None:
+        raise SnnEnergyError(f"{snn.model}: its counts do not say how many spikes its neurons fire; nothing to turn")
+    left = layers_left_out([snn, ann], without)
+    for counts, names in zip((snn, ann), left, strict=True):
+        if not np.isfinite(totals(counts, profile, chosen, [], names).total_pj[0]):
+            raise SnnEnergyError(
+                f"{counts.model} on {profile.name}: its total is not known (see `snn-energy estimate`)"
+            )
+    rows, curves = [], []
+    for knob in _knobs(snn, ann, profile, chosen, left):
+        rows.append(_row(knob, snn.model, ann.model))
+        factors = np.geomspace(max(0.05, knob.smallest), min(20.0, knob.largest), 61)
+        totals_pj = {"snn_pj": knob.snn_pj(factors), "ann_pj": knob.ann_pj(factors)}
+        curves.append(pd.DataFrame({"knob": knob.name, "factor": factors, "value": factors * knob.now, **totals_pj}))
+    return BreakEven(snn.model, ann.model, profile, chosen, pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
+
+
+def spikes_per_synapse(counts: Counts) -> float | None:
+    """SOPs per synapse and inference, of layers that read spikes: SOPs over the dense operations of a single step.
+
+    None where the counts do not give them.
+    """
+    rows = counts.rows[counts.rows["op"].isin(OPERATIONS) & (counts.rows["input_kind"] != "real")]
+    once = rows.drop_duplicates("layer")
+    sizes = [column(once, name) for name in ("positions", "reduction", "out_channels")]
+    synapses, sops = float(np.prod(sizes, axis=0).sum()), float(column(rows, "sops").sum())
+    return sops / counts.samples / synapses if np.isfinite(synapses + sops) and synapses > 0 else None
+
+
+def spikes_per_synapse_sentence(counts: Counts) -> str:
+    """Where the network stands against the published bounds on spikes per synapse."""
+    found, (low, high) = spikes_per_synapse(counts), DAMPFHOFFER
+    if found is None:
+        return f"{counts.model}: its counts do not give the spikes per synapse"
+    place = "below both" if found < low else "between" if found <= high else "above both"
+    side = "below" if found < DAVIDSON_FURBER else "above"
+    return (
+        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {place} the bounds {low} and {high} "
+        f"under which, by hardware, an SNN can win (Dampfhoffer et al. 2023); {side} {DAVIDSON_FURBER} (Davidson and "
+        "Furber 2021)"
+    )
+
+
+def _knobs(
+    snn: Counts, ann: Counts, hardware: HardwareProfile, policies: Policies, left: Sequence[tuple[str, ...]]
+) -> list[Knob]:
+    without = dict(zip((snn.model, ann.model), left, strict=True))
+    work = charged_work(snn, hardware, policies, left[0])
+    now_pj = float(totals(ann, hardware, policies, [], left[1]).total_pj[0])
+    activity = snn.activity()
+    rate_limit = 1.0 / activity["sa"] if activity["sa"] else REACH
+
+    def ann_pj(factors: Array) -> Array:
+        return np.full(len(factors), now_pj)
+
+    def of_rate(factors: Array) -> Array:
+        return total_of(scaled_rate(work, snn, hardware, policies, factors), snn, hardware, policies)
+
+    def of_steps(factors: Array) -> Array:
+        again = repeated(snn, policies, factors)
+        longer = scaled_steps(work, snn, again)
+        return total_of(longer, snn, hardware, policies, (work, again, snn.time_steps * factors))
+
+    found = [
+        Knob("spike rate", "spikes per neuron and step", activity["sa"], of_rate, ann_pj, rate_limit),
+        Knob("time steps", "T", float(snn.time_steps), of_steps, ann_pj, smallest=1 / snn.time_steps),
+    ]
+    known = sweepable(hardware)
+
+    n = numbers(hardware)
+
+    def priced(counts: Counts, keys: Sequence[str]) -> Callable[[Array], Array]:
+        """Totals with these prices times the factors; what is a multiple of the MAC stays at its price of today."""
+        relative = [k for k, number in known.items() if isinstance(number, Price) and number.is_relative]
+
+        def at(factors: Array) -> Array:
+            turned = {k: n[k] * (factors if k in keys else np.ones(len(factors))) for k in (*keys, *relative)}
+            fields = [Field(k, "pJ", v) for k, v in turned.items()]
+            return totals(counts, hardware, policies, fields, without[counts.model]).total_pj
+
+        return at
+
+    mac, ac = n.get("compute.mac"), n.get("compute.ac")
+    if mac and ac:
+        key = ["compute.mac"]
+        found.append(Knob("MAC over AC", "x", mac / ac, priced(snn, key), priced(ann, key)))
+    prices = [k for k in known if k.endswith((".read", ".write", ".inter_pe"))]  # stores, registers, hops
+    if prices:
+        found.append(Knob("memory price", "x today's", 1.0, priced(snn, prices), priced(ann, prices)))
+    return found
+
+
+def total_of(
+    work: Work,
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    timed: tuple[Work, Array, Array] | None = None,
+) -> Array:
+    """total_pj of work whose columns are (points, rows).
+
+    timed: the work of single steps, how often each row comes, and the time steps, where they are not those of ``work``.
+    """
+    n = numbers(hardware)
+    found = np.zeros(work.steps.shape[0])
+    for charge in all_charges(work, hardware, policies, n):
+        if charge.price is not None:
+            found = found + charge.amount.sum(axis=-1) * n[charge.price]
+    if static_keys(hardware) and hardware.latency is not None:
+        places = places_of(counts, hardware.latency.timing == "array")
+        step, repeat, time_steps = timed or (work, None, counts.time_steps)
+        cycles = total_cycles(step, hardware, n, policies.memory, places, time_steps, repeat)
+        found = found + static_power_w(hardware) * cycles / n["latency.clock"] * 1e12
+    return found
+
+
+PER_STEP = (
+    "steps", "macs", "acs", "dense", "dense_macs", "input_events", "other_events", "spikes", "updates",
+    "membrane_reads", "membrane_writes", "elementwise", "layer_steps", *LAYER_EVENTS,
+)  # fmt: skip
+
+
+def scaled_rate(work: Work, counts: Counts, hardware: HardwareProfile, policies: Policies, factors: Array) -> Work:
+    """The same network with ``factors`` (n,) times as many spikes everywhere; columns become (n, rows).
+
+    Accumulates, events and spikes scale, coincidences of two sparse operands with the square, none beyond what there is
+    of operations, elements and neurons. Where a device treats zeros like any number, operations stay as they are.
+    """
+    f = factors[:, None]
+    rows = counts.rows
+    kind, other = (rows[name].to_numpy(dtype=object) for name in ("input_kind", "other_kind"))
+    two_sparse = (work.op == "matmul") & np.isin(other, ("binary", "ternary", "integer"))
+    power = np.where(two_sparse & (policies.products == "coincidence"), 2.0, 1.0)
+    sops = column(rows, "sops_gated" if policies.products == "gated" else "sops")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        room = np.where(sops > 0, column(rows, "dense_macs") / sops, np.inf)
+    more = np.minimum(f**power, np.maximum(room, 1.0))
+    if hardware.latency is not None and hardware.latency.zeros == "none":
+        more = np.ones_like(more)
+    spiking = kind != "real"
+    scaled = {
+        "acs": work.acs * more,
+        "macs": work.macs + work.sparse_macs * (more - 1),
+        "spikes": np.minimum(work.spikes * f, work.updates),
+        "input_events": np.where(spiking, np.minimum(work.input_events * f, work.input_elements), work.input_events),
+        "other_events": np.where(
+            other != "real", np.minimum(work.other_events * f, work.other_elements), work.other_events
+        ),
+        **{name: work.columns[name] * f for name in LAYER_EVENTS},
+        "steps": work.steps + 0 * f,
+    }  # fmt: skip
+    return dataclasses.replace(work, columns={**work.columns, **scaled})
+
+
+def repeated(counts: Counts, policies: Policies, factors: Array) -> Array:
+    """(n, rows): how often a row comes where there are ``factors`` times as many steps: once-only work stays single."""
+    once = (counts.rows["time_step"] < 0).to_numpy()
+    if policies.encoder == "once":
+        again = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any")
+        once = once | again.to_numpy(dtype=np.bool_)
+    return np.where(once, 1.0, factors[:, None])
+
+
+def scaled_steps(work: Work, counts: Counts, again: Array) -> Work:
+    """The same network with its steps ``again`` (n, rows) times over, each like the present mean."""
+    scaled = {name: work.columns[name] * again for name in PER_STEP}
+    shown_once = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any").to_numpy(dtype=np.bool_)
+    scaled["arrivals"] = np.where(shown_once, work.arrivals, work.arrivals * again)
+    return dataclasses.replace(work, columns={**work.columns, **scaled})
+
+
+def crossing(knob: Knob) -> float | None:
+    """The factor nearest to 1 at which both networks cost the same, None if there is none within reach."""
+    factors = np.unique(np.append(np.geomspace(knob.smallest, min(REACH, knob.largest), GRID), 1.0))
+    for _ in range(ROUNDS):
+        leads = knob.ann_pj(factors) - knob.snn_pj(factors)
+        changes = np.flatnonzero(np.diff(np.sign(leads)) != 0)
+        if len(changes) == 0:
+            return None
+        at = min(changes, key=lambda i: abs(np.log(factors[i] * factors[i + 1])))
+        low, high = float(factors[at]), float(factors[at + 1])
+        factors = np.unique(np.linspace(low, high, GRID))
+        if len(factors) <= 2:
+            break
+    return low if abs(leads[at]) <= abs(leads[at + 1]) else high
+
+
+def _row(knob: Knob, snn: str, ann: str) -> dict[str, Any]:
+    """A knob's row of the table."""
+    one = np.ones(1)
+    wins = bool(knob.snn_pj(one)[0] < knob.ann_pj(one)[0])
+    factor = crossing(knob)
+    value = float("nan") if factor is None else factor * knob.now
+    if factor is None:
+        side = "always" if wins else "never"
+        limit = f" up to {knob.largest * knob.now:.4g} (a spike in every step)" if knob.largest < REACH else ""
+        text = f"{knob.name}: {snn} {'wins' if wins else 'loses'} against {ann} at any value within reach{limit}"
+    else:
+        side = "below" if (factor > 1) == wins else "above"
+        verb = "stops winning" if wins else "would start to win"
+        text = (
+            f"{knob.name}: {snn} {verb} against {ann} {'above' if (side == 'below') == wins else 'below'} {value:.4g} "
+            f"{knob.unit} (now {knob.now:.4g}, {factor:.3g} times)"
+        )
+    return {
+        "knob": knob.name,
+        "unit": knob.unit,
+        "now": knob.now,
+        "break_even": value,
+        "snn_wins": side,
+        "sentence": text,
+    }

@@ -1,0 +1,164 @@
+"""Several networks on one device, normalised to one of them as the paper's Table V does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from snn_energy.core.errors import SnnEnergyError, nearest
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.pricing.charged_work import layers_left_out
+from snn_energy.pricing.energy import Energy, Policies, estimate
+from snn_energy.pricing.memory import variants_of
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Energies by label, in the order given, and the label of the baseline."""
+
+    energies: Mapping[str, Energy]
+    baseline: str
+
+    @property
+    def hardware(self) -> HardwareProfile:
+        """The one device of all."""
+        return self.energies[self.baseline].hardware
+
+    @property
+    def policies(self) -> Policies:
+        """The one set of policies of all."""
+        return self.energies[self.baseline].policies
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per network: figures per sample, and ce, me, te = compute, memory, total over the baseline's own.
+
+        A ratio over a baseline that is 0 is NA.
+        """
+        base = self.energies[self.baseline]
+        rows = []
+        for label, energy in self.energies.items():
+            activity = energy.counts.activity()
+            rows.append(
+                {
+                    "model": label,
+                    "time_steps": energy.counts.time_steps,
+                    "t_avg": activity["t_avg"],
+                    "sa": activity["sa"],
+                    "accuracy": energy.counts.header.get("accuracy"),
+                    "sops_per_sample": activity["sops_per_sample"],
+                    "real_macs_per_sample": activity["real_macs_per_sample"],
+                    "compute_pj": energy.compute_pj,
+                    "memory_pj": energy.memory_pj,
+                    "total_pj": energy.total_pj,
+                    "ce": _ratio(energy.compute_pj, base.compute_pj),
+                    "me": _ratio(energy.memory_pj, base.memory_pj),
+                    "te": _ratio(energy.total_pj, base.total_pj),
+                    "is_baseline": label == self.baseline,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def differences(self) -> list[str]:
+        """What the networks were not counted alike on: one line each for data set, split, samples and counting."""
+        found = []
+        for key in ("dataset", "split", "data_note", "samples", "input_kind"):
+            values = {label: energy.counts.header.get(key) for label, energy in self.energies.items()}
+            if len({str(value) for value in values.values()}) > 1:
+                told = ", ".join(f"{label} {value}" for label, value in values.items())
+                found.append(f"the networks were counted on different {key.replace('_', ' ')}: {told}")
+        return found
+
+    def memory_range(self) -> pd.DataFrame:
+        """me and te under every memory variant: model, memory, memory_pj, total_pj, me, te."""
+        rows = []
+        for variant in variants_of(self.hardware):
+            energies = {
+                label: estimate(
+                    e.counts,
+                    e.hardware,
+                    without=e.without,
+                    memory=variant,
+                    integer=e.policies.integer,
+                    products=e.policies.products,
+                    encoder=e.policies.encoder,
+                )
+                for label, e in self.energies.items()
+            }
+            base = energies[self.baseline]
+            rows += [
+                {
+                    "model": label,
+                    "memory": variant,
+                    "memory_pj": energy.memory_pj,
+                    "total_pj": energy.total_pj,
+                    "me": _ratio(energy.memory_pj, base.memory_pj),
+                    "te": _ratio(energy.total_pj, base.total_pj),
+                }
+                for label, energy in energies.items()
+            ]
+        return pd.DataFrame(rows)
+
+
+def _ratio(value: float, base: float) -> float | None:
+    return value / base if base else None
+
+
+def labels_of(counts: Sequence[Counts]) -> list[str]:
+    """What each network is called in a table: its model name, or its file's stem where names are not unique."""
+    models = [c.model for c in counts]
+    stems = [str(c.header.get("file", c.model)) for c in counts]
+    names = models if len(set(models)) == len(models) else stems
+    if len(set(names)) < len(names):
+        raise SnnEnergyError(f"two of the networks are called '{_twice(names)}'; give compare a mapping name -> counts")
+    return names
+
+
+def _twice(names: Sequence[str]) -> str:
+    return next(name for name in names if names.count(name) > 1)
+
+
+def find_baseline(wanted: str, counts: Mapping[str, Counts]) -> str:
+    """The label that ``wanted`` names: a label, a file name, its stem, or a model name."""
+    if wanted in counts:
+        return wanted
+    stems = {label: str(c.header.get("file", label)) for label, c in counts.items()}
+    found = [label for label, stem in stems.items() if wanted == stem or Path(wanted).name == f"{stem}.json"]
+    found = found or [label for label, c in counts.items() if wanted == c.model]
+    if len(found) > 1:
+        raise SnnEnergyError(f"baseline '{wanted}' names {' and '.join(found)}; give one of them by its file")
+    if found:
+        return found[0]
+    known = [str(c.header.get("file", label)) for label, c in counts.items()] + list(counts)
+    listed = ", ".join(dict.fromkeys(known))
+    raise SnnEnergyError(f"baseline '{wanted}' is not among the networks compared ({listed}){nearest(wanted, known)}")
+
+
+def compare(
+    counts: Sequence[Counts] | Mapping[str, Counts],
+    hardware: str | Path | HardwareProfile,
+    *,
+    baseline: str,
+    **policies: Any,
+) -> Comparison:
+    """Price several networks on one device; ``baseline`` names the one that the others are divided by.
+
+    counts: a mapping name -> counts, or a sequence (named by model, or by file where models share a name). policies:
+    as for ``estimate``; ``without`` among them leaves a layer out of every network that has it. Raises
+    SnnEnergyError where the baseline is not among them or names collide.
+    """
+    named = dict(counts) if isinstance(counts, Mapping) else dict(zip(labels_of(counts), counts, strict=True))
+    if not named:
+        raise SnnEnergyError("nothing to compare: give at least one counts file")
+    label = find_baseline(baseline, named)
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    left = layers_left_out(list(named.values()), policies.pop("without", ()))
+    energies = {
+        name: estimate(c, profile, without=names, **policies)
+        for (name, c), names in zip(named.items(), left, strict=True)
+    }
+    return Comparison(energies, label)

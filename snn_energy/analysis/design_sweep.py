@@ -1,0 +1,442 @@
+"""Many designs at once: any number of a profile over a list or a range, on any number of networks.
+
+The formulas are those of ``estimate``: charges are actions times prices. Prices and powers enter linearly, so the
+actions are added up over rows once and multiplied by as many prices as are asked for. All other numbers (widths, word
+widths, rows, columns, sizes, lanes, bandwidths, clock) shape the actions; these are computed for every different
+combination of them, in blocks of arrays. There is no loop over points. No torch here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.analysis.comparison import labels_of
+from snn_energy.core.errors import OutputError, SnnEnergyError, nearest
+from snn_energy.core.files import write_whole
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import (
+    CYCLE_BANDWIDTH_UNITS,
+    RELATIVE,
+    HardwareProfile,
+    Power,
+    Price,
+    Quantity,
+    base_value,
+    load_hardware,
+    nearest_unit,
+    numbers,
+    quantities,
+    static_keys,
+)
+from snn_energy.pricing.actions import Charge
+from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, layers_left_out
+from snn_energy.pricing.compute import compute_charges
+from snn_energy.pricing.cycles import Places, flat, places_of, total_cycles
+from snn_energy.pricing.energy import (
+    Policies,
+    charged_work,
+    given_charges,
+    make_policies,
+    prices_arithmetic,
+    refuse_unpriced,
+)
+from snn_energy.pricing.memory import Numbers, accesses
+
+MAX_POINTS = 20_000_000
+BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
+WHOLE = ("rows", "columns", "lanes")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A number of a profile and the values it takes, in ``unit`` (its own in the profile's file unless said)."""
+
+    key: str
+    unit: str
+    values: Array
+
+    @property
+    def column(self) -> str:
+        """Heading in a table: the key with its unit."""
+        return f"{self.key} ({self.unit})" if self.unit else self.key
+
+
+def sweepable(hardware: HardwareProfile) -> dict[str, Quantity | None]:
+    """Dotted keys of all numbers of a profile; word widths (``KEY.width_bits``) with None."""
+    found: dict[str, Quantity | None] = {}
+    for path, number in quantities(hardware):
+        key = ".".join(path)
+        found[key] = number
+        if getattr(number, "width_bits", None) is not None and path[0] != "compute":  # of no use in arithmetic
+            found[f"{key}.width_bits"] = None
+    return found
+
+
+def parse_field(text: str, hardware: HardwareProfile) -> Field:
+    """``KEY=A,B,C`` or ``KEY=A..B:COUNT`` (``:log`` after it for equal ratios); values may carry a unit, ``0.9pJ``.
+
+    Raises SnnEnergyError for an unknown key (with the nearest), unit, range or value.
+    """
+    key, _, spec = text.partition("=")
+    key = key.strip()
+    known = sweepable(hardware)
+    if key not in known:
+        raise SnnEnergyError(
+            f"--set {text}: {hardware.name} has no number '{key}'{nearest(key, known)}; see `snn-energy hardware show`"
+        )
+    number = known[key]
+    unit = "" if number is None else number.unit
+    if ".." in spec:
+        ends, _, rest = spec.partition(":")
+        count, _, form = rest.partition(":")
+        low, high = (_value(part, number, unit, text) for part in ends.split("..", 1))
+        if not count.isdigit() or int(count) < 2 or form not in ("", "log", "linear"):
+            raise SnnEnergyError(f"--set {text}: a range is written LOW..HIGH:COUNT or LOW..HIGH:COUNT:log, COUNT >= 2")
+        if int(count) > MAX_POINTS:
+            raise SnnEnergyError(f"--set {text}: {int(count):,} values are more than {MAX_POINTS:,} points")
+        if low >= high:
+            raise SnnEnergyError(f"--set {text}: the range is upside down; write {high:g}..{low:g}")
+        if form == "log" and low <= 0:
+            raise SnnEnergyError(f"--set {text}: a range of equal ratios starts above 0")
+        spread = np.geomspace if form == "log" else np.linspace
+        values = spread(low, high, int(count))
+    else:
+        values = np.array([_value(part, number, unit, text) for part in spec.split(",")])
+    field = Field(key, unit, values)
+    check_field(field, hardware)
+    return field
+
+
+def _value(text: str, number: Quantity | None, unit: str, where: str) -> float:
+    """A number with or without a unit, in ``unit``."""
+    plain = text.strip()
+    found = re.match(r"[-+]?(\d+\.?\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|inf\b|nan\b)", plain)
+    digits = "" if found is None else found[0]
+    own = plain[len(digits) :].strip()
+    try:
+        value = float(digits)
+    except ValueError:
+        raise SnnEnergyError(f"--set {where}: cannot read '{plain}' as a number") from None
+    if not own or own == unit:
+        return value
+    units = {} if number is None else type(number).UNITS
+    relative = (RELATIVE, *CYCLE_BANDWIDTH_UNITS)  # multiples of another number of the profile, which may change too
+    if number is None or own not in units or (own in relative) != (unit in relative):
+        hint = nearest_unit(own, units)
+        listed = ", ".join(u for u in units if (u in relative) == (unit in relative))
+        listed = f" (known: {listed})" if listed else ""
+        raise SnnEnergyError(f"--set {where}: '{own}' does not convert to {unit or 'a plain number'}{listed}{hint}")
+    return base_value(number, value, own) / base_value(number, 1.0, unit)
+
+
+def check_field(field: Field, hardware: HardwareProfile) -> None:
+    """Raise SnnEnergyError for values that a profile could not hold: negative, zero where nothing would run, broken."""
+    number, values = sweepable(hardware)[field.key], field.values
+    last = field.key.rsplit(".", 1)[-1]
+    whole = last in (*WHOLE, "width_bits") or field.key.startswith("widths.")
+    if values.size == 0 or not np.isfinite(values).all():
+        raise SnnEnergyError(f"{field.key}: values must be finite numbers, at least one")
+    broken = values[(values < 1) | (values != np.round(values))] if whole else values[:0]
+    if broken.size:
+        raise SnnEnergyError(f"{field.key}: must be whole numbers, at least 1, not {broken[0]:g}")
+    if (values < 0).any() or (last in ("bandwidth", "clock", "utilisation") and (values == 0).any()):
+        raise SnnEnergyError(
+            f"{field.key}: must be {'0 or more' if values.min() < 0 else 'more than 0'}, not {values.min():g}"
+        )
+    if number is not None and last == "utilisation" and base_value(number, float(values.max()), field.unit) > 1:
+        raise SnnEnergyError(f"{field.key}: is a share of the lanes, at most 1, not {values.max():g} {field.unit}")
+
+
+def is_linear(hardware: HardwareProfile, key: str) -> bool:
+    """True for prices and powers: the total is linear in them."""
+    return isinstance(sweepable(hardware)[key], Price | Power)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Per point and sample: energies in pJ, cycles and seconds (None where the profile has no latency section)."""
+
+    compute_pj: Array
+    memory_pj: Array
+    static_pj: Array
+    cycles: Array | None
+    seconds: Array | None
+
+    @property
+    def total_pj(self) -> Array:
+        """What is priced, static energy included."""
+        return self.compute_pj + self.memory_pj + self.static_pj
+
+
+def totals(
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    fields: Sequence[Field],
+    without: Iterable[str] = (),
+) -> Totals:
+    """The totals of one network at many points; every field has one value per point (all of one length).
+
+    NaN where a tensor fits nowhere.
+    """
+    points = len(fields[0].values) if fields else 1
+    work = charged_work(counts, hardware, policies, without)
+    refuse_unpriced(work, counts, hardware)
+    known = sweepable(hardware)
+    base = {f.key: _base(known[f.key], f) for f in fields}
+    shaping = [f for f in fields if not is_linear(hardware, f.key)]
+    codes, changes, combinations = _combinations([f for f in shaping if not _is_of_time(f.key)], base, points)
+    actions = _actions(counts, hardware, policies, work, changes, combinations)
+    priced = numbers(hardware, {k: v for k, v in base.items() if is_linear(hardware, k)})
+    sums = {"compute": np.zeros(points), "memory": np.zeros(points)}
+    fixed = {kind: np.zeros(combinations) for kind in sums}
+    for (kind, key), amount in actions.items():
+        if np.ndim(priced[key]) == 0:
+            fixed[kind] += amount * priced[key]
+        else:
+            sums[kind] += amount[codes] * priced[key]
+    for kind in sums:
+        sums[kind] += fixed[kind][codes]
+    static, cycles, seconds = np.zeros(points), None, None
+    if hardware.latency is not None:
+        codes, changes, combinations = _combinations(shaping, base, points)
+        cycles = _cycles(counts, hardware, policies, work, changes, combinations)[codes]
+        clock = base["latency.clock"][0] if "latency.clock" in base else numbers(hardware)["latency.clock"]
+        seconds = cycles / clock
+        for key in static_keys(hardware):
+            static = static + priced[key] * seconds * 1e12
+    return Totals(sums["compute"], sums["memory"], static, cycles, seconds)
+
+
+def _is_of_time(key: str) -> bool:
+    """Numbers that change how long an inference takes, and no action."""
+    return key.startswith("latency.") or key.endswith(".bandwidth")
+
+
+def _base(number: Quantity | None, field: Field) -> tuple[Array, str]:
+    """Values in the units of the formulas, and the unit that tells whether they are multiples."""
+    if number is None:
+        return field.values, ""
+    return field.values * base_value(number, 1.0, field.unit), field.unit
+
+
+def _combinations(
+    fields: Sequence[Field], base: Mapping[str, tuple[Array, str]], points: int
+) -> tuple[npt.NDArray[np.intp], dict[str, tuple[Array, str]], int]:
+    """For every point the number of its combination of values; the different combinations, field by field; how many."""
+    if not fields:
+        return np.zeros(points, dtype=np.intp), {}, 1
+    uniques, inverses = zip(*(np.unique(base[f.key][0], return_inverse=True) for f in fields), strict=True)
+    sizes = [len(u) for u in uniques]
+    if np.prod(sizes, dtype=np.float64) < 2**62:
+        flat = np.ravel_multi_index([i.reshape(-1) for i in inverses], sizes)
+        used, codes = np.unique(flat, return_inverse=True)
+        places = np.unravel_index(used, sizes)
+    else:
+        table, codes = np.unique(np.stack([i.reshape(-1) for i in inverses], 1), axis=0, return_inverse=True)
+        places = tuple(table.T)
+    changes = {f.key: (u[p], base[f.key][1]) for f, u, p in zip(fields, uniques, places, strict=True)}
+    return codes.reshape(-1), changes, len(places[0])
+
+
+Changes = Mapping[str, tuple[Array, str]]
+
+
+def _in_blocks(
+    hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Numbers], None]
+) -> None:
+    """``run`` for slices of the combinations and their numbers, as many at a time as the machine has cores."""
+    block = max(1, BLOCK // max(rows, 1))
+
+    def one(start: int) -> None:
+        some = slice(start, min(start + block, combinations))
+        run(some, numbers(hardware, {key: (values[some, None], unit) for key, (values, unit) in changes.items()}))
+
+    starts = range(0, combinations, block)
+    if len(starts) == 1:
+        one(0)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy computes without the interpreter's lock
+        for _ in pool.map(one, starts):
+            pass
+
+
+def _actions(
+    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
+) -> dict[tuple[str, str], Array]:
+    """Actions by (compute or memory, price key), added up over rows, for every combination of shaping numbers."""
+    memory = hardware.memory
+    by_events = memory is not None and memory.keep is not None and memory.spike_coding == "address-event"
+    together = work if by_events else work.compressed()  # where tensors go by their events, steps are not alike
+    found: dict[tuple[str, str], Array] = {}
+
+    def add(kind: str, charges: Iterable[Charge], some: slice) -> None:
+        for charge in charges:
+            if charge.price is not None:
+                table = found.setdefault((kind, charge.price), np.zeros(combinations))
+                table[some] += charge.amount.sum(axis=-1)
+
+    add("compute", compute_charges(together, hardware), slice(None))
+    if given := given_charges(counts, hardware):
+        add("memory", [charge for _, charge in given], slice(None))
+    elif memory is not None:
+        moving = together.take(np.flatnonzero(together.is_operation | together.is_neuron))
+
+        def run(some: slice, n: Numbers) -> None:
+            for access in accesses(moving, hardware, n, policies.memory):
+                words = access.bits.sum(axis=-1) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
+                found.setdefault(("memory", access.key), np.zeros(combinations))[some] += words
+
+        _in_blocks(hardware, changes, combinations, moving.steps.size, run)
+    return found
+
+
+def _cycles(
+    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
+) -> Array:
+    """Cycles per sample for every combination of shaping numbers."""
+    cycles = np.zeros(combinations)
+    if "cycles" in counts.header:
+        return cycles + float(counts.header["cycles"])
+    assert hardware.latency is not None
+    places = places_of(counts, hardware.latency.timing == "array")
+    alone = work.take(places.rows)
+    by_work = policies.memory == "no_local_reuse" or (
+        hardware.memory is not None and hardware.memory.spike_coding == "address-event"
+    )
+    sorts = alone.alike(
+        (
+            "steps",
+            "firsts",
+            "arrivals",
+            *(("macs", "acs", "input_events", "other_events", *LAYER_EVENTS) if by_work else ()),
+        )
+    )
+    places = Places(np.arange(len(places.rows)), places.starts, places.names, sorts)
+
+    def run(some: slice, n: Numbers) -> None:
+        cycles[some] = total_cycles(alone, hardware, n, policies.memory, places, counts.time_steps)
+
+    _in_blocks(hardware, changes, combinations, alone.steps.size, run)
+    return cycles
+
+
+def grid(fields: Sequence[Field]) -> list[Field]:
+    """Every combination of the fields' values, the last field changing fastest. Raises SnnEnergyError for too many."""
+    size = int(np.prod([len(f.values) for f in fields], dtype=np.float64)) if fields else 1
+    if size > MAX_POINTS:
+        raise SnnEnergyError(f"{size:,} points are more than {MAX_POINTS:,}; give fewer values")
+    meshes = np.meshgrid(*(f.values for f in fields), indexing="ij")
+    return [dataclasses.replace(f, values=m.reshape(-1)) for f, m in zip(fields, meshes, strict=True)]
+
+
+def sweep(
+    counts: Counts | Sequence[Counts] | Mapping[str, Counts],
+    hardware: str | Path | HardwareProfile,
+    fields: Mapping[str, Any] | Sequence[str] | Sequence[Field],
+    *,
+    combine: bool = True,
+    without: Iterable[str] = (),
+    **policies: Any,
+) -> pd.DataFrame:
+    """Energy and time of every network at every point: one row each, every digit.
+
+    fields: texts as on the command line (``"array.rows=8,16"``), or a mapping key -> values in the unit of the file of
+    the profile. combine: all combinations of the values; False: the n-th values together are the n-th point. Columns:
+    model, one per field (unit in its name), compute_pj, memory_pj, static_pj, total_pj and, with a latency section,
+    cycles, latency_s, edp_js. Points at which a tensor fits nowhere are NaN. Raises SnnEnergyError for unknown fields
+    and impossible values.
+    """
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    chosen = make_policies(profile, **policies)
+    named = _named(counts)
+    if not named:
+        raise SnnEnergyError("nothing to sweep: give at least one network")
+    asked = _fields(fields, profile)
+    twice = next((f.key for i, f in enumerate(asked) if f.key in [g.key for g in asked[:i]]), None)
+    if twice is not None:
+        raise SnnEnergyError(f"{twice}: is swept twice; give all its values at once")
+    if not combine and len({len(f.values) for f in asked}) > 1:
+        raise SnnEnergyError("without combining them, all fields need the same number of values")
+    points = grid(asked) if combine else list(asked)
+    for c in named.values():
+        _check_given(c, asked)
+    tables = []
+    for (label, c), left in zip(named.items(), layers_left_out(list(named.values()), without), strict=True):
+        found = totals(c, profile, chosen, points, left)
+        columns: dict[str, Any] = {f.column: f.values for f in points}
+        columns["compute_pj"] = found.compute_pj if prices_arithmetic(profile) else np.nan
+        columns["memory_pj"] = found.memory_pj if profile.memory is not None else np.nan
+        columns["static_pj"], columns["total_pj"] = found.static_pj, found.total_pj
+        if found.seconds is not None:
+            columns["cycles"], columns["latency_s"] = found.cycles, found.seconds
+            columns["edp_js"] = found.total_pj * 1e-12 * found.seconds
+        frame = pd.DataFrame(columns, index=range(len(found.compute_pj)))
+        names = pd.Categorical([label], categories=list(named)).repeat(len(frame))
+        frame.insert(0, "model", pd.Series(names))
+        tables.append(frame)
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
+    """Refuse (SnnEnergyError) to sweep the write price of accesses that were counted as either: they go by the read."""
+    untold = {
+        f"memory.levels.{e['level']}.write" for e in counts.header.get("accesses", ()) if e["action"] == "accesses"
+    }
+    for field in fields:
+        if field.key in untold:
+            raise SnnEnergyError(
+                f"{field.key}: {counts.model} does not tell reads from writes; sweep "
+                f"{field.key.removesuffix('write')}read, which stands for both"
+            )
+
+
+def _named(counts: Counts | Sequence[Counts] | Mapping[str, Counts]) -> dict[str, Counts]:
+    if isinstance(counts, Counts):
+        return {counts.model: counts}
+    if isinstance(counts, Mapping):
+        return dict(counts)
+    return dict(zip(labels_of(counts), counts, strict=True))
+
+
+def _fields(fields: Any, hardware: HardwareProfile) -> list[Field]:
+    if isinstance(fields, Mapping):
+        known = sweepable(hardware)
+        made = []
+        for key, values in fields.items():
+            if key not in known:
+                raise SnnEnergyError(f"{hardware.name} has no number '{key}'{nearest(key, known)}")
+            number = known[key]
+            try:
+                values = np.atleast_1d(np.asarray(values, dtype=np.float64))
+            except (TypeError, ValueError):
+                raise SnnEnergyError(f"{key}: its values must be numbers, not {values!r}") from None
+            made.append(Field(key, "" if number is None else number.unit, values))
+            check_field(made[-1], hardware)
+        return made
+    return [f if isinstance(f, Field) else parse_field(f, hardware) for f in fields]
+
+
+def write_points(table: pd.DataFrame, path: Path) -> None:
+    """Write the points as CSV or Parquet, by the suffix, whole or not at all. Raises OutputError."""
+    if path.suffix == ".csv":
+        write_whole(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
+    elif path.suffix == ".parquet":
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise OutputError(f"{path}: Parquet needs pyarrow; install 'snn_energy[parquet]', or write .csv") from None
+        write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+    else:
+        raise OutputError(f"{path}: points are written as .csv or .parquet; give one of these suffixes")

@@ -1,0 +1,261 @@
+"""Early exit per sample: an inference stops at the first time step at which the network is sure of its answer.
+
+SEENN-I (Li, Geller, Kim, Panda, *SEENN: Towards Temporal Spiking Early-Exit Neural Networks*, NeurIPS 2023): the
+confidence after step t is the largest softmax of the mean of the logits of steps 1 to t; the first step at which it is
+above the threshold is a sample's last one. (The authors' test script adds the logits up instead of averaging them: the
+same threshold then stops earlier.)
+
+Spiking neurons are causal: what a sample does up to its last step is what it does there in a run of all steps. So one
+set of counts, per sample, is split into counts of the samples that stop together (``early_exit``), and every threshold
+is priced without running the network again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.core.errors import CountsError, SnnEnergyError
+from snn_energy.counts.balance import imbalance
+from snn_energy.counts.columns import PER_SAMPLE
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.pricing.energy import Energy, estimate
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+EVEN = ("dense_macs", "elementwise_ops", "membrane_reads", "membrane_writes")  # the same for every sample
+OF_THE_WHOLE = ("accuracy", "per_sample", "content_sha256", "file")  # of the header; not those of a part
+
+
+def confidences(logits: npt.ArrayLike) -> Floats:
+    """(T, samples): the largest softmax of the mean of the logits up to each step. logits: (T, samples, classes)."""
+    values = np.asarray(logits, dtype=np.float64)
+    if values.ndim != 3 or 0 in values.shape:
+        raise SnnEnergyError(f"logits must have the shape (T, samples, classes), not {values.shape}")
+    if not np.isfinite(values).all():
+        raise SnnEnergyError("logits must be finite numbers; a network that gives NaN is never sure of anything")
+    means = running_means(values)
+    shares = np.exp(means - means.max(axis=2, keepdims=True))
+    return np.asarray(1.0 / shares.sum(axis=2))  # the largest share is exp(0) = 1
+
+
+def running_means(logits: npt.ArrayLike) -> Floats:
+    """(T, samples, classes): the mean of the logits up to and with each step."""
+    values = np.asarray(logits, dtype=np.float64)
+    return np.asarray(values.cumsum(axis=0) / np.arange(1, len(values) + 1)[:, None, None])
+
+
+def stop_steps(logits: npt.ArrayLike, threshold: float) -> Ints:
+    """(samples,) the number of time steps, 1 to T, that each sample runs. logits: (T, samples, classes).
+
+    The first step whose confidence is above the threshold, else T; a threshold of 1 stops nothing early.
+    Raises SnnEnergyError for a threshold outside (0, 1].
+    """
+    _check_threshold(threshold)
+    sure = confidences(logits) > threshold
+    sure[-1] = True
+    return np.asarray(sure.argmax(axis=0) + 1, dtype=np.int64)
+
+
+def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
+    """Split counts into one for every exit time t: the samples that stop there, and their rows of steps 1 to t.
+
+    steps: (samples,) whole numbers of 1 to T (``exit_steps``). What comes out are the counts that a run of t steps over
+    those samples gives, to the integer, but for three things that a run of all samples decides: the kinds of inputs and
+    max_k are those of all steps and samples (a least upper bound), ``sops_multi`` of integers is in their unit, and
+    ``needed`` says what all T steps need. Rows of work that is done once per inference (time step -1) are taken over
+    whole: a head that reads the mean over T steps meets no fewer non-zeros than one over t, and has to run at every
+    step for its confidence to be known. ``profile_steps`` counts that head, and leaves no such rows.
+
+    Raises CountsError for counts without per-sample counts, or steps that are not theirs.
+    """
+    chosen = _checked_steps(counts, steps)
+    found = {int(t): _part(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
+    for t, part in found.items():
+        problem = imbalance(part)
+        if problem is not None:
+            raise CountsError(f"{counts.model}: samples that stop at step {t}: {problem}: profile again")
+    return found
+
+
+@dataclass(frozen=True)
+class ExitEnergy:
+    """What early exit costs on one device, per sample.
+
+    steps: (samples,) time steps that each sample runs. parts: exit time -> energy of the samples that stop there.
+    full: energy of the same samples over all T steps.
+    """
+
+    steps: Ints
+    parts: Mapping[int, Energy] = field(repr=False)
+    full: Energy = field(repr=False)
+
+    def _mean(self, part: Callable[[Energy], float]) -> float:
+        return sum(e.counts.samples * part(e) for e in self.parts.values()) / len(self.steps)
+
+    @property
+    def compute_pj(self) -> float:
+        """Mean energy of arithmetic per sample."""
+        return self._mean(lambda energy: energy.compute_pj)
+
+    @property
+    def memory_pj(self) -> float:
+        """Mean energy of memory traffic per sample."""
+        return self._mean(lambda energy: energy.memory_pj)
+
+    @property
+    def total_pj(self) -> float:
+        """Mean energy per sample: the parts' totals, weighted by their samples."""
+        return self._mean(lambda energy: energy.total_pj)
+
+    @property
+    def ratio(self) -> float:
+        """total_pj over that of a run of all T steps."""
+        return self.total_pj / self.full.total_pj if self.full.total_pj else float("nan")
+
+    @property
+    def mean_steps(self) -> float:
+        """Mean time steps per sample."""
+        return float(self.steps.mean())
+
+    def per_sample(self) -> pd.DataFrame:
+        """sample, time_steps, compute_pj, memory_pj, total_pj of every sample, in the order of the counts."""
+        tables = [
+            energy.per_sample().assign(sample=np.flatnonzero(self.steps == t), time_steps=t)
+            for t, energy in self.parts.items()
+        ]
+        table = pd.concat(tables, ignore_index=True).sort_values("sample", ignore_index=True)
+        return table[["sample", "time_steps", "compute_pj", "memory_pj", "total_pj"]]
+
+    def by_exit(self) -> pd.DataFrame:
+        """One row per exit time: time_steps, samples, and compute_pj, memory_pj, total_pj per sample of them."""
+        rows = [
+            (t, energy.counts.samples, energy.compute_pj, energy.memory_pj, energy.total_pj)
+            for t, energy in self.parts.items()
+        ]
+        return pd.DataFrame(rows, columns=["time_steps", "samples", "compute_pj", "memory_pj", "total_pj"])
+
+    def spread(self) -> dict[str, float]:
+        """Mean, standard deviation (over samples), smallest and largest total_pj."""
+        totals = self.per_sample()["total_pj"].to_numpy(dtype=np.float64)
+        return {
+            "mean_pj": float(totals.mean()),
+            "std_pj": float(totals.std()),
+            "min_pj": float(totals.min()),
+            "max_pj": float(totals.max()),
+        }
+
+
+def exit_energy(
+    counts: Counts, steps: npt.ArrayLike, hardware: str | Path | HardwareProfile, **policies: Any
+) -> ExitEnergy:
+    """Price an inference whose samples stop at ``steps``. policies: the options of ``estimate``.
+
+    Raises CountsError (see ``early_exit``) and what ``estimate`` raises.
+    """
+    device = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    parts = {t: estimate(part, device, **policies) for t, part in early_exit(counts, steps).items()}
+    return ExitEnergy(_checked_steps(counts, steps), parts, estimate(counts, device, **policies))
+
+
+def exit_accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike, steps: npt.ArrayLike) -> float:
+    """Share of samples (0..1) whose answer at their last step is their label. The answer: the mean logits' largest.
+
+    logits: (T, samples, classes); labels, steps: (samples,). Raises SnnEnergyError where their numbers differ.
+    """
+    means, wanted, last = running_means(logits), np.asarray(labels), np.asarray(steps)
+    if wanted.shape != (means.shape[1],) or last.shape != wanted.shape:
+        raise SnnEnergyError(f"labels {wanted.shape} and steps {last.shape} must be ({means.shape[1]},) as the logits")
+    answers = means[last - 1, np.arange(len(wanted))].argmax(axis=1)
+    return float((answers == wanted).mean())
+
+
+def exit_table(
+    counts: Counts,
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike | None,
+    thresholds: Sequence[float],
+    hardware: str | Path | HardwareProfile,
+    **policies: Any,
+) -> pd.DataFrame:
+    """One row per threshold: accuracy, mean_steps, energies in pJ per sample, ratio over all T steps, the spread.
+
+    counts: of ``profile_steps``; logits: of ``step_logits`` over the same samples, (T, samples, classes).
+    Raises SnnEnergyError.
+    """
+    values = np.asarray(logits)
+    if values.ndim == 3 and values.shape[:2] != (counts.time_steps, counts.samples):
+        raise SnnEnergyError(
+            f"logits of {values.shape[0]} steps and {values.shape[1]} samples beside counts of {counts.time_steps} and "
+            f"{counts.samples}: run both over the same samples"
+        )
+    rows = []
+    for threshold in thresholds:
+        steps = stop_steps(values, threshold)
+        found = exit_energy(counts, steps, hardware, **policies)
+        spread = found.spread()
+        rows.append(
+            {
+                "threshold": threshold,
+                "accuracy": None if labels is None else exit_accuracy(values, labels, steps),
+                "mean_steps": found.mean_steps,
+                "compute_pj": found.compute_pj,
+                "memory_pj": found.memory_pj,
+                "total_pj": found.total_pj,
+                "ratio": found.ratio,
+                **{f"{name}_pj": spread[f"{name}_pj"] for name in ("std", "min", "max")},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _check_threshold(threshold: float) -> None:
+    """Raise SnnEnergyError for a threshold that is no confidence."""
+    if isinstance(threshold, bool) or not 0 < threshold <= 1:
+        raise SnnEnergyError(f"threshold must lie above 0 and be at most 1 (a confidence), not {threshold}")
+
+
+def _part(counts: Counts, samples: npt.NDArray[np.intp], t: int) -> Counts:
+    """Counts of some samples over their first t steps."""
+    assert counts.per_sample is not None
+    kept = (counts.rows["time_step"] < t).to_numpy(dtype=np.bool_)
+    rows = counts.rows[kept].reset_index(drop=True)
+    per_sample = {name: counts.per_sample[name][kept][:, samples] for name in PER_SAMPLE}
+    for name in PER_SAMPLE:
+        rows[name] = pd.Series(pd.array(per_sample[name].sum(axis=1), dtype="Int64")).mask(rows[name].isna())
+    for name in EVEN:
+        uneven = (rows[name] % counts.samples).fillna(0) != 0
+        if uneven.any():
+            layer = rows.loc[uneven, "layer"].iloc[0]
+            raise CountsError(f"{counts.model}: {name} of {layer} are not the same for every sample: profile again")
+        rows[name] = rows[name] // counts.samples * len(samples)
+    header = {key: value for key, value in counts.header.items() if key not in OF_THE_WHOLE}
+    header |= {"samples": len(samples), "time_steps": t, "accuracy": None, "exit_of_time_steps": counts.time_steps}
+    return dataclasses.replace(counts, header=header, rows=rows, per_sample=per_sample)
+
+
+def _checked_steps(counts: Counts, steps: npt.ArrayLike) -> Ints:
+    """Steps as (samples,) integers. Raises CountsError where they or the counts do not fit."""
+    if counts.per_sample is None:
+        raise CountsError(
+            f"{counts.model}: early exit needs per-sample counts, and none were kept: profile the network"
+        )
+    found = np.asarray(steps)
+    if found.shape != (counts.samples,) or found.dtype.kind not in "iu":
+        raise CountsError(
+            f"{counts.model}: exit steps must be {counts.samples} whole numbers, one for every sample, not "
+            f"{found.dtype} of shape {found.shape}"
+        )
+    if found.min() < 1 or found.max() > counts.time_steps:
+        raise CountsError(
+            f"{counts.model}: exit steps must lie in 1..{counts.time_steps} (T), not {found.min()}..{found.max()}"
+        )
+    return found.astype(np.int64)

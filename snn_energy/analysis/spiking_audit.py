@@ -1,0 +1,444 @@
+"""Where a network that calls itself spiking is not, and what that costs on a device. No torch here.
+
+A spiking network is one whose weight layers and products accumulate on binary spikes. Everything else that works is a
+finding: inputs that are sums of spikes or real, products of real values, norms that do not fold, averages between
+spikes and weights, maxima over real values, and element-wise arithmetic outside the neurons. All of it is read off the
+counts; what they do not tell is called unknown. Energies are those of ``estimate``, row by row: compute only, which is
+what the policies for sums of spikes decide.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from snn_energy.core.errors import CountsError
+from snn_energy.counts.columns import INTEGRATES, OPERATIONS
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, load_hardware, numbers
+from snn_energy.pricing.charged_work import Array, Flags, column, left_out
+from snn_energy.pricing.compute import compute_charges
+from snn_energy.pricing.energy import (
+    EncoderPolicy,
+    IntegerPolicy,
+    Policies,
+    ProductPolicy,
+    charged_work,
+    make_policies,
+    prices_arithmetic,
+)
+
+POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
+
+SUMS_OF_SPIKES = "non-binary input"
+SIGNED = "ternary input"
+REAL_INPUT = "real-valued input"
+DIRECT_ENCODING = "direct encoding"
+AVERAGE_BEFORE_WEIGHTS = "average pooling before weights"
+REAL_PRODUCT = "real-valued product"
+MIXED_PRODUCT = "product with a non-binary operand"
+UNFOLDED_NORM = "unfolded batch norm"
+REAL_MAX = "max over real values"
+MAX_OF_SUMS = "max over sums of spikes"
+UNKNOWN_MAX = "max over unknown values"
+AVERAGE = "average pooling"
+SUM = "sum of activations"
+REAL_ARITHMETIC = "real-valued arithmetic"
+NEURON = "neuron that does more than spike"
+UNSUPPORTED = "operation without a rule"
+# In the order in which tables list them; the first group is of weight layers and products (the third also of what
+# averages in front of them), the second of element-wise operations.
+CATEGORIES = (
+    DIRECT_ENCODING, REAL_INPUT, AVERAGE_BEFORE_WEIGHTS, SUMS_OF_SPIKES, SIGNED, REAL_PRODUCT, MIXED_PRODUCT,
+    UNFOLDED_NORM, REAL_MAX, MAX_OF_SUMS, UNKNOWN_MAX, AVERAGE, SUM, REAL_ARITHMETIC, NEURON, UNSUPPORTED,
+)  # fmt: skip
+PURE = ""  # category of what a spiking network may do
+
+UNTOLD = "these counts do not say"
+_MAXIMA = frozenset(("max", "amax", "maximum", "fmax"))
+_NOTE = re.compile(
+    r"(?P<name>.*?)(?: of (?P<nature>spikes|sums of spikes|averages of spikes|real values|the network's input))?"
+    r"(?P<weighted> before weights)?"
+)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Every operation of a network on a device, those of a spiking network told from the others.
+
+    ``operations`` has one row per layer (and category): layer, group, op, category (``PURE`` where it is what a
+    spiking network may do), why, input_kind, max_k, other_kind, active_steps, then per sample sops, dense_macs,
+    elementwise_ops, their shares of all SOPs and dense MACs of weight layers and products, the energy of compute
+    under every policy for sums of spikes (energy_pj_ac, ...), energy_pj_if_binary (the same operation on binary
+    inputs with as many non-zeros), and not_priced: what is not known of them and why, else empty. Unknown is NaN, never
+    zero.
+    ``compute_pj``: the sums under every policy, equal to those of ``estimate``; NaN where it is not known.
+    """
+
+    counts: Counts
+    hardware: HardwareProfile
+    products: ProductPolicy
+    encoder: EncoderPolicy
+    without: tuple[str, ...]
+    operations: pd.DataFrame = field(repr=False)
+    compute_pj: Mapping[str, float] = field(repr=False)
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        """The operations that are not those of a spiking network, in the order of the network."""
+        return self.operations[self.operations["category"] != PURE].reset_index(drop=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the findings: one row each."""
+        return self.findings.copy()
+
+    @property
+    def is_spiking(self) -> bool:
+        """True where the network has neurons that spike."""
+        return len(self.counts.spiking_layers()) > 0
+
+    @property
+    def weighted(self) -> pd.DataFrame:
+        """The weight layers and products among the operations."""
+        return self.operations[self.operations["op"].isin(OPERATIONS)]
+
+    def shares(self, operations: pd.DataFrame) -> dict[str, float | None]:
+        """The share of some operations in the energy of compute, by policy; None where either is not known or 0."""
+        return {p: _share(operations[energy_column(p)], self.compute_pj[p]) for p in POLICIES}
+
+    @property
+    def pure_share(self) -> dict[str, float | None]:
+        """By policy: the share of the energy of compute that goes into accumulates of binary spikes."""
+        weighted = self.weighted
+        return self.shares(weighted[weighted["category"] == PURE])
+
+    def by_category(self) -> pd.DataFrame:
+        """One row per category that occurs: operations, sops, dense MACs, element-wise operations and energies per
+        sample, energy_pj_if_binary, and the share of the energy of compute under ``ac`` and ``mac``.
+
+        An energy that is not known of one operation is not known of its category.
+        """
+        rows = []
+        for category in CATEGORIES:
+            some = self.findings[self.findings["category"] == category]
+            if len(some):
+                shares = self.shares(some)
+                sums = {c: _sum(some[c]) for c in (*_WORK, *ENERGIES)}
+                rows.append({"category": category, "operations": len(some), **sums,
+                             "share_ac": shares["ac"], "share_mac": shares["mac"]})  # fmt: skip
+        columns = ["category", "operations", *_WORK, *ENERGIES, "share_ac", "share_mac"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table.astype(dict.fromkeys(columns[2:], np.float64))
+
+    def verdict(self) -> str:
+        """How many weight layers and products read binary spikes, and what the others carry, in one sentence."""
+        weighted = self.weighted
+        impure = weighted[weighted["category"] != PURE]
+        binary = len(weighted) - len(impure)
+        read = "binary spikes" if self.is_spiking else "binary values"
+        told = f"{binary} of {len(weighted)} weight layers and products read {read}"
+        if not self.is_spiking:
+            told = f"the counts of {self.counts.model} know no spiking neurons; {told}"
+        if not len(impure):
+            return f"{told} alone"
+        does = "does" if len(impure) == 1 else "do"
+        return f"{told}; {len(impure)} {does} not and {_carry(len(impure))} {self._shares_told(impure)}"
+
+    def verdict_elementwise(self) -> str:
+        """The same of the operations that are neither weight layers nor products; empty where there is no finding."""
+        beside = self.findings[~self.findings["op"].isin(OPERATIONS)]
+        if not len(beside):
+            return ""
+        priced = beside[beside["energy_pj_ac"].notna()]
+        unpriced = len(beside) - len(priced)
+        told = f"{len(beside)} further {'finding lies' if len(beside) == 1 else 'findings lie'} outside them"
+        carried = f"; {len(priced)} of these {_carry(len(priced))} {self._shares_told(priced)}" if len(priced) else ""
+        return f"{told}{carried}" + (f"; {self.hardware.name} has no price for {unpriced} of these" * bool(unpriced))
+
+    def _shares_told(self, operations: pd.DataFrame) -> str:
+        shares = self.shares(operations)
+        texts = {p: "an unknown share" if s is None else f"{100 * s:.3g} %" for p, s in shares.items()}
+        if len(set(texts.values())) == 1:
+            return f"{texts['ac']} of compute under every policy"
+        return ", ".join(f"{text}{' of compute' * (p == 'ac')} under {p}" for p, text in texts.items())
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, policies, shares and the verdict, as plain values."""
+        weighted = self.weighted
+        return {
+            "model": self.counts.model,
+            "hardware": self.hardware.name,
+            "products": self.products,
+            "encoder": self.encoder,
+            "without": list(self.without),
+            "is_spiking": self.is_spiking,
+            "weight_layers_and_products": len(weighted),
+            "of_binary_spikes": int((weighted["category"] == PURE).sum()),
+            "findings": len(self.findings),
+            "compute_pj": {p: None if np.isnan(v) else v for p, v in self.compute_pj.items()},
+            "pure_share": self.pure_share,
+            "verdict": self.verdict(),
+            "verdict_elementwise": self.verdict_elementwise(),
+        }
+
+    def for_reading(self) -> pd.DataFrame:
+        """The findings as a table to read: energies under headings of the policies, in one unit."""
+        table = self.findings.drop(columns=["group", "op", "other_kind", "active_steps", *_WORK])
+        for name in ("share_of_sops", "share_of_dense_macs"):
+            table[name] = 100 * table[name]
+        return table.rename(columns=_READING)
+
+    def categories_for_reading(self) -> pd.DataFrame:
+        """``by_category`` as a table to read; shares in percent."""
+        table = self.by_category().rename(columns=_READING)
+        for name, heading in (("share_ac", "of compute, ac (%)"), ("share_mac", "of compute, mac (%)")):
+            table[heading] = 100 * table.pop(name)
+        return table
+
+
+def energy_column(policy: str) -> str:
+    """The column of the energy under a policy: ``multi-ac`` -> ``energy_pj_multi_ac``."""
+    return f"energy_pj_{policy.replace('-', '_')}"
+
+
+ENERGIES = (*(energy_column(policy) for policy in POLICIES), "energy_pj_if_binary")
+_WORK = ("sops_per_sample", "dense_macs_per_sample", "elementwise_ops_per_sample")
+_READING = {c: f"{c.removeprefix('energy_pj_')}_pj" for c in ENERGIES} | {
+    "dense_macs_per_sample": "dense MACs", "elementwise_ops_per_sample": "element-wise", "input_kind": "reads",
+    "share_of_sops": "of SOPs (%)", "share_of_dense_macs": "of MACs (%)",
+}  # fmt: skip
+
+
+def audit(
+    counts: Counts,
+    hardware: str | Path | HardwareProfile,
+    *,
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+    without: Iterable[str] = (),
+) -> Audit:
+    """Find what is not spiking in a network, and price it on a device under every policy for sums of spikes.
+
+    hardware, products, encoder, without: as for ``estimate``. A price that the device does not have leaves what needs
+    it unknown and says so; it is no error here. Raises CountsError for published totals, which know no layers,
+    HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy or layer.
+    """
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    if not counts.header.get("by_layer", True):
+        raise CountsError(
+            f"{counts.header.get('file', counts.model)}: its figures are totals of a whole network, so which layers "
+            "are not spiking cannot be told; give counts by layer (a profile, or a published file with layers)"
+        )
+    left = (without,) if isinstance(without, str) else tuple(without)
+    per_policy = {p: make_policies(profile, None, p, products, encoder) for p in POLICIES}
+    rows = counts.rows
+    kept = ~left_out(rows["layer"], left)
+    table = _classified(counts)
+    missing: dict[str, list[str]] = {}
+    sums: dict[str, float] = {}
+    for policy, policies in per_policy.items():
+        found = _priced(counts, profile, policies, left)
+        table[energy_column(policy)], missing[policy] = found.energy_pj, found.missing
+        sums[policy] = found.total_pj
+    binary = _priced(as_binary(counts), profile, per_policy["ac"], left)
+    is_operation = rows["op"].isin(OPERATIONS).to_numpy()
+    table["energy_pj_if_binary"] = np.where(is_operation, binary.energy_pj, np.nan)
+    table["not_priced"] = [_missing_told(texts) for texts in zip(*missing.values(), strict=True)]
+    return Audit(counts, profile, products, encoder, left, _by_operation(table[kept]), sums)
+
+
+def as_binary(counts: Counts) -> Counts:
+    """The same counts with every weight layer and product on binary inputs with as many non-zeros."""
+    rows = counts.rows.copy()
+    operation = rows["op"].isin(OPERATIONS)
+    rows["input_kind"] = rows["input_kind"].mask(operation, "binary")
+    rows["max_k"] = rows["max_k"].mask(operation, 1)
+    rows["sops_multi"] = rows["sops_multi"].mask(operation, rows["sops"])
+    return dataclasses.replace(counts, rows=rows, per_sample=None)
+
+
+# --- Which rows are which -----------------------------------------------------------------------------------
+
+
+def _classified(counts: Counts) -> pd.DataFrame:
+    """One row per row of the counts: what it is, and its work per sample."""
+    rows = counts.rows
+    repeated = set(rows.loc[rows["input_repeated"].astype(bool), "layer"])
+    worked = {name: column(rows, name) for name in ("sops", "dense_macs", "elementwise_ops")}
+    works = pd.Series(worked["elementwise_ops"] != 0).groupby(rows["layer"].to_numpy()).any().to_dict()
+    records: list[dict[str, Any]] = [
+        {str(name): value for name, value in row.items()}
+        for row in rows[["layer", "op", "note", "input_kind", "max_k", "other_kind"]].astype(object).to_dict("records")
+    ]
+    judged = [_category(row, row["layer"] in repeated, works[row["layer"]], counts.time_steps) for row in records]
+    table = rows[["layer", "order", "group", "op"]].copy()
+    table["category"] = [category for category, _ in judged]
+    table["why"] = [why for _, why in judged]
+    for name in ("input_kind", "max_k", "other_kind"):
+        table[name] = rows[name]
+    table["active_steps"] = rows["active"].astype(np.int64)
+    for name, values in worked.items():
+        table[f"{name}_per_sample"] = values / counts.samples
+    return table
+
+
+def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps: int) -> tuple[str, str]:
+    """What a row of the counts is, and why."""
+    op, note = row["op"], str(row["note"])
+    if op == "unsupported":
+        return UNSUPPORTED, note or UNTOLD
+    if op in OPERATIONS:
+        return _of_operation(row, note, is_repeated, time_steps)
+    if op == "neuron":
+        return (NEURON, note) if note.startswith("emits ") or note == INTEGRATES else (PURE, "")
+    if note.startswith("folds into") or (not works and op in ("norm", "scale")):
+        return PURE, note
+    return _of_elementwise(op, note)
+
+
+def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_steps: int) -> tuple[str, str]:
+    kind, other, is_product = row["input_kind"], row["other_kind"], row["op"] == "matmul"
+    if kind == "integer":
+        several = f"whole multiples of one constant up to {row['max_k']}, as sums of spikes are"
+        return SUMS_OF_SPIKES, f"{several}; the other operand is {other}" if is_product else several
+    if kind == "ternary":
+        return SIGNED, "spikes of both signs"
+    if kind == "real" and is_product:
+        return REAL_PRODUCT, f"both operands are real{f': {note}' if note else ''}"
+    if kind == "real" and is_repeated:
+        return DIRECT_ENCODING, f"the same real values at each of {time_steps} time steps{f': {note}' if note else ''}"
+    if kind == "real" and note.startswith("average of spikes"):
+        return AVERAGE_BEFORE_WEIGHTS, note
+    if kind == "real" and note.startswith("average ("):
+        return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {UNTOLD}"
+    if kind == "real":
+        return REAL_INPUT, note or f"real, why {UNTOLD}"
+    if is_product and other != "binary":
+        return MIXED_PRODUCT, "one operand is binary, the other unknown" if other is None else (
+            f"one operand is binary, the other {other}"
+        )
+    return PURE, ""
+
+
+def _of_elementwise(op: str, note: str) -> tuple[str, str]:
+    if op == "norm" and "batch_norm" in note:
+        return UNFOLDED_NORM, note if ":" in note else f"{note}, why {UNTOLD}"
+    match = _NOTE.fullmatch(note)
+    assert match is not None  # it matches every text
+    name, nature = match["name"], match["nature"]
+    told = note or op
+    untold = told if nature else f"{told}, of what {UNTOLD}"
+    chooses = (op == "pool" and "max" in name) or name in _MAXIMA
+    if chooses and nature == "spikes":
+        return PURE, told
+    if chooses:
+        return {"real values": REAL_MAX, "averages of spikes": REAL_MAX, "sums of spikes": MAX_OF_SUMS}.get(
+            nature, UNKNOWN_MAX
+        ), untold
+    if op == "pool" and not _averages(name) and (nature or "nearest" in name):
+        return PURE, f"{told}: copies to the nearest neighbours"
+    if op in ("pool", "mean"):
+        if match["weighted"] and nature in ("spikes", "sums of spikes", "averages of spikes"):
+            return AVERAGE_BEFORE_WEIGHTS, told
+        return AVERAGE, untold
+    if op == "mul" and nature == "spikes":
+        return PURE, told  # both fired
+    if op == "add" or name in ("sum", "nansum", "cumsum"):
+        return SUM, untold
+    return REAL_ARITHMETIC, told
+
+
+def _averages(name: str) -> bool:
+    return "avg" in name or "(average)" in name or name.startswith(("lp_pool", "upsample_bilinear"))
+
+
+# --- What they cost -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Priced:
+    """energy_pj: (rows,) per sample, NaN where not known. missing: what is not, per row. total_pj: as ``estimate``."""
+
+    energy_pj: Array
+    missing: list[str]
+    total_pj: float
+
+
+def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, without: Iterable[str]) -> _Priced:
+    """Energy of compute of every row, without refusing what the device has no price for."""
+    work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
+    energy = np.zeros(len(counts.rows))
+    unpriced, missing = np.zeros(len(energy), dtype=np.bool_), [""] * len(energy)
+    for charge in compute_charges(work, hardware):
+        unknown = np.isnan(charge.amount) & (work.op != "unsupported")
+        if charge.price is not None:
+            energy = energy + charge.amount * n[charge.price]
+            _remark(missing, unknown, "the counts do not give it")
+        else:
+            here = (charge.amount > 0) | unknown
+            _remark(missing, here, f"not priced by {hardware.name}: {charge.what}")
+            unpriced |= here
+    _remark(missing, work.op == "unsupported", "its work is not known")
+    is_told = prices_arithmetic(hardware) and not (unpriced & work.is_operation).any()
+    lost = (unpriced & (work.is_operation | (energy == 0))) | (work.op == "unsupported")
+    return _Priced(np.where(lost, np.nan, energy), missing, float(energy.sum()) if is_told else np.nan)
+
+
+def _remark(missing: list[str], where: Flags, text: str) -> None:
+    """Write a text down for the rows that have none yet."""
+    for row in np.flatnonzero(where):
+        missing[row] = missing[row] or text
+
+
+def _missing_told(texts: tuple[str, ...]) -> str:
+    """What is not known under the policies, in one phrase; empty where all is."""
+    if len(set(texts)) == 1:
+        return texts[0]
+    named = dict.fromkeys(text for text in texts if text)
+    return "; ".join(
+        f"under {', '.join(p for p, t in zip(POLICIES, texts, strict=True) if t == text)}: {text}" for text in named
+    )
+
+
+def _by_operation(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one layer and category put together, in the order of the network, and their shares."""
+    keys = ["order", "layer", "group", "op", "category", "why"]
+    groups = table.groupby(keys, sort=False, dropna=False)
+    first = groups[["input_kind", "max_k", "other_kind"]].first()
+    sums = {name: groups[name].agg(_sum) for name in ("active_steps", *_WORK, *ENERGIES)}
+    found = first.assign(**sums, not_priced=groups["not_priced"].agg(_first_text)).reset_index()
+    found = found.sort_values("order", kind="stable").drop(columns="order").reset_index(drop=True)
+    found["active_steps"] = found["active_steps"].astype(np.int64)
+    weighted = found["op"].isin(OPERATIONS)
+    for name in ("sops", "dense_macs"):
+        work = found[f"{name}_per_sample"].where(weighted)
+        whole = _sum(work[weighted])
+        found[f"share_of_{name}"] = work / whole if whole > 0 else np.nan
+    head = [*keys[1:], "input_kind", "max_k", "other_kind", "active_steps", *_WORK]
+    return found[[*head, "share_of_sops", "share_of_dense_macs", *ENERGIES, "not_priced"]]
+
+
+def _first_text(texts: pd.Series) -> str:
+    return next((str(text) for text in texts if text), "")
+
+
+def _sum(values: pd.Series) -> float:
+    """A sum in which what is not known stays so."""
+    return float(values.to_numpy(dtype=np.float64, na_value=np.nan).sum())
+
+
+def _share(energies: pd.Series, whole: float) -> float | None:
+    part = _sum(energies)
+    return None if np.isnan(part) or np.isnan(whole) or whole <= 0 else part / whole
+
+
+def _carry(count: int) -> str:
+    return "carries" if count == 1 else "carry"

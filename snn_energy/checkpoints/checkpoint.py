@@ -1,0 +1,247 @@
+"""Checkpoints: safetensors files that say what they are, and safe loading of what others have written.
+
+Loading never runs code from a file; ``weights_file`` reads it and brings the weights to the network's names and types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from snn_energy._version import __version__
+from snn_energy.checkpoints.weights_file import WeightsFile, existing, fitted, read_weights, why_not_safetensors
+from snn_energy.core.errors import CheckpointError, ModelError, OutputError, nearest
+from snn_energy.core.files import write_whole
+from snn_energy.models.cnn import Cnn, CnnConfig, make_cnn
+from snn_energy.models.create import create_model
+from snn_energy.models.names import CNNS
+from snn_energy.models.neurons import DTSS
+from snn_energy.models.public_spikformer import PublicSpikformer
+from snn_energy.models.spikformer import Spikformer
+from snn_energy.models.transformer_config import TransformerConfig
+from snn_energy.models.vit import VisionTransformer
+
+METADATA_KEY = "snn_energy"  # one key, one JSON text: the bytes of a file then depend on its content alone
+SCHEMA_VERSION = 1
+
+
+def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any], *, half: bool = False) -> None:
+    """Write a registry network as safetensors, whole or not at all.
+
+    half: matrices and kernels as 16-bit floats, half the size; vectors (BatchNorm, biases, thresholds, and TP, whose
+    masks hang on a comparison) stay as they are. Raises CheckpointError for a weight too large for 16 bits.
+
+    metadata: what is known of the weights, JSON values: data, split, seed, test_accuracy, recipe, mean, std,
+    command. The architecture, its configuration and the versions are added. Raises CheckpointError for
+    another kind of network, OutputError where the file cannot be written.
+    """
+    if not isinstance(model, Spikformer | PublicSpikformer | VisionTransformer | Cnn):
+        raise CheckpointError(
+            f"{path}: a {type(model).__name__} has no configuration to store; "
+            "save its state_dict() with safetensors.torch.save_file and load it with model= (--model)"
+        )
+    document = {
+        **metadata,
+        "schema_version": SCHEMA_VERSION,
+        "model": model.config.name,
+        "config": asdict(model.config),
+        "snn_energy_version": __version__,
+        "torch_version": torch.__version__,
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        large = [name for name, tensor in tensors.items() if tensor.dim() > 1 and tensor.abs().max() > 65504]
+        if large:
+            raise CheckpointError(f"{path}: too large for 16-bit floats, {_some('in', large)}; keep 32 bits")
+        tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
+    header = {METADATA_KEY: json.dumps(document, sort_keys=True)}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            raise OutputError(f"{path}: cannot be written ({error}); make room or choose another place") from error
+
+    write_whole(path, write)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint of ours says of itself (see ``save_checkpoint``). Raises CheckpointError."""
+    document = _metadata_or_none(existing(path))
+    if document is None:
+        raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model= (--model)")
+    return document
+
+
+def load_checkpoint(
+    path: str | Path, model: str | nn.Module | None = None, *, ema: bool = False, **options: Any
+) -> nn.Module:
+    """The network of a checkpoint, on the CPU, in eval mode. No code of the file is run.
+
+    model: not needed for a file of ours. Else a registry name, with ``options`` of ``create_model``
+    (image_size, num_classes, ...; heads and image_size leave no trace in the weights, so check them), or a
+    module, which is filled and returned. ema: the moving average of the weights where a file holds both. Its attribute
+    ``snn_energy_checkpoint`` holds name, sha256 and seed of training and, where there is anything to tell,
+    ``checkpoint_notes``: what was chosen in the file, taken off the names, converted; counts carry these on. Raises
+    CheckpointError; a module given is then unchanged.
+    """
+    file = existing(path)
+    if options and not isinstance(model, str):
+        raise CheckpointError(f"{path}: options ({', '.join(options)}) need model= as a registry name")
+    document = _metadata_or_none(file) if file.suffix == ".safetensors" else None
+    weights = read_weights(file, ema=ema, ours=document is not None)
+    if model is None and document is None:
+        raise CheckpointError(
+            f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
+            "(a registry name and its options, or a module)"
+        )
+
+    def make() -> nn.Module:
+        if document is not None and model is None:
+            return _network_of(document, file)
+        return create_model(str(model), **options)
+
+    if isinstance(model, nn.Module):
+        network = model
+    else:
+        with torch.device("meta"):  # shapes alone: a size out of a lying file fills no memory
+            _check_match(weights, make(), file)
+        network = make()
+    used = _check_match(weights, network, file)
+    if document is not None and isinstance(model, str) and document.get("model") != model:
+        raise CheckpointError(
+            f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= (--model) out"
+        )
+    _check_values(used.tensors, network, file)
+    try:
+        network.load_state_dict(used.tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: {type(network).__name__} does not take these weights ({error})") from error
+    # For the header of counts. A plain attribute: it says where the weights came from when they were loaded.
+    network.__dict__["snn_energy_checkpoint"] = {
+        "checkpoint": file.name,
+        "checkpoint_sha256": sha256_of(file),
+        "seed": None if document is None else document.get("seed"),
+        **({"checkpoint_notes": list(used.notes)} if used.notes else {}),
+    }
+    return network.eval()
+
+
+def sha256_of(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError where it is missing."""
+    with existing(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _metadata_or_none(path: Path) -> dict[str, Any] | None:
+    """Our metadata of a safetensors file; None where it has none. Raises CheckpointError where damaged."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {why_not_safetensors(path)} ({error})") from error
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}: its snn_energy metadata is not JSON ({error})") from error
+    if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
+        found = document.get("schema_version") if isinstance(document, dict) else document
+        raise CheckpointError(
+            f"{path}: metadata of schema version {found!r}, this snn_energy reads {SCHEMA_VERSION}; "
+            "load the weights with model= (--model)"
+        )
+    return document
+
+
+def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
+    """Build the network that metadata describe. Raises CheckpointError for a field that does not fit."""
+    config = document.get("config")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model= (--model)")
+    schema = CnnConfig if isinstance(config.get("family"), str) and config["family"] in CNNS else TransformerConfig
+    known = {field.name for field in fields(schema)}
+    required = {field.name for field in fields(schema) if field.default is MISSING}
+    for key in config:
+        if key not in known:
+            raise CheckpointError(f"{path}: unknown key '{key}' in its model configuration{nearest(key, known)}")
+    if required - set(config):
+        missing = ", ".join(sorted(required - set(config)))
+        raise CheckpointError(f"{path}: its model configuration lacks {missing}")
+    try:
+        parsed = schema(**config)
+        if isinstance(parsed, CnnConfig):
+            return make_cnn(parsed)
+        parsed.validate()
+        if parsed.family == "public-spikformer":
+            return PublicSpikformer(parsed)
+        return VisionTransformer(parsed) if parsed.family == "vit" else Spikformer(parsed)
+    except (ModelError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path}: invalid model configuration: {error}") from error
+
+
+def _check_match(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
+    """The weights as the network takes them. Raises CheckpointError where names, shapes or kinds of numbers differ."""
+    used = fitted(weights, network, path)
+    tensors = used.tensors
+    wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    complaints = [
+        _some("missing", [name for name in wanted if name not in tensors]),
+        _some("unexpected", [name for name in tensors if name not in wanted]),
+        _some(
+            "of another shape",
+            [
+                f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
+                for name in wanted
+                if name in tensors and not is_lazy(wanted[name]) and tensors[name].shape != wanted[name].shape
+            ],
+        ),
+        _some(
+            "of another type",
+            [
+                f"{name} {tensors[name].dtype} instead of {wanted[name].dtype}"
+                for name in wanted
+                if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+            ],
+        ),
+    ]
+    found = "; ".join(filter(None, complaints))
+    if found:
+        config = getattr(network, "config", None)
+        name = config.name if isinstance(config, TransformerConfig | CnnConfig) else type(network).__name__
+        raise CheckpointError(f"{path}: not the weights of this {name}: {found}")
+    return used
+
+
+def _some(what: str, names: list[str]) -> str:
+    """``"missing: a, b, c and 4 more"``, or nothing."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{what}: {', '.join(names[:3])}{more}" if names else ""
+
+
+def _as_used(tensor: Tensor) -> Tensor:
+    """Weights in the single precision in which the network holds them."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _check_values(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> None:
+    """Raise CheckpointError for weights that are not finite and for negative TP."""
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(_as_used(tensor)).all()]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinite weights, {_some('in', bad)}; train or save it again")
+    scores = [f"{name}.tp" for name, module in network.named_modules() if isinstance(module, DTSS)]
+    negative = [name for name in scores if (tensors[name] < 0).any()]
+    if negative:
+        raise CheckpointError(
+            f"{path}: negative TP, {_some('in', negative)}; TP is kept at 0 or above (clamp it before saving)"
+        )

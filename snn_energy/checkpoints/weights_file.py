@@ -1,0 +1,451 @@
+"""Files of weights as people save them, read without running anything of theirs.
+
+A ``.safetensors`` file is read by safetensors; any other by torch's restricted unpickler (``weights_only=True``).
+Beside weights such a file often holds what is none: timm's argparse.Namespace, Lightning's callbacks, numpy scalars.
+Every class or function that it names and torch does not know is replaced by an ``Inert`` one, which takes anything,
+keeps nothing and does nothing. A name that only a file meant to run code would hold is refused before loading.
+
+What was chosen, taken off or converted on the way to the network's own names and types is told in ``notes``.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle
+import builtins
+import io
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from snn_energy.core.errors import CheckpointError
+
+PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
+EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
+AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
+BOOKKEEPING = ("total_ops", "total_params", AVERAGED)  # thop's counters: no weights
+STATE = ("mem", "syn", "syn_exc", "syn_inh", "spk", "v_mem", "i_syn", "v")  # buffers that hold a neuron's state
+OWN_IF_MISSING = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")  # younger than many a file
+DEEPEST = 4  # wrappers around a state dict; a dict may hold itself
+
+_CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+_WHOLE = (
+    "save its state_dict() where you trust the file, torch.save(model.state_dict(), 'weights.pt'), "
+    "and give the code with --model file.py:function"
+)
+_ZIP = b"PK\x03\x04"  # how a PyTorch file begins since 1.6; a pickle before
+_RUNS_CODE = (
+    *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "importlib", "runpy"),
+    *("code", "marshal", "pickle", "_pickle", "webbrowser"),
+)
+
+# What torch.load raises on files that are no state dicts; any of them means the same to the user.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Tensors by name, on the CPU, and what was chosen or changed on the way, one short sentence each."""
+
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...] = ()
+
+
+class Inert:
+    """Stands for a class or function that a file names: takes any arguments and any state, keeps none, does nothing."""
+
+    stands_for = "object"
+
+    def __new__(cls, *_: Any) -> Any:
+        """Whatever it is called with."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class InertMapping(Inert):
+    """The same for a kind of dict: what the file puts into it must go somewhere."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty dict."""
+        return OrderedDict()
+
+
+class InertList(Inert):
+    """The same for a kind of list."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty list."""
+        return []
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a file that holds something. Raises CheckpointError."""
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}; give a .safetensors checkpoint")
+    if file.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or save it again")
+    return file
+
+
+def read_weights(path: str | Path, *, ema: bool = False, ours: bool = False) -> WeightsFile:
+    """The state dict of a safetensors or PyTorch file, out of its wrapper, dequantised. No code of it is run.
+
+    ema: the exponential moving average of the weights, where the file holds one beside them; without, the plain
+    weights, unless there are none. ours: a file of this project's, which needs no note. Raises CheckpointError.
+    """
+    file = existing(path)
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else load_tensors_only(file)
+    found, notes = _chosen(content, file, ema)
+    tensors, scaled = {}, []
+    for name, tensor in found.items():
+        if tensor.is_meta or tensor.layout != torch.strided or tensor.is_nested:
+            what = "on the meta device: it holds no numbers" if tensor.is_meta else "sparse or nested; save it dense"
+            raise CheckpointError(f"{path}: '{name}' is {what}")
+        scaled += [name] * tensor.is_quantized
+        tensors[name] = tensor.dequantize() if tensor.is_quantized else tensor
+    if scaled:
+        notes = [*notes, f"quantised weights ({_tensors(len(scaled))}) are taken with their own scales"]
+    return WeightsFile(tensors, () if ours else tuple(notes))
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file or a state dict, by name. No code of it is run. Raises CheckpointError."""
+    return read_weights(path).tensors
+
+
+def why_not_safetensors(path: Path) -> str:
+    """What a file of that name seems to be instead."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith((_ZIP, b"\x80")):
+        return "named .safetensors but looks like a PyTorch pickle; rename it to .pt to have it tried as such"
+    if start[8:9] == b"{":
+        return "a truncated or damaged safetensors file; copy or save it again"
+    return "not a safetensors file"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {why_not_safetensors(path)} ({error})") from error
+
+
+def load_tensors_only(path: str | Path) -> Any:
+    """Content of a PyTorch file, on the CPU, by the restricted unpickler, which runs no code of it.
+
+    Objects of classes that torch does not know are ``Inert``. Raises CheckpointError.
+    """
+    file = existing(path)
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if not start.startswith((_ZIP, b"\x80")):
+        mend = "; it looks like the former: rename it to .safetensors" if start[8:] == b"{" else ""
+        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{mend}")
+    names: set[str] = set()
+    try:
+        names = _names_in(file, start.startswith(_ZIP))
+        told = ", ".join(sorted(filter(_could_run_code, names)))
+        if told:
+            raise CheckpointError(
+                f"{path}: a pickle that names {told}; loading it could run code, so it was not loaded; {_CONVERT}"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats; the outcome is checked by the caller
+            return _load_inertly(file, names)
+    except _UNREADABLE as error:
+        if any(name.startswith("torch.nn.") and "Parameter" not in name for name in names):
+            raise CheckpointError(f"{path}: holds a whole pickled module, not a state dict; {_WHOLE}") from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path}: a pickle that holds more than weights, or is damaged; loading it could run code, so it "
+                f"was not loaded; {_CONVERT}"
+            ) from error
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a PyTorch state dict ({type(error).__name__}); save it "
+            f"again or {_CONVERT}"
+        ) from error
+
+
+def _load_inertly(path: Path, names: set[str]) -> Any:
+    """torch.load with an inert class for every name. torch's own names come first, so that tensors stay tensors.
+
+    The unpickler fills nothing but a true dict or list, so a class that turns out to be one is tried again as such.
+    """
+    kinds: dict[str, type[Inert]] = dict.fromkeys(names, Inert)
+    while True:
+        stubs: list[Any] = [(type(name, (kind,), {"stands_for": name}), name) for name, kind in kinds.items()]
+        try:
+            with torch.serialization.safe_globals(stubs):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            better = InertMapping if "SETITEM" in str(error) else InertList
+            found = [name for name in names if f"'{__name__}.{name}'" in str(error) and kinds[name] is Inert]
+            if len(found) != 1:
+                raise
+            kinds[found[0]] = better
+
+
+def _names_in(path: Path, zipped: bool) -> set[str]:
+    """Every class and function that the pickles of a PyTorch file name. Raises CheckpointError for TorchScript."""
+    names: set[str] = set()
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" in members:
+                raise CheckpointError(f"{path}: a TorchScript archive, which is code and weights in one; {_WHOLE}")
+            if "data.pkl" in members:
+                _scan(io.BytesIO(archive.read(members["data.pkl"])), 1, names)
+    else:
+        with path.open("rb") as stream:
+            _scan(stream, 4, names)  # of the old format: magic number, version, system, content
+    return names
+
+
+def _scan(stream: Any, pickles: int, names: set[str]) -> None:
+    """Add what the pickles in a stream name, under the spellings of Python 2 and 3. Reads opcodes, runs nothing."""
+    try:
+        for _ in range(pickles):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    module, _, name = str(argument).partition(" ")
+                    names.add(f"{module}.{name}")
+                    renamed = _compat_pickle.NAME_MAPPING.get((module, name))
+                    names.add(".".join(renamed or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)))
+    except (ValueError, IndexError, KeyError):
+        pass  # a damaged pickle: torch.load tells
+
+
+def _could_run_code(name: str) -> bool:
+    """True for what only a file meant to run code would name. Inert as well, but such a file is no one's weights."""
+    module, _, rest = name.partition(".")
+    if module == "builtins":
+        return not isinstance(getattr(builtins, rest, None), type)
+    return module in _RUNS_CODE
+
+
+Where = tuple[str, ...]
+
+
+def _state_dicts(content: Any, where: Where = ()) -> Iterator[tuple[Where, dict[str, Tensor]]]:
+    """Every state dict of a file with the customary keys that lead to it."""
+    if not isinstance(content, dict) or len(where) > DEEPEST:
+        return
+    if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
+        yield where, content
+        return
+    for key in (*PLAIN_KEYS, *EMA_KEYS):
+        if key in content:
+            yield from _state_dicts(content[key], (*where, key))
+
+
+def _is_ema(where: Where, tensors: Mapping[str, Tensor]) -> bool:
+    return AVERAGED in tensors or any(key in EMA_KEYS for key in where)
+
+
+def _chosen(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
+    """The state dict of a file that is meant, and what there is to say of the choice."""
+    found = list(_state_dicts(content))
+    if not found:
+        raise CheckpointError(f"{path}: {_why_no_state_dict(content)}")
+    averaged = [entry for entry in found if _is_ema(*entry)]
+    plain = [entry for entry in found if not _is_ema(*entry)]
+    if ema and not averaged:
+        raise CheckpointError(f"{path}: holds no EMA weights ({', '.join(EMA_KEYS)}); leave ema (--ema) out")
+    where, tensors = (averaged if ema or not plain else plain)[0]
+    if not where and AVERAGED not in tensors:
+        return tensors, ["bare weights: the file does not say whether they are EMA"]
+    kind = "EMA weights" if _is_ema(where, tensors) else "plain weights, not EMA"
+    notes = [f"{kind}, under {_dotted(where)}" if where else kind]
+    others = [_dotted(other) for other, _ in found if other != where]
+    if others:
+        more = "; --ema takes them" if averaged and not ema and plain else ""
+        notes.append(f"not used: {', '.join(others)}{more}")
+    return tensors, notes
+
+
+def _dotted(where: Where) -> str:
+    return f"'{'.'.join(where)}'"
+
+
+def _why_no_state_dict(content: Any) -> str:
+    """Why nothing in a file is a state dict, and the mend."""
+    for _ in range(DEEPEST):
+        inner = [content[key] for key in (*PLAIN_KEYS, *EMA_KEYS) if isinstance(content, dict) and key in content]
+        inner = [value for value in inner if isinstance(value, dict | Inert)]
+        if not inner:
+            break
+        content = inner[0]
+    if isinstance(content, Inert):
+        return f"holds a whole pickled {content.stands_for}, not a state dict; {_WHOLE}"
+    if not isinstance(content, dict) or not content:
+        return f"holds a {type(content).__name__}, not a state dict; {_CONVERT}"
+    key, value = next(
+        (key, value) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
+    )
+    what = f", but a pickled {value.stands_for}" if isinstance(value, Inert) else ""
+    return f"'{key}' is no tensor{what}, so this is no state dict; {_CONVERT}"
+
+
+def fitted(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
+    """The same weights under the names and in the types of a network, as far as they can be brought there.
+
+    Names: bookkeeping of tools is left out, prefixes go where all names then fit, and the state of neurons (a
+    potential is no weight, and has the batch's shape) stays the network's own where it does not fit. Types: real
+    weights of another width, and whole numbers for real ones, each taken exactly but for rounding of wider floats.
+    What still differs is for the caller to find. Raises CheckpointError for whole numbers that would not stay exact.
+    """
+    wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    buffers = dict(network.named_buffers())
+    tensors, notes = _without_bookkeeping(weights.tensors, wanted)
+    tensors, more = _without_prefixes(tensors, wanted.keys() | buffers.keys())
+    notes += more
+    tensors, more = _with_own_state(tensors, wanted, buffers)
+    notes += more
+    tensors, more = _in_types(tensors, wanted, path)
+    return WeightsFile(tensors, (*weights.notes, *notes, *more))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _without_bookkeeping(
+    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    own = {_last(name) for name in wanted}
+    dropped = [name for name in tensors if _last(name) in BOOKKEEPING and _last(name) not in own]
+    kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
+    kinds = ", ".join(sorted({_last(name) for name in dropped}))
+    return kept, [f"counters of a tool are left out ({kinds})"] * bool(dropped)
+
+
+def _without_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Without the prefixes of wrappers, where every name is then one of the network's; else as they are."""
+    names = {name: name for name in tensors}
+    taken_off: list[str] = []
+    while not set(names.values()) <= known:
+        prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in names.values())), None)
+        if prefix is not None:
+            names = {old: name.removeprefix(prefix) for old, name in names.items()}
+        elif any("._orig_mod." in name for name in names.values()):  # of parts that were compiled
+            prefix, names = "_orig_mod.", {old: name.replace("._orig_mod.", ".") for old, name in names.items()}
+        else:
+            return tensors, []
+        taken_off.append(prefix)
+    renamed = {name: tensors[old] for old, name in names.items()}
+    return renamed, [f"'{''.join(taken_off)}' is taken off the names"] * bool(taken_off)
+
+
+def _with_own_state(
+    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """With the network's own value of a neuron's state that does not fit, and of buffers younger than the file."""
+    state = [name for name in buffers if _last(name) in STATE]
+    kept = dict(tensors)
+    left = [
+        name
+        for name in state
+        if (name in kept) != (name in wanted)
+        or (name in kept and not is_lazy(wanted[name]) and kept[name].shape != wanted[name].shape)
+    ]
+    owners = {name.rpartition(".")[0] for name in kept}
+    absent = [
+        name
+        for name in buffers
+        if name in wanted and name not in kept and _last(name) in OWN_IF_MISSING and name.rpartition(".")[0] in owners
+    ]
+    unread = [
+        name
+        for name, tensor in kept.items()
+        if name in wanted and _last(name) == "num_batches_tracked" and _overflown(tensor)
+    ]
+    for name in (*left, *absent, *unread):
+        kept.pop(name, None)
+        if name in wanted:
+            kept[name] = wanted[name]
+    notes = []
+    if left:
+        notes.append(f"state of neurons is the network's own, not the file's ({_names(left)})")
+    if absent or unread:
+        notes.append(f"the network's own value is used for {_names([*absent, *unread])}")
+    return kept, notes
+
+
+def _overflown(tensor: Tensor) -> bool:
+    """A counter saved in 16 bits may be infinite; it plays no part at inference."""
+    return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
+
+
+def _in_types(
+    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+) -> tuple[dict[str, Tensor], list[str]]:
+    """In the types of the network, where that is one kind of number or whole numbers that stay exact."""
+    converted, changed, inexact = dict(tensors), dict[tuple[torch.dtype, torch.dtype], int](), list[str]()
+    for name, tensor in tensors.items():
+        if name in wanted and wanted[name].shape != tensor.shape:  # told by the caller; it may be of any size
+            continue
+        to = wanted[name].dtype if name in wanted else tensor.dtype
+        if to == tensor.dtype or torch.bool in (to, tensor.dtype) or to.is_complex or tensor.is_complex():
+            continue
+        whole = not tensor.is_floating_point()
+        new = tensor.to(to)
+        if (whole or not to.is_floating_point) and not torch.equal(new.to(tensor.dtype), tensor):
+            if whole:
+                inexact.append(name)
+            continue
+        converted[name] = new
+        changed[tensor.dtype, to] = changed.get((tensor.dtype, to), 0) + 1
+    if inexact:
+        raise CheckpointError(f"{path}: whole numbers too large for the network's type, in: {_names(inexact)}")
+    return converted, [_told(before, after, count) for (before, after), count in changed.items()]
+
+
+def _told(before: torch.dtype, after: torch.dtype, count: int) -> str:
+    old, new = (str(dtype).removeprefix("torch.") for dtype in (before, after))
+    if not before.is_floating_point:
+        return f"{old} weights ({_tensors(count)}) are taken as they are, without a scale, as {new}"
+    return f"{old} weights ({_tensors(count)}) are used as {new}"
+
+
+def _tensors(count: int) -> str:
+    return f"{count} tensor{'s' * (count != 1)}"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

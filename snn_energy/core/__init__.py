@@ -1,0 +1,1 @@
+"""What every stage uses: errors, files, YAML, words, kinds of values. No torch, no pandas."""

@@ -1,0 +1,42 @@
+"""Where the files that come with the package lie: in a checkout beside the package, once installed inside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CHECKOUT = PACKAGE.parent
+
+
+def hardware_profiles() -> Path | None:
+    """The folder of the bundled hardware profiles; None where it is gone."""
+    return _first_folder(PACKAGE / "hardware_profiles", CHECKOUT / "hardware_profiles")
+
+
+def published_counts() -> Path | None:
+    """The folder of the published counts; None where it is gone."""
+    return _first_folder(PACKAGE / "published_counts", CHECKOUT / "published")
+
+
+def reports() -> Path | None:
+    """The committed reports of a checkout; None where the package is installed without them."""
+    return _first_folder(CHECKOUT / "reports")
+
+
+def demo_checkpoints() -> Path:
+    """The folder of the trained digit networks."""
+    return PACKAGE / "demo_checkpoints"
+
+
+def digits() -> Path:
+    """The file of the bundled digits."""
+    return PACKAGE / "data" / "digits.npz"
+
+
+def yaml_folder(kind: str) -> Path:
+    """The folder of the bundled files of a kind: ``recipe``, ``grid`` or ``trio``."""
+    return PACKAGE / ("training" if kind == "recipe" else "studies") / f"{kind}s"
+
+
+def _first_folder(*places: Path) -> Path | None:
+    return next((place for place in places if place.is_dir()), None)

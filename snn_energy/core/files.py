@@ -1,0 +1,148 @@
+"""Writing results whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from snn_energy.core.errors import OutputError
+
+Writer = Callable[[Path], object]
+
+
+def write_whole(path: str | Path, write: Writer) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it there in one step.
+
+    Whatever stops it, an older file at ``path`` stays as it was and nothing half-written is left behind.
+    Raises OutputError where the folder does not exist or cannot be written.
+    """
+    write_all_whole({Path(path): write})
+
+
+def write_all_whole(writers: Mapping[Path, Writer]) -> None:
+    """Several files that belong together: all are filled before the first is moved to its place. OutputError."""
+    filled: dict[Path, Path] = {}
+    try:
+        for path, write in writers.items():
+            place = _place(path)
+            filled[place] = _temporary(place)
+            write(filled[place])
+            filled[place].chmod(0o666 & ~_umask())
+        for place, temporary in filled.items():
+            temporary.replace(place)
+    except OSError as error:
+        raise OutputError(
+            f"{', '.join(str(p) for p in writers)}: cannot be written ({error.strerror}); choose another place"
+        ) from error
+    finally:
+        for temporary in filled.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _place(path: Path) -> Path:
+    """Where a file really goes: a link is followed. Raises OutputError for what is no file (a folder, a device)."""
+    try:
+        place = path.resolve()
+        if place.is_dir():
+            raise OutputError(f"{path}: is a folder; give the path of a file")
+        if place.exists() and not place.is_file():
+            raise OutputError(f"{path}: is a device or a pipe; give the path of a file")
+    except (OSError, RuntimeError) as error:  # too long a name, a ring of links
+        raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
+    return place
+
+
+def require_apart(outputs: Iterable[str | Path | None], inputs: Iterable[str | Path] = ()) -> None:
+    """Raise OutputError where two outputs are one file, or an output would overwrite what is read."""
+    read = {Path(path).resolve() for path in inputs}
+    places: set[Path] = set()
+    for path in outputs:
+        if path is None:
+            continue
+        place = _place(Path(path))
+        if place.exists() and any(folder.is_dir() and folder in place.parents for folder in read):
+            raise OutputError(f"{path}: is part of the input and would be overwritten; choose another place")
+        if place in read:
+            raise OutputError(f"{path}: is the input itself and would be overwritten; choose another place")
+        if place in places:
+            raise OutputError(f"{path}: is given for two outputs; choose two places")
+        places.add(place)
+
+
+def _temporary(path: Path) -> Path:
+    """An empty file beside ``path``. Raises OutputError where there can be none."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    os.close(handle)
+    return Path(name)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text whole or not at all. Raises OutputError."""
+    write_texts({Path(path): text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Several texts, all or none. Raises OutputError."""
+
+    def writer(text: str) -> Writer:
+        return lambda temporary: temporary.write_bytes(text.encode())
+
+    write_all_whole({path: writer(text) for path, text in texts.items()})
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder, made where it is missing. Raises OutputError."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: the folder cannot be made ({error.strerror}); choose another place") from error
+    return folder
+
+
+def require_writable(path: str | Path) -> None:
+    """Raise OutputError at once where a result that takes long to make could not be written."""
+    if not str(path):
+        raise OutputError("the output's path is empty; give the path of a file")
+    folder = _place(Path(path)).parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: the folder {folder} does not exist; make it or choose another place")
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: cannot be written; give the path of a file in a folder you may write to")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process of this machine uses the folder meanwhile. Raises OutputError where one does."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks there
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise OutputError(f"{folder}: another run is writing there; wait for it or stop it") from None
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(handle)

@@ -1,0 +1,150 @@
+"""What kind of numbers an operation reads: binary < ternary < integer < real (design rule 4).
+
+Decided on values alone. A set of values is described by its unit c and the whole numbers k with which it occurs
+(values = k*c); the sets of several steps, samples and batches are joined with ``join``. No torch here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from snn_energy.core.errors import ProfilingError
+
+Kind = Literal["binary", "ternary", "integer", "real"]
+KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+ULPS = 4  # a value counts as k*c when it lies within this many float32 units in the last place of it
+
+
+@dataclass(frozen=True)
+class Values:
+    """The non-zero values that an operand took: {k * unit for k in levels}, or anything (``reason`` says why real).
+
+    An empty set of levels means: zeros only. The unit is the largest that fits, so levels have no common factor.
+    ``exact`` is False where values within 4 ulp of k*c, not k*c itself, were accepted: such a set is never binary
+    or ternary.
+    """
+
+    unit: float | None = None
+    levels: frozenset[int] = frozenset()
+    reason: str | None = None
+    exact: bool = True
+
+    @property
+    def kind(self) -> Kind:
+        """Least upper bound over all values seen; zeros only are binary."""
+        if self.reason is not None:
+            return "real"
+        if not self.exact:
+            return "integer"
+        if len(self.levels) <= 1:
+            return "binary"
+        return "ternary" if self.levels == {-1, 1} else "integer"
+
+    @property
+    def max_k(self) -> int | None:
+        """Largest \\|k\\|, 1 for binary and ternary, None for real."""
+        if self.reason is not None:
+            return None
+        return max((abs(k) for k in self.levels), default=1)
+
+
+ZERO = Values()
+
+
+def real(reason: str) -> Values:
+    """The set of which only the reason is known why it is real."""
+    return Values(reason=reason)
+
+
+def not_multiples(max_k: int) -> Values:
+    """The set of values that are no multiples of one constant, or of too many: they do not all come in one batch."""
+    return real(f"not multiples k*c of one constant with |k| <= {max_k}")
+
+
+def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> Values:
+    """Largest unit for the given levels: {2c, 4c} becomes {1, 2} times 2c; a single level becomes 1 or -1."""
+    kept = frozenset(k for k in levels if k)
+    if not kept:
+        return ZERO
+    common = math.gcd(*kept)
+    return Values(unit * common, frozenset(k // common for k in kept), exact=exact)
+
+
+def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
+    """Describe distinct values (any order, zeros allowed): the largest c with every value within 4 ulp of k*c.
+
+    c is tried as the smallest magnitude over j = 1, 2, ... max_k. More than max_k multiples make it real.
+    """
+    magnitudes = np.unique(np.abs(values[values != 0]).astype(np.float64))
+    if not len(magnitudes):
+        return ZERO
+    if magnitudes[-1] > magnitudes[0] * max_k * (1 + 1e-6) * max_k or len(magnitudes) > (2 * ULPS + 1) * max_k:
+        return not_multiples(max_k)
+    signed = values[values != 0].astype(np.float64)
+    for j in range(1, max_k + 1):
+        unit = float(magnitudes[0]) / j
+        k = np.rint(signed / unit)
+        if np.abs(k).max() > max_k:
+            break
+        slack = ULPS * np.spacing(np.abs(k * unit).astype(np.float32)).astype(np.float64)
+        if (np.abs(signed - k * unit) <= slack).all():
+            found = normalised(unit, {int(i) for i in k})
+            return replace(found, exact=len(magnitudes) == len({abs(level) for level in found.levels}))
+    return not_multiples(max_k)
+
+
+def join(a: Values, b: Values, max_k: int) -> tuple[Values, int, int]:
+    """Least upper bound of two sets, and by how many units of the result a unit of a, and of b, counts.
+
+    The factors bring sums of \\|k\\| that were taken in the old units to the new one. They are 1 where real.
+    """
+    if a.reason is not None:
+        return a, 1, 1
+    if b.reason is not None:
+        return b, 1, 1
+    if a.unit is None:
+        return b, 1, 1
+    if b.unit is None:
+        return a, 1, 1
+    if a.unit == b.unit:
+        return replace(a, levels=a.levels | b.levels, exact=a.exact and b.exact), 1, 1
+    both = from_values(np.array([a.unit, b.unit]), max_k)
+    if both.unit is None or both.reason is not None:
+        return not_multiples(max_k), 1, 1
+    factor_a, factor_b = round(a.unit / both.unit), round(b.unit / both.unit)
+    levels = frozenset(k * factor_a for k in a.levels) | frozenset(k * factor_b for k in b.levels)
+    if max(abs(k) for k in levels) > max_k:
+        return not_multiples(max_k), 1, 1
+    exact = a.exact and b.exact and (both.exact or not levels <= {-1, 1})
+    return normalised(both.unit, levels, exact), factor_a, factor_b
+
+
+def of_loader(values: Values, declared: str | None, where: str) -> Values:
+    """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4). ProfilingError."""
+    if declared is None:
+        return real("grey levels of the input are not spikes") if values.kind == "integer" else values
+    if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
+        raise ProfilingError(
+            f"{where}: input_kind='{declared}' was declared but the values are {values.kind}"
+            f"{f' ({values.reason})' if values.reason else ''}; declare what they are or leave input_kind out"
+        )
+    return values
+
+
+def bits_per_element(kind: Kind, max_k: int | None, real_bits: int) -> int:
+    """Storage of one element: binary 1, ternary 2, integer ceil(log2(max_k + 1)), real the activation width."""
+    if kind == "binary":
+        return 1
+    if kind == "ternary":
+        return 2
+    if kind == "integer":
+        if max_k is None:
+            raise ValueError("an integer operand has a largest |k|")
+        return math.ceil(math.log2(max_k + 1))
+    return real_bits

@@ -1,0 +1,12 @@
+"""Citations: where a number comes from."""
+
+from __future__ import annotations
+
+from snn_energy.core.yaml_file import Record, Text
+
+
+class Source(Record):
+    """A citation with the place in it; the note says how its numbers were read."""
+
+    citation: Text
+    note: Text | None = None

@@ -1,0 +1,209 @@
+"""Counts: what a network did, hardware-free, measured once and reused for any number of hardware profiles.
+
+A counts file is JSON (header and one row per operation and time step) with the per-sample counts beside it in a
+compressed ``.samples.npz``; counts that a paper gives are a small YAML file (snn_energy.counts.published). No torch
+here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.core.errors import CountsError
+from snn_energy.core.files import Writer, write_all_whole
+from snn_energy.counts.columns import CONVENTION_VERSION, INTEGRATES, OPERATIONS, SCHEMA_VERSION
+from snn_energy.counts.file_format import _digest, _records
+from snn_energy.counts.sample_store import _write_samples, samples_path
+
+_FURTHER_CALL = re.compile(r"#call\d+$")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Header, rows (one per operation and time step, the columns of ``COLUMNS``) and per-sample work.
+
+    Work columns are totals over the profiled samples, 0 where inactive; sizes are per sample and step.
+    ``per_sample[column]`` is (rows, samples); None where the side file is missing.
+    """
+
+    header: Mapping[str, Any]
+    rows: pd.DataFrame
+    per_sample: Mapping[str, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
+
+    @property
+    def samples(self) -> int:
+        """Number of profiled samples."""
+        return int(self.header["samples"])
+
+    @property
+    def time_steps(self) -> int:
+        """T_max."""
+        return int(self.header["time_steps"])
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return str(self.header["model"])
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the rows, with the rate-based SOPs (rule 2) beside the exact ones.
+
+        ``sops_rate_based`` = input non-zeros / input elements * dense MACs, the formula of the paper.
+        """
+        frame = self.rows.copy()
+        elements = frame["input_elements"].astype("Float64") * self.samples
+        rate = frame["input_nonzeros"].astype("Float64") / elements.where(elements > 0)
+        frame["sops_rate_based"] = rate * frame["dense_macs"].astype("Float64")
+        return frame
+
+    def spiking_layers(self) -> pd.DataFrame:
+        """One row per spiking layer: layer, group, neurons, T_l (active steps), spikes per sample, rate, S_l.
+
+        rate = spikes / (neurons * T_max), rate_active = spikes / (neurons * T_l), spikes_per_neuron = S_l. Layers that
+        integrate and never spike (a read-out) are not among them.
+        """
+        neurons = self.rows[(self.rows["op"] == "neuron") & (self.rows["note"] != INTEGRATES)]
+        table = neurons.groupby("layer", sort=False).agg(
+            group=("group", "first"), neurons=("neurons", "first"), t_l=("active", "sum"), spikes=("spikes", "sum")
+        )
+        unknown = neurons["spikes"].isna().groupby(neurons["layer"], sort=False).any()
+        table["spikes"] = table["spikes"].mask(unknown)
+        per_sample = table["spikes"].astype(float) / self.samples
+        table["spikes_per_sample"] = per_sample
+        table["spikes_per_neuron"] = per_sample / table["neurons"].astype(float)
+        table["rate"] = table["spikes_per_neuron"] / self.time_steps
+        table["rate_active"] = table["spikes_per_neuron"] / table["t_l"].where(table["t_l"] > 0).astype(float)
+        return table.reset_index()
+
+    def activity(self) -> dict[str, Any]:
+        """T_avg, SA and their neighbours (design, section 2); the spiking ones are None without spiking layers.
+
+        sa is a ratio of sums: spikes / (neurons * T_max * samples). sops: all exact SOPs per sample of operations
+        that do not read real inputs, and of those that do (``real_macs``, dense). None where published counts do not
+        tell; of counts that are not told by layer nothing about layers is known.
+        """
+        rows = self.rows
+        layers = self.spiking_layers()
+        ops = rows[rows["op"].isin(OPERATIONS)]
+        is_real = ops["input_kind"] == "real"
+        result: dict[str, Any] = {
+            "spiking_layers": len(layers),
+            "t_avg": None,
+            "sa": None,
+            "mean_layer_rate": None,
+            "rate_active": None,
+            "dead_layers": [],
+            "silent_layers": [],
+            "sops_per_sample": _over(_total(ops.loc[~is_real, "sops"]), self.samples),
+            "real_macs_per_sample": _over(_total(ops.loc[is_real, "dense_macs"]), self.samples),
+        }
+        if len(layers):
+            spikes, neurons = _total(layers["spikes"]), layers["neurons"]
+            active = _total(neurons * layers["t_l"])
+            result |= {
+                "t_avg": float(layers["t_l"].astype(float).mean()),
+                "sa": _over(spikes, _times(_total(neurons), self.time_steps * self.samples)),
+                "mean_layer_rate": None if layers["rate"].isna().any() else float(layers["rate"].mean()),
+                "rate_active": _over(spikes, _times(active, self.samples)),
+                "dead_layers": layers.loc[layers["t_l"] == 0, "layer"].tolist(),
+                "silent_layers": layers.loc[(layers["t_l"] > 0) & (layers["spikes"] == 0), "layer"].tolist(),
+            }
+        if len(layers) and not self._by_layer:
+            result |= dict.fromkeys(("spiking_layers", "t_avg", "mean_layer_rate", "rate_active"))
+        return result
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes of the network, whatever it did; None for what the counts do not tell.
+
+        weights: of all distinct conv and linear layers. parameters: weights and biases of all distinct layers, those
+        of norms and embeddings too; only published counts tell them. parameters_unused: of them, those of layers that
+        are active in no step. neurons, neurons_by_group, spiking_layers. macs_per_step: dense MACs (M*K*N) of one time
+        step, summed over distinct layers; macs_once: of what is done once per inference.
+        """
+        rows = self.rows
+        first = rows.drop_duplicates("layer")
+        own = first[~first["layer"].str.contains(_FURTHER_CALL)]  # further calls of a module use the same weights
+        ops, neurons = first[first["op"].isin(OPERATIONS)], first[first["op"] == "neuron"]
+        parameters = own["weights"] + own["biases"]
+        used = own["layer"].isin(rows.loc[rows["active"], "layer"])
+        macs = ops["positions"] * ops["reduction"] * ops["out_channels"]
+        once = ops["time_step"] == -1
+        told = bool(self.header.get("published")) and self._by_layer
+        weights = own.loc[own["op"].isin(OPERATIONS), "weights"]
+        return {
+            "weights": _total(weights) if self._by_layer else self.header.get("weights"),
+            "parameters": _total(parameters) if told else None,
+            "parameters_unused": _total(parameters[~used]) if told else None,
+            "neurons": _total(neurons["neurons"]),
+            "neurons_by_group": {
+                group: _total(values) for group, values in neurons["neurons"].groupby(neurons["group"], sort=False)
+            } if self._by_layer else None,
+            "spiking_layers": len(neurons) if self._by_layer or not len(neurons) else None,
+            "macs_per_step": _total(macs[~once]) if self._by_layer else None,
+            "macs_once": _total(macs[once]) if self._by_layer else None,
+        }  # fmt: skip
+
+    @property
+    def _by_layer(self) -> bool:
+        """False for published counts that are totals of a whole network."""
+        return bool(self.header.get("by_layer", True))
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it.
+
+        Returns the paths written, ``path`` first. Raises CountsError for published counts, which need not be whole.
+        """
+        path = Path(path)
+        if self.header.get("published"):
+            raise CountsError(f"{path}: counts of '{self.model}' are published ones, and stay in their YAML file")
+        writers: dict[Path, Writer] = {}
+        header = {"convention": CONVENTION_VERSION, **self.header}
+        header.pop("file", None)
+        if self.per_sample is not None:
+            side = samples_path(path)
+            header["per_sample"] = side.name
+            header["content_sha256"] = _digest(header, self.rows, self.per_sample)
+            arrays = self.per_sample
+            writers[side] = lambda temporary: _write_samples(temporary, arrays)
+        else:
+            header.pop("per_sample", None)
+            header["content_sha256"] = _digest(header, self.rows, None)
+        lines = [json.dumps(row, allow_nan=False) for row in _records(self.rows)]
+        text = (
+            "{\n"
+            f'"schema": {SCHEMA_VERSION},\n'
+            f'"header": {json.dumps(header, indent=1, allow_nan=False)},\n'
+            '"rows": [\n' + ",\n".join(lines) + "\n]\n}\n"
+        )
+
+        def write_rows(temporary: Path) -> None:
+            temporary.write_text(text, encoding="utf-8")
+
+        write_all_whole({**writers, path: write_rows})
+        return [path, *writers]
+
+
+def _total(column: pd.Series) -> Any:
+    """The sum of a column of numbers; None where one of them is not known."""
+    if column.isna().any():
+        return None
+    total = column.sum()
+    return total.item() if isinstance(total, np.generic) else total
+
+
+def _times(number: Any, factor: int) -> Any:
+    return None if number is None else number * factor
+
+
+def _over(number: Any, divisor: Any) -> float | None:
+    """A ratio; None where a part of it is not known, or nothing is to be divided by."""
+    return None if number is None or not divisor else float(number) / float(divisor)

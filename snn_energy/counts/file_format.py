@@ -1,0 +1,114 @@
+"""The JSON of a counts file: records, digest, checks of header and rows. Plain dicts and frames alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from snn_energy.core.errors import CountsError
+from snn_energy.core.groups import GROUPS
+from snn_energy.counts.columns import (
+    COLUMNS,
+    CONVENTION_VERSION,
+    FLAGS,
+    KINDS,
+    NULLABLE,
+    OPS,
+    PER_SAMPLE,
+    TEXT,
+    UNKNOWN_IF_UNSUPPORTED,
+)
+from snn_energy.counts.sample_store import blocks
+
+
+def _digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
+    """SHA-256 over header, rows and per-sample counts, as hexadecimal."""
+    told = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
+    digest = hashlib.sha256(json.dumps([told, _records(rows)], sort_keys=True, allow_nan=False).encode())
+    for name in PER_SAMPLE if per_sample is not None else ():
+        values = per_sample[name]  # type: ignore[index]
+        digest.update(f"{name}{values.shape}".encode())
+        for block in blocks(values):
+            digest.update(np.ascontiguousarray(block, dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without a key given twice. Raises ValueError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key '{next(key for key in keys if keys.count(key) > 1)}' is given twice")
+    return found
+
+
+def _check_header(path: Path, header: Any) -> None:
+    if not isinstance(header, dict):
+        raise CountsError(f"{path}: header must be a mapping")
+    for key in ("model", "samples", "time_steps"):
+        if key not in header:
+            raise CountsError(f"{path}: header lacks '{key}': profile again")
+    if header.get("convention") != CONVENTION_VERSION:
+        raise CountsError(
+            f"{path}: counted by convention {header.get('convention')!r}, this version prices {CONVENTION_VERSION}: "
+            "profile again"
+        )
+    if not isinstance(header["model"], str):
+        raise CountsError(f"{path}: header 'model' must be text, not {header['model']!r}")
+    accuracy = header.get("accuracy")
+    if accuracy is not None and not (isinstance(accuracy, (int, float)) and 0 <= accuracy <= 1):
+        raise CountsError(f"{path}: header 'accuracy' must be null or lie in 0..1, not {accuracy!r}")
+    for key in ("samples", "time_steps"):
+        if not isinstance(header[key], int) or isinstance(header[key], bool) or header[key] < 1:
+            raise CountsError(f"{path}: header '{key}' must be a whole number of at least 1, not {header[key]!r}")
+
+
+def _check_records(path: Path, records: Any) -> None:
+    if not isinstance(records, list) or not records:
+        raise CountsError(f"{path}: rows must be a list of at least one row: profile again")
+    for number, row in enumerate(records):
+        if not isinstance(row, dict) or set(row) != set(COLUMNS):
+            odd = sorted(set(COLUMNS) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
+            raise CountsError(f"{path}: row {number} has missing or unknown columns: {', '.join(odd[:4])}")
+        where = f"{path}: row {number} ({row['layer']}, time step {row['time_step']})"
+        for column in COLUMNS:
+            _check_cell(where, column, row[column], row["op"] == "unsupported")
+
+
+def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
+    if value is None and (column in NULLABLE or (unsupported and column in UNKNOWN_IF_UNSUPPORTED)):
+        return
+    if column in FLAGS:
+        valid = isinstance(value, bool)
+    elif column in TEXT:
+        valid = isinstance(value, str)
+    else:
+        lowest = -1 if column == "time_step" else 0
+        valid = isinstance(value, int) and not isinstance(value, bool) and lowest <= value < 2**63
+    if not valid:
+        wanted = "true or false" if column in FLAGS else "text" if column in TEXT else "a whole number >= 0"
+        raise CountsError(f"{where}: {column} must be {wanted}, not {value!r}: profile again")
+    allowed = _ALLOWED.get(column)
+    if allowed is not None and value not in allowed:
+        raise CountsError(f"{where}: {column} must be one of {', '.join(allowed)}, not {value!r}: profile again")
+
+
+_ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS}
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain JSON values."""
+    columns: dict[str, list[Any]] = {}
+    for name in COLUMNS:
+        values = rows[name].tolist()
+        if name in FLAGS:
+            columns[name] = [bool(v) for v in values]
+        else:
+            columns[name] = [None if v is None or v is pd.NA else v for v in values]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -1,0 +1,69 @@
+"""Read counts: a file that ``profile`` wrote, or counts that a paper gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from snn_energy.core.errors import CountsError
+from snn_energy.counts.balance import imbalance
+from snn_energy.counts.columns import COLUMNS, SCHEMA_VERSION, make_rows
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.file_format import _check_header, _check_records, _digest, _once
+from snn_energy.counts.sample_store import _load_samples, samples_path
+
+
+def load_counts(path: str | Path) -> Counts:
+    """Read a counts file and check that it balances. Raises CountsError (file, row and what does not add up).
+
+    A file of published counts is named FILE.yaml, or FILE.yaml:NETWORK where it holds several; one that comes with
+    snn_energy published:FILE or published:FILE:NETWORK (snn_energy.counts.published).
+    """
+    from snn_energy.counts.published import is_published, load_published
+
+    if is_published(path):
+        return load_published(path)
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CountsError(f"{path}: no such counts file; write one with: snn-energy profile ... -o {path}") from None
+    except UnicodeDecodeError:
+        raise CountsError(
+            f"{path}: no text, so no counts file; a checkpoint is counted first: snn-energy profile {path} --data ..."
+        ) from None
+    except OSError as error:
+        raise CountsError(f"{path}: cannot be read as a counts file ({error.strerror})") from None
+    try:
+        data = json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise CountsError(
+            f"{path}:{error.lineno}: not a whole JSON file ({error.msg}); it was cut off or edited: profile again"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CountsError(f"{path}: not a counts file ({error}); it was edited: profile again") from None
+    if not isinstance(data, dict) or not {"schema", "header", "rows"} <= set(data):
+        raise CountsError(f"{path}: not a counts file (it needs the keys schema, header and rows)")
+    if data["schema"] != SCHEMA_VERSION:
+        raise CountsError(
+            f"{path}: counts schema {data['schema']!r}, this version reads {SCHEMA_VERSION}: profile the network again"
+        )
+    header, records = data["header"], data["rows"]
+    _check_header(path, header)
+    _check_records(path, records)
+    rows = make_rows({name: [row[name] for row in records] for name in COLUMNS})
+    per_sample = None
+    if header.get("per_sample"):
+        if header["per_sample"] != Path(str(header["per_sample"])).name:
+            raise CountsError(f"{path}: header 'per_sample' must be the name of a file beside it: profile again")
+        per_sample = _load_samples(path, path.with_name(header["per_sample"]))
+    counts = Counts({**header, "file": path.stem}, rows, per_sample)
+    problem = imbalance(counts)
+    if problem is not None:
+        raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
+    if header.get("content_sha256") != _digest(header, rows, per_sample):
+        raise CountsError(
+            f"{path}: header 'content_sha256' is not that of its content; the file or {samples_path(path).name} was "
+            "edited or damaged: profile again"
+        )
+    return counts

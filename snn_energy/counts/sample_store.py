@@ -1,0 +1,165 @@
+"""Per-sample counts: (rows, samples) in memory or in a file that is read block by block, and their ``.samples.npz``."""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from snn_energy.core.errors import CountsError, OutputError
+from snn_energy.counts.columns import PER_SAMPLE
+
+
+def samples_path(path: Path) -> Path:
+    """The side file of a counts file: ``dtss.json`` -> ``dtss.samples.npz``."""
+    return path.with_name(path.name.removesuffix(".json") + ".samples.npz")
+
+
+def _load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
+    try:
+        with side.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("one bare array")
+            large = None if archive.zip is None else _read_large(archive.zip)
+            if large is not None:
+                return large
+            arrays = {name: archive[name] for name in PER_SAMPLE}
+            odd = next(
+                (n for n, a in arrays.items() if not isinstance(a, np.ndarray) or a.dtype.kind not in "ui"), None
+            )
+            if odd is not None:
+                raise ValueError(f"{odd} does not hold whole numbers")
+            return {name: values.astype(np.int64) for name, values in arrays.items()}
+    except FileNotFoundError:
+        raise CountsError(
+            f"{side}: the per-sample counts of {path.name} are missing; keep both files together or profile again"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise CountsError(f"{side}: not the per-sample counts of {path.name} ({error}): profile again") from None
+
+
+BLOCK_BYTES = 4 * 2**20
+IN_MEMORY_BYTES = 32 * 2**20  # of per-sample counts of a network; larger ones lie in a file
+
+
+def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """Some rows of (rows, samples) after another, a few megabytes each; of a mapped file no more stays in memory."""
+    step = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
+        _forget(values)
+
+
+def _forget(values: npt.NDArray[Any]) -> None:
+    """Give back the memory into which a file was mapped; it is read again where it is looked at again."""
+    base: Any = values
+    if not isinstance(values, np.memmap) or values.mode != "r":
+        return
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+class SampleRows:
+    """Per-sample counts under construction, (rows, samples) int64 by the columns of ``PER_SAMPLE``, zero at first.
+
+    In memory up to ``IN_MEMORY_BYTES``, else in a file in ``folder`` that has no name and is gone with the arrays.
+    """
+
+    def __init__(self, rows: int, samples: int, folder: Path | None) -> None:
+        self.shape, self._folder = (rows, samples), folder or tempfile.gettempdir()
+        self._size = rows * samples * 8
+        is_large = self._size * len(PER_SAMPLE) > IN_MEMORY_BYTES
+        self._arrays = {} if is_large else {name: np.zeros(self.shape, np.int64) for name in PER_SAMPLE}
+        self._file = tempfile.TemporaryFile(dir=folder, prefix=".samples-") if is_large else None  # noqa: SIM115
+
+    def __enter__(self) -> SampleRows:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def put(self, column: str, row: int, sample: int, values: npt.NDArray[np.int64]) -> None:
+        """Write (n, m) values from this row and sample on. Raises OutputError where the disk is full."""
+        if self._file is None:
+            self._arrays[column][row : row + len(values), sample : sample + values.shape[1]] = values
+            return
+        for at, line in enumerate(values, start=row):
+            if line.any():  # what is never written is zero, and takes no place
+                self._file.seek(PER_SAMPLE.index(column) * self._size + (at * self.shape[1] + sample) * 8)
+                self._write(line.tobytes())
+
+    def arrays(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The finished arrays; mapped ones cannot be written to."""
+        if self._file is None:
+            return self._arrays
+        self._write(b"")
+        self._file.truncate(len(PER_SAMPLE) * self._size)
+        return {
+            name: np.memmap(self._file, np.int64, "r", index * self._size, self.shape)
+            for index, name in enumerate(PER_SAMPLE)
+        }
+
+    def _write(self, content: bytes) -> None:
+        assert self._file is not None
+        try:
+            self._file.write(content)
+            if not content:
+                self._file.flush()
+        except OSError as error:
+            raise OutputError(
+                f"{self._folder}: the per-sample counts cannot be written ({error.strerror}); make room, or set TMPDIR "
+                "to a folder with room"
+            ) from error
+
+
+def _write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+    """What ``numpy.savez_compressed`` writes of the arrays in their smallest types, block by block."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, values in arrays.items():
+            largest = max((int(block.max(initial=0)) for block in blocks(values)), default=0)
+            kind = np.min_scalar_type(largest)
+            told = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": values.shape}
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array_header_1_0(member, told)
+                for block in blocks(values):
+                    member.write(block.astype(kind).tobytes())
+
+
+def _read_large(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[np.int64]] | None:
+    """The arrays of a side file that are too large for memory, read block by block; None for others, and odd ones."""
+    members = {name: f"{name}.npy" for name in PER_SAMPLE}
+    told = {}
+    for name, member in members.items():
+        with archive.open(member) as stream:
+            if np.lib.format.read_magic(stream) != (1, 0):
+                return None
+            told[name] = np.lib.format.read_array_header_1_0(stream)
+    shapes = {shape for shape, _, _ in told.values()}
+    shape = next(iter(shapes))
+    is_plain = len(shapes) == 1 and len(shape) == 2 and all(not f and t.kind in "ui" for _, f, t in told.values())
+    if not is_plain or shape[0] * shape[1] * 8 * len(PER_SAMPLE) <= IN_MEMORY_BYTES:
+        return None
+    with SampleRows(shape[0], shape[1], None) as rows:
+        for name, member in members.items():
+            kind = told[name][2]
+            with archive.open(member) as stream:
+                np.lib.format.read_magic(stream)
+                np.lib.format.read_array_header_1_0(stream)
+                for row in range(shape[0]):
+                    content = stream.read(shape[1] * kind.itemsize)
+                    if len(content) != shape[1] * kind.itemsize:
+                        raise ValueError(f"{name} ends too early")
+                    rows.put(name, row, 0, np.frombuffer(content, kind).astype(np.int64)[None])
+                if stream.read(1):
+                    raise ValueError(f"{name} is too long")
+        return rows.arrays()

@@ -1,0 +1,178 @@
+"""Labelled images in memory or on disk: the protocol, an in-memory set, parts of a set, batches, checks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_energy.core.errors import DataError
+
+Split = Literal["train", "test"]
+Indices = NDArray[np.int64]
+
+
+class Images(Protocol):
+    """One split of a data set, in memory or on disk."""
+
+    @property
+    def name(self) -> str:
+        """What counts and checkpoints call it; no path."""
+
+    @property
+    def split(self) -> str:
+        """train or test."""
+
+    @property
+    def note(self) -> str:
+        """Origin and scale of the values."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes, counted from 0."""
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices -> (B, C, H, W). crops: (B, 4) left, top, right, bottom as shares of the image. DataError."""
+
+    def first(self, samples: int) -> Images:
+        """The first so many images."""
+
+    def fingerprint(self) -> bytes:
+        """A digest of labels and images (of files: names and sizes): other data, another digest."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images in memory: (N, C, H, W) float32, or uint8 that ``batch`` divides by 255; labels (N,) int64."""
+
+    name: str
+    split: str
+    images: NDArray[np.float32] | NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    note: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices -> (B, C, H, W) float32. Raises DataError for crops, which need images in files."""
+        if crops is not None:
+            raise DataError(f"{self.name}: crop_scale needs images in files (folder:PATH); use shift_pixels")
+        found = self.images[chosen]
+        return found.astype(np.float32) / np.float32(255) if found.dtype == np.uint8 else found.astype(np.float32)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of labels and pixels."""
+        return hashlib.sha256(self.labels.tobytes() + np.ascontiguousarray(self.images).tobytes()).digest()
+
+    def first(self, samples: int) -> ImageSet:
+        """The first so many images."""
+        return replace(self, images=self.images[:samples], labels=self.labels[:samples], note=first_of(self, samples))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some images of a split, in a given order."""
+
+    whole: Images
+    chosen: Indices
+
+    @property
+    def name(self) -> str:
+        """That of the whole."""
+        return self.whole.name
+
+    @property
+    def split(self) -> str:
+        """That of the whole."""
+        return self.whole.split
+
+    @property
+    def note(self) -> str:
+        """That of the whole, and how many."""
+        return f"{len(self.chosen)} of {len(self.whole.labels)}; {self.whole.note}"
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes."""
+        return self.whole.labels[self.chosen]
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices into the subset -> (B, C, H, W)."""
+        return self.whole.batch(self.chosen[chosen], crops)
+
+    def fingerprint(self) -> bytes:
+        """That of the whole, and which were chosen."""
+        return hashlib.sha256(self.whole.fingerprint() + self.chosen.tobytes()).digest()
+
+    def first(self, samples: int) -> Subset:
+        """The first so many images."""
+        return replace(self, chosen=self.chosen[:samples])
+
+
+def held_out(images: Images, count: int) -> tuple[Images, Images]:
+    """(the others, ``count`` images: of every class its share, spread over the split). DataError for too many."""
+    total = len(images.labels)
+    if not 0 < count < total:
+        raise DataError(f"{images.name}: {count} of {total} {images.split} images cannot be held out; hold out fewer")
+    by_class = np.argsort(images.labels, kind="stable")  # every n-th image alone could miss classes that take turns
+    chosen = np.sort(by_class[np.arange(count) * total // count])
+    return Subset(images, np.setdiff1d(np.arange(total), chosen)), Subset(images, chosen)
+
+
+def check_labels(images: Images, n_classes: int) -> None:
+    """Raise DataError where a label does not lie in 0..n_classes-1."""
+    labels = images.labels
+    wrong = int(((labels < 0) | (labels >= n_classes)).sum())
+    if wrong:
+        raise DataError(
+            f"{images.name}: labels run from {labels.min()} to {labels.max()}, but the model has {n_classes} classes "
+            f"(0..{n_classes - 1}); {wrong} of {len(labels)} lie outside; choose a model with enough classes"
+        )
+
+
+class Labelled(Protocol):
+    """Labelled samples that come in batches: images, or recordings of events."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) classes."""
+
+    def batch(self, chosen: Indices) -> NDArray[np.float32]:
+        """(B,) indices -> samples, as the network is given them."""
+
+
+def batches(samples: Labelled, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """All samples in order, ``size`` at a time, and their labels (B,). Raises DataError."""
+    order = np.arange(len(samples.labels))
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        yield samples.batch(chosen), samples.labels[chosen]
+
+
+def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_channels: int) -> None:
+    """Raise DataError where images are not (in_channels, image_size, image_size)."""
+    wanted = (in_channels, image_size, image_size)
+    if found != wanted:
+        raise DataError(
+            f"{name}: the images are {_shape(found)} (channels x height x width), the model wants {_shape(wanted)}"
+        )
+
+
+def first_of(images: Images, samples: int) -> str:
+    """The note of the first so many images."""
+    return f"first {samples} of {len(images.labels)}; {images.note}"
+
+
+def first_line(error: Exception) -> str:
+    """What an error says in one line, or its type if it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

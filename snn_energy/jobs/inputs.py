@@ -1,0 +1,198 @@
+"""The two things that a profile needs: a network, and data in the shape that it wants.
+
+A network comes from a checkpoint that says what it is, from a checkpoint and a name or a reference that says it, from
+a reference alone, or from a NIR graph. Data come by NAME:PATH, or as batches that a reference gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snn_energy.core.errors import CheckpointError, DataError
+from snn_energy.datasets.digits import BUNDLED, DIGITS_PIXELS
+from snn_energy.datasets.events import EventSet, load_events
+from snn_energy.datasets.images import Images, Indices, check_labels
+from snn_energy.datasets.names import EVENT_DATASETS, parse_data
+from snn_energy.datasets.npz import npz_shape
+from snn_energy.datasets.open import load_images
+from snn_energy.jobs.references import build_loader, build_model, is_reference
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CIFAR_PIXELS = 32
+
+
+def open_network(
+    checkpoint: str | Path | None,
+    model: str | None = None,
+    *,
+    arguments: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+    ema: bool = False,
+) -> nn.Module:
+    """The network to be profiled, on the CPU, in eval mode.
+
+    checkpoint: weights, or a .nir graph; None: those that the reference gives. model: a registry name (with
+    ``options`` of ``create_model``) or a reference (with ``arguments`` of its function); None where the checkpoint
+    says it. ema: see ``load_checkpoint``. Raises CheckpointError, ModelError.
+    """
+    from snn_energy.checkpoints.checkpoint import load_checkpoint
+
+    if checkpoint is not None and Path(checkpoint).suffix == ".nir":
+        if model is not None or ema:
+            raise CheckpointError(f"{checkpoint}: a NIR graph says what it is; leave model= (--model) and ema out")
+        from snn_energy.checkpoints.nir_graph import load_nir
+
+        return load_nir(checkpoint, **(arguments or {}))
+    if model is None or not is_reference(model):
+        if arguments and model is None:
+            raise CheckpointError(f"--model-args ({', '.join(arguments)}): only with --model")
+        if checkpoint is None:
+            raise CheckpointError(f"{model or 'no network'}: weights are needed; give a checkpoint, or a reference")
+        given = {**(options or {}), **(arguments or {})}
+        return _with_assumptions(load_checkpoint(checkpoint, model, ema=ema, **given), model, given)
+    network: nn.Module = build_model(model, arguments)
+    if checkpoint is not None:
+        return load_checkpoint(checkpoint, network, ema=ema)
+    if ema:
+        raise CheckpointError(f"{model}: ema= (--ema) chooses among the weights of a checkpoint; give one")
+    network.__dict__.setdefault(
+        "snn_energy_checkpoint", {"checkpoint": None, "weights": f"as {Path(model).name} gives them"}
+    )
+    return network.eval()
+
+
+def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, Any]) -> nn.Module:
+    """What the weights do not tell and nobody said is noted among what was done to them."""
+    heads = getattr(getattr(network, "config", None), "heads", None)
+    known = network.__dict__.get("snn_energy_checkpoint")
+    if model is not None and heads is not None and "heads" not in given and known is not None:
+        note = f"heads: {heads} assumed, the weights do not tell (--model-args heads=N)"
+        known["checkpoint_notes"] = [*known.get("checkpoint_notes", []), note]
+    return network
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Images with every value divided by one number, such as 255 where a file holds bytes."""
+
+    images: Images
+    divisor: float
+
+    @property
+    def name(self) -> str:
+        """As of the images."""
+        return self.images.name
+
+    @property
+    def split(self) -> str:
+        """As of the images."""
+        return self.images.split
+
+    @property
+    def note(self) -> str:
+        """That of the images, and the divisor."""
+        return f"{self.images.note}; values / {self.divisor:g}"
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """As of the images."""
+        return self.images.labels
+
+    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+        """(B,) indices -> (B, C, H, W)."""
+        return self.images.batch(chosen, crops) / np.float32(self.divisor)
+
+    def first(self, samples: int) -> Divided:
+        """The first so many images."""
+        return replace(self, images=self.images.first(samples))
+
+    def fingerprint(self) -> bytes:
+        """That of the images, and the divisor."""
+        return self.images.fingerprint() + repr(self.divisor).encode()
+
+
+@dataclass(frozen=True)
+class EventOptions:
+    """How recordings become frames; see ``events.to_frames``."""
+
+    by: Any = "time"
+    step_us: int | None = None
+    values: Any = "count"
+    cut: bool = False
+
+
+def open_data(
+    spec: str,
+    network: Any,
+    *,
+    samples: int | None = None,
+    time_steps: int | None = None,
+    image_size: int | None = None,
+    in_channels: int | None = None,
+    divisor: float | None = None,
+    events: EventOptions | None = None,
+) -> Images | EventSet:
+    """The test split of ``NAME:PATH`` in the shape that a network wants.
+
+    image_size, in_channels: for a network that does not say them (``config``); the data's own unless given.
+    divisor: every value of an image is divided by it. time_steps: of event recordings. Raises DataError.
+    """
+    name, path = parse_data(spec)
+    if name in EVENT_DATASETS:
+        if time_steps is None:
+            raise DataError(
+                f"{spec}: recordings are cut into frames; say into how many with time_steps= (--time-steps)"
+            )
+        if divisor is not None:
+            raise DataError(f"{spec}: events are counted, not divided; leave --divide-by out")
+        chosen = events or EventOptions()
+        return load_events(
+            spec, "test", time_steps, by=chosen.by, step_us=chosen.step_us, values=chosen.values, cut=chosen.cut,
+            samples=samples,
+        )  # fmt: skip
+    if events is not None and events != EventOptions():
+        raise DataError(f"{spec}: images, not recordings; leave the options for events out")
+    config = getattr(network, "config", None)
+    own = (getattr(config, "image_size", None), getattr(config, "in_channels", None))
+    if not all(isinstance(value, int) for value in own):
+        own = _own_shape(name, path)
+    size, channels = image_size or own[0], in_channels or own[1]
+    if size is None or channels is None:
+        raise DataError(f"{spec}: of which size? The network does not say; give --image-size and --in-channels")
+    images = load_images(spec, "test", size, channels, samples)
+    classes = getattr(config, "num_classes", None)
+    if isinstance(classes, int):
+        check_labels(images, classes)
+    if divisor is None:
+        return images
+    if not (divisor > 0 and np.isfinite(divisor)):
+        raise DataError(f"{spec}: values can be divided by a number above 0, not by {divisor:g}")
+    return Divided(images, divisor)
+
+
+def _own_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
+    """(image size, channels) that a data set has by itself; None where its files say it one by one."""
+    if name == BUNDLED:
+        return DIGITS_PIXELS, 1
+    if name == "npz" and path is not None:
+        return npz_shape(path)
+    return (None, 3) if name == "folder" else (CIFAR_PIXELS, 3)
+
+
+def is_data_reference(spec: str) -> bool:
+    """True where ``--data`` names the user's own code: file.py:function or package.module:function."""
+    place = spec.rpartition(":")[0]
+    return place.endswith(".py") or "." in place.partition(":")[0]
+
+
+def open_batches(spec: str) -> Iterable[Any]:
+    """The batches that a reference gives, as they are. Raises DataError."""
+    return build_loader(spec)

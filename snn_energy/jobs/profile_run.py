@@ -1,0 +1,311 @@
+"""One run of the profiler as the terminal asks for it: network and data by name, parts on disk, several processes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from snn_energy._version import __version__
+from snn_energy.core.errors import ProfilingError, SnnEnergyError
+from snn_energy.counts.counts import Counts
+from snn_energy.datasets.events import EventSet
+from snn_energy.datasets.images import Images
+from snn_energy.jobs.inputs import EventOptions, is_data_reference, open_batches, open_data, open_network
+from snn_energy.jobs.references import is_reference
+
+if TYPE_CHECKING:
+    from snn_energy.profiler.belief import Belief
+
+BATCH = 60
+LOOK = 8  # samples from which it is settled what spikes and where time is
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything that says what is profiled: the network, the data, and what the user declares of them.
+
+    checkpoint, model, arguments, options, ema: see ``inputs.open_network``. data: NAME:PATH, or the user's own
+    loader by reference. samples ... events: see ``inputs.open_data``. time, time_steps, neurons, input_kind, max_k: see
+    ``profile``.
+    """
+
+    checkpoint: str | Path | None
+    data: str
+    samples: int | None = None
+    model: str | None = None
+    arguments: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] | None = None
+    ema: bool = False
+    time: str | None = None
+    time_steps: int | None = None
+    neurons: tuple[str, ...] = ()
+    input_kind: Any = None
+    max_k: int | None = None
+    image_size: int | None = None
+    in_channels: int | None = None
+    divisor: float | None = None
+    events: EventOptions | None = None
+
+
+def profile_checkpoint(
+    path: str | Path,
+    data: str,
+    samples: int | None,
+    *,
+    model: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    time_steps: int | None = None,
+    **how: Any,
+) -> Counts:
+    """Counts of one checkpoint over the test split of a data set; ``how`` as of ``profile_run``. SnnEnergyError."""
+    asked = Asked(path, data, samples, model=model, options=options, time_steps=time_steps)
+    return profile_run(asked, **how)
+
+
+def profile_run(
+    asked: Asked,
+    *,
+    on_batch: Callable[[int], None] | None = None,
+    batch_size: int = BATCH,
+    header: dict[str, Any] | None = None,
+    strict: bool = False,
+    device: str = "cpu",
+    parts: str | Path | None = None,
+    save_every_s: float = 20.0,
+    on_start: Callable[[int, int], None] | None = None,
+) -> Counts:
+    """Counts of a network over data. Raises SnnEnergyError.
+
+    device: cpu, cuda or auto. parts: a folder in which the counts are kept as they come, every ``save_every_s``
+    seconds: a run that was killed goes on from there, and the processes that torchrun starts share the samples. The
+    caller removes it (parts.remove_parts) when the counts are safe. All processes return the same rows, the first one
+    the per-sample counts too. on_start: called with how many samples were counted before, and how many there are.
+    A loader by reference cannot be begun in the middle, so nothing is kept of it and one process runs it.
+    """
+    import torch
+
+    from snn_energy.profiler.parts import missing, open_parts
+    from snn_energy.profiler.run import profile, require_countable, settle_first
+    from snn_energy.running.processes import processes
+
+    network = _network(asked)
+    require_countable(network)
+    if is_data_reference(asked.data):
+        return _profile_reference(asked, network, header or {}, strict, device, on_batch)
+    data = _data(asked, network)
+    found = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
+    total = len(data.labels)
+    declared = _declared(asked, data)
+    first = [_batch(data, range(min(LOOK, total)))]
+    with processes(device, backend="gloo", timeout=timedelta(days=30)) as group, ExitStack() as stack:
+        if group.device.type != "cpu":
+            found["device"] = torch.cuda.get_device_name(group.device)
+        kept, todo = None, missing([], total, batch_size)
+        if parts is not None:
+            told = {"data": data.fingerprint().hex(), "samples": total, **declared, "time": asked.time, **_code(asked)}
+            run = _run_of(network, told | {key: value for key, value in found.items() if key != "command"})
+            kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
+            todo = list(kept.todo or ())
+        elif group.size > 1:
+            raise ProfilingError("several processes share their counts in a folder; give parts=")
+        before = 0 if kept is None else kept.counted
+        if on_start is not None:
+            on_start(before, total)
+
+        def done(count: int) -> None:  # the others are about as far
+            if on_batch is not None:
+                on_batch(min(total, before + (count - before) * group.size))
+
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
+        stack.enter_context(_told_in_one_line(asked))
+        network = network.to(group.device)
+        has_time = isinstance(data, EventSet)
+        settled = settle_first(network, first, asked.time, asked.time_steps, asked.neurons, has_time)
+        return profile(
+            network,
+            (_batch(data, range(start, stop)) for start, stop in todo),
+            settled=settled,
+            header=found,
+            on_batch=done,
+            strict=strict,
+            parts=kept,
+            **declared,
+        )
+
+
+def inspect_run(asked: Asked) -> Belief:
+    """What is believed of a network, from the first few samples of the data. Raises SnnEnergyError."""
+    from snn_energy.profiler.belief import inspect_model
+
+    network = _network(asked)
+    loader: Iterable[Any]
+    declared: dict[str, Any] = {
+        "time_steps": asked.time_steps,
+        "neurons": asked.neurons,
+        "input_kind": asked.input_kind,
+    }
+    if is_data_reference(asked.data):
+        loader, has_time = open_batches(asked.data), False
+    else:
+        data = _data(asked, network)
+        loader, has_time = [_batch(data, range(min(LOOK, len(data.labels))))], isinstance(data, EventSet)
+        declared |= _declared(asked, data)
+    declared.pop("max_k", None)
+    with _told_in_one_line(asked):
+        return inspect_model(network, loader, time=asked.time, has_time=has_time, samples=LOOK, **declared)
+
+
+def _network(asked: Asked) -> Any:
+    return open_network(
+        asked.checkpoint,
+        asked.model,
+        arguments=dict(asked.arguments or {}),
+        options=dict(asked.options or {}),
+        ema=asked.ema,
+    )
+
+
+def _data(asked: Asked, network: Any) -> Images | EventSet:
+    return open_data(
+        asked.data,
+        network,
+        samples=asked.samples,
+        time_steps=asked.time_steps,
+        image_size=asked.image_size,
+        in_channels=asked.in_channels,
+        divisor=asked.divisor,
+        events=asked.events,
+    )
+
+
+def _declared(asked: Asked, data: Images | EventSet) -> dict[str, Any]:
+    """What is declared to ``profile``; event frames say themselves what they hold."""
+    own = data.input_kind if isinstance(data, EventSet) else None
+    return {
+        "time_steps": asked.time_steps,
+        "neurons": asked.neurons,
+        "input_kind": asked.input_kind or own,
+        "max_k": asked.max_k,
+    }
+
+
+def _batch(data: Images | EventSet, chosen: Sequence[int]) -> tuple[Any, Any]:
+    """(B, C, H, W) of images, (T, B, 2, H, W) of recordings; and (B,) labels."""
+    import torch
+
+    at = np.asarray(chosen, dtype=np.int64)
+    return torch.from_numpy(data.batch(at)), torch.from_numpy(data.labels[at])
+
+
+def _profile_reference(
+    asked: Asked,
+    network: Any,
+    header: dict[str, Any],
+    strict: bool,
+    device: str,
+    on_batch: Callable[[int], None] | None,
+) -> Counts:
+    """As ``profile_run``, over a loader of the user's own."""
+    import torch
+
+    from snn_energy.profiler.run import profile
+    from snn_energy.running.processes import processes
+
+    with processes(device, backend="gloo") as group, torch.inference_mode(), _told_in_one_line(asked):
+        if group.size > 1:
+            raise ProfilingError(
+                f"{asked.data}: a loader by reference cannot be shared by processes; give NAME:PATH, or run one process"
+            )
+        return profile(
+            network.to(group.device),
+            _first_samples(open_batches(asked.data), asked.samples),
+            time=asked.time,
+            time_steps=asked.time_steps,
+            neurons=asked.neurons,
+            input_kind=asked.input_kind,
+            max_k=asked.max_k,
+            header={"dataset": Path(asked.data).name, **header},
+            on_batch=on_batch,
+            strict=strict,
+        )
+
+
+def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
+    """Whole batches until so many samples are reached. Raises ProfilingError where they end within a batch."""
+    left = samples
+    for batch in batches:
+        x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+        if not hasattr(x, "shape") or len(x.shape) == 0:
+            yield batch  # refused in the words of the profiler
+            return
+        y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
+        size = len(y) if y is not None else len(x)
+        if left is not None and size > left:
+            raise ProfilingError(
+                f"--samples {samples}: the loader's batches hold {size} samples each; give a number that they divide"
+            )
+        yield batch
+        if left is not None:
+            left -= size
+            if left == 0:
+                return
+
+
+class _told_in_one_line:  # noqa: N801 a context, read as a verb
+    """What the user's own network raises is told in one line; errors of ours, and a wish to stop, pass."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.name = asked.model if asked.model is not None and is_reference(asked.model) else None
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        ours = (SnnEnergyError, OSError, Warning)
+        if self.name is not None and isinstance(error, (Exception, SystemExit)) and not isinstance(error, ours):
+            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            raise ProfilingError(
+                f"{self.name}: the network raised {type(error).__name__} on this data: {first} (--debug shows where; "
+                "do the data have the shape and type that it wants? is a state left over?)"
+            ) from error
+
+
+def _code(asked: Asked) -> dict[str, Any]:
+    """The user's own code and what it is given: with other code the same weights are another network."""
+    given = {"model": asked.model, "arguments": str(sorted((asked.arguments or {}).items())), "ema": asked.ema}
+    place = (asked.model or "").rpartition(":")[0]
+    if place.endswith(".py") and Path(place).is_file():
+        given["code"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
+    return given
+
+
+def _run_of(network: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells one run from every other: the network with its weights, the versions, and what else is told."""
+    import torch
+
+    weights = hashlib.sha256()
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    settings = [
+        (name, key, value)  # a threshold or a leak that is a plain number
+        for name, module in network.named_modules()
+        for key, value in sorted(vars(module).items())
+        if isinstance(value, (bool, int, float, str))
+    ]
+    return {
+        "network": hashlib.sha256(f"{network}{settings}".encode()).hexdigest(),
+        "weights": weights.hexdigest(),
+        **getattr(network, "snn_energy_checkpoint", {}),
+        "snn_energy": __version__,
+        "torch": str(torch.__version__),
+        **told,
+    }

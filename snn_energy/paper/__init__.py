@@ -1,0 +1,1 @@
+"""The published record: every published figure, ours beside it."""

@@ -1,0 +1,209 @@
+"""Published results and the ledger in which ours stand beside them. No torch here.
+
+A ``Figure`` is one published number, as printed. An entry of the ledger is a figure, what we find for it, and why the
+two part. Results are read from ``results/record.yaml`` beside the published counts, by this module alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from ruamel.yaml import YAML
+
+from snn_energy.core import bundled
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.report.tables import NOTHING
+
+COLUMNS = ("section", "row", "published", "ours", "low", "high", "residual", "residual_percent", "kind", "why")
+MADE = "4-384 made to its averages"  # which of ours: the networks of snn_energy.paper.reproduce
+FLOAT_DIGITS = 15  # significant digits that a float holds for certain
+OUR_DIGITS = 6  # significant digits of ours that are kept where a row is no exact one
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A published number. section and row name it; text as printed; kind ``exact`` or ``ledger``.
+
+    significant: digits that must agree where they are fewer than those printed. settings: how it was measured.
+    """
+
+    section: str
+    row: str
+    text: str
+    kind: str
+    significant: int = FLOAT_DIGITS
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def value(self) -> float:
+        """The number."""
+        return float(self.text)
+
+    def rounded(self, ours: float) -> float:
+        """Ours to the digits that are compared: those printed, at most ``significant`` ones."""
+        printed = max(0, -int(Decimal(self.text).as_tuple().exponent))
+        leading = math.floor(math.log10(abs(self.value))) + 1 if self.value else 1
+        return round(ours, min(printed, self.significant - leading))
+
+
+@dataclass(frozen=True)
+class Record:
+    """All published results: figures in the order of the file; titles and citations of the sections."""
+
+    figures: tuple[Figure, ...]
+    titles: Mapping[str, str]
+    citations: Mapping[str, str]
+
+    def of(self, section: str) -> dict[str, Figure]:
+        """The figures of a section by row."""
+        return {f.row: f for f in self.figures if f.section == section}
+
+    def of_setting(self, setting: str, what: str) -> float:
+        """A number of Tables III and IV: accuracy and sa in percent, t_avg, sops_m in millions."""
+        return self.of("table_iii_iv")[f"{setting} {what}"].value
+
+    def rate(self, setting: str) -> float:
+        """Spikes per neuron and active step (a share) of a setting of Tables III and IV: SA T_max / T_avg."""
+        t_max = int(self.of("table_iii_iv")[f"{setting} sa"].settings["t_max"])
+        return self.of_setting(setting, "sa") / 100 * t_max / self.of_setting(setting, "t_avg")
+
+
+def load_record() -> Record:
+    """The published results that come with snn_energy. Raises SnnEnergyError where they are gone."""
+    tree: Any = YAML(typ="base", pure=True).load(_bundled().read_text(encoding="utf-8"))  # every number as printed
+    figures, titles, citations = [], {}, {}
+    for name, section in tree["sections"].items():
+        titles[name] = section["title"]
+        citations[name] = "; ".join(tree["sources"][source] for source in section["source"])
+        loose = tuple(section.get("ledger", ()))
+        for row, text, settings in _leaves(section["results"], (), {}):
+            kind = "ledger" if row.split(" ")[0] in loose else section["kind"]
+            significant = int(section.get("significant", FLOAT_DIGITS))
+            figures.append(Figure(name, row, text, kind, significant, settings))
+    return Record(tuple(figures), titles, citations)
+
+
+def _bundled() -> Path:
+    """Where the results lie: in the package (a wheel) or beside it (a checkout)."""
+    folder = bundled.published_counts()
+    if folder is None or not (folder / "results" / "record.yaml").is_file():
+        raise SnnEnergyError(f"{bundled.PACKAGE}: the published results are gone; install snn_energy again")
+    return folder / "results" / "record.yaml"
+
+
+def _leaves(
+    node: Mapping[str, Any], path: tuple[str, ...], settings: Mapping[str, str]
+) -> Iterator[tuple[str, str, Mapping[str, str]]]:
+    """Row (the keys that lead to it), text and settings of every number."""
+    own = node.get("settings", settings)
+    for key, child in node.items():
+        if isinstance(child, dict) and key != "settings":
+            yield from _leaves(child, (*path, key), own)
+        elif key != "settings":
+            yield " ".join((*path, key)), child, own
+
+
+def entry(
+    figure: Figure,
+    ours: float | None,
+    why: str,
+    *,
+    variant: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    comparable: bool = True,
+) -> dict[str, Any]:
+    """A row of the ledger. variant: which of ours; low, high: the range of ours; residual: ours - published.
+
+    An exact figure's residual is that of the digits compared; where the two are not comparable there is none.
+    """
+    exact = figure.kind == "exact"
+    shown = None if ours is None else figure.rounded(ours) if exact else _kept(ours)
+    against = figure.rounded(figure.value) if exact else figure.value
+    residual = None if shown is None or not comparable else _digits(shown - against)
+    return {
+        "section": figure.section,
+        "row": f"{figure.row}{f', {variant}' if variant else ''}",
+        "published": figure.value,
+        "ours": shown if ours is None or not exact else ours,
+        "low": None if low is None else _digits(low),
+        "high": None if high is None else _digits(high),
+        "residual": residual,
+        "residual_percent": None if residual is None or not figure.value else _digits(100 * residual / figure.value),
+        "kind": figure.kind,
+        "why": why,
+    }
+
+
+def _kept(value: float) -> float:
+    """Ours to the digits that are kept; whole numbers whole."""
+    return float(value) if float(value).is_integer() else _digits(value)
+
+
+def _digits(value: float) -> float:
+    """Ours to the digits that are kept."""
+    return float(f"{value:.{OUR_DIGITS}g}")
+
+
+def derived(section: str, row: str, published: float | None, ours: float | None, why: str) -> dict[str, Any]:
+    """A row whose published number follows from others by arithmetic."""
+    text = "nan" if published is None else f"{published:.4g}"
+    found = entry(Figure(section, row, text, "ledger"), ours, why)
+    return found if published is not None else found | {"published": None, "residual": None, "residual_percent": None}
+
+
+def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The ledger; what there is not is NaN."""
+    numbers = ("published", "ours", "low", "high", "residual", "residual_percent")
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
+
+
+def readable(ledger: pd.DataFrame, record: Record) -> pd.DataFrame:
+    """The ledger as text: published figures as printed, ours to one digit more."""
+    printed = {(f.section, f.row): f.text for f in record.figures}
+    rows = []
+    for row in ledger.to_dict("records"):
+        text = printed.get((row["section"], row["row"].split(", ")[0]), _text(row["published"], 4))
+        low, high = _text(row["low"]), _text(row["high"])
+        rows.append(
+            {
+                "row": row["row"],
+                "published": text,
+                "ours": _ours(row["ours"], text, row["kind"] == "exact"),
+                "range": NOTHING if NOTHING in (low, high) else f"{low} … {high}",
+                "residual": _text(row["residual"], 3, sign=True),
+                "residual (%)": _text(row["residual_percent"], 3, sign=True),
+                "kind": row["kind"],
+                "why": row["why"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
+    """A number to so many significant digits, without an exponent; a dash for none."""
+    if value is None or pd.isna(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{float(value):{'+' if sign else ''}.{min(places, 8)}f}"
+
+
+def _ours(value: Any, printed: str, exact: bool) -> str:
+    """Ours to four significant digits, at least as many as are printed; where it is exact to one more."""
+    if value is None or pd.isna(value):
+        return NOTHING
+    places = 0 if printed == NOTHING else max(0, -int(Decimal(printed).as_tuple().exponent))
+    if float(value).is_integer() and not places:
+        return f"{float(value):.0f}"
+    if not exact:
+        text = _text(value)
+        return text if len(text.partition(".")[2]) >= places else f"{float(value):.{places}f}"
+    return f"{float(value):.{min(places + 1, 15) if places else 0}f}"

@@ -1,0 +1,211 @@
+"""How much memory energy hangs on which layers the active steps go to, at one T_avg. No torch here.
+
+A paper gives the mean of T_l over the spiking layers, not the T_l. Memory energy follows from them: a spiking layer
+pays for its T_l steps, an operation for its A active steps (design, section 4), and its weights once or in every one.
+
+    energy(T) = constant + sum_l own_l T_l + sum_o (step_o A_o(T) + once_o [A_o(T) > 0])
+
+``extreme`` finds the T_l of smallest and largest energy with a given sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.core.errors import SnnEnergyError
+from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant
+from snn_energy.pricing.charged_work import Array
+from snn_energy.pricing.energy import estimate
+from snn_energy.pricing.memory import LOADED_ONCE
+
+Steps = npt.NDArray[np.int64]  # (..., spiking layers) active steps T_l
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The LIF layers that an operation reads. It works at t where any of them does; a product where all do."""
+
+    lifs: tuple[str, ...]
+    product: bool = False
+
+
+def spikformer_sources(depth: int) -> dict[str, Sources]:
+    """Operation -> LIF layers, of a Spikformer with so many blocks, in the order in which they run.
+
+    A max-pool passes through; a residual sum is fed by all that is added; ``attn#matmul1`` reads the first product and
+    v. Without ``sps.conv0`` and ``head``, which read the image and the mean over time.
+    """
+    found = {f"sps.conv{i}": Sources((f"sps.lif{i - 1}",)) for i in (1, 2, 3)}
+    found["sps.rpe_conv"] = Sources(("sps.lif3",))
+    stream: tuple[str, ...] = ("sps.lif3", "sps.rpe_lif")
+    for block in (f"blocks.{i}" for i in range(depth)):
+        q, k, v = (f"{block}.attn.{name}_lif" for name in "qkv")
+        found |= {f"{block}.attn.{name}_conv": Sources(stream) for name in "qkv"}
+        found[f"{block}.attn#matmul0"] = Sources((q, k), product=True)
+        found[f"{block}.attn#matmul1"] = Sources((q, k, v), product=True)
+        found[f"{block}.attn.proj_conv"] = Sources((f"{block}.attn.lif",))
+        stream = (*stream, f"{block}.attn.proj_lif")
+        found[f"{block}.mlp.fc1_conv"] = Sources(stream)
+        found[f"{block}.mlp.fc2_conv"] = Sources((f"{block}.mlp.fc1_lif",))
+        stream = (*stream, f"{block}.mlp.fc2_lif")
+    return found
+
+
+@dataclass(frozen=True)
+class MemoryCosts:
+    """Memory energy per sample in pJ as a function of T_l.
+
+    lifs, own: spiking layers and what a step of each costs. sources, step, once: operations, what reads what, what an
+    active step of each costs and what the first one costs besides. constant: what does not hang on T_l.
+    """
+
+    lifs: tuple[str, ...]
+    own: Array
+    sources: tuple[Sources, ...]
+    step: Array
+    once: Array
+    constant: float
+
+    def active_steps(self, steps: Steps) -> Steps:
+        """T_l (..., spiking layers) -> A (..., operations): the most active source, of a product the least."""
+        at = {name: i for i, name in enumerate(self.lifs)}
+        columns = [
+            (np.min if s.product else np.max)(steps[..., [at[name] for name in s.lifs]], axis=-1) for s in self.sources
+        ]
+        return np.stack(columns, axis=-1)
+
+    def energy_pj(self, steps: Steps) -> Array:
+        """T_l (..., spiking layers) -> memory energy (...)."""
+        active = self.active_steps(steps)
+        found = self.constant + steps @ self.own + active @ self.step + (active > 0) @ self.once
+        return np.asarray(found, dtype=np.float64)
+
+
+def memory_costs(
+    counts: Counts, hardware: str | HardwareProfile, variant: MemoryVariant, sources: Mapping[str, Sources]
+) -> MemoryCosts:
+    """What a step of every layer costs, read off the energy of a network of which every layer works at least once.
+
+    Bits per element are those of the counts: that sums of spikes may grow with other T_l is left out.
+    Raises SnnEnergyError for layers that the map does not know, or that never work.
+    """
+    rows = estimate(counts, hardware, memory=variant).charges
+    rows = rows.assign(active=counts.rows["active"].to_numpy())
+    rows = rows[rows["op"].isin((*OPERATIONS, "neuron"))]
+    loaded = rows["weights_pj"] if variant in LOADED_ONCE else 0.0
+    per_step = (rows["memory_pj"] - loaded).where(rows["active"]).groupby(rows["layer"], sort=False).agg(["min", "max"])
+    if per_step.isna().to_numpy().any():
+        names = ", ".join(per_step.index[per_step["min"].isna()][:3])
+        raise SnnEnergyError(f"{counts.model}: what a step costs is not known of layers that never work: {names}")
+    if not np.allclose(per_step["min"], per_step["max"], rtol=1e-9):
+        raise SnnEnergyError(
+            f"{counts.model}: steps of a layer do not cost alike (drop_first_last); none stands for all"
+        )
+    first = (rows["memory_pj"] * 0 + loaded).groupby(rows["layer"], sort=False).sum()
+    lifs = tuple(dict.fromkeys(rows.loc[rows["op"] == "neuron", "layer"]))
+    unknown = {lif for s in sources.values() for lif in s.lifs} - set(lifs) | set(sources) - set(rows["layer"])
+    if unknown:
+        raise SnnEnergyError(f"{counts.model}: no layer {min(unknown)}; the map of sources is that of another network")
+    rest = rows[~rows["layer"].isin([*lifs, *sources])]
+    return MemoryCosts(
+        lifs,
+        _of(per_step["max"], lifs),
+        tuple(sources.values()),
+        _of(per_step["max"], list(sources)),
+        _of(first, list(sources)),
+        float(rest["memory_pj"].sum()),
+    )
+
+
+def _of(values: pd.Series, names: Sequence[str]) -> Array:
+    return values[list(names)].to_numpy(dtype=np.float64)
+
+
+def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> Steps:
+    """T_l between ``lowest`` and ``highest`` that sum to ``total``, of smallest (or largest) memory energy. Exact.
+
+    Layers are settled one after another, those of one product together. Of what is settled, the rest hangs on two
+    numbers alone: the steps used, and in how many steps the residual stream is active; for each pair the best is kept.
+    Raises SnnEnergyError where no T_l have that sum, or where there is more than one residual stream.
+    """
+    layers, sign = len(costs.lifs), -1.0 if largest else 1.0
+    if not lowest * layers <= total <= highest * layers:
+        raise SnnEnergyError(f"no {layers} T_l of {lowest} to {highest} have the sum {total}")
+    stream = _stream(costs)
+    best: dict[tuple[int, int], tuple[float, Any]] = {(0, 0): (0.0, None)}
+    for group in sorted(_groups(costs), key=lambda g: -1 if g[0] not in stream else stream.index(g[0])):
+        joins = group[0] in stream
+        options = _options(costs, group, lowest, highest, sign)
+        read = _read_after(costs, stream[: stream.index(group[0]) + 1], highest, sign) if joins else [0.0]
+        found: dict[tuple[int, int], tuple[float, Any]] = {}
+        for (level, used), (value, chosen) in best.items():
+            for price, steps in options:
+                key = max(level, steps[0]) if joins else level, used + sum(steps)
+                if key[1] > total:
+                    continue
+                new = value + price + (read[key[0]] if joins else 0.0)
+                if key not in found or new < found[key][0]:
+                    found[key] = new, (chosen, group, steps)
+        best = found
+    chosen = min((found for (_, used), found in best.items() if used == total), key=lambda found: found[0])[1]
+    result = np.zeros(layers, dtype=np.int64)
+    while chosen is not None:
+        chosen, group, steps = chosen
+        result[[costs.lifs.index(name) for name in group]] = steps
+    return result
+
+
+def _stream(costs: MemoryCosts) -> tuple[str, ...]:
+    """The layers of the residual stream, in the order in which they are added. Raises SnnEnergyError."""
+    sums = [s.lifs for s in costs.sources if not s.product and len(s.lifs) > 1]
+    stream = max(sums, key=len, default=())
+    if any(stream[: len(lifs)] != lifs for lifs in sums):
+        raise SnnEnergyError("the operations read more than one residual stream; extremes are found for one alone")
+    return stream
+
+
+def _groups(costs: MemoryCosts) -> list[tuple[str, ...]]:
+    """Spiking layers, those that a product reads together."""
+    groups: dict[str, tuple[str, ...]] = {name: (name,) for name in costs.lifs}
+    for source in costs.sources:
+        if source.product:
+            joined = tuple(dict.fromkeys(n for name in source.lifs for n in groups[name]))
+            groups |= dict.fromkeys(joined, joined)
+    return list(dict.fromkeys(groups.values()))
+
+
+def _options(
+    costs: MemoryCosts, group: tuple[str, ...], lowest: int, highest: int, sign: float
+) -> list[tuple[float, tuple[int, ...]]]:
+    """The best T_l of a group for every sum of them: (signed energy of the group and of what it alone feeds, T_l)."""
+    found: dict[int, tuple[float, tuple[int, ...]]] = {}
+    own = [float(costs.own[costs.lifs.index(name)]) for name in group]
+    fed = [
+        ([group.index(name) for name in s.lifs], float(step), float(once))
+        for s, step, once in zip(costs.sources, costs.step, costs.once, strict=True)
+        if set(s.lifs) <= set(group)
+    ]
+    for steps in product(range(lowest, highest + 1), repeat=len(group)):
+        value = sum(o * t for o, t in zip(own, steps, strict=True))
+        for members, step, once in fed:
+            active = min(steps[i] for i in members)
+            value += step * active + (once if active else 0.0)
+        if sum(steps) not in found or sign * value < found[sum(steps)][0]:
+            found[sum(steps)] = sign * value, steps
+    return list(found.values())
+
+
+def _read_after(costs: MemoryCosts, added: tuple[str, ...], highest: int, sign: float) -> list[float]:
+    """Signed energy of the operations that read the stream after these were added, by its active steps."""
+    rows = [i for i, s in enumerate(costs.sources) if s.lifs == added and len(added) > 1]
+    step, once = float(costs.step[rows].sum()), float(costs.once[rows].sum())
+    return [sign * (step * active + (once if active else 0.0)) for active in range(highest + 1)]

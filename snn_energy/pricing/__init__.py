@@ -1,0 +1,1 @@
+"""Counts x costs: what a device charges, energy, cycles."""

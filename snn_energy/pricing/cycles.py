@@ -1,0 +1,350 @@
+"""Latency = cycles of the operations, per sample (design, section 7). No torch here.
+
+c_l^t = max(ops / (lanes . utilisation), bytes / bandwidth), 0 where a row is not charged; operation rows only, neurons
+are updated in their shadow. ops = dense MACs where zeros take a cycle (``none``, ``gate``), what is charged where they
+are skipped. bytes: what a store with a bandwidth moves for the row, reads and writes together; the slowest bounds.
+Weights that are loaded once are load_l, not part of c. A_l: charged steps of layer l.
+
+    layer-serial     sum_l (load_l + sum_t c_l^t)
+    step-serial      sum_t sum_l c_l^t + T_max . sync
+    layer-pipelined  sum_{l: A>0} max_t c_l^t + max(0, max_l (A_l - 1) . max_t c_l^t) + sync
+    array            sum_l g ceil(N/gC) floor(K A M / R); both products of an attention: floor(their MACs / RC)
+
+Functions broadcast over many designs: numbers of a profile may be arrays (designs, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from snn_energy.core.errors import HardwareError, nearest
+from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros, numbers, static_keys
+from snn_energy.pricing.charged_work import Array, Work
+from snn_energy.pricing.memory import LOADED_ONCE, Numbers, accesses
+
+
+@dataclass(frozen=True)
+class Places:
+    """The operation rows of a network, layer by layer: their row numbers, and where each layer starts among them.
+
+    names: one per layer; both products of an attention are one layer where ``joined``. sorts: rows that move the same
+    data, as (the first row of each sort, the sort of every row), so that stores need be asked once a sort.
+    """
+
+    rows: npt.NDArray[np.intp]
+    starts: npt.NDArray[np.intp]
+    names: list[str]
+    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None
+
+
+def places_of(counts: Counts, joined: bool = False) -> Places:
+    """Operation rows in the order of their layers."""
+    layers = counts.rows["layer"].to_numpy(dtype=object)
+    if joined:
+        product = (counts.rows["op"] == "matmul").to_numpy()
+        merged = [f"{n}".split("#", 1)[0] + "#products" if p else n for n, p in zip(layers, product, strict=True)]
+        layers = np.array(merged, dtype=object)
+    rows = np.flatnonzero(counts.rows["op"].isin(OPERATIONS).to_numpy())
+    codes, names = pd.factorize(layers[rows])
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(len(names)))
+    return Places(rows[order], starts, [str(name) for name in names])
+
+
+def _per_layer(values: Array, places: Places) -> Array:
+    """Sums over the rows of each layer: (..., rows) -> (..., layers)."""
+    return np.add.reduceat(values[..., places.rows], places.starts, axis=-1)
+
+
+def _largest(values: Array, places: Places) -> Array:
+    """The largest row of each layer."""
+    return np.maximum.reduceat(values[..., places.rows], places.starts, axis=-1)
+
+
+def row_cycles(work: Work, hardware: HardwareProfile, n: Numbers) -> Array:
+    """Cycles of the lanes for every row: ops . imbalance / (lanes . utilisation)."""
+    model = hardware.latency
+    assert model is not None
+    ops = work.macs + work.acs if model.zeros == "skip" else work.dense_macs
+    lanes = n["latency.lanes"]
+    return ops * imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])  # type: ignore[no-any-return]
+
+
+def imbalance(work: Work, over: str, lanes: Any) -> Array:
+    """ceil(n / lanes) . lanes / n for n output channels or positions: the last round leaves lanes idle.
+
+    Counts tell no more: how spikes fall unevenly over positions is not in them, so this is a lower bound.
+    """
+    if over == "any":
+        return np.ones_like(work.steps)
+    size = np.maximum(work.out_channels if over == "out_channels" else work.positions, 1.0)
+    return np.ceil(size / lanes) * lanes / size  # type: ignore[no-any-return]
+
+
+def store_cycles(
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    variant: MemoryVariant,
+    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None,
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Cycles in which each store with a bandwidth moves a row's data, and those of weights that are loaded once."""
+    moving: dict[str, Array] = {}
+    loading: dict[str, Array] = {}
+    levels = {} if hardware.memory is None else hardware.memory.levels
+    if all(level.bandwidth is None for level in levels.values()):
+        return moving, loading
+    asked = work if sorts is None else work.take(sorts[0])
+    for access in accesses(asked, hardware, n, variant):
+        level = levels.get(access.level)
+        if level is None or level.bandwidth is None:
+            continue
+        per_bit = asked.is_operation * (n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"])
+        kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
+        kind[access.level] = kind.get(access.level, 0.0) + access.bits * per_bit
+    if sorts is not None:
+        moving, loading = ({k: c[..., sorts[1]] for k, c in kind.items()} for kind in (moving, loading))
+    return moving, loading
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Cycles per sample: total, the interval between samples in a stream, and per layer what makes them up."""
+
+    total: Array
+    interval: Array
+    compute: Array
+    stores: dict[str, Array]
+    load: Array
+    layer: Array
+
+
+def cycles_of(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
+) -> Cycles:
+    """The formulas of this module for one design, layer by layer."""
+    model = hardware.latency
+    assert model is not None
+    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
+    if model.timing == "array":
+        compute, stores, layer = _array_cycles(work, n, places, moving, loading)
+        return Cycles(layer.sum(-1), layer.sum(-1), compute, stores, np.zeros_like(compute), layer)
+    lanes = row_cycles(work, hardware, n)
+    c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(lanes), *loading.values()])
+    total = _scheduled(c, load, work, hardware, n, places, time_steps)
+    layer, layer_load = _per_layer(c, places), _per_layer(load, places)
+    if model.schedule != "layer-serial":
+        layer_load = np.zeros_like(layer_load)
+    interval = layer.max(-1, initial=0.0) if model.schedule == "layer-pipelined" else total
+    stores = {level: _per_layer(cycles + np.zeros_like(c), places) for level, cycles in moving.items()}
+    return Cycles(total, interval, _per_layer(lanes, places), stores, layer_load, layer + layer_load)
+
+
+def total_cycles(
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    variant: MemoryVariant,
+    places: Places,
+    time_steps: Any,
+    repeat: Array | None = None,
+) -> Array:
+    """``cycles_of(...).total`` alone, for many designs. repeat (designs, rows): every step so many times over."""
+    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
+    if hardware.latency is not None and hardware.latency.timing == "array":
+        return np.asarray(_array_cycles(work, n, places, moving, loading, repeat)[2].sum(-1))
+    lanes = row_cycles(work, hardware, n)
+    c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
+    return _scheduled(c, load, work, hardware, n, places, time_steps, repeat)
+
+
+def _scheduled(
+    c: Array,
+    load: Array,
+    work: Work,
+    hardware: HardwareProfile,
+    n: Numbers,
+    places: Places,
+    time_steps: Any,
+    repeat: Array | None = None,
+) -> Array:
+    """The three schedules over the cycles c and load of every row (design, section 7)."""
+    model = hardware.latency
+    assert model is not None
+    rows, sync = places.rows, flat(n["latency.sync"])
+    again: Any = 1.0 if repeat is None else repeat
+    if model.schedule == "layer-serial":
+        return (c * again)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
+    if model.schedule == "step-serial":
+        return (c * again)[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
+    steps, slowest = _per_layer(work.steps * again, places), _largest(c, places)
+    return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
+
+
+def flat(value: Any) -> Any:
+    """(designs, 1) -> (designs,); a plain number stays one."""
+    return value[..., 0] if np.ndim(value) else value
+
+
+def _slowest(cycles: list[Array]) -> Array:
+    """The largest of several, element by element."""
+    found = cycles[0]
+    for other in cycles[1:]:
+        found = np.maximum(found, other)
+    return found
+
+
+def _array_cycles(
+    work: Work,
+    n: Numbers,
+    places: Places,
+    moving: dict[str, Array],
+    loading: dict[str, Array],
+    repeat: Array | None = None,
+) -> tuple[Array, dict[str, Array], Array]:
+    """Weight-stationary array as Prosperity models it, one floor over all steps: compute, stores, slowest by layer."""
+    rows, columns = n["array.rows"], n["array.columns"]
+    groups = np.maximum(work.groups, 1.0)
+    product = work.op == "matmul"
+    fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
+    again: Any = 1.0 if repeat is None else repeat
+    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * again
+    dense = np.where(product, work.dense_macs, 0.0) * again
+    moving = {level: found * again for level, found in moving.items()}
+    compute = _largest(fills, places) * np.floor(_per_layer(streamed, places) / rows)
+    compute = compute + np.floor(_per_layer(dense, places) / (rows * columns))
+    stores: dict[str, Array] = {}
+    for cycles in (moving, loading):
+        for level, found in cycles.items():
+            stores[level] = stores.get(level, 0.0) + _per_layer(found, places) + np.zeros_like(compute)
+    return compute, stores, _slowest([compute, *stores.values()])
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How long one network takes on one device, per sample.
+
+    ``layers`` has one row per operation layer: layer, group, op, active_steps, operations, compute_cycles, one
+    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (what takes most: compute, a store, or
+    loading weights). interval_cycles: between two samples of a stream.
+    """
+
+    hardware: HardwareProfile
+    schedule: str
+    zeros: Zeros
+    cycles: float
+    interval_cycles: float
+    clock_hz: float
+    layers: pd.DataFrame = field(repr=False)
+
+    @property
+    def seconds(self) -> float:
+        """cycles / clock."""
+        return self.cycles / self.clock_hz
+
+    @property
+    def samples_per_s(self) -> float:
+        """Throughput of a stream of samples."""
+        return self.clock_hz / self.interval_cycles if self.interval_cycles else float("inf")
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of ``layers``."""
+        return self.layers.copy()
+
+
+def static_power_w(hardware: HardwareProfile) -> float:
+    """Static power of the device and leakage of its stores in watt."""
+    n = numbers(hardware)
+    return float(sum(n[key] for key in static_keys(hardware)))
+
+
+def no_latency(hardware: HardwareProfile) -> HardwareError:
+    """What is said of a device that cannot tell the time."""
+    return HardwareError(
+        f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles; add it, or "
+        "choose a profile that has one (`snn-energy hardware show NAME` says so)"
+    )
+
+
+def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: MemoryVariant) -> Latency:
+    """Latency of charged work on a device that has a latency section; counted cycles of a source are taken as they are.
+
+    Raises HardwareError without the section.
+    """
+    model, n = hardware.latency, numbers(hardware)
+    if model is None:
+        raise no_latency(hardware)
+    if "cycles" in counts.header:
+        given = float(counts.header["cycles"])
+        return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
+    places = places_of(counts, joined=model.timing == "array")
+    found = cycles_of(work, hardware, n, variant, places, counts.time_steps)
+    levels = {} if hardware.memory is None else hardware.memory.levels
+    idle = np.zeros_like(found.compute)
+    stores = {name: found.stores.get(name, idle) for name, level in levels.items() if level.bandwidth is not None}
+    first = counts.rows.iloc[places.rows[places.starts]]
+    layers = pd.DataFrame(
+        {
+            "layer": places.names,
+            "group": first["group"].to_numpy(),
+            "op": first["op"].to_numpy(),
+            "active_steps": _largest_steps(work, counts, places),
+            "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, places),
+            "compute_cycles": found.compute,
+            **{f"{level}_cycles": cycles for level, cycles in stores.items()},
+            "load_cycles": found.load,
+            "cycles": found.layer,
+        }
+    )
+    bounds = {"compute": found.compute, **stores, "loading weights": found.load}
+    names, table = list(bounds), np.stack(list(bounds.values()))
+    layers["bound"] = np.where(table.max(0) > 0, np.array(names)[table.argmax(0)], "nothing to do")
+    layers.loc[np.isnan(table).any(0), "bound"] = "not known"
+    return Latency(
+        hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
+        n["latency.clock"], layers,
+    )  # fmt: skip
+
+
+_LAYERS = pd.DataFrame(
+    columns=["layer", "group", "op", "active_steps", "operations", "compute_cycles", "load_cycles", "cycles", "bound"]
+)
+
+
+def _largest_steps(work: Work, counts: Counts, places: Places) -> npt.NDArray[np.int64]:
+    """A_l of each layer; of joined products that of the first."""
+    layer = counts.rows["layer"].to_numpy(dtype=object)
+    per_name = pd.Series(work.steps).groupby(layer).sum()
+    return np.asarray(per_name[layer[places.rows[places.starts]]].to_numpy(), dtype=np.int64)
+
+
+def with_latency(
+    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: Zeros | None = None
+) -> HardwareProfile:
+    """The same device under another schedule or another treatment of zeros. Raises HardwareError."""
+    if schedule is None and zeros is None:
+        return hardware
+    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(Zeros))):
+        if value is not None and value not in known:
+            raise HardwareError(
+                f"unknown {name} '{value}'{nearest(str(value), known)}; choose one of {', '.join(known)}"
+            )
+    if hardware.latency is None:
+        raise no_latency(hardware)
+    if hardware.latency.timing == "array" and (schedule is not None or zeros == "skip"):
+        raise HardwareError(
+            f"{hardware.where('latency.timing')}: timing 'array' has no schedule and skips no zeros; give a "
+            "profile with timing 'lanes'"
+        )
+    changes = {"schedule": schedule, "zeros": zeros}
+    model = hardware.latency.model_copy(update={k: v for k, v in changes.items() if v is not None})
+    changed = hardware.model_copy(update={"latency": model})
+    changed._document = hardware._document
+    return changed

@@ -1,0 +1,460 @@
+"""Energy = counts . costs, per sample (design, section 6). No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from snn_energy.core.errors import HardwareError, SnnEnergyError, nearest
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.transforms import needed_steps
+from snn_energy.hardware.schema import (
+    MEMORY_VARIANTS,
+    HardwareProfile,
+    MemoryVariant,
+    Schedule,
+    Zeros,
+    load_hardware,
+    numbers,
+)
+from snn_energy.hardware.tables import cannot_price
+from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, Charge
+from snn_energy.pricing.charged_work import Work, work_of
+from snn_energy.pricing.compute import compute_charges
+from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
+from snn_energy.pricing.memory import Numbers, accesses, check_homes, memory_charges, variants_of
+
+IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
+ProductPolicy = Literal["coincidence", "gated"]
+EncoderPolicy = Literal["per-step", "once"]
+Level = Literal["layer", "group", "time_step"]
+SAMPLES_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The choices on which published figures of one network differ; every result says which it used.
+
+    integer: how sums of spikes are charged (e_ac*sops, e_ac*sops_multi, e_mac*sops, e_mac*dense_macs). products:
+    coincidences of both operands, or gated by the streamed one. encoder: a repeated real input is charged per step
+    or once. memory: see snn_energy.pricing.memory.
+    """
+
+    memory: MemoryVariant = "ws_once"
+    integer: IntegerPolicy = "ac"
+    products: ProductPolicy = "coincidence"
+    encoder: EncoderPolicy = "per-step"
+
+    def __post_init__(self) -> None:
+        choices: Mapping[str, tuple[str, ...]] = {
+            "memory": MEMORY_VARIANTS,
+            "integer": get_args(IntegerPolicy),
+            "products": get_args(ProductPolicy),
+            "encoder": get_args(EncoderPolicy),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise SnnEnergyError(
+                    f"unknown {name} policy '{value}'{nearest(str(value), allowed)}; choose one of {', '.join(allowed)}"
+                )
+
+
+def make_policies(
+    hardware: HardwareProfile,
+    memory: MemoryVariant | None = None,
+    integer: IntegerPolicy = "ac",
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+) -> Policies:
+    """The policies of an estimate: the memory variant is the profile's own unless one is named."""
+    own: MemoryVariant = "ws_once" if hardware.memory is None else hardware.memory.variant
+    return Policies(own if memory is None else memory, integer, products, encoder)
+
+
+def charged_work(
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    without: Iterable[str] = (),
+    per_sample: slice | None = None,
+) -> Work:
+    """The work of a network that a device charges under the policies, per sample."""
+    return work_of(
+        counts,
+        integer=policies.integer,
+        products=policies.products,
+        encoder=policies.encoder,
+        zeros="gate" if hardware.latency is None else hardware.latency.zeros,
+        without=without,
+        per_sample=per_sample,
+    )
+
+
+def all_charges(
+    work: Work, hardware: HardwareProfile, policies: Policies, n: Numbers, placed: Work | None = None
+) -> list[Charge]:
+    """Every action of a network on a device with the numbers ``n``, and the price it is paid at."""
+    charges = compute_charges(work, hardware)
+    if hardware.memory is not None:
+        charges += memory_charges(accesses(work, hardware, n, policies.memory, placed), n)
+    return charges
+
+
+def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, Charge]]:
+    """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
+    found = []
+    for entry in counts.header.get("accesses", ()):
+        level, action = entry["level"], entry["action"]
+        known = hardware.memory.levels if hardware.memory is not None else {}
+        if level not in known:
+            hint = nearest(level, known) or (f"; it has {', '.join(known)}" if known else "")
+            raise HardwareError(f"{hardware.where('memory.levels')}: no price for accesses of '{level}'{hint}")
+        if action == "accesses" and known[level].read.si_value != known[level].write.si_value:
+            raise HardwareError(
+                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not tell reads from writes, whose "
+                "prices differ; count them apart"
+            )
+        key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
+        found.append((f"{level}: {entry['name']}", Charge("accesses_pj", key, np.array([float(entry["count"])]))))
+    return found
+
+
+@dataclass(frozen=True)
+class Energy:
+    """What one network costs on one device, per sample.
+
+    ``charges`` has one row per operation and time step: layer, order, group, op, time_step and the parts in pJ, of
+    which compute_pj (mac, ac, zero check, neuron, spike, element-wise), memory_pj (weights, inputs, outputs, membrane,
+    partial sums; accesses where a source counted them itself) and total_pj are the sums. ``without``: layers left out.
+    """
+
+    counts: Counts
+    hardware: HardwareProfile
+    policies: Policies
+    charges: pd.DataFrame = field(repr=False)
+    without: tuple[str, ...] = ()
+
+    @property
+    def compute_pj(self) -> float:
+        """Energy of arithmetic per sample; NaN where the device prices none of it."""
+        return _sum(self.charges["compute_pj"])
+
+    @property
+    def memory_pj(self) -> float:
+        """Energy of memory traffic per sample; NaN where the device prices none or the counts do not give it."""
+        return _sum(self.charges["memory_pj"])
+
+    @property
+    def static_pj(self) -> float:
+        """Static power times latency per sample; 0 for a device whose profile gives no static power, or no latency.
+
+        The latter is listed by ``unpriced``.
+        """
+        watts, found = static_power_w(self.hardware), self.latency
+        return 0.0 if watts == 0 or found is None else watts * found.seconds * 1e12
+
+    @cached_property
+    def latency(self) -> Latency | None:
+        """How long an inference takes (snn_energy.pricing.cycles), None where the profile does not say how to tell."""
+        if self.hardware.latency is None:
+            return None
+        return latency_of(self.counts, self.hardware, self.work, self.policies.memory)
+
+    @cached_property
+    def work(self) -> Work:
+        """The charged work, as arrays."""
+        return charged_work(self.counts, self.hardware, self.policies, self.without)
+
+    @property
+    def total_pj(self) -> float:
+        """compute_pj + memory_pj + static_pj; a device that prices no memory, or no arithmetic, goes without it."""
+        memory = 0.0 if self.hardware.memory is None else self.memory_pj
+        compute = self.compute_pj if prices_arithmetic(self.hardware) else 0.0
+        return compute + memory + self.static_pj
+
+    @property
+    def edp_js(self) -> float | None:
+        """Energy-delay product per sample in joule seconds; None without a latency."""
+        return None if self.latency is None else self.total_pj * 1e-12 * self.latency.seconds
+
+    def to_frame(self, by: Level | None = None) -> pd.DataFrame:
+        """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
+
+        A part that the profile does not price is NaN, not 0; compute_pj and total_pj are the sums of what is priced.
+        Static energy has no row: it is in ``static_pj`` and in the property ``total_pj``.
+        """
+        if by is None:
+            return self.charges.copy()
+        parts = [*COMPUTE, *MEMORY, *TOTALS]
+        keys = {"layer": ["layer", "group", "op"], "group": ["group"], "time_step": ["time_step"]}[by]
+        sort = by == "time_step"
+        unknown = (
+            self.charges[parts].isna().join(self.charges[keys]).groupby(keys, sort=sort, observed=True)[parts].any()
+        )
+        table = self.charges.groupby(keys, sort=sort, observed=True)[parts].sum()
+        some_priced = table.columns.isin(COMPUTE) & (table != 0)  # of an arithmetic part, something is priced
+        return table.mask(unknown & ~some_priced).reset_index()
+
+    def accesses(self) -> pd.DataFrame:
+        """What every store moves per sample: tensor, level, action, bits, words, energy_pj.
+
+        Empty where the profile has no memory section. Accesses that a source counted itself are as it counted them.
+        """
+        if self.hardware.memory is None:
+            return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
+        n = numbers(self.hardware)
+        rows = []
+        if given := given_charges(self.counts, self.hardware):
+            for entry, (_, charge) in zip(self.counts.header["accesses"], given, strict=True):
+                words = float(charge.amount[0])
+                bits, energy_pj = words * n[f"{charge.price}.width_bits"], words * n[str(charge.price)]
+                rows.append((entry["name"], entry["level"], entry["action"], bits, words, energy_pj))
+            return pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
+        for a in accesses(self.work, self.hardware, n, self.policies.memory):
+            bits, action = float(a.bits.sum()), a.key.rsplit(".", 1)[1]
+            words = bits / n[f"{a.key}.width_bits"]
+            rows.append((a.tensor, a.level, "hop" if action == "inter_pe" else action, bits, words, words * n[a.key]))
+        table = pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
+        return table[table["bits"] != 0].reset_index(drop=True)
+
+    def of_needed_steps(self) -> Energy:
+        """The same without the work whose result no active consumer reads (design, section 4, output side).
+
+        Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
+        """
+        return self._of(needed_steps(self.counts))
+
+    def _of(self, counts: Counts) -> Energy:
+        return estimate(counts, self.hardware, without=self.without, **asdict(self.policies))
+
+    def per_sample(self) -> pd.DataFrame:
+        """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
+
+        Static energy is that of the mean latency, the same for all.
+        Raises SnnEnergyError where the counts came without their per-sample side file.
+        """
+        if self.counts.per_sample is None:
+            raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
+        n, samples = numbers(self.hardware), self.counts.samples
+        sums = {"compute": np.zeros(samples), "memory": np.zeros(samples)}
+        for start in range(0, samples, SAMPLES_AT_ONCE):
+            some = slice(start, start + SAMPLES_AT_ONCE)
+            work = charged_work(self.counts, self.hardware, self.policies, self.without, some)
+            for charge in all_charges(work, self.hardware, self.policies, n, self.work):
+                if charge.price is not None:
+                    kind = "compute" if charge.part in COMPUTE else "memory"
+                    sums[kind][some] += charge.amount.sum(axis=-1) * n[charge.price]
+        table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute"]})
+        if not prices_arithmetic(self.hardware):
+            table["compute_pj"] = np.nan
+        table["memory_pj"] = sums["memory"] if self.hardware.memory is not None else np.nan
+        table["total_pj"] = sums["compute"] + sums["memory"] + self.static_pj
+        return table
+
+    def spread(self) -> dict[str, float]:
+        """Mean, standard deviation (over samples), smallest and largest total_pj."""
+        totals = self.per_sample()["total_pj"]
+        return {
+            "mean_pj": float(totals.mean()),
+            "std_pj": float(totals.std(ddof=0)),
+            "min_pj": float(totals.min()),
+            "max_pj": float(totals.max()),
+        }
+
+    def alternatives(self) -> pd.DataFrame:
+        """What every other choice of one policy at a time would give: policy, choice, used, the totals in pJ."""
+        found = []
+        used = asdict(self.policies)
+        choices: tuple[tuple[str, Sequence[str]], ...] = (
+            ("memory", variants_of(self.hardware)),
+            ("integer", get_args(IntegerPolicy)),
+            ("products", get_args(ProductPolicy)),
+            ("encoder", get_args(EncoderPolicy)),
+        )
+        for name, values in choices:
+            for choice in values:
+                other = estimate(self.counts, self.hardware, without=self.without, **(used | {name: choice}))
+                found.append(
+                    {
+                        "policy": name,
+                        "choice": choice,
+                        "used": choice == used[name],
+                        "compute_pj": other.compute_pj,
+                        "memory_pj": other.memory_pj,
+                        "total_pj": other.total_pj,
+                    }
+                )
+        return pd.DataFrame(found)
+
+    def unpriced(self) -> pd.DataFrame:
+        """Work that the profile has no price for, per sample: op, what, amount (NA where not even that is known)."""
+        rows, found = self.counts.rows, []
+        for charge in compute_charges(self.work, self.hardware):
+            amount = float(np.nansum(charge.amount))
+            ops = dict.fromkeys(self.work.op[charge.amount > 0].tolist())
+            if charge.price is None and amount > 0:
+                found += [{"op": op, "what": charge.what, "amount": amount} for op in list(ops)[:1]]
+            unknown = self.work.op[np.isnan(charge.amount) & (self.work.op != "unsupported")].tolist()
+            what = charge.what or charge.part.removesuffix("_pj").replace("_", " ")
+            found += [{"op": op, "what": f"{what} (the counts do not give all)", "amount": pd.NA} for op in unknown[:1]]
+        unsupported = rows[rows["op"] == "unsupported"]
+        if len(unsupported):
+            layers = ", ".join(unsupported["layer"].unique()[:3])
+            found.append({"op": "unsupported", "what": f"operations without a rule ({layers})", "amount": pd.NA})
+        if static_power_w(self.hardware) and self.hardware.latency is None:
+            found.append({"op": "static", "what": "static power (the profile has no latency)", "amount": pd.NA})
+        if self.hardware.memory is None:
+            found.append(
+                {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
+            )
+        elif np.isnan(self.memory_pj):
+            found.append({"op": "memory", "what": "memory traffic (the counts do not give all sizes)", "amount": pd.NA})
+        return pd.DataFrame(found, columns=["op", "what", "amount"])
+
+    def summary(self) -> dict[str, Any]:
+        """Totals, policies and what stays unpriced, as plain values."""
+        unpriced = self.unpriced()
+        found = self.latency
+        return {
+            "model": self.counts.model,
+            "hardware": self.hardware.name,
+            **asdict(self.policies),
+            "without": list(self.without),
+            "compute_pj": _known(self.compute_pj),
+            "memory_pj": _known(self.memory_pj),
+            "static_pj": _known(self.static_pj),
+            "total_pj": _known(self.total_pj),
+            "total_of_needed_steps_pj": _known(self.of_needed_steps().total_pj),
+            "latency_s": None if found is None else _known(found.seconds),
+            "edp_js": None if found is None else _known(self.edp_js),
+            "unpriced": unpriced.astype(object).where(unpriced.notna(), None).to_dict("records"),
+            "cannot_price": cannot_price(self.hardware),
+        }
+
+
+def _sum(column: pd.Series) -> float:
+    """A sum in which what is not known stays so."""
+    return float(column.to_numpy(dtype=np.float64).sum())
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
+
+
+def estimate(
+    counts: Counts,
+    hardware: str | Path | HardwareProfile,
+    *,
+    memory: MemoryVariant | None = None,
+    integer: IntegerPolicy = "ac",
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+    without: Iterable[str] = (),
+) -> Energy:
+    """Price counts on a device. ``hardware``: a bundled name, a path to a YAML file, or a loaded profile.
+
+    memory: what is moved how often; the profile's own variant unless given. without: layers that run elsewhere, named
+    as in the counts (a name covers what lies below it). Raises HardwareError for an unknown or malformed profile or
+    one that lacks a price, SnnEnergyError for an unknown policy or layer.
+    """
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    policies = make_policies(profile, memory, integer, products, encoder)
+    left = (without,) if isinstance(without, str) else tuple(without)
+    work, n = charged_work(counts, profile, policies, left), numbers(profile)
+    refuse_unpriced(work, counts, profile)
+    table = counts.rows[["layer", "order", "group", "op", "time_step"]].copy()
+    sums = {part: np.zeros(len(table)) for part in (*COMPUTE, *MEMORY)}
+    unpriced = {part: np.zeros(len(table), dtype=np.bool_) for part in COMPUTE}
+    for charge in all_charges(work, profile, policies, n):
+        if charge.price is not None:
+            sums[charge.part] += charge.amount * n[charge.price]
+        else:
+            unpriced[charge.part] |= ~(charge.amount <= 0)  # also where the amount is not known
+    unpriced["elementwise_pj"] |= work.op == "unsupported"
+    if profile.compute.neuron_prices is None:
+        unpriced["neuron_pj"] |= work.is_neuron
+    if any(np.isnan(sums[part]).any() for part in MEMORY):
+        check_homes(work, profile, list(counts.rows["layer"]), n, policies.memory)
+    given = given_charges(counts, profile)
+    columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
+    if given:  # the source counted every access itself: nothing is derived
+        sums |= {part: np.zeros(len(table)) for part in MEMORY}
+    columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
+    unknown = np.full(len(table), np.nan)
+    columns["total_pj"] = columns["compute_pj"] + (0.0 if profile.memory is None else columns["memory_pj"])
+    if profile.memory is None:
+        sums |= dict.fromkeys(MEMORY, unknown)
+        columns["memory_pj"] = unknown
+    if not prices_arithmetic(profile):
+        columns["compute_pj"] = unknown
+    for part, rows in unpriced.items():
+        sums[part] = np.where(rows & (sums[part] == 0), np.nan, sums[part])
+    table = table.assign(**sums, **columns)
+    if given:
+        table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
+    energy = Energy(counts, profile, policies, table, left)
+    energy.__dict__["work"] = work  # its cached property, known already
+    return energy
+
+
+def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.DataFrame:
+    """Rows of the energy table for accesses that the source counted itself."""
+    rows = []
+    for label, charge in given:
+        energy_pj = float(charge.amount[0]) * n[str(charge.price)]
+        zeros = dict.fromkeys((*COMPUTE, *MEMORY, *TOTALS), 0.0)
+        rows.append(
+            {"layer": label, "order": order, "group": "other", "op": "access", "time_step": -1, **zeros}
+            | dict.fromkeys(("accesses_pj", "memory_pj", "total_pj"), energy_pj)
+        )
+        order += 1
+    return pd.DataFrame(rows)
+
+
+def prices_arithmetic(hardware: HardwareProfile) -> bool:
+    """False for a device without a price for MACs and accumulates: its memory alone is priced."""
+    compute = hardware.compute
+    return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
+
+
+def refuse_unpriced(work: Work, counts: Counts, hardware: HardwareProfile) -> None:
+    """MACs and accumulates are what an energy is about: a device without a price for those needed is refused."""
+    for charge in compute_charges(work, hardware):
+        if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
+            layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
+            missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
+            raise HardwareError(
+                f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
+                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave layers out that run "
+                f"elsewhere: {' '.join(f'--without {name}' for name in layers[:3])}"
+            )
+
+
+def estimate_latency(
+    counts: Counts,
+    hardware: str | Path | HardwareProfile,
+    *,
+    schedule: Schedule | None = None,
+    zeros: Zeros | None = None,
+    without: Iterable[str] = (),
+    **policies: Any,
+) -> Latency:
+    """How long an inference takes on a device. schedule, zeros: the profile's own unless given.
+
+    policies: memory, integer, products, encoder, as for ``estimate``. Raises HardwareError for a profile without a
+    latency section.
+    """
+    from snn_energy.pricing.energy import charged_work, make_policies
+
+    profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
+    profile = with_latency(profile, schedule, zeros)
+    chosen = make_policies(profile, **policies)
+    left = (without,) if isinstance(without, str) else tuple(without)
+    return latency_of(counts, profile, charged_work(counts, profile, chosen, left), chosen.memory)

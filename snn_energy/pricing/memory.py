@@ -1,0 +1,346 @@
+"""Memory traffic: every access count's formula, in one place (design, section 6).
+
+Symbols: w, a, u, p are the widths of weights, activations, membrane, partial sums; s the bits per element of a row's
+kind; M, K, N, g positions, reduction, output channels and groups; R, C the rows and columns of the array; A the charged
+steps. ``passes`` says how often a tensor crosses the border between the array and the memory that serves it:
+
+    variant            weights                      inputs               partial sums       source
+    ws_once            once per inference           one, or ceil(N/gC)   -                  design.md, section 6
+    ws_reload          once per active step         as above             -                  design.md, section 6
+    psum_spill         once per inference           as above             2 (ceil(K/R) - 1)  design.md, section 6
+    state_only         -                            -                    -                  design.md, section 6
+    output_stationary  ceil(M/R) per active step    ceil(N/gC)           -                  SCALE-Sim (2018)
+    no_local_reuse     every operation              ceil(N/gC), K each   2 (ceil(K/R) - 1)  Eyeriss (2016), V
+
+A product's other operand is read like weights, but anew in every active step.
+
+SCALE-Sim: Samajdar et al., arXiv:1811.02883. Eyeriss: Chen, Emer, Sze, ISCA 2016, section V.
+
+Where a profile places tensors (``placement``) the border is at the level named, and weight-stationary inputs cross it
+once per step as in design.md. Where tensors are kept where they fit (``keep``), the array is real: inputs are streamed
+again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
+beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
+in between; weights come from the outermost level once, and so does what the network is given, the input of its first
+operation. Layers run one after another, all steps of a layer first, so inputs and outputs take the room of all of them;
+under ``ws_reload`` step by step: they take that of one, and weights and membranes of the whole network must fit beside
+each other to be kept.
+
+Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation that
+is performed, and two operands of every operation are passed on to the next element, those of zeros too unless they are
+skipped (Sze et al. 2017, section V).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from snn_energy.core.errors import HardwareError
+from snn_energy.hardware.schema import (
+    ARRAY_VARIANTS,
+    MEMORY_VARIANTS,
+    TENSORS,
+    HardwareProfile,
+    MemoryModel,
+    MemoryVariant,
+    Number,
+    Tensor,
+)
+from snn_energy.pricing.actions import Charge
+from snn_energy.pricing.charged_work import Array, Work
+
+Numbers = Mapping[str, Number]
+LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first active step, not in every one
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Bits per row of one tensor: ``reads`` towards the array, ``writes`` from it, ``footprint`` while it is needed.
+
+    fill: bits that come from the outermost level to the tensor's home once (weights, what the network is given).
+    """
+
+    tensor: Tensor
+    reads: Array
+    writes: Array
+    footprint: Array
+    fill: Array
+
+
+@dataclass(frozen=True)
+class Access:
+    """Bits per row that one store moves: ``key`` is its dotted price, ``level`` its name."""
+
+    tensor: Tensor
+    level: str
+    key: str
+    bits: Array
+
+
+def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
+    """The memory variants that a profile has the numbers for: all with an array, else those without partial sums."""
+    if hardware.memory is None:
+        return ()
+    return tuple(v for v in MEMORY_VARIANTS if hardware.array is not None or v not in ARRAY_VARIANTS)
+
+
+def spike_bits(
+    work: Work, n: Numbers, memory: MemoryModel, operand: str, whole_layer: bool = False
+) -> tuple[Array, Array]:
+    """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
+
+    whole_layer: in all steps of the layer, not in the row's own.
+
+    Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
+    Dense: elements * a, whatever they hold.
+    """
+    each = work.columns[f"{operand}_bits_each"]
+    real = np.isnan(each)
+    wide = real | ((memory.spike_coding == "dense") & (each > 0))
+    each = np.where(wide, n["widths.activations"], np.nan_to_num(each))
+    bits = work.columns[f"{operand}_elements"] * each * (work.layer_steps if whole_layer else work.steps)
+    if memory.spike_coding == "address-event":
+        value = np.where(each > 1, each, 0.0)
+        events = work.columns[f"layer_{operand}_events" if whole_layer else f"{operand}_events"]
+        events = events * (work.columns[f"{operand}_width"] + value)
+        bits = np.where(real, bits, events)
+    return np.where(work.is_operation, bits, 0.0), each
+
+
+def output_bits(work: Work, n: Numbers, memory: MemoryModel, whole_layer: bool = False) -> Array:
+    """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
+    steps = work.layer_steps if whole_layer else work.steps
+    spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
+    if memory.spike_coding == "address-event":
+        spikes = (work.layer_spikes if whole_layer else work.spikes) * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
+    real = work.output_elements * n["widths.activations"] * steps
+    return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
+
+
+def membrane_bits(work: Work, n: Numbers, memory: MemoryModel) -> tuple[Array, Array]:
+    """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
+    first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
+    reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
+    return reads * n["widths.membrane"], writes * n["widths.membrane"]
+
+
+def folds(size: Array, lanes: Number) -> Array:
+    """ceil(size / lanes), at least 1: how often an array must be filled to cover a dimension."""
+    return np.maximum(np.ceil(size / lanes), 1.0)  # type: ignore[no-any-return]
+
+
+def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> list[Flow]:
+    """What crosses the border between memory and array, by tensor."""
+    memory = _memory(hardware)
+    reads, writes = membrane_bits(work, n, memory)
+    none = np.zeros_like(work.steps)
+    by_step = variant == "ws_reload"
+    stays = work.is_operation | work.is_neuron if by_step else work.is_neuron
+    state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * stays
+    membrane = Flow("membrane", reads, writes, state + none, none)
+    if variant == "state_only":
+        return [membrane]
+    w, p = n["widths.weights"], n["widths.partial_sums"]
+    stationary = variant not in ("output_stationary", "no_local_reuse")
+    columns = none + 1.0
+    if hardware.array is not None and not (stationary and memory.keep is None):
+        columns = folds(work.out_channels / np.maximum(work.groups, 1.0), n["array.columns"])
+    inputs, _ = spike_bits(work, n, memory, "input")
+    other, other_each = spike_bits(work, n, memory, "other")
+    streamed = inputs * columns
+    resident = np.where(work.is_operation, work.weights, 0.0) * w
+    times = work.firsts if variant in LOADED_ONCE else work.steps
+    if variant == "output_stationary":
+        rows = folds(work.positions, n["array.rows"])
+        loaded, other_loaded = resident * rows * times, other * rows
+    elif variant == "no_local_reuse":
+        product = work.op == "matmul"
+        performed = operations(work)
+        loaded = np.where(product, 0.0, performed * w)
+        other_loaded = np.where(product, performed * other_each, 0.0)
+        streamed = streamed * _taps(work)
+    else:
+        loaded, other_loaded = resident * times, other
+    spilt = none
+    if variant in ("psum_spill", "no_local_reuse"):
+        spills = folds(work.reduction, n["array.rows"]) - 1
+        spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
+    per_step = np.maximum(work.steps, 1.0)
+    given = np.minimum(inputs, streamed) / per_step * work.arrivals  # a stride may pass over elements
+    held = work.network_weights * w * stays if by_step else resident
+    outputs = output_bits(work, n, memory)
+    read, written = (inputs + other) / per_step, outputs / per_step
+    if not by_step:  # what lies between two layers is there for all steps
+        read = spike_bits(work, n, memory, "input", True)[0] + spike_bits(work, n, memory, "other", True)[0]
+        written = output_bits(work, n, memory, True)
+    return [
+        membrane,
+        Flow("weights", loaded, none, held + none, resident * work.firsts),
+        Flow("inputs", streamed + other_loaded, none, read, given),
+        Flow("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
+        Flow("outputs", none, outputs, written, none),
+    ]
+
+
+def _taps(work: Work) -> Array:
+    """How many positions read an element of the input: M K g / elements, all taps of a convolution counted."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        taps = work.positions * work.reduction * work.groups / work.input_elements
+    return np.where(work.is_operation & (work.input_elements > 0), taps, 1.0)
+
+
+def operations(work: Work) -> Array:
+    """Operations that the array performs: MACs and accumulates charged, those of zeros only where none are skipped."""
+    return work.macs + work.acs
+
+
+def homes(flow: list[Flow], hardware: HardwareProfile, n: Numbers) -> dict[Tensor, Array]:
+    """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
+    memory = _memory(hardware)
+    assert memory.keep is not None
+    names = list(memory.levels)
+    ordered = sorted(flow, key=lambda f: memory.keep.index(f.tensor))  # type: ignore[union-attr]
+    home: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
+    settled: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    for index in range(len(names) - 1, 0, -1):
+        holds = memory.levels[names[index]].holds
+        left: Any = n[f"memory.levels.{names[index]}.size"]
+        for f in ordered:
+            if holds is not None and f.tensor not in holds:
+                continue
+            fits = (f.footprint <= left) & (f.footprint > 0) & ~settled[f.tensor]
+            left = left - np.where(fits, f.footprint, 0.0)
+            home[f.tensor] = np.where(fits, float(index), home[f.tensor])
+            settled[f.tensor] = settled[f.tensor] | fits
+    if memory.levels[names[0]].size is not None:
+        left = n[f"memory.levels.{names[0]}.size"]
+        for f in ordered:
+            outermost = (home[f.tensor] == 0) & (f.footprint > 0)
+            home[f.tensor] = np.where(outermost & (f.footprint > left), np.nan, home[f.tensor])
+            left = left - np.where(outermost & (f.footprint <= left), f.footprint, 0.0)
+    return home
+
+
+def accesses(
+    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, placed: Work | None = None
+) -> list[Access]:
+    """Bits that every store moves, per row and sample. ``placed``: the work by which homes are chosen (its means).
+
+    Raises HardwareError where a variant needs numbers that the profile does not have.
+    """
+    if variant in ARRAY_VARIANTS and hardware.array is None:
+        raise HardwareError(
+            f"memory variant '{variant}' needs the array's rows and columns; add the section 'array' to "
+            f"{hardware.name}, or choose one of {', '.join(variants_of(hardware))}"
+        )
+    found = flows(work, hardware, n, variant)
+    by = found if placed is None else flows(placed, hardware, n, variant)
+    moved = list(_routed(found, by, hardware, n))
+    if hardware.array is not None and variant != "state_only":
+        moved += _inside_array(work, hardware, n, variant)
+    return moved
+
+
+def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n: Numbers) -> Iterator[Access]:
+    """The same flows at the stores that serve them."""
+    memory = _memory(hardware)
+    if memory.placement is not None:
+        for f in found:
+            level = memory.placement.level_of(f.tensor)
+            yield Access(f.tensor, level, f"memory.levels.{level}.read", f.reads)
+            yield Access(f.tensor, level, f"memory.levels.{level}.write", f.writes)
+        return
+    home = homes(placed, hardware, n)
+    names = list(memory.levels)
+    last = len(names) - 1
+    for f in found:
+        at = home[f.tensor]
+        is_read, is_written, is_filled = (bool(np.any(bits)) for bits in (f.reads, f.writes, f.fill))
+        for index, level in enumerate(names):
+            if f.tensor not in (memory.levels[level].holds or TENSORS):
+                continue
+            reads: list[Array] = []
+            writes: list[Array] = []
+            if is_read:  # served here, or staged here on the way in from a level further out
+                reads.append(f.reads * (at <= index) if index < last else f.reads)
+                writes += [f.reads * (at < index)] * (index > 0)
+            if is_written:  # the other way round
+                writes.append(f.writes * (at <= index) if index < last else f.writes)
+                reads += [f.writes * (at < index)] * (index > 0)
+            if is_filled:  # fetched once from the outermost level to its home
+                reads += [f.fill * (at > index)] * (index < last)
+                writes += [f.fill * (at >= index)] * (index > 0)
+            if index == 0 and memory.levels[level].size is not None:
+                reads.append(np.where(np.isnan(at) & (f.reads + f.writes + f.fill > 0), np.nan, 0.0))
+            for action, parts in (("read", reads), ("write", writes)):
+                if parts:
+                    yield Access(f.tensor, level, f"memory.levels.{level}.{action}", reduce(np.add, parts))
+
+
+def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:
+    """Registers and hops between elements, for the prices that the profile has."""
+    memory, array = _memory(hardware), hardware.array
+    assert array is not None
+    performed = operations(work)
+    w, p = n["widths.weights"], n["widths.partial_sums"]
+    _, each = spike_bits(work, n, memory, "input")
+    stationary = np.where(work.op == "matmul", spike_bits(work, n, memory, "other")[1], w)
+    if array.registers is not None and variant == "output_stationary":
+        yield Access("partial_sums", "registers", "array.registers.read", performed * p)
+        yield Access("partial_sums", "registers", "array.registers.write", performed * p)
+    elif array.registers is not None and variant != "no_local_reuse":
+        times = work.firsts if variant in LOADED_ONCE else work.steps
+        loaded = work.weights * w * times + spike_bits(work, n, memory, "other")[0]
+        yield from _of_operands(work, "registers", "array.registers.read", performed * stationary)
+        yield from _of_operands(work, "registers", "array.registers.write", loaded)
+    if array.inter_pe is not None:
+        skips = hardware.latency is not None and hardware.latency.zeros == "skip"
+        passed = performed if skips else work.dense_macs  # a gated element still hands on what passes it
+        yield Access("inputs", "inter_pe", "array.inter_pe", passed * each)
+        if variant == "output_stationary":
+            yield from _of_operands(work, "inter_pe", "array.inter_pe", passed * stationary)
+        else:
+            yield Access("partial_sums", "inter_pe", "array.inter_pe", passed * p)
+
+
+def _of_operands(work: Work, level: str, key: str, bits: Array) -> Iterator[Access]:
+    """What the array does with weights, or with a product's other operand, which is of the inputs."""
+    product = work.op == "matmul"
+    yield Access("weights", level, key, np.where(product, 0.0, bits))
+    yield Access("inputs", level, key, np.where(product, bits, 0.0))
+
+
+def memory_charges(moved: list[Access], n: Numbers) -> list[Charge]:
+    """Bits as words of the store that moves them, each at its price."""
+    return [Charge(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
+
+
+def check_homes(
+    work: Work, hardware: HardwareProfile, layers: Sequence[str], n: Numbers, variant: MemoryVariant
+) -> None:
+    """Raise HardwareError, with file and line, for a tensor that fits on no level."""
+    if _memory(hardware).keep is None:
+        return
+    outermost = next(iter(_memory(hardware).levels))
+    found = flows(work, hardware, n, variant)
+    home = homes(found, hardware, n)
+    for f in found:
+        lost = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
+        if lost.any():
+            row = int(np.flatnonzero(lost)[0])
+            raise HardwareError(
+                f"{hardware.where(f'memory.levels.{outermost}.size')}: the {f.tensor.replace('_', ' ')} of "
+                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level beside what is "
+                f"kept before ({outermost} holds {float(n[f'memory.levels.{outermost}.size']):,.0f}); give it more, "
+                "or no size"
+            )
+
+
+def _memory(hardware: HardwareProfile) -> MemoryModel:
+    if hardware.memory is None:
+        raise HardwareError(f"{hardware.name} has no memory section, so no memory traffic can be priced")
+    return hardware.memory

@@ -1,0 +1,1 @@
+"""What every run of a network needs: its state, its mode, several processes, its answers."""

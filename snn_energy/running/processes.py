@@ -1,0 +1,176 @@
+"""Several processes that train one network as one process would: ``torchrun -m snn_energy train ...``.
+
+Every process draws the same random choices for the whole batch, works on its part of it, and adds up with the others:
+the sums inside every BatchNorm, the gradients, and the figures of the log. Without torchrun all of this does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from snn_energy.core.errors import ProfilingError, RecipeError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is, and the device it works on."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """The one process that writes files and speaks."""
+        return self.rank == 0
+
+    def part(self, count: int) -> Tensor:
+        """This process's places of a batch of ``count``, in order; a place and its mirror image stay together."""
+        places = torch.arange(count)
+        return places[torch.minimum(places, count - 1 - places) % self.size == self.rank]
+
+    def add_up(self, values: Tensor) -> Tensor:
+        """Sum over all processes, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def add_up_gradients(self, model: nn.Module) -> None:
+        """Every gradient becomes the sum over all processes."""
+        if self.size > 1:
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            together = self.add_up(torch.cat([g.flatten() for g in gradients]))
+            for gradient, summed in zip(gradients, together.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(summed.view_as(gradient))
+
+    def wait(self) -> None:
+        """Until all processes have come here."""
+        if self.size > 1:
+            with _told_of_others():
+                dist.barrier()
+
+    def told(self, words: Any) -> Any:
+        """What the first process says, in all processes."""
+        box = [words]
+        if self.size > 1:
+            with _told_of_others():
+                dist.broadcast_object_list(box)
+        return box[0]
+
+
+@contextmanager
+def _told_of_others() -> Iterator[None]:
+    """One line where another process has gone: it has said why."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProfilingError(
+            "another process of this run has failed, and has said why; what was counted is kept: mend that and run the "
+            "same command again"
+        ) from error
+
+
+def device_type(device: str) -> str:
+    """``auto`` is cuda where there is one, else cpu; others are themselves."""
+    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def processes(device: str, *, backend: str | None = None, timeout: timedelta | None = None) -> Iterator[Processes]:
+    """The group that torchrun has started, or this process alone. device: auto, cpu or cuda. Raises RecipeError.
+
+    backend: nccl for CUDA devices and gloo for none unless given. timeout: how long one waits for another; torch's
+    own unless given.
+    """
+    chosen = device_type(device)
+    if chosen not in ("cpu", "cuda"):
+        raise RecipeError(f"device must be auto, cpu or cuda, not '{device}'")
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise RecipeError("device cuda: this torch finds no CUDA device; use device cpu")
+    if not dist.is_torchelastic_launched():
+        yield Processes(0, 1, torch.device(chosen))
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    place = torch.device(chosen, local) if chosen == "cuda" else torch.device("cpu")
+    if chosen == "cuda":
+        if local >= torch.cuda.device_count():
+            raise RecipeError(f"{local + 1} processes on this machine, but {torch.cuda.device_count()} CUDA devices")
+        torch.cuda.set_device(place)
+    dist.init_process_group(backend or ("nccl" if chosen == "cuda" else "gloo"), timeout=timeout)
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), place)
+    finally:
+        dist.destroy_process_group()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        summed = x.clone()
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        summed = grads[0].clone()
+        dist.all_reduce(summed)
+        return summed
+
+
+def summed_batch_norm(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+    """BatchNorm in training mode over the batch of all processes. x: (B, C, ...), B perhaps 0 here.
+
+    Ioffe and Szegedy 2015; the mean first and then the squared deviations from it, as torch does.
+    """
+    over = [0, *range(2, x.dim())]
+    shape = [1, -1, *[1] * (x.dim() - 2)]
+    values = x.float()
+    count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
+    sums: Tensor = _SumOverProcesses.apply(torch.cat([values.sum(over), count]))  # type: ignore[no-untyped-call]
+    total = sums[-1].detach()
+    mean = sums[:-1] / total
+    centred = values - mean.view(shape)
+    variance: Tensor = _SumOverProcesses.apply(centred.square().sum(over)) / total  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum or 0.0)
+        norm.running_var.lerp_(variance * total / (total - 1), norm.momentum or 0.0)
+    scale = (variance + norm.eps).rsqrt() * norm.weight
+    return (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)
+
+
+class SummedBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d whose batch is that of all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, N)."""
+        return summed_batch_norm(x, self) if self.training else super().forward(x)
+
+
+class SummedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose batch is that of all processes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (B, C, H, W)."""
+        return summed_batch_norm(x, self) if self.training else super().forward(x)
+
+
+def join_batch_norms(model: nn.Module) -> None:
+    """Every BatchNorm of a network sums over all processes from now on; names and weights stay as they are."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm1d:
+            module.__class__ = SummedBatchNorm1d
+        elif type(module) is nn.BatchNorm2d:
+            module.__class__ = SummedBatchNorm2d

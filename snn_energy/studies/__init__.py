@@ -1,0 +1,1 @@
+"""Jobs of several steps: demo, ablation, trio, time-step sensitivity, early exit."""
