@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from snn_energy.core.errors import SnnEnergyError
     from snn_energy.counts.counts import Counts
     from snn_energy.counts.load import load_counts
-    from snn_energy.hardware.schema import HardwareProfile, list_hardware, load_hardware
+    from snn_energy.hardware.files import list_hardware, load_hardware
+    from snn_energy.hardware.schema import HardwareProfile
     from snn_energy.models.create import create_model
     from snn_energy.models.names import list_models
     from snn_energy.pricing.cycles import Latency
@@ -71,7 +72,8 @@ _PLACES = {
     "core.errors": ("SnnEnergyError",),
     "counts.counts": ("Counts",),
     "counts.load": ("load_counts",),
-    "hardware.schema": ("HardwareProfile", "list_hardware", "load_hardware"),
+    "hardware.files": ("list_hardware", "load_hardware"),
+    "hardware.schema": ("HardwareProfile",),
     "models.create": ("create_model",),
     "models.names": ("list_models",),
     "pricing.cycles": ("Latency",),

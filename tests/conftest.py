@@ -16,7 +16,8 @@ from ruamel.yaml import YAML
 from snn_energy.core.errors import HardwareError
 from snn_energy.counts.columns import COLUMNS, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
 
 DEFAULTS: dict[str, Any] = {
     "layer": "layer", "group": "other", "op": "conv", "time_step": 0, "active": True, "needed": True,

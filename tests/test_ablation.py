@@ -17,7 +17,7 @@ import snn_energy.studies.ablation as ablation
 from snn_energy.cli.main import app
 from snn_energy.core.errors import HardwareError, RecipeError
 from snn_energy.datasets.open import load_images
-from snn_energy.report.plots import accuracy_against_energy, kind_of_training
+from snn_energy.report.plots.training import accuracy_against_energy, kind_of_training
 from snn_energy.studies.ablation import jobs_of, mean_over_seeds, run_grid
 from snn_energy.studies.ablation_grid import list_grids, load_grid, slug
 

@@ -21,7 +21,7 @@ from snn_energy.counts.columns import INTEGRATES
 from snn_energy.counts.published import list_published, published_names
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import Spikformer
-from snn_energy.pricing.energy import IntegerPolicy
+from snn_energy.pricing.policies import IntegerPolicy
 
 Cli = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).resolve().parent.parent

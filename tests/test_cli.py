@@ -478,7 +478,7 @@ def test_pictures_need_a_folder(counted: Path, tmp_path: Path, cli: Cli) -> None
 def test_the_activity_of_a_network_without_spiking_layers_cannot_be_drawn(
     counted: Path, tmp_path: Path, cli: Cli
 ) -> None:
-    from snn_energy.report.plots import activity_map
+    from snn_energy.report.plots.activity import activity_map
 
     vit = se.load_counts(counted / "vit.json")
     with pytest.raises(SnnEnergyError, match="no activity to draw"):

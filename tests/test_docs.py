@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import snn_energy as se
-from snn_energy.hardware.schema import numbers
+from snn_energy.hardware.numbers import numbers
 from snn_energy.pricing.energy import Energy, estimate, estimate_latency
 from snn_energy.pricing.memory import accesses
 

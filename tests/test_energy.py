@@ -17,7 +17,8 @@ from torch import nn
 import snn_energy as se
 from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.pricing.energy import COMPUTE, MEMORY, TOTALS, Energy, estimate
 

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.checkpoints.checkpoint import load_checkpoint
-from snn_energy.checkpoints.weights_file import load_tensors_only, read_weights
+from snn_energy.checkpoints.inert_pickle import load_tensors_only
+from snn_energy.checkpoints.weights_file import read_weights
 from snn_energy.core.errors import CheckpointError
 
 SHARED = Path(__file__).parents[2] / "shared" / "checkpoints"

@@ -8,7 +8,9 @@ import pytest
 
 from snn_energy.core.errors import HardwareError
 from snn_energy.hardware import schema as hardware
-from snn_energy.hardware.schema import TENSORS, HardwareProfile, hardware_path, list_hardware, load_hardware, numbers
+from snn_energy.hardware.files import hardware_path, list_hardware, load_hardware
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.schema import TENSORS, HardwareProfile
 from snn_energy.hardware.tables import (
     DESCRIBE_COLUMNS,
     DIFFERENCE_COLUMNS,

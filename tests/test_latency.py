@@ -15,9 +15,11 @@ from hierarchy_oracle import SCHEDULES, TENSORS, Device, Row, Store, Timing, eve
 from snn_energy.analysis.skipping import skipping
 from snn_energy.core.errors import HardwareError
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, numbers
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.cycles import Latency, places_of, total_cycles
-from snn_energy.pricing.energy import Energy, charged_work, estimate, estimate_latency, make_policies
+from snn_energy.pricing.energy import Energy, charged_work, estimate, estimate_latency
+from snn_energy.pricing.policies import make_policies
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]

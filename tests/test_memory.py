@@ -18,7 +18,8 @@ from ruamel.yaml import YAML
 
 from snn_energy.core.errors import HardwareError, SnnEnergyError
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, numbers
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.energy import Energy, estimate
 
 MakeCounts = Callable[..., Counts]

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import snn_energy as se
-from snn_energy.checkpoints.nir_graph import NIRNetwork, load_nir
+from snn_energy.checkpoints.nir.graph import load_nir
+from snn_energy.checkpoints.nir.network import NIRNetwork
 from snn_energy.core.errors import CheckpointError, DataError
 from snn_energy.datasets.events import load_events
 from snn_energy.datasets.images import batches

@@ -10,7 +10,8 @@ import pytest
 
 from snn_energy import Counts, HardwareProfile, estimate, list_hardware, load_counts, load_hardware
 from snn_energy.core.errors import HardwareError
-from snn_energy.hardware.schema import numbers, quantities
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.quantities import quantities
 from snn_energy.hardware.tables import cannot_price, describe, notes
 
 DEMO = Path(__file__).parent.parent / "reports" / "demo" / "dts-spikformer-2-64.json"

@@ -16,7 +16,7 @@ import pytest
 import snn_energy as se
 from snn_energy.cli.main import app
 from snn_energy.datasets.names import DATASETS
-from snn_energy.hardware.schema import numbers
+from snn_energy.hardware.numbers import numbers
 from snn_energy.studies.ablation_grid import list_grids
 from snn_energy.studies.trio import list_trios
 from snn_energy.training.recipe import list_recipes, load_recipe

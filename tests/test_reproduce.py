@@ -18,7 +18,7 @@ from snn_energy.core import bundled
 from snn_energy.core.errors import ModelError, SnnEnergyError
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.published import list_published
-from snn_energy.hardware.schema import numbers
+from snn_energy.hardware.numbers import numbers
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.paper import reproduce

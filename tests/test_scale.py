@@ -34,7 +34,8 @@ from snn_energy.jobs import profile_run
 from snn_energy.jobs.profile_run import LOOK, profile_checkpoint
 from snn_energy.models.neurons import DTSS
 from snn_energy.profiler import run as profile_module
-from snn_energy.profiler.parts import Parts, covered, missing, parts_path, remove_parts, share
+from snn_energy.profiler.results.part_files import parts_path, remove_parts
+from snn_energy.profiler.results.resume import Parts, covered, missing, share
 from snn_energy.studies.demo import checkpoint_path
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -26,24 +26,25 @@ from snn_energy.datasets.open import load_images
 from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import Spikformer, spiking_layers
-from snn_energy.report.plots import sensitivity_figure
+from snn_energy.report.plots.time_steps import sensitivity_figure
 from snn_energy.studies.demo import checkpoint_path
-from snn_energy.studies.time_step_sensitivity import (
-    BUNDLED_WEIGHT,
+from snn_energy.studies.sensitivity.figures import RANGE, histogram
+from snn_energy.studies.sensitivity.measure import (
     CUTS_FILE,
     FILES,
-    RANGE,
-    THRESHOLD,
     Sensitivity,
-    cut_rows,
     ending,
-    half_losses,
-    histogram,
-    later_cosines,
     measure,
+    sensitivity_of_checkpoint,
+)
+from snn_energy.studies.sensitivity.recommend import (
+    BUNDLED_WEIGHT,
+    THRESHOLD,
+    cut_rows,
+    half_losses,
+    later_cosines,
     recommend,
     recommended_groups,
-    sensitivity_of_checkpoint,
 )
 from snn_energy.training.recipe import load_recipe
 

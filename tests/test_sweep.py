@@ -29,8 +29,10 @@ from snn_energy.analysis.design_sweep import parse_field, sweep, sweepable
 from snn_energy.analysis.uncertainty import energy_range, ratio_range, what_matters
 from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
-from snn_energy.pricing.energy import charged_work, estimate, make_policies
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
+from snn_energy.pricing.energy import charged_work, estimate
+from snn_energy.pricing.policies import make_policies
 
 Cli = Callable[..., tuple[int, str, str]]
 MakeCounts = Callable[..., Counts]

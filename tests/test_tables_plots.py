@@ -23,7 +23,10 @@ from snn_energy.core.errors import OutputError
 from snn_energy.core.groups import GROUPS
 from snn_energy.counts.counts import Counts
 from snn_energy.pricing.energy import COMPUTE, MEMORY
-from snn_energy.report.plots import activity_map, energy_by_group, normalised_bars, save_all, save_figure
+from snn_energy.report.plots.activity import activity_map
+from snn_energy.report.plots.energy import energy_by_group, normalised_bars
+from snn_energy.report.plots.folder import save_all
+from snn_energy.report.plots.style import save_figure
 from snn_energy.report.tables import as_json, csv, energy_unit, latex, markdown, number, plain, write_table
 
 MakeCounts = Callable[..., Counts]

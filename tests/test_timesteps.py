@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.profiler.timesteps import (
+from snn_energy.profiler.axes.roles import (
     Merged,
     Roles,
     Span,

@@ -27,18 +27,13 @@ from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers, time_steps_by_layer
 from snn_energy.studies.train_demo import DEMO_RECIPES, SHIPPED, demo_file, main, summary
 from snn_energy.training.augment import shifted
+from snn_energy.training.evaluation import accuracy, active_steps_by_layer, layers_held_by_floor
 from snn_energy.training.losses import mask_loss
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
-from snn_energy.training.train import (
-    _optimiser,
-    _schedule,
-    accuracy,
-    active_steps_by_layer,
-    layers_held_by_floor,
-    partial_path,
-    train,
-)
+from snn_energy.training.run_files import partial_path
+from snn_energy.training.step import _optimiser, _schedule
+from snn_energy.training.train import train
 
 TINY = """\
 name: tiny

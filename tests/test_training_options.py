@@ -36,7 +36,8 @@ from snn_energy.running.processes import Processes, join_batch_norms
 from snn_energy.training.augment import augmented, cut_out, draw, mixed
 from snn_energy.training.losses import cross_entropy, hoyer_loss, tet_loss
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
-from snn_energy.training.train import partial_path, train
+from snn_energy.training.run_files import partial_path
+from snn_energy.training.train import train
 
 TINY = """\
 name: tiny

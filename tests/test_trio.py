@@ -23,7 +23,8 @@ from snn_energy.datasets.open import load_images
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.studies import trio as module
 from snn_energy.studies.trio import list_trios, load_trio, train_trio
-from snn_energy.training.train import StepTimes, accuracy
+from snn_energy.training.evaluation import accuracy
+from snn_energy.training.train import StepTimes
 
 BASE = """\
 name: bars

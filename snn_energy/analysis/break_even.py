@@ -20,10 +20,14 @@ from snn_energy.analysis.design_sweep import Field, sweepable, totals
 from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, Price, load_hardware, numbers, static_keys
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.quantities import Price
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, column, layers_left_out
 from snn_energy.pricing.cycles import places_of, static_power_w, total_cycles
-from snn_energy.pricing.energy import Policies, all_charges, charged_work, make_policies
+from snn_energy.pricing.energy import all_charges, charged_work
+from snn_energy.pricing.policies import Policies, make_policies
 
 REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
 GRID = 241  # factors tried at once

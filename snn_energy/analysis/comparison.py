@@ -11,10 +11,12 @@ import pandas as pd
 
 from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import layers_left_out
-from snn_energy.pricing.energy import Energy, Policies, estimate
+from snn_energy.pricing.energy import Energy, estimate
 from snn_energy.pricing.memory import variants_of
+from snn_energy.pricing.policies import Policies
 
 
 @dataclass(frozen=True)

@@ -25,33 +25,26 @@ from snn_energy.analysis.comparison import labels_of
 from snn_energy.core.errors import OutputError, SnnEnergyError, nearest
 from snn_energy.core.files import write_whole
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import (
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
     RELATIVE,
-    HardwareProfile,
     Power,
     Price,
     Quantity,
     base_value,
-    load_hardware,
     nearest_unit,
-    numbers,
     quantities,
-    static_keys,
 )
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.actions import Charge
 from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, layers_left_out
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import Places, flat, places_of, total_cycles
-from snn_energy.pricing.energy import (
-    Policies,
-    charged_work,
-    given_charges,
-    make_policies,
-    prices_arithmetic,
-    refuse_unpriced,
-)
+from snn_energy.pricing.energy import charged_work, given_charges, prices_arithmetic, refuse_unpriced
 from snn_energy.pricing.memory import Numbers, accesses
+from snn_energy.pricing.policies import Policies, make_policies
 
 MAX_POINTS = 20_000_000
 BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache

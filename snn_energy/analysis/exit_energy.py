@@ -26,7 +26,8 @@ from snn_energy.core.errors import CountsError, SnnEnergyError
 from snn_energy.counts.balance import imbalance
 from snn_energy.counts.columns import PER_SAMPLE
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.energy import Energy, estimate
 
 Ints = npt.NDArray[np.int64]

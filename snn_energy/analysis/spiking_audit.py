@@ -23,18 +23,13 @@ import pandas as pd
 from snn_energy.core.errors import CountsError
 from snn_energy.counts.columns import INTEGRATES, OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware, numbers
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import Array, Flags, column, left_out
 from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.energy import (
-    EncoderPolicy,
-    IntegerPolicy,
-    Policies,
-    ProductPolicy,
-    charged_work,
-    make_policies,
-    prices_arithmetic,
-)
+from snn_energy.pricing.energy import charged_work, prices_arithmetic
+from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
 
 POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
 

@@ -17,7 +17,8 @@ import pandas as pd
 from snn_energy.analysis.comparison import Comparison
 from snn_energy.analysis.design_sweep import Field, Totals, is_linear, sweepable, totals
 from snn_energy.core.errors import SnnEnergyError
-from snn_energy.hardware.schema import HardwareProfile, Ranged, quantities
+from snn_energy.hardware.quantities import Ranged, quantities
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import Array
 from snn_energy.pricing.energy import Energy
 

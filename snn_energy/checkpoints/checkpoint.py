@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from snn_energy._version import __version__
-from snn_energy.checkpoints.weights_file import WeightsFile, existing, fitted, read_weights, why_not_safetensors
+from snn_energy.checkpoints.inert_pickle import existing
+from snn_energy.checkpoints.weights_file import WeightsFile, fitted, read_weights, why_not_safetensors
 from snn_energy.core.errors import CheckpointError, ModelError, OutputError, nearest
 from snn_energy.core.files import write_whole
 from snn_energy.models.cnn import Cnn, CnnConfig, make_cnn

@@ -292,7 +292,8 @@ def profile(
     from snn_energy.core.files import require_apart, require_writable
     from snn_energy.counts.sample_store import samples_path
     from snn_energy.jobs.profile_run import profile_run
-    from snn_energy.profiler.parts import Interrupted, parts_path, remove_parts
+    from snn_energy.profiler.results.part_files import parts_path, remove_parts
+    from snn_energy.profiler.results.resume import Interrupted
 
     require_writable(output)
     named = [(model or "").rpartition(":")[0], *(item.partition("=")[2] for item in model_args or [])]
@@ -577,7 +578,7 @@ def latency(
     from snn_energy.analysis.skipping import skipping
     from snn_energy.core.files import require_apart
     from snn_energy.counts.load import load_counts
-    from snn_energy.hardware.schema import load_hardware
+    from snn_energy.hardware.files import load_hardware
     from snn_energy.pricing.cycles import no_latency, with_latency
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.tables import for_reading, write_table
@@ -621,8 +622,9 @@ def sweep(
     from snn_energy.analysis.design_sweep import parse_field, write_points
     from snn_energy.analysis.design_sweep import sweep as run
     from snn_energy.core.files import require_apart, require_writable
-    from snn_energy.hardware.schema import load_hardware
-    from snn_energy.report.plots import figure_format, save_figure, sweep_figure
+    from snn_energy.hardware.files import load_hardware
+    from snn_energy.report.plots.design_sweep import sweep_figure
+    from snn_energy.report.plots.style import figure_format, save_figure
     from snn_energy.report.tables import number
 
     require_apart((output, plot), _read(counts_files, hardware))
@@ -666,7 +668,8 @@ def break_even(
     from snn_energy.analysis.break_even import break_even as find
     from snn_energy.analysis.break_even import spikes_per_synapse_sentence
     from snn_energy.core.files import make_folder
-    from snn_energy.report.plots import break_even_figure, save_figure
+    from snn_energy.report.plots.break_even import break_even_figure
+    from snn_energy.report.plots.style import save_figure
     from snn_energy.report.tables import write_table
 
     first, second = _load_all([snn, ann])
@@ -759,7 +762,7 @@ def plot(
 ) -> None:
     """Three pictures: energy by group and kind, layers x time steps, normalised bars."""
     from snn_energy.analysis.comparison import compare as price_all
-    from snn_energy.report.plots import save_all
+    from snn_energy.report.plots.folder import save_all
 
     counts = _load_all(counts_files)
     policies = _policies(memory, integer, products, encoder)
@@ -810,7 +813,7 @@ def train(
     if output is None:
         raise typer.BadParameter("missing: -o, the checkpoint to write")
     from snn_energy.studies.train_demo import summary
-    from snn_energy.training.train import best_path, recipe_path
+    from snn_energy.training.run_files import best_path, recipe_path
     from snn_energy.training.train import train as run
 
     as_it_is = (seed, data, start_from) == (None, None, None)
@@ -853,7 +856,7 @@ def half(
 ) -> None:
     """Store the weights in 16 bits; the accuracy is measured before and after, and the checkpoint says both."""
     from snn_energy.core.files import require_writable
-    from snn_energy.training.train import to_float16
+    from snn_energy.training.evaluation import to_float16
 
     require_writable(output)
     before, after = to_float16(checkpoint, data, output)
@@ -936,7 +939,8 @@ def ablate(
 ) -> None:
     """Train, profile and price every variant of a grid: accuracy, T_avg, SA, SOPs, energy. Goes on where it stopped."""
     from snn_energy.core.files import make_folder
-    from snn_energy.report.plots import accuracy_against_energy, save_figure
+    from snn_energy.report.plots.style import save_figure
+    from snn_energy.report.plots.training import accuracy_against_energy
     from snn_energy.report.tables import write_table
     from snn_energy.studies.ablation import mean_over_seeds, run_grid
 
@@ -1018,7 +1022,7 @@ def sensitivity(
     ] = 1.0,
 ) -> None:
     """What the later time steps of each group of layers are worth, and which groups should enter the mask loss."""
-    from snn_energy.studies.time_step_sensitivity import sensitivity_of_checkpoint
+    from snn_energy.studies.sensitivity.measure import sensitivity_of_checkpoint
 
     with progress() as bar:
         task = bar.add_task(checkpoint.name, total=samples)
@@ -1108,7 +1112,8 @@ def hardware_list() -> None:
     """The bundled profiles."""
     import pandas as pd
 
-    from snn_energy.hardware.schema import list_hardware, load_hardware, numbers
+    from snn_energy.hardware.files import list_hardware, load_hardware
+    from snn_energy.hardware.numbers import numbers
 
     profiles = [load_hardware(name) for name in list_hardware()]
     show(
@@ -1126,7 +1131,7 @@ def hardware_list() -> None:
 @hardware_app.command("show")
 def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a path.")]) -> None:
     """Every number of a profile with its source, and what it cannot price."""
-    from snn_energy.hardware.schema import load_hardware
+    from snn_energy.hardware.files import load_hardware
     from snn_energy.hardware.tables import cannot_price, describe, notes
 
     found = load_hardware(name)
@@ -1151,7 +1156,7 @@ def hardware_diff(
     b: Annotated[str, typer.Argument(help="Another.")],
 ) -> None:
     """The numbers and settings in which two profiles differ."""
-    from snn_energy.hardware.schema import load_hardware
+    from snn_energy.hardware.files import load_hardware
     from snn_energy.hardware.tables import differences
 
     first, second = load_hardware(a), load_hardware(b)
@@ -1165,7 +1170,7 @@ def hardware_diff(
 @hardware_app.command("validate")
 def hardware_validate(path: Annotated[Path, typer.Argument(help="A YAML file.")]) -> None:
     """Check a profile of your own: schema, prices, sources, units."""
-    from snn_energy.hardware.schema import load_hardware
+    from snn_energy.hardware.files import load_hardware
     from snn_energy.hardware.tables import cannot_price
 
     found = load_hardware(path)

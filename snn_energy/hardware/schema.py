@@ -19,28 +19,32 @@ quantities of a profile by their dotted keys, in the units that the formulas use
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, Field, PrivateAttr, StrictBool, field_validator, model_validator
+from pydantic import Field, PrivateAttr, StrictBool, model_validator
 
-from snn_energy.core import bundled
 from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.core.sources import Source
-from snn_energy.core.yaml_file import Document, Form, Keys, Line, Record, Text, fault, read_yaml, show_value
-
-SCHEMA_VERSION = 1
-FORM = Form(
-    "a hardware profile",
-    SCHEMA_VERSION,
-    HardwareError,
-    "check the path, or choose a bundled one from `snn-energy hardware list`",
+from snn_energy.core.yaml_file import Document, Line, Record, Text, fault
+from snn_energy.hardware.quantities import (
+    CYCLE_BANDWIDTH_UNITS,
+    RELATIVE,
+    Bandwidth,
+    Clock,
+    Columns,
+    Cycles,
+    Lanes,
+    Power,
+    Price,
+    Rows,
+    Size,
+    Utilisation,
+    WidePrice,
+    Width,
+    ZeroCheckPrice,
+    quantities,
 )
-SUFFIXES = (".yaml", ".yml")
-Kind = Literal["measured", "simulated", "derived", "assumed", "reported"]
+
 Tensor = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
 TENSORS: tuple[Tensor, ...] = get_args(Tensor)
 MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
@@ -48,244 +52,6 @@ Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
 Zeros = Literal["none", "gate", "skip"]
 MEMORY_VARIANTS: tuple[MemoryVariant, ...] = get_args(MemoryVariant)
 ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # follow from an array's rows and columns
-# Unit -> power of ten of the unit of the formulas: pJ, W, Hz; sizes and bandwidths are not decimal: unit -> bits.
-ENERGY_UNITS: Mapping[str, int] = {"fJ": -15, "pJ": -12, "nJ": -9, "uJ": -6, "mJ": -3, "J": 0}
-RELATIVE = "MAC"  # a multiple of the profile's own MAC
-POWER_UNITS: Mapping[str, int] = {"nW": -9, "uW": -6, "mW": -3, "W": 0}
-CLOCK_UNITS: Mapping[str, int] = {"Hz": 0, "kHz": 3, "MHz": 6, "GHz": 9}
-SIZE_UNITS: Mapping[str, int] = {"bit": 1, "B": 8, "KiB": 8 * 2**10, "MiB": 8 * 2**20, "GiB": 8 * 2**30}
-BANDWIDTH_UNITS: Mapping[str, int] = {
-    "bit/s": 1, "B/s": 8, "kB/s": 8 * 10**3, "MB/s": 8 * 10**6, "GB/s": 8 * 10**9, "TB/s": 8 * 10**12,
-}  # fmt: skip
-CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of the latency section's clock
-
-
-def _amount(value: object) -> float:
-    """A finite number >= 0; a bool or text is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fault(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
-    try:
-        amount = float(value)
-    except OverflowError:
-        amount = math.inf
-    if not math.isfinite(amount):
-        raise fault(f"must be finite, not {amount}; remove the entry if the price is unknown")
-    if amount < 0:
-        raise fault(f"must not be negative, but is {amount:g}")
-    return amount
-
-
-def _whole_bits(value: object) -> int:
-    """A whole number of bits, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise fault(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
-    return value
-
-
-def _scaled(value: float, exponent: int) -> float:
-    """``value`` · 10^``exponent``, rounded once: 0.9 pJ and 0.0009 nJ are the same float."""
-    return float(Decimal(repr(float(value))).scaleb(exponent))
-
-
-def _positive(value: object) -> float:
-    """A finite number > 0."""
-    amount = _amount(value)
-    if amount == 0:
-        raise fault("must be more than 0; with 0 nothing would ever be done")
-    return amount
-
-
-def _whole_count(value: object) -> int:
-    """A whole number, at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise fault(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
-    return value
-
-
-Amount = Annotated[float, BeforeValidator(_amount)]
-Positive = Annotated[float, BeforeValidator(_positive)]
-Bits = Annotated[int, BeforeValidator(_whole_bits)]
-WholeCount = Annotated[int, BeforeValidator(_whole_count)]
-
-
-class Quantity(Record):
-    """One number of a profile with its unit and where it comes from.
-
-    ``range``: lowest and highest value in the same unit, carried to ranges on the results.
-    """
-
-    UNITS: ClassVar[Mapping[str, int]]
-    DECIMAL: ClassVar[bool] = True  # the factor of a unit is a power of ten, not a number of bits
-
-    value: Amount
-    unit: Text
-    source: Text
-    kind: Kind
-    note: Text | None = None
-
-    @field_validator("unit")
-    @classmethod
-    def _known_unit(cls, unit: str) -> str:
-        if unit not in cls.UNITS:
-            hint = nearest_unit(unit, cls.UNITS)
-            raise fault(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
-        return unit
-
-    @property
-    def si_value(self) -> float:
-        """The number in SI (J, W, Hz; bits for sizes and widths, bit/s for bandwidths)."""
-        return self.to_si(self.value, self.unit)
-
-    @classmethod
-    def to_si(cls, value: float, unit: str) -> float:
-        """``value`` of a unit of ``UNITS`` in SI, rounded once."""
-        return _scaled(value, cls.UNITS[unit]) if cls.DECIMAL else value * cls.UNITS[unit]
-
-
-class Ranged(Quantity):
-    """A number whose uncertainty can be given: the results grow with it, so a range stays a range."""
-
-    range: tuple[Amount, Amount] | None = None
-
-    @model_validator(mode="after")
-    def _range_holds_value(self) -> Ranged:
-        if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
-            low, high = self.range
-            upside = f"is upside down; write [{high:g}, {low:g}]" if low > high else f"does not hold {self.value:g}"
-            raise fault(f"[{low:g}, {high:g}] {upside}", "range")
-        return self
-
-
-def nearest_unit(unit: str, known: Iterable[str]) -> str:
-    """The suggestion of ``nearest``, which here knows that pj means pJ and µ means u."""
-    folded = {name.lower(): name for name in known}
-    plain = unit.replace("µ", "u").replace("μ", "u").lower()  # the micro sign and the Greek letter
-    return f"; did you mean '{folded[plain]}'?" if plain in folded else nearest(unit, folded.values())
-
-
-class Width(Quantity):
-    """Bits of one element of a tensor: whole, at least 1."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"bit": 0}
-
-    value: Bits
-
-
-class Size(Quantity):
-    """Capacity of a memory level."""
-
-    UNITS: ClassVar[Mapping[str, int]] = SIZE_UNITS
-    DECIMAL: ClassVar[bool] = False
-
-
-class Bandwidth(Quantity):
-    """What a memory level moves per second, or per cycle of the profile's clock; reads and writes together."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {**BANDWIDTH_UNITS, **CYCLE_BANDWIDTH_UNITS}
-    DECIMAL: ClassVar[bool] = False
-
-    value: Positive
-
-
-class Power(Ranged):
-    """Power drawn whether or not anything is computed."""
-
-    UNITS: ClassVar[Mapping[str, int]] = POWER_UNITS
-
-
-class Clock(Quantity):
-    """Cycles per second."""
-
-    UNITS: ClassVar[Mapping[str, int]] = CLOCK_UNITS
-
-    value: Positive
-
-
-class Rows(Quantity):
-    """Rows of an array of processing elements; along them lie the terms of one sum (K)."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"row": 0}
-
-    value: WholeCount
-
-
-class Columns(Quantity):
-    """Columns of an array of processing elements; along them lie output channels (N)."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"column": 0}
-
-    value: WholeCount
-
-
-class Lanes(Quantity):
-    """Operations that a device starts in one cycle."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"lane": 0}
-
-    value: WholeCount
-
-
-class Utilisation(Quantity):
-    """Share of the lanes that work in a cycle, 0 < u <= 1."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"1": 0, "%": -2}
-
-    value: Positive
-
-    @model_validator(mode="after")
-    def _at_most_all(self) -> Utilisation:
-        if self.si_value > 1:
-            raise fault(f"is a share of the lanes, at most 1 (100 %), not {self.value:g} {self.unit}", "value")
-        return self
-
-
-class Cycles(Quantity):
-    """Whole or broken clock cycles."""
-
-    UNITS: ClassVar[Mapping[str, int]] = {"cycle": 0}
-
-
-class Price(Ranged):
-    """Energy of one operation. ``width_bits`` is the width of its operands, where the source names one.
-
-    Its unit is one of energy, or ``MAC``: a multiple of the profile's own ``compute.mac``.
-    """
-
-    UNITS: ClassVar[Mapping[str, int]] = {**ENERGY_UNITS, RELATIVE: 0}
-
-    width_bits: Bits | None = None
-
-    @property
-    def is_relative(self) -> bool:
-        """True where the unit is MAC."""
-        return self.unit == RELATIVE
-
-    @property
-    def energy_j(self) -> float:
-        """The energy in joule. HardwareError for a price relative to the MAC, which ``numbers`` resolves."""
-        if self.is_relative:
-            raise HardwareError(
-                "a price in MACs has no energy of its own; ask snn_energy.hardware.schema.numbers(profile)"
-            )
-        return self.si_value
-
-    @property
-    def energy_pj(self) -> float:
-        """The energy in picojoule. HardwareError for a price relative to the MAC."""
-        self.energy_j  # noqa: B018
-        return _scaled(self.value, self.UNITS[self.unit] + 12)
-
-
-class WidePrice(Price):
-    """A price that means nothing without a width: a MAC, an accumulate, a word read or written."""
-
-    width_bits: Bits
-
-
-class ZeroCheckPrice(Price):
-    """Energy of asking whether an input is zero, once per operation it feeds or once per input element."""
-
-    per: Literal["operation", "element"] = "operation"
 
 
 class NotPriced(Record):
@@ -427,7 +193,7 @@ class MemoryModel(Record):
     listed from the outermost to the one beside the array, and every operation keeps its tensors, in the order of
     ``keep``, on the innermost level where they fit (snn_energy.pricing.memory). ``spike_coding``: spikes as a bitmap,
     as the addresses of those that are not zero, or dense, each as wide as any activation. ``variant``: what is moved
-    how often, where ``estimate`` names none. ``drop_first_last``: the first read and last write of a membrane are saved.
+    how often, where ``estimate`` names none. ``drop_first_last``: a membrane's first read and last write are saved.
     """
 
     levels: dict[str, Level] = Field(min_length=1)
@@ -560,104 +326,3 @@ class HardwareProfile(Record):
             if level.leakage is not None and self.latency is None and self.static_power is None:
                 raise fault("leakage takes a latency; add the section 'latency'", "memory", "levels", name, "leakage")
         return self
-
-
-def _bundled_directory() -> Path:
-    """Where the bundled profiles lie: in the package (a wheel) or beside it (a checkout)."""
-    place = bundled.hardware_profiles()
-    if place is None:
-        raise HardwareError(f"{bundled.PACKAGE}: the bundled hardware profiles are gone; install snn_energy again")
-    return place
-
-
-def list_hardware() -> list[str]:
-    """Names of the bundled profiles, sorted."""
-    return sorted(path.stem for path in _bundled_directory().glob("*.yaml"))
-
-
-def hardware_path(name: str) -> Path:
-    """File of the bundled profile ``name``; HardwareError with the nearest name if there is none."""
-    known = list_hardware()
-    if name not in known:
-        own = f" (the file is given as './{name}')" if Path(name).is_file() else ""
-        raise HardwareError(
-            f"unknown hardware profile '{name}'{nearest(name, known)}; see `snn-energy hardware list`{own}"
-        )
-    return _bundled_directory() / f"{name}.yaml"
-
-
-def load_hardware(name_or_path: str | Path) -> HardwareProfile:
-    """A hardware profile by bundled name, or from a YAML file.
-
-    Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
-    Raises HardwareError, one line with file:line, the key and the mend, for the first fault of the file.
-    """
-    profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
-    _check_bundled_name(document, profile)
-    profile._document = document
-    return profile
-
-
-def _resolve(name_or_path: str | Path) -> Path:
-    text = str(name_or_path)
-    is_path = isinstance(name_or_path, Path) or "/" in text or "\\" in text or text.endswith(SUFFIXES)
-    return Path(name_or_path) if is_path else hardware_path(text)
-
-
-def _check_bundled_name(document: Document, profile: HardwareProfile) -> None:
-    path = document.path.resolve()
-    if path.parent == _bundled_directory() and profile.name != path.stem:
-        raise document.error(f"name: a bundled profile is named like its file, '{path.stem}'", ("name",))
-
-
-Number = Any  # a float, or an array of them where many designs are priced at once
-
-
-def quantities(part: object, path: Keys = ()) -> Iterator[tuple[Keys, Quantity]]:
-    """Every number below ``part`` with its keys, in the order of the schema."""
-    if isinstance(part, Quantity):
-        yield path, part
-    elif isinstance(part, BaseModel):
-        for name in type(part).model_fields:
-            yield from quantities(getattr(part, name), (*path, name))
-    elif isinstance(part, dict):
-        for name, child in part.items():
-            yield from quantities(child, (*path, name))
-
-
-def base_value(number: Quantity, value: float, unit: str) -> float:
-    """``value`` in the unit of the formulas: pJ, W, Hz, bit, bit/s, or a plain number; multiples stay multiples."""
-    if isinstance(number, Price):
-        return value if unit == RELATIVE else _scaled(value, number.UNITS[unit] + 12)
-    return number.to_si(value, unit)
-
-
-def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] | None = None) -> dict[str, Number]:
-    """All numbers of a profile by their dotted keys: energies in pJ, sizes in bit, bandwidths in bit/s, W, Hz.
-
-    A price's word width is ``KEY.width_bits``. Prices in MACs are multiplied by ``compute.mac``, bandwidths per cycle
-    by ``latency.clock``. ``changes``: key -> (value in the unit of the formulas or a multiple, unit), for designs that
-    differ from the file; values may be arrays.
-    """
-    changes = changes or {}
-    found: dict[str, Number] = {}
-    units: dict[str, str] = {}
-    for path, number in quantities(profile):
-        key = ".".join(path)
-        found[key], units[key] = changes.get(key, (base_value(number, number.value, number.unit), number.unit))
-        width = getattr(number, "width_bits", None)
-        if width is not None:
-            found[f"{key}.width_bits"] = changes.get(f"{key}.width_bits", (float(width), ""))[0]
-    for key, unit in units.items():
-        if unit == RELATIVE:
-            found[key] = found[key] * found["compute.mac"]
-        elif unit in CYCLE_BANDWIDTH_UNITS:
-            found[key] = found[key] * found["latency.clock"]
-    return found
-
-
-def static_keys(hardware: HardwareProfile) -> list[str]:
-    """Dotted keys of the powers that are drawn for as long as an inference lasts."""
-    levels = {} if hardware.memory is None else hardware.memory.levels
-    leaking = [f"memory.levels.{name}.leakage" for name, level in levels.items() if level.leakage is not None]
-    return [*(["static_power"] if hardware.static_power is not None else []), *leaking]

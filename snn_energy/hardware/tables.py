@@ -7,16 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from snn_energy.core.yaml_file import Keys
-from snn_energy.hardware.schema import (
-    CYCLE_BANDWIDTH_UNITS,
-    RELATIVE,
-    TENSORS,
-    Elementwise,
-    HardwareProfile,
-    Quantity,
-    quantities,
-    static_keys,
-)
+from snn_energy.hardware.numbers import static_keys
+from snn_energy.hardware.quantities import CYCLE_BANDWIDTH_UNITS, RELATIVE, Quantity, quantities
+from snn_energy.hardware.schema import TENSORS, Elementwise, HardwareProfile
 
 DESCRIBE_COLUMNS = ["component", "action", "value", "unit", "low", "high", "width_bits", "kind", "source", "citation"]
 DIFFERENCE_COLUMNS = ["component", "action", "a", "b", "differs"]

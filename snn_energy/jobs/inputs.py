@@ -48,7 +48,7 @@ def open_network(
     if checkpoint is not None and Path(checkpoint).suffix == ".nir":
         if model is not None or ema:
             raise CheckpointError(f"{checkpoint}: a NIR graph says what it is; leave model= (--model) and ema out")
-        from snn_energy.checkpoints.nir_graph import load_nir
+        from snn_energy.checkpoints.nir.graph import load_nir
 
         return load_nir(checkpoint, **(arguments or {}))
     if model is None or not is_reference(model):

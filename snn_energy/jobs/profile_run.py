@@ -91,7 +91,7 @@ def profile_run(
     """
     import torch
 
-    from snn_energy.profiler.parts import missing, open_parts
+    from snn_energy.profiler.results.resume import missing, open_parts
     from snn_energy.profiler.run import profile, require_countable, settle_first
     from snn_energy.running.processes import processes
 

@@ -15,7 +15,8 @@ from snn_energy.analysis.break_even import spikes_per_synapse
 from snn_energy.analysis.comparison import compare
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
-from snn_energy.hardware.schema import load_hardware, numbers
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.numbers import numbers
 from snn_energy.paper.record import MADE, Figure, Record, as_frame, derived, entry
 from snn_energy.pricing.energy import estimate
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from snn_energy.paper.record import MADE
-from snn_energy.report.plots import STYLE
+from snn_energy.report.plots.style import STYLE
 
 PUBLISHED, OURS, OTHER = "#000000", "#56B4E9", "#E69F00"
 WHAT = (("ce", "compute\nCE"), ("me", "memory\nME"), ("te", "total\nTE"))

@@ -180,7 +180,7 @@ def read_ablation(reports: Path | None) -> pd.DataFrame | None:
 def write(found: Reproduction, out: str | Path) -> list[Path]:
     """Ledger, ranges, networks and figures into a folder. Raises OutputError."""
     from snn_energy.paper.plots import sops_figure, table_v_figure
-    from snn_energy.report.plots import save_figure
+    from snn_energy.report.plots.style import save_figure
 
     folder = make_folder(out)
     texts = {

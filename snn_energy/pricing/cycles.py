@@ -25,7 +25,8 @@ import pandas as pd
 from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros, numbers, static_keys
+from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
 from snn_energy.pricing.charged_work import Array, Work
 from snn_energy.pricing.memory import LOADED_ONCE, Numbers, accesses
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,68 +14,19 @@ import pandas as pd
 from snn_energy.core.errors import HardwareError, SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.transforms import needed_steps
-from snn_energy.hardware.schema import (
-    MEMORY_VARIANTS,
-    HardwareProfile,
-    MemoryVariant,
-    Schedule,
-    Zeros,
-    load_hardware,
-    numbers,
-)
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
 from snn_energy.hardware.tables import cannot_price
 from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, Charge
 from snn_energy.pricing.charged_work import Work, work_of
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
 from snn_energy.pricing.memory import Numbers, accesses, check_homes, memory_charges, variants_of
+from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
 
-IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
-ProductPolicy = Literal["coincidence", "gated"]
-EncoderPolicy = Literal["per-step", "once"]
 Level = Literal["layer", "group", "time_step"]
 SAMPLES_AT_ONCE = 512
-
-
-@dataclass(frozen=True)
-class Policies:
-    """The choices on which published figures of one network differ; every result says which it used.
-
-    integer: how sums of spikes are charged (e_ac*sops, e_ac*sops_multi, e_mac*sops, e_mac*dense_macs). products:
-    coincidences of both operands, or gated by the streamed one. encoder: a repeated real input is charged per step
-    or once. memory: see snn_energy.pricing.memory.
-    """
-
-    memory: MemoryVariant = "ws_once"
-    integer: IntegerPolicy = "ac"
-    products: ProductPolicy = "coincidence"
-    encoder: EncoderPolicy = "per-step"
-
-    def __post_init__(self) -> None:
-        choices: Mapping[str, tuple[str, ...]] = {
-            "memory": MEMORY_VARIANTS,
-            "integer": get_args(IntegerPolicy),
-            "products": get_args(ProductPolicy),
-            "encoder": get_args(EncoderPolicy),
-        }
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise SnnEnergyError(
-                    f"unknown {name} policy '{value}'{nearest(str(value), allowed)}; choose one of {', '.join(allowed)}"
-                )
-
-
-def make_policies(
-    hardware: HardwareProfile,
-    memory: MemoryVariant | None = None,
-    integer: IntegerPolicy = "ac",
-    products: ProductPolicy = "coincidence",
-    encoder: EncoderPolicy = "per-step",
-) -> Policies:
-    """The policies of an estimate: the memory variant is the profile's own unless one is named."""
-    own: MemoryVariant = "ws_once" if hardware.memory is None else hardware.memory.variant
-    return Policies(own if memory is None else memory, integer, products, encoder)
 
 
 def charged_work(
@@ -451,7 +402,7 @@ def estimate_latency(
     policies: memory, integer, products, encoder, as for ``estimate``. Raises HardwareError for a profile without a
     latency section.
     """
-    from snn_energy.pricing.energy import charged_work, make_policies
+    from snn_energy.pricing.policies import make_policies
 
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     profile = with_latency(profile, schedule, zeros)

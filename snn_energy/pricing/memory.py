@@ -40,6 +40,7 @@ from typing import Any
 import numpy as np
 
 from snn_energy.core.errors import HardwareError
+from snn_energy.hardware.numbers import Number
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
     MEMORY_VARIANTS,
@@ -47,7 +48,6 @@ from snn_energy.hardware.schema import (
     HardwareProfile,
     MemoryModel,
     MemoryVariant,
-    Number,
     Tensor,
 )
 from snn_energy.pricing.actions import Charge

@@ -16,9 +16,10 @@ from snn_energy.core.kinds import Kind
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
+from snn_energy.profiler.discovery.interpret import Settled
 from snn_energy.profiler.frameworks import LAYOUTS, spiking_modules, with_weights
-from snn_energy.profiler.inspection import Settled, few
 from snn_energy.profiler.run import UnsupportedOperationWarning, profile, samples_of, settle_first
+from snn_energy.running.time_mode import few
 
 
 @dataclass(frozen=True)

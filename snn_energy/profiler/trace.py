@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.roles import Roles
 from snn_energy.profiler.counting import coincidences, weighted_rows
 from snn_energy.profiler.operands import Claim, Scan
 from snn_energy.profiler.rules import Geometry
-from snn_energy.profiler.timesteps import Roles, Steps
 
 Way = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
 

@@ -27,6 +27,22 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import of_loader
 from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.roles import (
+    Merged,
+    Role,
+    Roles,
+    Span,
+    broadcast_roles,
+    fed_roles,
+    is_complete,
+    merge,
+    reshape_roles,
+    role_positions,
+    split_merged,
+    stacked_role,
+    view_roles,
+)
 from snn_energy.profiler.counting import sums_exactly, whole_sums
 from snn_energy.profiler.frameworks import LAYOUTS, Spiking
 from snn_energy.profiler.operands import (
@@ -40,22 +56,6 @@ from snn_energy.profiler.operands import (
     reason_of_average,
     scan,
     spikes,
-)
-from snn_energy.profiler.timesteps import (
-    Merged,
-    Role,
-    Roles,
-    Span,
-    Steps,
-    broadcast_roles,
-    fed_roles,
-    is_complete,
-    merge,
-    reshape_roles,
-    role_positions,
-    split_merged,
-    stacked_role,
-    view_roles,
 )
 from snn_energy.profiler.trace import (
     Event,

@@ -22,13 +22,14 @@ from snn_energy.core.errors import RecipeError
 from snn_energy.core.files import make_folder
 from snn_energy.datasets.digits import BUNDLED
 from snn_energy.datasets.names import parse_data
-from snn_energy.hardware.schema import load_hardware
+from snn_energy.hardware.files import load_hardware
 from snn_energy.jobs.profile_run import profile_checkpoint
 from snn_energy.models.names import has_dtss_layers
 from snn_energy.pricing.energy import estimate
 from snn_energy.studies.ablation_grid import Grid, load_grid, slug
 from snn_energy.training.recipe import Recipe, load_recipe, parse_recipe
-from snn_energy.training.train import partial_path, recipe_path, train
+from snn_energy.training.run_files import partial_path, recipe_path
+from snn_energy.training.train import train
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def run_demo(out: str | Path, on_step: Callable[[str, int], None] | None = None)
 
 def write_folder(comparison: Comparison, out: str | Path) -> list[Path]:
     """Every table and picture of a comparison: normalised, by memory variant, by layer. Raises OutputError."""
-    from snn_energy.report.plots import save_all
+    from snn_energy.report.plots.folder import save_all
 
     folder = make_folder(out)
     table = comparison.to_frame().drop(columns="is_baseline")

@@ -23,7 +23,8 @@ import pandas as pd
 from snn_energy.analysis.exit_energy import Floats, Ints, _check_threshold, exit_table, stop_steps
 from snn_energy.core.errors import ModelError
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, load_hardware
+from snn_energy.hardware.files import load_hardware
+from snn_energy.hardware.schema import HardwareProfile
 
 if TYPE_CHECKING:
     from torch import nn

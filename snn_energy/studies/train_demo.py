@@ -13,7 +13,8 @@ from pathlib import Path
 from snn_energy.core import bundled
 from snn_energy.core.errors import OutputError, SnnEnergyError
 from snn_energy.training.recipe import load_recipe
-from snn_energy.training.train import TrainingResult, recipe_path, train
+from snn_energy.training.run_files import recipe_path
+from snn_energy.training.train import TrainingResult, train
 
 DEMO_RECIPES = ("digits-dts", "digits-spikformer", "digits-vit")  # the slowest first
 SHIPPED = bundled.demo_checkpoints()

@@ -28,17 +28,11 @@ from snn_energy.core.errors import OutputError, RecipeError
 from snn_energy.core.files import locked, make_folder, write_text
 from snn_energy.running.processes import device_type
 from snn_energy.studies.ablation_grid import recipe_with
+from snn_energy.training.evaluation import to_float16
 from snn_energy.training.recipe import Recipe, bundled, describe, load_recipe, parse_yaml, read_yaml
+from snn_energy.training.run_files import partial_path
 from snn_energy.training.speed import clock
-from snn_energy.training.train import (
-    StepTimes,
-    data_fingerprint,
-    measure_steps,
-    partial_path,
-    to_float16,
-    train,
-    without_paths,
-)
+from snn_energy.training.train import StepTimes, data_fingerprint, measure_steps, train, without_paths
 
 log = logging.getLogger("snn_energy")
 STATE_FILE = "trio.json"

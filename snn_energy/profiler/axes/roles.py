@@ -1,20 +1,9 @@
-"""Where time and samples lie in a tensor, and which time steps of an operation are active and needed.
-
-An axis role names what a tensor's axis holds: "T" the time steps, "B" the samples, "R" both, time major (T*B), or a
-``Merged`` role where they share the axis with other data. Axes of size 1 carry no role (there is nothing to tell
-apart along them). Roles are followed through the network, never guessed from sizes: a batch of 4 at T = 4 is no
-riddle. Pure functions on shapes; no torch here.
-"""
+"""What a tensor's axes hold: time steps, samples, both, or neither; followed through the network, never guessed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
-
-Steps = npt.NDArray[np.bool_]  # (T,) one flag per time step
 
 
 @dataclass(frozen=True)
@@ -190,50 +179,3 @@ def broadcast_roles(shapes_and_roles: Sequence[tuple[Sequence[int], Roles]], new
     for back in clash:
         found[-back] = None
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class Node:
-    """One recorded operation as the skipping rules see it.
-
-    ``when`` is "timed" (all T steps at once), a step number, or -1 (once per inference). ``active`` has one flag
-    per covered step: (T,) where timed, (1,) else. ``inputs`` are indices of earlier nodes.
-    """
-
-    name: str
-    is_neuron: bool
-    when: int | None  # None: timed
-    active: Steps
-    inputs: frozenset[int]
-
-
-def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int) -> list[Steps]:
-    """For every node the steps whose result some active and needed consumer reads (design, section 4).
-
-    The network's own outputs are needed. A neuron at t is needed if its output is needed at any t' >= t, because
-    its state carries over; that holds across several nodes of one name, one per step, too.
-    """
-    wanted = [np.zeros(time_steps if node.when is None else 1, dtype=np.bool_) for node in nodes]
-    for index in outputs:
-        wanted[index][:] = True
-    later: dict[str, bool] = {}
-    for index in range(len(nodes) - 1, -1, -1):
-        node = nodes[index]
-        if node.is_neuron:
-            wanted[index] = np.logical_or.accumulate(wanted[index][::-1])[::-1] | later.get(node.name, False)
-            later[node.name] = later.get(node.name, False) or bool(wanted[index].any())
-        working = node.active & wanted[index]
-        for source in node.inputs:
-            wanted[source] = wanted[source] | _read_steps(nodes[source].when, node.when, working, time_steps)
-    return wanted
-
-
-def _read_steps(source_when: int | None, reader_when: int | None, working: Steps, time_steps: int) -> Steps:
-    """Which steps of a source a reader reads, given the steps in which the reader works."""
-    if source_when is None and reader_when is not None and reader_when >= 0:
-        read = np.zeros(time_steps, dtype=np.bool_)
-        read[reader_when] = working.any()
-        return read
-    if source_when is None and reader_when is None:
-        return working
-    return np.array([bool(working.any())])

@@ -1,0 +1,184 @@
+"""Tensors out of a pickled file without running code from it."""
+
+from __future__ import annotations
+
+import _compat_pickle
+import builtins
+import io
+import pickle
+import pickletools
+import struct
+import warnings
+import zipfile
+import zlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snn_energy.core.errors import CheckpointError
+
+_CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+_WHOLE = (
+    "save its state_dict() where you trust the file, torch.save(model.state_dict(), 'weights.pt'), "
+    "and give the code with --model file.py:function"
+)
+# What torch.load raises on files that are no state dicts; any of them means the same to the user.
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ImportError,
+    OSError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+)
+
+_ZIP = b"PK\x03\x04"  # how a PyTorch file begins since 1.6; a pickle before
+_RUNS_CODE = (
+    *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "importlib", "runpy"),
+    *("code", "marshal", "pickle", "_pickle", "webbrowser"),
+)
+
+
+class Inert:
+    """Stands for a class or function that a file names: takes any arguments and any state, keeps none, does nothing."""
+
+    stands_for = "object"
+
+    def __new__(cls, *_: Any) -> Any:
+        """Whatever it is called with."""
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class InertMapping(Inert):
+    """The same for a kind of dict: what the file puts into it must go somewhere."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty dict."""
+        return OrderedDict()
+
+
+class InertList(Inert):
+    """The same for a kind of list."""
+
+    def __new__(cls, *_: Any) -> Any:
+        """An empty list."""
+        return []
+
+
+def load_tensors_only(path: str | Path) -> Any:
+    """Content of a PyTorch file, on the CPU, by the restricted unpickler, which runs no code of it.
+
+    Objects of classes that torch does not know are ``Inert``. Raises CheckpointError.
+    """
+    file = existing(path)
+    with file.open("rb") as stream:
+        start = stream.read(9)
+    if not start.startswith((_ZIP, b"\x80")):
+        mend = "; it looks like the former: rename it to .safetensors" if start[8:] == b"{" else ""
+        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{mend}")
+    names: set[str] = set()
+    try:
+        names = _names_in(file, start.startswith(_ZIP))
+        told = ", ".join(sorted(filter(_could_run_code, names)))
+        if told:
+            raise CheckpointError(
+                f"{path}: a pickle that names {told}; loading it could run code, so it was not loaded; {_CONVERT}"
+            )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats; the outcome is checked by the caller
+            return _load_inertly(file, names)
+    except _UNREADABLE as error:
+        if any(name.startswith("torch.nn.") and "Parameter" not in name for name in names):
+            raise CheckpointError(f"{path}: holds a whole pickled module, not a state dict; {_WHOLE}") from error
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path}: a pickle that holds more than weights, or is damaged; loading it could run code, so it "
+                f"was not loaded; {_CONVERT}"
+            ) from error
+        raise CheckpointError(
+            f"{path}: truncated, damaged or not a PyTorch state dict ({type(error).__name__}); save it "
+            f"again or {_CONVERT}"
+        ) from error
+
+
+def _load_inertly(path: Path, names: set[str]) -> Any:
+    """torch.load with an inert class for every name. torch's own names come first, so that tensors stay tensors.
+
+    The unpickler fills nothing but a true dict or list, so a class that turns out to be one is tried again as such.
+    """
+    kinds: dict[str, type[Inert]] = dict.fromkeys(names, Inert)
+    while True:
+        stubs: list[Any] = [(type(name, (kind,), {"stands_for": name}), name) for name, kind in kinds.items()]
+        try:
+            with torch.serialization.safe_globals(stubs):
+                return torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            better = InertMapping if "SETITEM" in str(error) else InertList
+            found = [name for name in names if f"'{__name__}.{name}'" in str(error) and kinds[name] is Inert]
+            if len(found) != 1:
+                raise
+            kinds[found[0]] = better
+
+
+def _names_in(path: Path, zipped: bool) -> set[str]:
+    """Every class and function that the pickles of a PyTorch file name. Raises CheckpointError for TorchScript."""
+    names: set[str] = set()
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            members = {name.rpartition("/")[2]: name for name in archive.namelist()}
+            if "constants.pkl" in members:
+                raise CheckpointError(f"{path}: a TorchScript archive, which is code and weights in one; {_WHOLE}")
+            if "data.pkl" in members:
+                _scan(io.BytesIO(archive.read(members["data.pkl"])), 1, names)
+    else:
+        with path.open("rb") as stream:
+            _scan(stream, 4, names)  # of the old format: magic number, version, system, content
+    return names
+
+
+def _scan(stream: Any, pickles: int, names: set[str]) -> None:
+    """Add what the pickles in a stream name, under the spellings of Python 2 and 3. Reads opcodes, runs nothing."""
+    try:
+        for _ in range(pickles):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    module, _, name = str(argument).partition(" ")
+                    names.add(f"{module}.{name}")
+                    renamed = _compat_pickle.NAME_MAPPING.get((module, name))
+                    names.add(".".join(renamed or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)))
+    except (ValueError, IndexError, KeyError):
+        pass  # a damaged pickle: torch.load tells
+
+
+def _could_run_code(name: str) -> bool:
+    """True for what only a file meant to run code would name. Inert as well, but such a file is no one's weights."""
+    module, _, rest = name.partition(".")
+    if module == "builtins":
+        return not isinstance(getattr(builtins, rest, None), type)
+    return module in _RUNS_CODE
+
+
+def existing(path: str | Path) -> Path:
+    """The path of a file that holds something. Raises CheckpointError."""
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {what}; give a .safetensors checkpoint")
+    if file.stat().st_size == 0:
+        raise CheckpointError(f"{path}: the file is empty (0 bytes); copy or save it again")
+    return file

@@ -1,0 +1,1 @@
+"""Networks out of NIR files."""

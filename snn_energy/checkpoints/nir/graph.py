@@ -1,0 +1,280 @@
+"""NIR graphs: a file becomes a network, node by node."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from snn_energy.checkpoints.checkpoint import sha256_of
+from snn_energy.checkpoints.nir.layers import _PLAIN, _shape
+from snn_energy.checkpoints.nir.network import NIRNetwork, Step
+from snn_energy.checkpoints.nir.nodes import RESETS, RULES, Delay, NIRIntegrator, NIRNeuron, NIRThreshold, Reset, Rule
+from snn_energy.checkpoints.nir.order import _depth_first, _depths, _legal_names, _loop_among, _reads
+from snn_energy.checkpoints.nir.read import (
+    _FIELDS,
+    _NUMBERS,
+    _OPTIONAL,
+    _SPIKING,
+    _STATEFUL,
+    MAX_DEPTH,
+    Params,
+    Shape,
+    _read_file,
+    _read_graph,
+    _text,
+)
+from snn_energy.core.errors import CheckpointError, nearest
+
+
+def load_nir(source: str | Path | Any, *, dt: float = 1.0, rule: Rule = "nir", reset: Reset = "file") -> NIRNetwork:
+    """The network of a .nir file (or of a ``nir.NIRGraph``), on the CPU, in eval mode; one time step a call.
+
+    dt: the time step, in the unit of the file's time constants. rule: how a neuron spikes, one of ``RULES``. reset:
+    how it resets, one of ``RESETS``. The equations stand at the top of this module. Profile it with
+    ``time="call-axis0"`` and a loader of (T, B, ...) frames; ``reset_state`` puts it at rest.
+    Raises CheckpointError for a file that is missing, truncated or no NIR graph, for node types that are not
+    supported, edges that lead nowhere, shapes that do not fit, values that are not finite, a dt that the time
+    constants do not bear, and where h5py is not installed.
+    """
+    for name, value, known in (("rule", rule, RULES), ("reset", reset, RESETS)):
+        if value not in known:
+            raise CheckpointError(f"{name}={value!r} is unknown (known: {', '.join(known)})")
+    if isinstance(dt, bool) or not isinstance(dt, int | float) or not (math.isfinite(dt) and dt > 0):
+        raise CheckpointError(f"dt={dt!r} must be a number above 0, in the unit of the file's time constants")
+    is_file = isinstance(source, str | Path)
+    where = str(source) if is_file else "the NIR graph"
+    graph = _read_file(Path(source)) if is_file else _read_graph(source)
+    network = _Builder(where, float(dt), rule, reset).build(graph)
+    if is_file:
+        network.__dict__["snn_energy_checkpoint"] = {
+            "checkpoint": Path(source).name,
+            "checkpoint_sha256": sha256_of(source),
+            "seed": None,
+        }
+    return network.eval()
+
+
+@dataclass
+class _Builder:
+    """Makes modules of nodes; ``where`` is what errors call the graph."""
+
+    where: str
+    dt: float
+    rule: Rule
+    reset: Reset
+
+    def build(self, root: Params) -> NIRNetwork:
+        """The network of a root node. Raises CheckpointError."""
+        if root.get("type") != "NIRGraph":
+            raise CheckpointError(
+                f"{self.where}: holds a {root.get('type')} node, not a NIRGraph; save the whole graph"
+            )
+        nodes, edges = self._flat(root, "", 0)
+        self._require_known(nodes, edges)
+        entry = self._one_input(nodes)
+        exits = sorted(name for name, node in nodes.items() if node["type"] == "Output")
+        if not exits:
+            raise CheckpointError(f"{self.where}: no Output node; a graph needs one for its result")
+        reads, order, closing = self._order(nodes, edges, entry)
+        modules = {name: self._module(name, node) for name, node in nodes.items()}
+        steps = [
+            Step(
+                name,
+                None,
+                tuple(sorted(source for source in reads[name] if (source, name) not in closing)),
+                tuple(sorted(source for source in reads[name] if (source, name) in closing)),
+            )
+            for name in order
+            if name != entry
+        ]
+        input_shape = _shape(nodes[entry]["shape"])
+        self._require_fit(nodes, modules, steps, entry, input_shape)
+        legal = _legal_names([name for name in order if modules[name] is not None])
+        named = [Step(s.name, legal.get(s.name), s.reads, s.reads_before) for s in steps]
+        kept = {legal[name]: module for name in legal if (module := modules[name]) is not None}
+        network = NIRNetwork(kept, named, entry, exits, input_shape)
+        network.reset_state()
+        return network
+
+    def _fail(self, text: str) -> CheckpointError:
+        return CheckpointError(f"{self.where}: {text}")
+
+    def _flat(self, graph: Params, prefix: str, depth: int) -> tuple[dict[str, Params], list[tuple[str, str]]]:
+        """Nodes and edges, those of graphs within it under ``name.inner``."""
+        what = f"graph '{prefix[:-1]}'" if prefix else "the graph"
+        if depth > MAX_DEPTH or not isinstance(graph.get("nodes"), Mapping) or "edges" not in graph:
+            raise self._fail(f"{what} lacks nodes or edges, or lies deeper than {MAX_DEPTH}; save it with nir.write")
+        nodes: dict[str, Params] = {}
+        edges: list[tuple[str, str]] = []
+        into: dict[str, str] = {}
+        out_of: dict[str, str] = {}
+        for name, node in graph["nodes"].items():
+            whole = prefix + name
+            if node.get("type") != "NIRGraph":
+                nodes[whole] = node
+                continue
+            inner, inner_edges = self._flat(node, f"{whole}.", depth + 1)
+            ports = [[key for key, n in inner.items() if n.get("type") == kind] for kind in ("Input", "Output")]
+            if any(len(found) != 1 for found in ports):
+                raise self._fail(
+                    f"graph '{whole}' has {len(ports[0])} Input and {len(ports[1])} Output nodes; "
+                    "a graph within a graph must have one of each"
+                )
+            (into[whole],), (out_of[whole],) = ports
+            nodes |= inner | {port: {**inner[port], "type": "Port"} for (port,) in ports}
+            edges += inner_edges
+        edges += [
+            (out_of.get(prefix + a, prefix + a), into.get(prefix + b, prefix + b))
+            for a, b in self._pairs(graph["edges"])
+        ]
+        return nodes, sorted(set(edges))
+
+    def _pairs(self, edges: Any) -> list[tuple[str, str]]:
+        found = [tuple(end.decode() if isinstance(end, bytes) else end for end in pair) for pair in edges]
+        odd = next((pair for pair in found if len(pair) != 2 or not all(isinstance(end, str) for end in pair)), None)
+        if odd is not None:
+            raise self._fail(f"the edge {odd} is no pair of two nodes' names; save the graph with nir.write")
+        return found  # type: ignore[return-value]
+
+    def _require_known(self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]]) -> None:
+        for name, node in nodes.items():
+            kind = node.get("type")
+            if kind != "Port" and kind not in _FIELDS:
+                known = [k for k in _FIELDS if k != "NIRGraph"]
+                raise self._fail(
+                    f"node '{name}' is of type {kind}{nearest(str(kind), known)}, which is not supported "
+                    f"(supported: {', '.join(known)})"
+                )
+            for field in ("shape",) if kind == "Port" else _FIELDS[str(kind)]:
+                if node.get(field) is None:
+                    raise self._fail(f"node '{name}' ({kind}) has no {field}; save the graph with nir.write")
+        for a, b in edges:
+            for end in (a, b):
+                if end not in nodes:
+                    guess = nearest(end, nodes) or "; mend the graph"
+                    raise self._fail(f"the edge from '{a}' to '{b}' names a node that is not there{guess}")
+
+    def _one_input(self, nodes: Mapping[str, Params]) -> str:
+        found = [name for name, node in nodes.items() if node["type"] == "Input"]
+        if len(found) != 1:
+            raise self._fail(f"{len(found)} Input nodes; the graph must have one, which reads the loader's frames")
+        return found[0]
+
+    def _order(
+        self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]], entry: str
+    ) -> tuple[dict[str, list[str]], list[str], set[tuple[str, str]]]:
+        """What every node reads, the order within a time step, and the edges that close cycles."""
+        leads: dict[str, list[str]] = {name: [] for name in nodes}
+        reads: dict[str, list[str]] = {name: [] for name in nodes}
+        for a, b in edges:
+            if b == entry:
+                raise self._fail(f"an edge leads from '{a}' into the Input node '{b}', which reads the loader alone")
+            leads[a].append(b)
+            reads[b].append(a)
+        depth = _depths(leads, entry)
+        lone = next((name for name in sorted(nodes) if name not in depth), None)
+        if lone is not None:
+            raise self._fail(f"no edge leads from the Input to node '{lone}' ({nodes[lone]['type']}); mend the edges")
+        for ahead in leads.values():
+            ahead.sort(key=lambda name: (depth[name], name))
+        order, closing = _depth_first(leads, entry)
+        stateless = {name for name in nodes if nodes[name]["type"] not in _STATEFUL}
+        loop = _loop_among(stateless, leads)
+        if loop:
+            raise self._fail(f"the cycle through {', '.join(loop)} holds no neuron and no delay; it has no result")
+        return reads, order, closing
+
+    def _module(self, name: str, node: Params) -> nn.Module | None:
+        """The module of a node; None where it hands its input on. Raises CheckpointError."""
+        kind = str(node["type"])
+        fields = (*_FIELDS.get(kind, ()), *_OPTIONAL)
+        params: dict[str, Any] = {k: node[k] for k in fields if node.get(k) is not None}
+        for key in _NUMBERS:
+            if key in params:
+                params[key] = self._numbers(name, kind, key, params[key])
+        if kind in ("Input", "Output", "Port"):
+            return None
+        if kind in _SPIKING or kind in ("I", "LI", "CubaLI"):
+            return self._neuron(name, kind, params)
+        if kind == "Threshold":
+            return NIRThreshold({"threshold": self._numbers(name, kind, "threshold", params["threshold"])})
+        if kind == "Delay":
+            return Delay(self._delay_steps(name, params["delay"]))
+        try:
+            return _PLAIN[kind](params)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise self._fail(f"node '{name}' ({kind}): {error}; mend the node") from error
+
+    def _numbers(self, name: str, kind: str, key: str, value: Any) -> npt.NDArray[np.float64]:
+        try:
+            found = np.asarray(value, np.float64)
+        except (TypeError, ValueError) as error:
+            raise self._fail(f"node '{name}' ({kind}): {key} holds no numbers ({error}); mend the node") from error
+        if not np.isfinite(found).all():
+            raise self._fail(
+                f"node '{name}' ({kind}): {key} holds NaN or infinite values; nothing can be counted with it"
+            )
+        return found
+
+    def _neuron(self, name: str, kind: str, params: Params) -> nn.Module:
+        for key in ("tau", "tau_mem", "tau_syn"):
+            if key in params and params[key].size and params[key].min() < self.dt:
+                raise self._fail(
+                    f"node '{name}' ({kind}): {key} = {params[key].min():g} is shorter than the time step dt = "
+                    f"{self.dt:g}; give dt in the unit of the file (snnTorch writes seconds with dt=1e-4)"
+                )
+        if kind not in _SPIKING:
+            return NIRIntegrator(kind, params, self.dt)
+        if self.rule == "sinabs" and (kind != "IF" or params["v_threshold"].min() <= 0):
+            raise self._fail(
+                f"node '{name}' ({kind}): rule 'sinabs' is for IF nodes with thresholds above 0; take 'nir'"
+            )
+        return NIRNeuron(kind, params, self.dt, self.rule, self.reset)
+
+    def _delay_steps(self, name: str, value: Any) -> npt.NDArray[np.int64]:
+        delay = self._numbers(name, "Delay", "delay", value)
+        steps = np.rint(delay / self.dt)
+        if (np.abs(delay / self.dt - steps) > 1e-3).any() or (steps < 0).any() or (steps > 1e6).any():
+            raise self._fail(f"node '{name}' (Delay): its delays are no whole numbers of time steps dt = {self.dt:g}")
+        return steps.astype(np.int64)
+
+    def _require_fit(
+        self,
+        nodes: Mapping[str, Params],
+        modules: Mapping[str, nn.Module | None],
+        steps: Sequence[Step],
+        entry: str,
+        input_shape: Shape,
+    ) -> None:
+        """Send one sample of zeros through, node by node; raises CheckpointError where shapes do not fit."""
+        shapes = {entry: input_shape}
+        for step in steps:
+            node, module = nodes[step.name], modules[step.name]
+            read = {shapes[source] for source in step.reads}
+            what = f"node '{step.name}' ({node['type'] if node['type'] != 'Port' else 'port of a graph'})"
+            if len(read) > 1:
+                raise self._fail(f"{what} adds up {' and '.join(map(_text, sorted(read)))}; mend the edges")
+            (shape,) = read
+            wanted = _reads(node, shape)
+            if wanted is not None and wanted != shape:
+                raise self._fail(f"{what} reads {_text(wanted)}, but '{step.reads[0]}' gives {_text(shape)}")
+            try:
+                with torch.no_grad():
+                    shapes[step.name] = shape if module is None else tuple(module(torch.zeros(1, *shape)).shape[1:])
+            except (RuntimeError, IndexError, ValueError) as error:
+                raise self._fail(f"{what} does not take {_text(shape)}: {error}") from error
+        for step in steps:
+            for source in step.reads_before:
+                reads = shapes[step.reads[0]]
+                if shapes[source] != reads:
+                    raise self._fail(
+                        f"node '{step.name}' reads {_text(reads)}, but '{source}' gives {_text(shapes[source])}"
+                    )

@@ -1,0 +1,440 @@
+"""The schema of published counts: what a YAML file may say of a network, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
+
+from snn_energy.core.errors import CountsError, nearest
+from snn_energy.core.groups import Group
+from snn_energy.core.sources import Source
+from snn_energy.core.yaml_file import Form, Record, Text, fault, show_value
+from snn_energy.counts.columns import OPERATIONS
+
+BUNDLED = "published:"  # published:FILE[:NETWORK] is a file that comes with snn_energy
+SCHEMA_VERSION = 1
+FORM = Form(
+    "a file of published counts",
+    SCHEMA_VERSION,
+    CountsError,
+    f"check the path, or name a file that comes with snn_energy as {BUNDLED}FILE",
+)
+UNITS: Mapping[str, int] = {"k": 3, "M": 6, "G": 9, "T": 12}  # power of ten
+LARGEST = 2**63 - 1
+MOST_ROWS = 10**6  # layers times time steps
+Op = Literal[
+    "conv", "linear", "matmul", "neuron", "norm", "add", "mul", "scale", "activation", "softmax", "pool", "mean",
+    "reduce",
+]  # fmt: skip
+Kind = Literal["binary", "ternary", "integer", "real"]
+LOWEST_FIRST: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
+
+
+def _number(value: object) -> int | float:
+    """A finite number >= 0, plain or as "6.82 G"; whole numbers stay whole, and no digit is lost."""
+    if isinstance(value, str):
+        exact = _with_unit(value)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise fault(f"must be a number, not {show_value(value)}")
+    elif not math.isfinite(value):
+        raise fault(f"must be finite, not {value}; remove the key if the count is not known")
+    else:
+        exact = Decimal(repr(value))
+    if exact < 0:
+        raise fault(f"must not be negative, but is {value}")
+    if exact > LARGEST:
+        raise fault(f"is more than can be counted ({LARGEST})")
+    return _plain(exact)
+
+
+def _plain(exact: Decimal) -> int | float:
+    return int(exact) if exact == exact.to_integral_value() else float(exact)
+
+
+def _with_unit(text: str) -> Decimal:
+    """ "6.82 G" as 6.82 * 10^9."""
+    found = re.fullmatch(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)", text.strip())
+    try:
+        exact = Decimal(found[1] if found is not None else "")
+    except InvalidOperation:
+        raise fault(f'must be a number, or one with a unit such as "6.82 G", not the text {text!r}') from None
+    unit = found[2] if found is not None else ""
+    if unit and unit not in UNITS:
+        near = {known.lower(): known for known in UNITS}.get(unit[0].lower())
+        raise fault(f"unit '{unit}' is not one of {', '.join(UNITS)}" + (f"; did you mean '{near}'?" if near else ""))
+    try:
+        return exact.scaleb(UNITS.get(unit, 0))
+    except InvalidOperation:
+        raise fault(f"is more than can be counted ({LARGEST})") from None
+
+
+def _whole(value: object) -> int:
+    """A whole number >= 0."""
+    number = _number(value)
+    if isinstance(number, float):
+        raise fault(f"must be a whole number, not {show_value(value)}")
+    return number
+
+
+def _count(value: object) -> int:
+    """A whole number >= 1."""
+    number = _whole(value)
+    if number < 1:
+        raise fault(f"must be at least 1, not {show_value(value)}")
+    return number
+
+
+def _share(value: object) -> int | float:
+    """A number between 0 and 1."""
+    number = _number(value)
+    if number > 1:
+        raise fault(f"is a share, at most 1, not {show_value(value)}")
+    return number
+
+
+Number = Annotated[int | float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, BeforeValidator(_count)]
+Share = Annotated[int | float, BeforeValidator(_share)]
+
+
+class Steps(Record):
+    """So many once per inference, and so many more in every time step."""
+
+    once: Number = 0
+    per_step: Number = 0
+
+    @model_validator(mode="after")
+    def _something(self) -> Steps:
+        if not self.model_fields_set:
+            raise fault("is empty; write a number, or {once: N, per_step: N}")
+        return self
+
+    def total(self, time_steps: int) -> int | float:
+        """once + per_step * time_steps, exactly."""
+        return _plain(Decimal(repr(self.once)) + Decimal(repr(self.per_step)) * time_steps)
+
+
+def _steps(value: object) -> object:
+    """A plain number is one per inference."""
+    return value if isinstance(value, dict) else Steps(once=_number(value))
+
+
+PerInference = Annotated[Steps, BeforeValidator(_steps)]
+
+
+class Totals(Record):
+    """A whole network, per inference: multiply-accumulates of real inputs, accumulates of spikes.
+
+    ``neurons`` of all spiking layers, ``spikes`` over all time steps, ``weights`` of all layers.
+    """
+
+    macs: Number
+    sops: Number
+    neurons: Whole | None = None
+    spikes: Number | None = None
+    weights: Whole | None = None
+
+
+class Layer(Record):
+    """One layer, per sample and active time step. An operation (conv, linear, matmul), neurons, or element-wise work.
+
+    Operations: M = ``positions``, K = ``reduction`` (inputs per output), N = ``out_channels`` (over all ``groups``).
+    ``macs`` = M*K*N. ``weights`` = K*N of conv and linear layers; ``biases`` 0 or N. ``input_elements`` = M*K of a
+    linear layer; a product streams its ``streamed`` operand, left (M*K*groups elements) or right (K*N), the one of the
+    lower kind. ``rate``: non-zeros / elements of the (streamed) input. ``sops``: accumulates; rate * macs where only a
+    rate is given, which for a product are the gated ones, as its coincidences cannot be told. ``feeds_neuron``: all
+    readers of the output are neurons; unless given, the next operation or neuron in the file is one.
+
+    Neurons: ``neurons``, and ``spikes`` or ``firing_rate`` (spikes / neurons). Element-wise: ``elementwise_ops``, 0
+    where a norm folds into the layer before it; ``weights`` and ``biases`` are parameters of norms and embeddings, and
+    none unless given but of norms.
+
+    ``active_steps``: the first so many, all unless given; 0 for what is never run. ``once``: once per inference.
+    ``input_repeated``: the input is the same at every step (direct encoding).
+    """
+
+    op: Op | None = None
+    group: Group | None = None
+    note: Text | None = None
+    active_steps: Whole | None = None
+    once: StrictBool = False
+    positions: Count | None = None
+    reduction: Count | None = None
+    out_channels: Count | None = None
+    groups: Count = 1
+    macs: Whole | None = None
+    weights: Whole | None = None
+    biases: Whole | None = None
+    input_elements: Whole | None = None
+    input_kind: Kind | None = None
+    max_k: Count | None = None
+    input_repeated: StrictBool = False
+    other_kind: Kind | None = None
+    other_max_k: Count | None = None
+    streamed: Literal["left", "right"] = "left"
+    rate: Share | None = None
+    sops: Number | None = None
+    feeds_neuron: StrictBool | None = None
+    neurons: Whole | None = None
+    spikes: Number | None = None
+    firing_rate: Share | None = None
+    elementwise_ops: Whole | None = None
+    output_elements: Whole | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Layer:
+        if self.op is not None:
+            _check_keys(self)
+            _check_operation(self) if self.op in OPERATIONS else _check_neurons(self)
+        elif not isinstance(self, Entry):
+            raise fault("is missing; add the key 'op'", "op")
+        return self
+
+
+COMMON_KEYS = frozenset(("op", "group", "note", "active_steps", "once", "repeat"))
+OPERATION_KEYS = frozenset(
+    ("positions", "reduction", "out_channels", "groups", "macs", "input_elements", "input_kind", "max_k",
+     "input_repeated", "rate", "sops", "feeds_neuron", "output_elements")
+)  # fmt: skip
+WEIGHT_KEYS = frozenset(("weights", "biases"))
+PRODUCT_KEYS = frozenset(("other_kind", "other_max_k", "streamed"))
+NEURON_KEYS = frozenset(("neurons", "spikes", "firing_rate"))
+ELEMENTWISE_KEYS = frozenset(("elementwise_ops", "output_elements"))
+
+
+def _keys_of(op: str) -> frozenset[str]:
+    """The keys that mean something for a layer."""
+    if op == "neuron":
+        return COMMON_KEYS | NEURON_KEYS
+    if op not in OPERATIONS:
+        return COMMON_KEYS | WEIGHT_KEYS | ELEMENTWISE_KEYS
+    return COMMON_KEYS | OPERATION_KEYS | (PRODUCT_KEYS if op == "matmul" else WEIGHT_KEYS)
+
+
+def _check_keys(layer: Layer) -> None:
+    known = _keys_of(str(layer.op))
+    for key in sorted(layer.model_fields_set):
+        if key not in known:
+            raise fault(f"says nothing about op '{layer.op}'; remove it", key)
+    if layer.once and "active_steps" in layer.model_fields_set:
+        raise fault("and 'once' exclude each other; keep one", "active_steps")
+
+
+def _check_operation(layer: Layer) -> None:
+    product = layer.op == "matmul"
+    for kind, largest in (("input_kind", "max_k"), ("other_kind", "other_max_k")):
+        found = getattr(layer, kind)
+        if found is None and (product or kind == "input_kind"):
+            raise fault(f"is missing; add the key '{kind}': {', '.join(LOWEST_FIRST)}", kind)
+        if found == "integer" and getattr(layer, largest) is None:
+            raise fault(f"is missing; an integer input needs its largest value '{largest}'", largest)
+        if found != "integer" and getattr(layer, largest) is not None:
+            raise fault(f"is for integers alone; remove it, or make {kind} integer", largest)
+    if product and LOWEST_FIRST.index(layer.input_kind) > LOWEST_FIRST.index(layer.other_kind):
+        raise fault("is the lower kind of the two, the one streamed; exchange it with other_kind", "input_kind")
+    if layer.out_channels is not None and layer.out_channels % layer.groups:
+        raise fault(f"does not divide out_channels {layer.out_channels}; correct one of them", "groups")
+    derived = derive(layer)
+    for key, value in vars(derived).items():
+        given = getattr(layer, key, None)
+        if given is not None and given != value:
+            raise fault(f"does not add up: {FORMULAS[key, product]} is {value}, not {given}; correct one", key)
+    if layer.biases and layer.out_channels is not None and layer.biases != layer.out_channels:
+        raise fault(f"does not add up: there are {layer.out_channels} out_channels or none; correct it", "biases")
+    if derived.macs is not None and derived.macs > LARGEST:
+        raise fault(f"times reduction times out_channels is more than can be counted ({LARGEST})", "positions")
+    if layer.sops is not None and derived.macs is not None and layer.sops > derived.macs:
+        raise fault(f"does not add up: more than the {derived.macs} dense MACs; sops are per time step", "sops")
+    gated = _product(layer.rate, derived.macs)
+    if product and layer.sops is not None and gated is not None and layer.sops > gated:
+        raise fault(f"does not add up: more than rate times dense MACs, {gated}; sops are coincidences", "sops")
+
+
+def _check_neurons(layer: Layer) -> None:
+    if layer.spikes is None or layer.neurons is None:
+        return
+    if layer.spikes > layer.neurons:
+        raise fault(f"does not add up: more than the {layer.neurons} neurons; spikes are per time step", "spikes")
+    if layer.firing_rate is not None and not math.isclose(layer.firing_rate * layer.neurons, layer.spikes):
+        raise fault(f"does not add up: {layer.spikes} spikes of {layer.neurons} neurons; keep one", "firing_rate")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """Sizes of an operation: what its geometry makes certain, else what is given, else None."""
+
+    macs: int | None
+    weights: int | None
+    input_elements: int | None
+    other_elements: int | None
+    output_elements: int | None
+
+
+FORMULAS: Mapping[tuple[str, bool], str] = {
+    **{("macs", product): "positions * reduction * out_channels" for product in (False, True)},
+    **{("output_elements", product): "positions * out_channels" for product in (False, True)},
+    ("weights", False): "reduction * out_channels",
+    ("input_elements", False): "positions * reduction",
+    ("input_elements", True): "the streamed operand, positions * reduction * groups or reduction * out_channels,",
+}
+
+
+def derive(layer: Layer) -> Derived:
+    """M*K*N, and the sizes that follow from it."""
+    m, k, n, g = layer.positions, layer.reduction, layer.out_channels, layer.groups
+    product = layer.op == "matmul"
+    left, right = _product(m, k, g), _product(k, n)
+    streamed, other = (left, right) if layer.streamed == "left" else (right, left)
+    inputs = streamed if product else _product(m, k) if layer.op == "linear" else None
+    return Derived(
+        macs=_or(_product(m, k, n), layer.macs),
+        weights=0 if product else _or(_product(k, n), layer.weights),
+        input_elements=_or(inputs, layer.input_elements),
+        other_elements=other if product else None,
+        output_elements=_or(_product(m, n), layer.output_elements),
+    )
+
+
+def _product(*factors: int | float | None) -> Any:
+    """The product of numbers; None where one of them is not known."""
+    known = [factor for factor in factors if factor is not None]
+    return math.prod(known) if len(known) == len(factors) else None
+
+
+def _or(first: Any, second: Any) -> Any:
+    return second if first is None else first
+
+
+class Entry(Layer):
+    """A layer, or a block of layers. ``repeat``: so many alike, ``{i}`` in the name being the number of each, from 0.
+
+    The name of a layer of a block is BLOCK.LAYER, or BLOCK#LAYER where the layer's begins so.
+    """
+
+    repeat: Count | None = None
+    layers: dict[str, Layer] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _layer_or_block(self) -> Entry:
+        if self.layers is None and self.op is None:
+            raise fault("is missing; add the key 'op', or 'layers' for a block of them", "op")
+        if self.layers is not None and (own := self.model_fields_set - {"layers", "repeat", "note"}):
+            key = min(own)
+            raise fault("belongs to a layer, and this is a block of them; remove it or write it in 'layers'", key)
+        return self
+
+
+class Accesses(Record):
+    """Reads and writes of a store for one tensor, per inference; ``accesses`` where a source does not part the two."""
+
+    reads: PerInference | None = None
+    writes: PerInference | None = None
+    accesses: PerInference | None = None
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> Accesses:
+        if not self.model_fields_set:
+            raise fault("is empty; give reads, writes, or accesses")
+        if self.accesses is not None and len(self.model_fields_set) > 1:
+            raise fault("are reads and writes together; give either them or these", "accesses")
+        return self
+
+
+FORMS = ("totals", "layers", "accesses")
+
+
+class Network(Record):
+    """One network of a file: where its counts are from, T_max, and the counts in one of three forms."""
+
+    source: Text
+    note: Text | None = None
+    time_steps: Count
+    totals: Totals | None = None
+    layers: dict[str, Entry] | None = Field(default=None, min_length=1)
+    accesses: dict[str, dict[str, Accesses]] | None = Field(default=None, min_length=1)
+    cycles: PerInference | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Network:
+        given = [name for name in FORMS if getattr(self, name) is not None]
+        if not given:
+            raise fault(f"has no counts; add one of {', '.join(FORMS)}")
+        if len(given) > 1:
+            raise fault(f"and '{given[0]}' exclude each other; keep one, or make two networks", given[1])
+        if self.cycles is not None and self.accesses is None:
+            raise fault("are those of the device whose accesses are given; remove them, or add 'accesses'", "cycles")
+        return self
+
+    @model_validator(mode="after")
+    def _totals_add_up(self) -> Network:
+        totals = self.totals
+        if self.time_steps > MOST_ROWS:
+            raise fault(f"are more than {MOST_ROWS}", "time_steps")
+        if totals is not None and totals.spikes is not None and totals.neurons is not None:
+            most = totals.neurons * self.time_steps
+            if totals.spikes > most:
+                raise fault(
+                    f"does not add up: {totals.neurons} neurons spike {most} times in {self.time_steps} time steps at "
+                    "most",
+                    "totals",
+                    "spikes",
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_add_up(self) -> Network:
+        seen: set[str] = set()
+        for name, layer, at in expand(self.layers or {}):
+            if name in seen:
+                raise fault(f"is there twice ('{name}'); rename one", *at)
+            seen.add(name)
+            if len(seen) * self.time_steps > MOST_ROWS:
+                raise fault(
+                    f"{len(seen)} layers and more in {self.time_steps} time steps are more than {MOST_ROWS} rows; "
+                    "correct repeat or time_steps",
+                    *at[:2],
+                    "repeat",
+                )
+            if layer.active_steps is not None and layer.active_steps > self.time_steps:
+                raise fault(
+                    f"does not add up: there are {self.time_steps} time steps; correct one", *at, "active_steps"
+                )
+        return self
+
+
+def expand(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Layer, tuple[str, ...]]]:
+    """Name, layer and keys of every layer, blocks and repetitions written out, in the order in which they run."""
+    for name, entry in entries.items():
+        if ("{i}" in name) != (entry.repeat is not None):
+            mend = "add it to the name, as in 'blocks.{i}'" if entry.repeat is not None else "add 'repeat'"
+            raise fault(f"a layer that is repeated has {{i}} in its name; {mend}", "layers", name)
+        for i in range(1 if entry.repeat is None else entry.repeat):
+            own = name.replace("{i}", str(i))
+            if entry.layers is None:
+                yield own, entry, ("layers", name)
+            for inner, layer in (entry.layers or {}).items():
+                full = f"{own}{inner}" if inner.startswith("#") else f"{own}.{inner}"
+                yield full, layer, ("layers", name, "layers", inner)
+
+
+class Published(Record):
+    """A file of published counts."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    sources: dict[str, Source] = Field(min_length=1)
+    networks: dict[str, Network] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _networks_cite_sources(self) -> Published:
+        for name, network in self.networks.items():
+            if network.source not in self.sources:
+                hint = nearest(network.source, self.sources) or f"; there are {', '.join(self.sources)}"
+                raise fault(f"'{network.source}' is no entry of sources{hint}", "networks", name, "source")
+        return self

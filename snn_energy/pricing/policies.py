@@ -1,0 +1,55 @@
+"""The choices on which published figures of one network differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from snn_energy.core.errors import SnnEnergyError, nearest
+from snn_energy.hardware.schema import MEMORY_VARIANTS, HardwareProfile, MemoryVariant
+
+IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
+ProductPolicy = Literal["coincidence", "gated"]
+EncoderPolicy = Literal["per-step", "once"]
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The choices on which published figures of one network differ; every result says which it used.
+
+    integer: how sums of spikes are charged (e_ac*sops, e_ac*sops_multi, e_mac*sops, e_mac*dense_macs). products:
+    coincidences of both operands, or gated by the streamed one. encoder: a repeated real input is charged per step
+    or once. memory: see snn_energy.pricing.memory.
+    """
+
+    memory: MemoryVariant = "ws_once"
+    integer: IntegerPolicy = "ac"
+    products: ProductPolicy = "coincidence"
+    encoder: EncoderPolicy = "per-step"
+
+    def __post_init__(self) -> None:
+        choices: Mapping[str, tuple[str, ...]] = {
+            "memory": MEMORY_VARIANTS,
+            "integer": get_args(IntegerPolicy),
+            "products": get_args(ProductPolicy),
+            "encoder": get_args(EncoderPolicy),
+        }
+        for name, allowed in choices.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise SnnEnergyError(
+                    f"unknown {name} policy '{value}'{nearest(str(value), allowed)}; choose one of {', '.join(allowed)}"
+                )
+
+
+def make_policies(
+    hardware: HardwareProfile,
+    memory: MemoryVariant | None = None,
+    integer: IntegerPolicy = "ac",
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+) -> Policies:
+    """The policies of an estimate: the memory variant is the profile's own unless one is named."""
+    own: MemoryVariant = "ws_once" if hardware.memory is None else hardware.memory.variant
+    return Policies(own if memory is None else memory, integer, products, encoder)

@@ -1,0 +1,325 @@
+"""Time, number of steps and spiking modules of a network, from what a run on a few samples showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.core.vocabulary import TIME_MODES
+from snn_energy.profiler import rules
+from snn_energy.profiler.discovery.observe import Heard, _listen, neurons_heard
+from snn_energy.profiler.discovery.weights_guard import _weights_kept
+from snn_energy.profiler.frameworks import (
+    LAYOUTS,
+    Layout,
+    Spiking,
+    hides_work,
+    holds_weights,
+    is_subclass,
+    known_class,
+    reset_states,
+    spiking_modules,
+    with_weights,
+)
+from snn_energy.running.module_state import State
+from snn_energy.running.time_mode import SHAPES, _run, few, require_one_argument
+
+STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
+TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # and on (T, B, ...)
+SAMPLES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
+
+    opened: neurons of ours that a user's subclass does more in, counted as the operations that they are made of.
+    """
+
+    time: str
+    time_steps: int
+    found: str
+    spiking: Mapping[str, Spiking]
+    opened: frozenset[str] = frozenset()
+
+
+def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
+    """Modules that may be neurons nobody knows: not torch's, without weights, nothing of a neuron in or around them."""
+    names = set(known)
+    found = []
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("torch.") or rules.is_layer_class(type(module)) or holds_weights(module):
+            continue
+        if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
+            continue
+        if any(name == n or name.startswith(f"{n}.") or n.startswith(f"{name}.") or n == "" for n in names):
+            continue
+        if any(known_class(inner) is not None for inner in module.modules()):
+            continue
+        found.append(name)
+    return found
+
+
+def settle(
+    model: nn.Module,
+    x: Any,
+    *,
+    time: str | None = None,
+    time_steps: int | None = None,
+    named: Iterable[str | type[nn.Module]] = (),
+    has_time: bool = False,
+) -> Settled:
+    """Time mode, T_max and spiking modules of a network, by what it does to a few samples of a batch.
+
+    x: a batch of the loader, samples in front, or (T, B, ...) where ``has_time``. time, time_steps: as declared, None
+    where not. The model's state is as before afterwards. Raises ProfilingError where no reading of time fits, or where
+    several neurons speak for different ones; the message says how to declare it.
+    """
+    require_one_argument(model, x)
+    with _weights_kept(model):
+        settled = _settle(model, x, time, time_steps, named, has_time)
+        _require_repeatable(model, x, settled)
+    return settled
+
+
+@torch.no_grad()
+def _require_repeatable(model: nn.Module, x: Any, settled: Settled) -> None:
+    """Raises ProfilingError where the same samples, from rest and with the same random numbers, give something else."""
+    outs: list[list[Tensor]] = []
+    try:
+        given = few(x, SAMPLES[0], settled.time, settled.time_steps)
+        with torch.random.fork_rng(devices=[]):
+            for _ in range(2):
+                torch.manual_seed(0)
+                state = State(model)
+                try:
+                    reset_states(model)
+                    outs.append(list(_tensors(_run(model, given, settled.time, settled.time_steps))))
+                finally:
+                    state.restore()
+    except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
+        return
+    one, other = outs
+    is_same = len(one) == len(other) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
+    )
+    if not is_same:
+        raise ProfilingError(
+            f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
+            "cannot be put back (outside its modules, or as a number); keep it in tensors of the modules, or reset it "
+            "in the forward"
+        )
+
+
+def _tensors(out: Any) -> Iterator[Tensor]:
+    if isinstance(out, Tensor):
+        yield out.detach().clone()
+    elif isinstance(out, (list, tuple)):
+        for item in out:
+            yield from _tensors(item)
+    elif isinstance(out, dict):
+        yield from _tensors(list(out.values()))
+
+
+def _settle(
+    model: nn.Module,
+    x: Any,
+    time: str | None,
+    time_steps: int | None,
+    named: Iterable[str | type[nn.Module]],
+    has_time: bool,
+) -> Settled:
+    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
+        raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
+    spiking = spiking_modules(model, named)
+    unknown = candidates(model, spiking)
+    if time is not None and (time_steps is not None or time not in ("inside", "loop")):
+        return _settle_as_declared(model, x, time, _steps_in(x, time, time_steps), spiking, unknown)
+    weighted = {name: belief for name in with_weights(model) if (belief := known_class(model.get_submodule(name)))}
+    if not spiking and not unknown and not weighted:
+        raise ProfilingError(_not_told(time_steps, "it has no module that is known to spike"))
+    why, raised = [], []
+    for mode in ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES:
+        steps = int(x.shape[0]) if has_time else time_steps
+        if mode != "inside" and steps is None:
+            continue
+        try:
+            names = [*spiking, *unknown, *weighted]
+            runs = [_listen(model, names, few(x, n, mode, steps), mode, steps or 1) for n in SAMPLES]
+        except Exception as error:  # noqa: BLE001 a shape that the model cannot take: this reading does not fit
+            raised.append(error)
+            why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
+            continue
+        _require_bare(runs[0], spiking)
+        busy = _busy_subclasses(model, runs[0], spiking)
+        weighted |= {name: spiking[name] for name in busy}
+        found = {**neurons_heard(runs[0], unknown), **neurons_heard(runs[1], unknown)}
+        found |= _of_the_same_classes(model, found, runs[0], unknown)
+        all_spiking = {**spiking, **found, **weighted}
+        if not all_spiking:
+            why.append("no module spikes")
+            continue
+        reading = _read(mode, steps, {name: [run[name] for run in runs] for name in all_spiking}, all_spiking)
+        if isinstance(reading, Settled) and time not in (None, reading.time):
+            reading = f"that is time='{reading.time}'"
+        if isinstance(reading, Settled):
+            told = {name: belief for name, belief in reading.spiking.items() if name not in weighted}
+            return replace(reading, spiking=told, opened=frozenset(weighted))
+        why.append(f"{mode}: {reading}")
+    if raised and len(raised) == len(why):
+        raise ProfilingError(
+            f"{type(model).__name__}: it raised {type(raised[0]).__name__} on a few samples of a batch of shape "
+            f"{tuple(x.shape)}: {_first_line(raised[0])}; do they have the shape and type that it wants? is a state "
+            "left over from other batches (reset it before)? if it wants them with time, declare it: time= (--time)"
+        ) from raised[0]
+    raise ProfilingError(_not_told(time_steps, "; ".join(why)))
+
+
+def _settle_as_declared(
+    model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, Spiking], unknown: Sequence[str]
+) -> Settled:
+    """Time and T as declared; neurons that nobody knows are listened for all the same."""
+    named = [
+        n
+        for n, belief in spiking.items()
+        if belief.known_by == "its name" or is_subclass(model.get_submodule(n), belief)
+    ]
+    if not unknown and not named:
+        return Settled(time, steps, "declared", spiking, frozenset(with_weights(model)))
+    for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
+        try:
+            run = _listen(
+                model, [*unknown, *named], x if samples is None else few(x, samples, time, steps), time, steps
+            )
+        except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
+            continue
+        _require_bare(run, spiking)
+        found = neurons_heard(run, unknown)
+        found |= _of_the_same_classes(model, found, run, unknown)
+        busy = _busy_subclasses(model, run, spiking)
+        told = {name: belief for name, belief in {**spiking, **found}.items() if name not in busy}
+        return Settled(time, steps, "declared", told, frozenset([*busy, *with_weights(model)]))
+    return Settled(time, steps, "declared", spiking)
+
+
+def _steps_in(x: Any, time: str, steps: int | None) -> int:
+    """T as declared, or as long as the axis that is declared to be time. Raises ProfilingError where neither says."""
+    axis = {"axis0": 0, "call-axis0": 0, "axis1": 1}.get(time)
+    if steps is None and axis is not None and isinstance(x, Tensor) and x.dim() > axis:
+        return int(x.shape[axis])
+    if steps is None:
+        raise ProfilingError(
+            f"time='{time}' needs time_steps= (--time-steps): the shapes do not say how many there are"
+        )
+    return steps
+
+
+def _require_bare(run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> None:
+    """Raises ProfilingError where a module that the user named as a neuron does more than update neurons."""
+    for name, note in run.items():
+        if name in spiking and spiking[name].known_by == "its name" and note.multiplies:
+            raise ProfilingError(hides_work(name))
+
+
+def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> list[str]:
+    """Users' own subclasses of a framework's neuron that multiply or pool: counted as what they are made of."""
+    return [
+        name
+        for name, belief in spiking.items()
+        if name in run and run[name].multiplies and is_subclass(model.get_submodule(name), belief)
+    ]
+
+
+def _of_the_same_classes(
+    model: nn.Module, found: Mapping[str, Spiking], run: Mapping[str, Heard], names: Iterable[str]
+) -> dict[str, Spiking]:
+    """Where one module of a class was found to be a neuron, the others of that class are: they were silent."""
+    beliefs = {type(model.get_submodule(name)): belief for name, belief in found.items()}
+    return {
+        name: beliefs[kind]
+        for name in names
+        if name not in found
+        and (kind := type(model.get_submodule(name))) in beliefs
+        and run[name].shapes
+        and run[name].is_same_shape
+        and not run[name].multiplies
+    }
+
+
+def _not_told(steps: int | None, why: str) -> str:
+    declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
+    needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"
+    name = "; name neurons that are not known with neurons= (--neuron)" if "spike" in why else ""
+    return f"time= must say where time is: it cannot be told from the model ({why}); {declare}{needed}{name}"
+
+
+def _read(
+    mode: str, steps: int | None, heard: Mapping[str, Sequence[Heard]], spiking: Mapping[str, Spiking]
+) -> Settled | str:
+    """The time mode and T that all neurons agree on, or why there is none."""
+    seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps in a call, calls
+    for name, (two, three) in heard.items():
+        if not two.shapes:
+            continue
+        if len(two.shapes) != len(three.shapes):
+            return f"{name} is called {len(two.shapes)} times for two samples and {len(three.shapes)} for three"
+        found = _layout_of(two.shapes[0], three.shapes[0], spiking[name].layout)
+        if isinstance(found, str):
+            return f"{name} {found}"
+        seen[name] = (*found, len(two.shapes))
+    if not seen:
+        return "no neuron was reached"
+    told = {name: replace(spiking[name], layout=layout) for name, (layout, _, _) in seen.items()}
+    timed = {count for layout, count, _ in seen.values() if layout != "step"}
+    calls = {n for layout, _, n in seen.values() if layout == "step"}
+    if len(timed) > 1:
+        return f"the neurons read {', '.join(map(str, sorted(timed)))} time steps"
+    (count,) = timed or {0}
+    if timed and steps is not None and count != steps:
+        return f"the neurons read {count} time steps, not {steps}"
+    if mode == "inside" and timed:
+        return Settled("inside", count, "found by a run: its neurons read all time steps at once", told)
+    if mode == "inside" and calls == {1}:
+        if steps is None:
+            return "its neurons run one time step a call, and how many calls there are is not said"
+        return Settled("call", steps, "found by a run: one call of the model is one time step", told)
+    if mode == "inside":
+        whole, counts = steps or min(calls), " and ".join(map(str, sorted(calls)))
+        if whole not in calls or any(n % whole for n in calls) or (steps is None and len(calls) > 1):
+            steps_said = f"{steps} time steps" if steps else "one number of time steps"
+            return f"its neurons are called {counts} times, which does not fit {steps_said}"
+        return Settled("loop", whole, f"found by a run: its neurons are called {counts} times", told)
+    if mode == "call-axis0":
+        if timed or any(n % (steps or 1) for n in calls):
+            return "its neurons do not run one time step a call"
+        return Settled(mode, steps or 1, "found by a run: one call of the model is one time step", told)
+    if calls and (steps not in calls or any(n % (steps or 1) for n in calls)):
+        return f"single-step neurons are called {', '.join(map(str, sorted(calls)))} times in {steps} time steps"
+    return Settled(mode, steps or 1, f"found by a run: the model takes {SHAPES[mode.removeprefix('repeat-')]}", told)
+
+
+def _layout_of(two: tuple[int, ...], three: tuple[int, ...], known: Layout | None) -> tuple[Layout, int] | str:
+    """(layout, time steps in a call) of a neuron that read these shapes on two and on three samples, or what is odd."""
+    few_, more = SAMPLES
+    grows = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a * more == b * few_]
+    if len(two) != len(three) or not grows:
+        return f"reads {two} for two samples and {three} for three: no axis of samples"
+    axis, size = grows[0], two[grows[0]] // few_
+    if axis == 0 and size == 1 and known in ("step", None):
+        return "step", 1
+    if axis == 0 and size == 1 and known == "batch-first" and len(two) > 1:
+        return "batch-first", two[1]
+    if axis == 0 and known in ("flat-batch", None):
+        return "flat-batch", size
+    if axis == 1 and size == 1 and known in ("time-first", None):
+        return "time-first", two[0]
+    return f"wants {LAYOUTS[known or 'step']} and reads {two} for two samples"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:120]

@@ -1,0 +1,250 @@
+"""What modules do in a run on a few samples: calls, shapes, and what speaks for a neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from snn_energy.profiler import rules
+from snn_energy.profiler.frameworks import Layout, Spiking, known_class, reset_states
+from snn_energy.running.module_state import State
+from snn_energy.running.time_mode import _run
+
+
+@dataclass
+class Heard:
+    """What one module did in a run: calls, the shapes it read, and what speaks for a neuron."""
+
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    is_known: bool = False  # a framework's: its shapes alone are of interest
+    values: set[float] = field(default_factory=set)
+    read: set[float] = field(default_factory=set)  # values of its input, the first few
+    is_same_shape: bool = True
+    is_passed_on: bool = True
+    remembers: bool = False  # what it gives follows from earlier calls, or from a state that it is given back
+    steps_axis: int | None = None  # along which later outputs follow from earlier inputs
+    multiplies: bool = False  # an operation with weights, a product or a pooling runs within it
+
+
+@torch.no_grad()
+def _listen(model: nn.Module, names: Sequence[str], x: Tensor, mode: str, steps: int) -> dict[str, Heard]:
+    """Run the model on a few samples, from rest; what the named modules did."""
+    heard = {name: Heard(is_known=known_class(model.get_submodule(name)) is not None) for name in names}
+    state = State(model)
+    try:
+        reset_states(model)
+        with _listening(model, heard):
+            _run(model, x, mode, steps)
+    finally:
+        state.restore()
+    return heard
+
+
+@contextmanager
+def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
+    handles: list[Any] = []
+    before: dict[str, State] = {}
+    running: list[str] = []  # the modules listened to that are at work
+    trying = [False]
+
+    def entering(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if not trying[0]:
+                running.append(name)
+                if not heard[name].is_known:
+                    before[name] = State(module)
+
+        return hook
+
+    def leaving(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            if trying[0]:
+                return
+            running.remove(name)
+            key = None if args else next(iter(kwargs), None)
+            read = args if key is None else (kwargs[key],)
+
+            def call(x: Tensor, *rest: Any) -> Any:
+                return module(x, *rest, **kwargs) if key is None else module(*rest, **{**kwargs, key: x})
+
+            if read and isinstance(read[0], Tensor) and _heard(heard[name], read[0], _spike(out)):
+                after, trying[0] = State(module), True
+                try:
+                    _try_out(heard[name], call, read, out, before[name])
+                finally:
+                    after.restore()
+                    trying[0] = False
+
+        return hook
+
+    try:
+        for name in heard:
+            module = model.get_submodule(name)
+            handles.append(module.register_forward_pre_hook(entering(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(leaving(name), with_kwargs=True))
+        with _Multiplications(heard, running):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Multiplications(TorchFunctionMode):
+    """Notes which of the running modules multiply with weights, pool or attend: work that a neuron would hide."""
+
+    def __init__(self, heard: Mapping[str, Heard], running: Sequence[str]) -> None:
+        super().__init__()
+        self.heard, self.running = heard, running
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if self.running and rules.plain_name(getattr(func, "__name__", "")) in _WORK:
+            for name in self.running:
+                self.heard[name].multiplies = True
+        return func(*args, **(kwargs or {}))
+
+
+_WORK = frozenset({*rules.CONVOLUTIONS, *rules.LINEARS, *rules.PRODUCTS, *rules.ATTENTIONS, *rules.POOLS})
+
+
+def _spike(out: Any) -> Any:
+    return out[0] if isinstance(out, (tuple, list)) and out else out
+
+
+def _heard(note: Heard, x: Tensor, spike: Any) -> bool:
+    """Note one call; True where the module may be a neuron and is not known well enough yet."""
+    note.shapes.append(tuple(x.shape))
+    if not isinstance(spike, Tensor) or spike.shape != x.shape or not x.is_floating_point():
+        note.is_same_shape = False
+        return False
+    if note.is_known:
+        return False
+    note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
+    if note.is_passed_on:  # as far as was seen: the values are those of its input
+        return False
+    if len(note.values) < 3:
+        note.values |= _values(spike)
+    if len(note.read) < 3:
+        note.read |= _values(x)
+    is_known = (note.remembers or note.steps_axis is not None) and note.values != {0.0}
+    return not note.is_known and not is_known and len(note.values) < 3
+
+
+def _try_out(note: Heard, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
+    """Find out whether a module remembers, and where time is in what it reads: by what it gives to other inputs.
+
+    What is tried starts from ``before``, the state that the call started from.
+    """
+
+    def give(x: Tensor, *rest: Any) -> Tensor:
+        made: Tensor = _spike(module(x, *rest))
+        return made
+
+    def fresh(x: Tensor) -> Tensor:
+        before.restore()
+        return give(x, *args[1:])
+
+    if note.steps_axis is None and not note.remembers:
+        note.steps_axis = _axis_of_memory(fresh, args[0])
+    if note.steps_axis is None and not note.remembers:
+        note.remembers = _remembers(fresh, lambda x: give(x, *args[1:]), args[0])
+        if not note.remembers:
+            before.restore()
+            note.remembers = _takes_back(lambda *rest: give(args[0], *rest), args[0], out)
+    if note.values == {0.0} and (note.remembers or note.steps_axis is not None):  # silent: push it
+        note.values |= next((v for push in _PUSHES if (v := _values(fresh(_pushed(args[0], push)))) != {0.0}), {0.0})
+
+
+_PUSHES = (1, 10, 100, 1000)
+
+
+def _pushed(x: Tensor, push: float) -> Tensor:
+    return x + push * (x.abs().amax() + 1)
+
+
+def _values(spike: Tensor) -> set[float]:
+    return set(spike.unique()[:4].tolist())
+
+
+def _axis_of_memory(fresh: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
+    """The axis, 0 or 1, along which what comes out later follows from what went in at first; None where none does.
+
+    Memory has a direction: where what comes out at first follows from what goes in last, the axis is not time.
+    """
+    for axis in range(min(2, x.dim())):
+        size = x.shape[axis]
+        if size < 2:
+            continue
+        spike = fresh(x)
+        for push in (1, -1):
+            first, last = x.clone(), x.clone()
+            first.select(axis, 0).copy_(_pushed(x, push).select(axis, 0))
+            last.select(axis, size - 1).copy_(_pushed(x, push).select(axis, size - 1))
+            if not torch.equal(fresh(last).narrow(axis, 0, size - 1), spike.narrow(axis, 0, size - 1)):
+                break
+            if not torch.equal(fresh(first).narrow(axis, 1, size - 1), spike.narrow(axis, 1, size - 1)):
+                return axis
+    return None
+
+
+def _remembers(fresh: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+    """True where what a module gives in a second call depends on what it was given in the first one."""
+    for push in (0, *_PUSHES):
+        second, seen = _pushed(x, push), None
+        for first in (x, 0.5 * second, _pushed(x, -1), _pushed(x, 1)):
+            fresh(first)
+            spike = again(second).clone()
+            if seen is not None and not torch.equal(seen, spike):
+                return True
+            seen = spike
+    return False
+
+
+def _takes_back(give: Callable[..., Tensor], x: Tensor, out: Any) -> bool:
+    """True where a module returns a potential beside its spikes, and gives other spikes where it gets another back."""
+    rest = list(out[1:]) if isinstance(out, (tuple, list)) else []
+    if not any(isinstance(v, Tensor) for item in rest for v in (item if isinstance(item, (tuple, list)) else [item])):
+        return False
+    try:
+        pushed = [give(*(_shifted(item, push) for item in rest)) for push in (x.abs().amax() + 1, -x.abs().amax() - 1)]
+    except (TypeError, AttributeError, ValueError, RuntimeError):  # it takes nothing back
+        return False
+    return not torch.equal(*pushed)
+
+
+def _shifted(state: Any, push: Tensor) -> Any:
+    if isinstance(state, (tuple, list)):
+        moved = [_shifted(item, push) for item in state]
+        return type(state)(*moved) if hasattr(state, "_fields") else type(state)(moved)
+    return state + push if isinstance(state, Tensor) and state.is_floating_point() else state
+
+
+def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, Spiking]:
+    """Of modules nobody knows those that keep a state and give two values, 0 and another; the innermost of a nest."""
+    found = {
+        name
+        for name in names
+        if (note := run[name]).shapes
+        and note.is_same_shape
+        and not note.is_passed_on
+        and not note.multiplies
+        and (note.remembers or note.steps_axis is not None)
+        and len(note.values) == 2
+        and 0.0 in note.values
+        and not note.read <= note.values  # a delay gives on what it reads
+    }
+    inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
+    return {name: Spiking("hand-written", "its output", _layout_heard(run[name])) for name in inner}
+
+
+def _layout_heard(note: Heard) -> Layout | None:
+    if note.steps_axis is None:
+        return "step" if note.remembers else None
+    return "time-first" if note.steps_axis == 0 else "batch-first"

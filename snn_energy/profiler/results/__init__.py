@@ -1,0 +1,1 @@
+"""From recorded operations to rows: time steps, totals, parts, merging."""

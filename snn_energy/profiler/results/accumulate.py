@@ -1,0 +1,264 @@
+"""Operations of batches added up, layer by layer and step by step."""
+
+from __future__ import annotations
+
+import time as clock
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.core.kinds import ZERO, Values, join, of_loader
+from snn_energy.core.vocabulary import TIME_MODES
+from snn_energy.counts.columns import OPERATIONS, smallest
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.notes import notes_of
+from snn_energy.profiler.results.part import Operation, Part
+from snn_energy.profiler.results.placement import Placed, feeds_neuron, folds_into, place, readers_of
+from snn_energy.profiler.results.resume import PART_BYTES, Parts
+from snn_energy.profiler.trace import Event, Operand
+from snn_energy.profiler.walker import ONCE, Walker
+from snn_energy.running.accuracy import right_answers
+
+
+@dataclass
+class Layer:
+    """What all batches have in common for one operation, and the per-sample counts of the part under way.
+
+    active: one flag per row, True where a source works. worked: one flag per row, True where some sample of the part
+    gave it something to work on. gathered: name -> one (rows, samples of the batch) array per batch.
+    """
+
+    placed: Placed
+    active: Steps
+    constant: bool
+    note: str
+    elementwise_ops: int
+    feeds_neuron: bool
+    worked: Steps
+    gathered: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
+
+
+class Tally:
+    """What the batches did, kept part by part.
+
+    samples: of all batches so far. layers, values, loader, correct: of the part under way.
+    """
+
+    def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
+        self.time_steps, self.max_k, self.samples = time_steps, max_k, 0
+        self.kept, self.header = kept, header
+        self.layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
+        self.values: dict[tuple[str, str], Values] = {}
+        self.loader: set[tuple[str, str]] = set()
+        self.correct: int | None = 0
+        self._calls: list[tuple[Any, ...]] = []
+        self._placed: list[Placed] = []
+        self._outputs: frozenset[int] = frozenset()
+        self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
+
+    def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
+        """Take in one forward pass."""
+        calls = [event.call for event in walker.events]
+        if calls != self._calls:  # else everything is where it was
+            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode)
+        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
+        structure = {item.key for item in placed}
+        if len(structure) != len(placed):
+            twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
+            raise ProfilingError(f"{twice}: two operations of one name in one time step; say where time is with time=")
+        if not placed:
+            raise ProfilingError("the network did nothing to the loader's tensor that can be counted")
+        if self.time_steps > 1 and all(item.steps == [ONCE] for item in placed):
+            raise ProfilingError(
+                f"no time axis of {self.time_steps} steps was found in the network; say where time is with time= "
+                f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"
+            )
+        if not self.layers:
+            self._open(placed, walker.outputs(out), mode)
+        elif structure != set(self.layers) or any(
+            p.event.inputs != self.layers[p.key].placed.event.inputs for p in placed
+        ):
+            odd = sorted(
+                {layer for layer, _ in structure ^ set(self.layers)}
+                or {p.layer for p in placed if p.event.inputs != self.layers[p.key].placed.event.inputs}
+            )
+            raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
+        for item in placed:
+            self._gather(item, walker)
+        self.samples += walker.span.samples
+        self._batches += 1
+        self._score(out, y, walker.span.samples, mode)
+
+    def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
+        """The first pass fixes the rows: what is active, needed, repeated, folded."""
+        self._outputs = outputs
+        readers = readers_of(placed)
+        notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
+        for index, item in enumerate(placed):
+            event = item.event
+            target = folds_into(index, placed, readers, outputs)
+            self.layers[item.key] = Layer(
+                placed=item,
+                active=event.active,
+                # A state outside the network's sight may change from call to call: only the input is constant.
+                constant=event.constant and (mode in ("inside", "axis0", "flat") or not event.inputs),
+                note=target or notes[index],
+                elementwise_ops=0 if target else event.elementwise_ops,
+                feeds_neuron=event.op in OPERATIONS and feeds_neuron(index, placed, readers, outputs),
+                worked=np.zeros_like(event.active),
+            )
+
+    def _gather(self, item: Placed, walker: Walker) -> None:
+        """Per-sample counts of one event, (rows, samples)."""
+        event, layer = item.event, self.layers[item.key]
+        if _sizes(event) != _sizes(layer.placed.event):
+            raise ProfilingError(f"{item.layer}: its size changes between batches; profile one image size at a time")
+        arrays: dict[str, npt.NDArray[np.int64]] = {}
+        for name, tensor in (
+            ("sops", event.sops),
+            ("spikes", event.spikes),
+            ("nonzeros_left", event.streamed.nonzeros if event.streamed else None),
+            ("nonzeros_right", event.other.nonzeros if event.other else None),
+        ):
+            if tensor is not None:
+                arrays[name] = tensor.reshape(len(item.steps), -1).cpu().numpy()
+        if event.streamed is not None:
+            arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, walker)
+        if event.other is not None:
+            arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, walker)
+        if event.emitted is not None:
+            given = event.emitted.settle(int(arrays["spikes"].sum()))
+            before = self.values.get((item.layer, "emitted"), ZERO)
+            self.values[item.layer, "emitted"] = join(before, given, max(self.max_k, given.max_k or 0))[0]
+        if not layer.active.all():
+            self._see_work(layer, arrays)
+        for name, values in arrays.items():
+            layer.gathered[name].append(values)
+            self._entries += values.size
+
+    def _see_work(self, layer: Layer, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+        """A step whose sources are all masked works nevertheless where its input holds something (x + 1, x == 0)."""
+        if layer.placed.event.op == "neuron":
+            return
+        sides = [arrays[name] > 0 for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
+        if sides:
+            layer.worked = layer.worked | np.logical_and.reduce(sides).any(1)
+
+    def _join(
+        self,
+        item: Placed,
+        side: str,
+        operand: Operand,
+        multi: Tensor | None,
+        arrays: Mapping[str, npt.NDArray[np.int64]],
+        walker: Walker,
+    ) -> npt.NDArray[np.int64]:
+        """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
+        key = (item.layer, side)
+        values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
+        before = self.values.get(key, ZERO)
+        joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
+        if operand.scan.claim.loader and operand.scan.claim.reason is None:
+            self.loader.add(key)
+            of_loader(joined, walker.input_kind, item.layer)  # or an error
+        self.values[key] = joined
+        if self.values[key].reason is not None:
+            walker.known_real.add((item.event.layer, item.event.invocation, side))
+        if old != 1:
+            for (name, _), layer in self.layers.items():
+                if name == item.layer:
+                    layer.gathered[f"multi_{side}"] = [sums * old for sums in layer.gathered[f"multi_{side}"]]
+        sums = arrays["sops"] if multi is None else multi.reshape(len(item.steps), -1).cpu().numpy()
+        return sums if new == 1 else sums * new
+
+    def _score(self, out: Any, y: Any, samples: int, mode: str) -> None:
+        """Accuracy, where the loader gives labels and the model logits; outputs of several steps are averaged."""
+        right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
+        self.correct = None if right is None or self.correct is None else self.correct + right
+
+    def keep_if_due(self, walker: Walker, mode: str) -> None:
+        """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
+
+        Raises OutputError, and Interrupted behind the part where a signal asked.
+        """
+        asked = self.kept.signal
+        full = self._entries * 8 >= PART_BYTES
+        old = clock.monotonic() - self._since >= self.kept.save_every_s
+        if full or old or asked or self.kept.ends_run(self._batches):
+            self.keep(walker, mode, is_last=False)
+        if asked:
+            raise self.kept.interrupted(asked)
+
+    def keep(self, walker: Walker, mode: str, *, is_last: bool) -> None:
+        """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
+        count = self.samples - self._before
+        if count == 0:
+            return
+        rule = "no counting rule for '{}'; it is listed as unsupported and its cost is unknown"
+        names = sorted({name for layer in self.layers.values() for name in layer.gathered})
+        whole = {
+            name: [
+                np.concatenate(layer.gathered[name], axis=1) for layer in self.layers.values() if layer.gathered[name]
+            ]
+            for name in names
+        }
+        part = Part(
+            start=self.kept.place_of(self._batches, self.samples) - count,
+            samples=count,
+            rules={"time": mode, "time_steps": self.time_steps, "max_k": self.max_k, "input_kind": walker.input_kind},
+            header=self.header,
+            correct=self.correct,
+            operations=tuple(_operation(layer) for layer in self.layers.values()),
+            outputs=self._outputs,
+            values=self.values,
+            loader=frozenset(self.loader),
+            worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
+            troubles={**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost},
+            arrays={name: smallest(np.concatenate(arrays)) for name, arrays in whole.items()},
+        )
+        for layer in self.layers.values():
+            layer.gathered, layer.worked = defaultdict(list), np.zeros_like(layer.worked)
+        self.values, self.loader = {}, set()
+        self.correct = 0
+        self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
+        self.kept.keep(part, is_last=is_last)
+
+
+def _operation(layer: Layer) -> Operation:
+    """What the parts say of one operation."""
+    event = layer.placed.event
+    return Operation(
+        layer=layer.placed.layer,
+        steps=tuple(layer.placed.steps),
+        timed=event.timed,
+        op=event.op,
+        inputs=tuple(sorted(event.inputs)),
+        active=tuple(layer.active.tolist()),
+        counted=tuple(sorted(name for name, arrays in layer.gathered.items() if arrays)),
+        constant=layer.constant,
+        note=layer.note,
+        feeds_neuron=layer.feeds_neuron,
+        integrates_only=event.integrates_only,
+        streamed=None if event.streamed is None else event.streamed.elements,
+        other=None if event.other is None else event.other.elements,
+        elementwise_ops=layer.elementwise_ops,
+        dense_macs=event.dense_macs,
+        neurons=event.neurons,
+        output_elements=event.output_elements,
+        weights=event.weights,
+        biases=event.biases,
+        reduction=event.reduction,
+        out_channels=event.out_channels,
+        positions=event.positions,
+        groups=event.groups,
+    )
+
+
+def _sizes(event: Event) -> tuple[int, ...]:
+    return (event.dense_macs, event.neurons, event.output_elements, event.weights, event.elementwise_ops)

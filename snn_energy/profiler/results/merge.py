@@ -1,0 +1,236 @@
+"""Parts to counts: the values of all parts are joined, then kinds are decided and rows are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from snn_energy.core.errors import CountsError, ProfilingError
+from snn_energy.core.groups import layer_group
+from snn_energy.core.kinds import KINDS, ZERO, Values, join, of_loader
+from snn_energy.counts.columns import COLUMNS, INTEGRATES, PER_SAMPLE, make_rows
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.sample_store import SampleRows
+from snn_energy.profiler.axes.needed_steps import Node, Steps, needed_steps
+from snn_energy.profiler.results.part import Operation, Part, Side, Work
+from snn_energy.profiler.results.resume import Parts
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What all parts say together, but for the per-sample counts.
+
+    first: the first part without counts: it fixes the rows. factors: per part, by how much its sums of \\|k\\| of an
+    operand count. active: per operation, one flag per row.
+    """
+
+    first: Part
+    samples: int
+    correct: int | None
+    values: Mapping[Side, Values]
+    factors: Sequence[Mapping[Side, int]]
+    active: Sequence[Steps]
+    troubles: Mapping[str, str]
+
+
+def joined(sets: Sequence[Values], max_k: int) -> tuple[Values, list[int]]:
+    """The least upper bound of several sets of values, and by how many of its units a unit of each counts."""
+    whole, factors = ZERO, [1] * 0
+    for values in sets:
+        whole, old, new = join(whole, values, max(max_k, whole.max_k or 0, values.max_k or 0))
+        factors = [factor * old for factor in factors] + [new]
+    return whole, factors
+
+
+def merge(parts: Iterator[Part], total: int | None = None) -> Merged:
+    """Join all parts, in the order of their samples; of ``total`` samples where that is known.
+
+    Raises ProfilingError for no samples and for a network that changes between them, CountsError for missing parts.
+    """
+    told = [replace(part, arrays={}) for part in _one_structure(parts)]
+    if not told:
+        raise ProfilingError("the loader gave no samples; nothing was counted")
+    first, samples = told[0], 0
+    for start, stop in [*((part.start, part.stop) for part in told), *([] if total is None else [(total, total)])]:
+        if start != samples:
+            raise CountsError(f"samples {samples} to {start - 1} are not counted yet; run the same command again")
+        samples = stop
+    sides = dict.fromkeys(key for part in told for key in part.values)
+    values, factors = {}, [dict[Side, int]() for _ in told]
+    for key in sides:
+        whole, scale = joined([part.values.get(key, ZERO) for part in told], first.rules["max_k"])
+        if any(key in part.loader for part in told):
+            whole = of_loader(whole, first.rules["input_kind"], key[0])
+        values[key] = whole
+        for mine, factor in zip(factors, scale, strict=True):
+            mine[key] = factor
+    worked = np.logical_or.reduce([np.array(part.worked, dtype=np.bool_) for part in told])
+    active, at = [], 0
+    for item in first.operations:
+        flags = np.array(item.active, dtype=np.bool_)
+        active.append(flags if item.op == "neuron" else flags | worked[at : at + len(flags)])
+        at += len(flags)
+    correct = [part.correct for part in told if part.correct is not None]
+    troubles = {layer: why for part in reversed(told) for layer, why in part.troubles.items()}
+    is_scored = len(correct) == len(told)
+    return Merged(first, samples, sum(correct) if is_scored else None, values, factors, active, troubles)
+
+
+def _one_structure(parts: Iterator[Part]) -> Iterator[Part]:
+    """The parts, the operations of all being those of the first. Raises ProfilingError where the network changes."""
+    first: Part | None = None
+    for part in parts:
+        first = part if first is None else first
+        if part.operations != first.operations:
+            pairs = list(zip(part.operations, first.operations, strict=False))
+            changed = [a.layer for a, b in pairs if a.must_agree != b.must_agree]
+            if changed or len(part.operations) != len(first.operations) or part.outputs != first.outputs:
+                at = ", ".join(changed[:3]) or "its last operations"
+                raise ProfilingError(f"the network changes between batches (at {at}); profile it in parts")
+        odd = [key for key in first.rules if part.rules.get(key) != first.rules[key]]
+        if odd:
+            raise ProfilingError(f"{', '.join(odd)} cannot be told alike for all samples; declare it")
+        yield replace(part, operations=first.operations)
+
+
+def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[str, str]]:
+    """The counts of all parts together, and layer -> why its work is not known. header: its last entries.
+
+    The parts are gone through twice, one in memory at a time. Per-sample counts too large for memory go to a file
+    that has no name and is gone with the counts. Raises ProfilingError, CountsError.
+    """
+    whole = merge(iter(parts), parts.total)
+    operations = whole.first.operations
+    order = {name: i for i, name in enumerate(dict.fromkeys(item.layer for item in operations))}
+    places = sorted(range(len(operations)), key=lambda i: (order[operations[i].layer], operations[i].steps[0]))
+    offsets = np.cumsum([0, *(len(operations[i].steps) for i in places)]).tolist()
+    totals = {name: np.zeros(offsets[-1], dtype=np.int64) for name in PER_SAMPLE}
+    facts = {i: _facts_of_operands(operations[i], whole.values) for i in places}
+    with SampleRows(offsets[-1], whole.samples, parts.folder) as rows:
+        for part, factors in zip(_one_structure(iter(parts)), whole.factors, strict=True):
+            found = _by_operation(part)
+            for i, at in zip(places, offsets, strict=False):
+                work = _work(operations[i], found[i], facts[i], factors)
+                for name, values in work.items():
+                    kept = values * whole.active[i][:, None]
+                    totals[name][at : at + len(kept)] += kept.sum(1)
+                    rows.put(name, at, part.start, kept)
+        per_sample = rows.arrays()
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    needed = _needed(whole)
+    for i, at in zip(places, offsets, strict=False):
+        item = operations[i]
+        sums = {name: values[at : at + len(item.steps)].tolist() for name, values in totals.items()}
+        row = _row(item, facts[i], sums, whole, whole.active[i].tolist())
+        row |= {"needed": needed[i].tolist(), "order": order[item.layer]}
+        for name, column in columns.items():
+            value = row[name]
+            column.extend(value if isinstance(value, list) else [value] * len(item.steps))
+    accuracy = None if whole.correct is None else whole.correct / whole.samples
+    full = {"samples": whole.samples, "time_steps": whole.first.rules["time_steps"], "accuracy": accuracy}
+    return Counts({**full, **whole.first.header, **header}, make_rows(columns), per_sample), whole.troubles
+
+
+def _by_operation(part: Part) -> list[dict[str, Work]]:
+    """Per operation, name -> (rows, samples)."""
+    at = dict.fromkeys(part.arrays, 0)
+    found = []
+    for item in part.operations:
+        found.append({name: part.arrays[name][at[name] : at[name] + len(item.steps)] for name in item.counted})
+        for name in item.counted:
+            at[name] += len(item.steps)
+    return found
+
+
+def _facts_of_operands(item: Operation, values: Mapping[Side, Values]) -> dict[str, Any]:
+    """Which operand is streamed (the lower kind, the left one on a tie), and what follows from it."""
+    facts: dict[str, Any] = dict.fromkeys(
+        ("input_kind", "max_k", "input_elements", "other_kind", "other_max_k", "other_elements", "side")
+    )
+    if item.streamed is None:
+        return facts
+    sides = {"left": item.streamed} if item.other is None else {"left": item.streamed, "right": item.other}
+    of = {side: values[item.layer, side] for side in sides}
+    side, *rest = sorted(sides, key=lambda name: KINDS.index(of[name].kind))
+    facts |= {"side": side, "input_kind": of[side].kind, "max_k": of[side].max_k, "input_elements": sides[side]}
+    for other in rest:
+        facts |= {"other_kind": of[other].kind, "other_max_k": of[other].max_k, "other_elements": sides[other]}
+    return facts
+
+
+def _work(
+    item: Operation, found: Mapping[str, Work], facts: Mapping[str, Any], factors: Mapping[Side, int]
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Per-sample work (rows, samples) of one operation in one part, steps that are not active included."""
+    work = {name: values.astype(np.int64) for name, values in found.items()}
+    made: dict[str, npt.NDArray[np.int64]] = {name: values for name, values in work.items() if name in PER_SAMPLE}
+    side = facts["side"]
+    if side is None:
+        return made
+    made |= {"input_nonzeros": work[f"nonzeros_{side}"], "sops_gated": work["sops"]}
+    if facts["input_kind"] != "real":
+        made["sops_multi"] = work[f"multi_{side}"] * factors.get((item.layer, side), 1)
+    if item.other is not None:
+        width = item.out_channels // max(1, item.groups) if side == "left" else item.positions
+        made["sops_gated"] = work[f"nonzeros_{side}"] * width
+        made["other_nonzeros"] = work[f"nonzeros_{'right' if side == 'left' else 'left'}"]
+    return made
+
+
+def _needed(whole: Merged) -> list[Steps]:
+    """Which rows of every operation some active and needed consumer reads."""
+    nodes = [
+        Node(item.layer, item.op == "neuron", None if item.timed else item.steps[0], active, frozenset(item.inputs))
+        for item, active in zip(whole.first.operations, whole.active, strict=True)
+    ]
+    return needed_steps(nodes, whole.first.outputs, whole.first.rules["time_steps"])
+
+
+def _row(
+    item: Operation, facts: Mapping[str, Any], total: Mapping[str, list[int]], whole: Merged, active: list[bool]
+) -> dict[str, Any]:
+    """The columns of one operation, a list where they differ by row."""
+    note, is_real = item.note, facts["input_kind"] == "real"
+    if is_real:
+        reason = whole.values[item.layer, "left"].reason
+        note = reason if reason and reason != "real" else note
+    if item.integrates_only:
+        note = INTEGRATES
+    elif (item.layer, "emitted") in whole.values and item.op == "neuron":
+        emitted = whole.values[item.layer, "emitted"]
+        note = "" if emitted.kind == "binary" else emits(emitted)
+    known = item.op != "unsupported"
+
+    def work_of(per_sample: int) -> list[int]:
+        return [per_sample * whole.samples * on for on in active]
+
+    return {
+        **{name: facts[name] for name in facts if name != "side"},
+        "layer": item.layer, "group": layer_group(item.layer), "op": item.op, "time_step": list(item.steps),
+        "active": active,
+        "input_repeated": [item.constant and step >= 1 for step in item.steps],
+        "input_nonzeros": None if item.streamed is None else total["input_nonzeros"],
+        "other_nonzeros": None if item.other is None else total["other_nonzeros"],
+        "dense_macs": work_of(item.dense_macs) if known else None,
+        "sops": total["sops"] if known else None,
+        "sops_gated": total["sops_gated"] if known else None,
+        "sops_multi": total["sops_multi"] if known and not is_real else None,
+        "elementwise_ops": work_of(item.elementwise_ops) if known else None,
+        "output_elements": item.output_elements, "weights": item.weights, "biases": item.biases,
+        "neurons": item.neurons, "spikes": total["spikes"],
+        "membrane_reads": work_of(item.neurons), "membrane_writes": work_of(item.neurons),
+        "reduction": item.reduction, "out_channels": item.out_channels, "positions": item.positions,
+        "groups": item.groups, "feeds_neuron": item.feeds_neuron, "note": note,
+    }  # fmt: skip
+
+
+def emits(values: Values) -> str:
+    """Note of a neuron that gives something else than 0 and one constant."""
+    if values.kind == "integer":
+        return f"emits up to {values.max_k} spikes per step; spikes counts the neurons that fired"
+    also = " (or more spikes per step than max_k)" if values.kind == "real" else ""
+    return f"emits {values.kind} values{also}; spikes counts those that are not zero"

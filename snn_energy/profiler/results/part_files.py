@@ -1,0 +1,133 @@
+"""Parts in files: each written whole or not at all, and checked when it is read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snn_energy.core.errors import CountsError, OutputError
+from snn_energy.core.files import write_whole
+from snn_energy.core.kinds import Values
+from snn_energy.counts.columns import smallest
+from snn_energy.profiler.results.part import Operation, Part, Work
+
+FORMAT = 1
+_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
+
+
+def parts_path(output: str | Path) -> Path:
+    """The folder of the parts of a counts file: ``dtss.json.parts``."""
+    path = Path(output)
+    return path.with_name(path.name + ".parts")
+
+
+def part_path(folder: Path, part: Part) -> Path:
+    """Where a part lies: named by its samples, so that names sort as samples do."""
+    return folder / f"{part.start:09d}-{part.stop:09d}.npz"
+
+
+def write_part(folder: Path, part: Part, run: Mapping[str, Any]) -> Path:
+    """Write a part whole or not at all; ``run`` says of what. Raises OutputError."""
+    told = {
+        "format": FORMAT,
+        "run": dict(run),
+        **{name: getattr(part, name) for name in ("start", "samples", "correct", "worked")},
+        "rules": dict(part.rules),
+        "header": dict(part.header),
+        "troubles": dict(part.troubles),
+        "outputs": sorted(part.outputs),
+        "values": [[*key, v.unit, sorted(v.levels), v.reason, v.exact] for key, v in sorted(part.values.items())],
+        "loader": sorted(part.loader),
+    }
+    texts = {"told": json.dumps(told), "operations": json.dumps([asdict(item) for item in part.operations])}
+    members = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as stream:
+            np.savez(stream, **members, **{name: smallest(a) for name, a in part.arrays.items()})  # type: ignore[arg-type]
+
+    path = part_path(folder, part)
+    write_whole(path, write)
+    return path
+
+
+def read_part(path: Path, run: Mapping[str, Any] | None = None) -> Part:
+    """Read a part. Raises CountsError for a damaged one, and for one of another run where ``run`` is given."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            members = {name: archive[name] for name in archive.files}
+        told = json.loads(members.pop("told").tobytes())
+        if run is not None and told["format"] == FORMAT:
+            _require_same_run(path, told["run"], run)
+        part = _as_part(told, json.loads(members.pop("operations").tobytes()), members)
+        rows = {name: sum(len(o.steps) for o in part.operations if name in o.counted) for name in members}
+        if any(a.shape != (rows[n], part.samples) or a.dtype.kind != "u" for n, a in members.items()):
+            raise ValueError("counts of another shape")
+        if part_path(path.parent, part) != path:
+            raise ValueError("it was renamed")
+    except CountsError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as bad:
+        raise CountsError(
+            f"{path}: a damaged part of a run ({bad}); delete it and run the same command again: only its samples are "
+            "counted anew"
+        ) from None
+    return part
+
+
+def _as_part(told: Mapping[str, Any], operations: Sequence[Mapping[str, Any]], arrays: Mapping[str, Work]) -> Part:
+    if told["format"] != FORMAT:
+        raise ValueError(f"format {told['format']!r}")
+    lists = ("steps", "inputs", "active", "counted")
+    return Part(
+        start=told["start"],
+        samples=told["samples"],
+        rules=told["rules"],
+        header=told["header"],
+        correct=told["correct"],
+        operations=tuple(Operation(**{**o, **{name: tuple(o[name]) for name in lists}}) for o in operations),
+        outputs=frozenset(told["outputs"]),
+        values={(a, b): Values(unit, frozenset(k), reason, exact) for a, b, unit, k, reason, exact in told["values"]},
+        loader=frozenset((layer, side) for layer, side in told["loader"]),
+        worked=tuple(told["worked"]),
+        troubles=told["troubles"],
+        arrays=arrays,
+    )
+
+
+def _require_same_run(path: Path, found: Mapping[str, Any], run: Mapping[str, Any]) -> None:
+    odd = [key for key in sorted({*found, *run}) if found.get(key) != run.get(key)]
+    if odd:
+        raise CountsError(
+            f"{path.parent}: holds parts of another run (another {', '.join(odd)}); finish that run with its own "
+            "command, or delete the folder"
+        )
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Delete the parts of a run that is done, and what a killed one left half-written; other files stay."""
+    for path in _part_files(Path(folder), half_written=True):
+        with contextlib.suppress(OSError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        Path(folder).rmdir()
+
+
+def _part_files(folder: Path, *, half_written: bool = False) -> list[Path]:
+    """The parts in a folder, in the order of their samples."""
+    try:
+        found = sorted(path for path in folder.iterdir() if _NAME.match(path.name))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be read as the folder of a run's parts ({error.strerror})") from error
+    return [path for path in found if half_written or (_NAME.fullmatch(path.name) and path.name[0] != ".")]

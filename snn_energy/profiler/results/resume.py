@@ -1,0 +1,200 @@
+"""A run that keeps its parts: saves often, stops at a signal, goes on where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from snn_energy.core.errors import CountsError
+from snn_energy.core.files import locked, make_folder
+from snn_energy.counts.counts import Counts
+from snn_energy.profiler.results.part import Part, Run
+from snn_energy.profiler.results.part_files import _NAME, _part_files, read_part, write_part
+
+if TYPE_CHECKING:
+    from snn_energy.running.processes import Processes
+
+PART_BYTES = 8 * 2**20  # of counts in memory; then a part is closed
+SAVE_EVERY_S = 20.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop and has kept what it had counted; ``str`` says how to go on, ``code`` how to exit."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Parts:
+    """Where a run keeps its parts: the first and only one in memory, more of them in files.
+
+    folder: None: a temporary one, made when it is needed. run: what is counted, so that no parts of two runs are ever
+    merged. todo: (first, behind last) of the batches that this process is to count, in the loader's order; None: the
+    loader tells. total: samples of the whole run. counted: samples that earlier runs have counted. group: the
+    processes that share the run. signal: the one that asked to stop, 0 if none did.
+    """
+
+    folder: Path | None = None
+    run: Mapping[str, Any] = field(default_factory=dict)
+    todo: Sequence[Run] | None = None
+    total: int | None = None
+    counted: int = 0
+    group: Processes | None = None
+    save_every_s: float = float("inf")
+    signal: int = 0
+    _kept: list[Part] = field(default_factory=list)
+    _temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def keep(self, part: Part, *, is_last: bool) -> None:
+        """Put a part away. Raises OutputError."""
+        if is_last and not self._is_shared and not self.files():
+            self._kept.append(part)
+            return
+        if self.folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="snn-energy-")
+            self.folder = Path(self._temporary.name)
+        write_part(make_folder(self.folder), part, self.run)
+
+    @property
+    def _is_shared(self) -> bool:
+        return self.group is not None and self.group.size > 1
+
+    def finish(self, merge: Callable[[], Counts]) -> Counts:
+        """The counts of the run when all processes are done: the first one merges, the others are told the rows."""
+        if self.group is None or self.group.size == 1:
+            return merge()
+        self.group.wait()
+        whole = merge() if self.group.is_first else None
+        header, rows = self.group.told(None if whole is None else (whole.header, whole.rows))
+        return Counts(header, rows) if whole is None else whole
+
+    def files(self) -> list[Path]:
+        """The parts that are files."""
+        return [] if self.folder is None else _part_files(self.folder)
+
+    def __iter__(self) -> Iterator[Part]:
+        """All parts in the order of their samples, one at a time in memory. Raises CountsError."""
+        if self._kept:
+            yield from self._kept
+            return
+        for path in self.files():
+            yield read_part(path, self.run)
+
+    def place_of(self, batches: int, samples: int) -> int:
+        """The first sample behind so many batches of this process, which hold so many samples."""
+        return samples if self.todo is None else self.todo[batches - 1][1]
+
+    def ends_run(self, batches: int) -> bool:
+        """Whether the next batch of this process begins elsewhere than where so many batches end."""
+        if self.todo is None or batches >= len(self.todo):
+            return False
+        return self.todo[batches][0] != self.todo[batches - 1][1]
+
+    def interrupted(self, number: int) -> Interrupted:
+        """What to raise when signal ``number`` asked to stop and all that was counted is kept."""
+        done = sum(stop - start for start, stop in covered(self.files()))
+        of = "" if self.total is None else f" of {self.total}"
+        message = f"{done}{of} samples are counted and kept in {self.folder}; the same command goes on from there"
+        return Interrupted(message, 128 + number)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM stop the run behind the batch that is under way; a second Ctrl-C at once."""
+        if self.todo is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def heard(number: int, frame: FrameType | None) -> None:
+            if self.signal and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal = number
+
+        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def close(self) -> None:
+        """Delete a temporary folder."""
+        if self._temporary is not None:
+            self._temporary.cleanup()
+
+
+@contextmanager
+def open_parts(
+    folder: str | Path,
+    run: Mapping[str, Any],
+    total: int,
+    batch_size: int,
+    group: Processes | None = None,
+    save_every_s: float = SAVE_EVERY_S,
+) -> Iterator[Parts]:
+    """The parts of one run in a folder: what earlier calls have counted, and the batches left for this process.
+
+    The folder is made, and locked while it is in use. Raises OutputError, and CountsError for parts of another run
+    and damaged ones.
+    """
+    place, is_first = Path(folder), group is None or group.is_first
+    run = json.loads(json.dumps(dict(run)))
+    with contextlib.ExitStack() as stack:
+        found: list[Run] = []
+        if is_first:
+            stack.enter_context(locked(make_folder(place)))
+            paths = _part_files(place)
+            found = covered(paths)
+            for path in paths:
+                read_part(path, run)
+        if group is not None:
+            found = group.told(found)
+        rank, size = (0, 1) if group is None else (group.rank, group.size)
+        todo = share(missing(found, total, batch_size), rank, size)
+        done = sum(stop - start for start, stop in found)
+        try:
+            yield Parts(place, run, todo, total, done, group, save_every_s)
+        finally:
+            if is_first:
+                with contextlib.suppress(OSError):
+                    place.rmdir()  # where nothing was kept
+
+
+def covered(paths: Sequence[Path]) -> list[Run]:
+    """The samples of part files, in order, by their names. Raises CountsError where two parts overlap."""
+    runs = []
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        if match is not None:
+            runs.append((int(match[1]), int(match[2])))
+    for path, (_, stop), (start, _) in zip(paths, runs, runs[1:], strict=False):
+        if start < stop:
+            raise CountsError(f"{path.parent}: two parts hold sample {start}; two runs wrote there: delete the folder")
+    return runs
+
+
+def missing(found: Sequence[Run], total: int, batch_size: int) -> list[Run]:
+    """The batches of ``total`` samples that ``found`` leaves out: cut where batches from sample 0 on are cut."""
+    batches, at = [], 0
+    for start, stop in [*found, (total, total)]:
+        while at < start:
+            end = min(start, at - at % batch_size + batch_size)
+            batches.append((at, end))
+            at = end
+        at = max(at, stop)
+    return batches
+
+
+def share(batches: Sequence[Run], rank: int, size: int) -> list[Run]:
+    """One process's part of the batches: consecutive ones, as many as the others have, or one more or less."""
+    return list(batches[len(batches) * rank // size : len(batches) * (rank + 1) // size])

@@ -1,0 +1,1 @@
+"""What later time steps are worth, and which groups should enter the mask loss."""

@@ -1,0 +1,182 @@
+"""Files of a training run: where they lie, the state of an interrupted one, its log."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from snn_energy.checkpoints.inert_pickle import load_tensors_only
+from snn_energy.core.errors import CheckpointError, OutputError
+from snn_energy.core.files import require_apart, write_text, write_whole
+from snn_energy.datasets.digits import BUNDLED
+from snn_energy.datasets.images import Images
+from snn_energy.datasets.names import parse_data
+from snn_energy.models.cnn import Cnn
+from snn_energy.models.public_spikformer import PublicSpikformer
+from snn_energy.models.spikformer import Spikformer
+from snn_energy.models.vit import VisionTransformer
+from snn_energy.running.processes import Processes
+from snn_energy.training.recipe import Recipe
+
+Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
+SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
+LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
+PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums", "seconds"}
+PAUSE_S = 300.0  # a batch or a look at accuracy that takes longer was paused, and its time is not counted
+EpochRecord = dict[str, float | int | None]
+
+
+@dataclass
+class _Data:
+    train: Images
+    test: Images
+    held_out: Images | None
+    fingerprint: str
+    started_from: dict[str, str] | None  # name and SHA-256 of the checkpoint the weights came from
+
+
+@dataclass
+class _Run:
+    """All that changes while training; what a partial file holds. order: of the epoch that is under way."""
+
+    model: Network
+    optimiser: torch.optim.AdamW
+    generator: torch.Generator
+    epochs: list[EpochRecord]
+    order: Tensor | None
+    next_batch: int
+    sums: Tensor  # (4,) float64, see SUMS
+    precision: torch.dtype  # of the forward pass; what the machine can, so no part of the state
+    clock: Callable[[], float]
+    seconds: float = 0.0  # spent so far, in all calls
+    at: float = 0.0  # up to when they are counted
+
+    def count_seconds(self) -> None:
+        """Add the time since the last call, unless it was a pause (SIGSTOP, a sleeping laptop)."""
+        now = self.clock()
+        self.seconds += now - self.at if now - self.at < PAUSE_S else 0.0
+        self.at = now
+
+
+def partial_path(output: Path) -> Path:
+    """Where the state of a run lies while it is under way."""
+    return output.with_name(f"{output.name}.partial")
+
+
+def best_path(output: Path) -> Path:
+    """Where the best weights of a run lie."""
+    return output.with_name(f"{output.stem}.best{output.suffix}")
+
+
+def recipe_path(output: Path) -> Path:
+    """Where the recipe of a run lies, every default written out."""
+    return output.with_name(f"{output.stem}.recipe.yaml")
+
+
+def log_path(output: Path) -> Path:
+    """Where the log of a run lies: one line an epoch."""
+    return output.with_name(f"{output.stem}.log.csv")
+
+
+def _checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
+    """Where the checkpoint goes. Raises OutputError where it cannot go there, or would overwrite what is read."""
+    output = _checkpoint_place(path)
+    data = parse_data(recipe.data or BUNDLED)[1]
+    read = [Path(found) for found in (data, recipe.start_from) if found is not None]
+    written = [output, best_path(output), recipe_path(output), log_path(output), partial_path(output)]
+    require_apart(written, read)
+    if partial_path(output).exists() and not resume:
+        raise OutputError(
+            f"{partial_path(output)}: is there, of a run that was interrupted; go on with it (--resume) or remove it"
+        )
+    return output
+
+
+def _checkpoint_place(path: str | Path) -> Path:
+    """The path of a checkpoint to write. Raises OutputError."""
+    output = Path(path)
+    if not str(path) or output.is_dir() or not output.parent.is_dir():
+        raise OutputError(f"{path}: cannot be written there; give a file in a folder that exists")
+    if output.suffix != ".safetensors":
+        raise OutputError(f"{path}: a checkpoint is a .safetensors file; call it {output.stem}.safetensors")
+    return output
+
+
+def _write_log(epochs: list[EpochRecord], path: Path) -> None:
+    """One line an epoch; test accuracy is empty where it was not measured. Raises OutputError."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in epochs:
+        row = {key: record[key] for key in LOG_COLUMNS}
+        writer.writerow({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in row.items()})
+    write_text(path, text.getvalue())
+
+
+def _fingerprint(recipe: Recipe, data: _Data) -> str:
+    """Names a recipe with its seed, the weights it starts from and the data it sees, wherever they lie."""
+    text = recipe.model_copy(update={"data": None, "start_from": None}).model_dump_json() + data.fingerprint
+    start = "" if data.started_from is None else data.started_from["sha256"]
+    return hashlib.sha256((text + start).encode()).hexdigest()
+
+
+def _write_partial(
+    run: _Run, recipe: Recipe, data: _Data, output: Path, group: Processes, generator_state: Tensor
+) -> None:
+    if not group.is_first:
+        return
+    state = {
+        "recipe": _fingerprint(recipe, data),
+        "model": run.model.state_dict(),
+        "optimiser": run.optimiser.state_dict(),
+        "generator": generator_state,
+        "epochs": run.epochs,
+        "order": run.order,
+        "next_batch": run.next_batch,
+        "sums": run.sums.cpu(),
+        "seconds": run.seconds,
+    }
+
+    def write(temporary: Path) -> None:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # how torch tells of a full disk
+            raise OutputError(
+                f"{partial_path(output)}: cannot be written; is the disk full? make room and resume"
+            ) from error
+
+    write_whole(partial_path(output), write)
+    resolved, text = recipe_path(output), recipe.to_yaml()
+    if not resolved.exists() or resolved.read_text(encoding="utf-8") != text:
+        write_text(resolved, text)
+
+
+def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
+    """Put a run where an interrupted one stopped. Raises CheckpointError."""
+    path = partial_path(output)
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file, so there is nothing to resume; start afresh without resume")
+    state = load_tensors_only(path)
+    if not isinstance(state, dict) or set(state) != PARTIAL_KEYS:
+        raise CheckpointError(f"{path}: not the state of a training run; start afresh without resume")
+    if state["recipe"] != _fingerprint(recipe, data):
+        raise CheckpointError(
+            f"{path}: belongs to another recipe, seed or data than {recipe.name} with seed {recipe.seed}; "
+            "resume with what it was started with, or start afresh without resume"
+        )
+    try:
+        run.model.load_state_dict(state["model"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.generator.set_state(state["generator"])
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged ({error}); start afresh without resume") from error
+    run.epochs.extend(state["epochs"])
+    run.order, run.next_batch, run.sums = state["order"], state["next_batch"], state["sums"]
+    run.seconds, run.at = state["seconds"], run.clock()

@@ -1,0 +1,150 @@
+"""One step of the optimiser: images, losses, gradients, projection."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn_energy.core.errors import RecipeError
+from snn_energy.datasets.images import Images
+from snn_energy.models.neurons import DTSS
+from snn_energy.models.spikformer import spiking_layers
+from snn_energy.models.vit import VisionTransformer
+from snn_energy.running.processes import Processes
+from snn_energy.training.augment import Draws, augmented, draw, mixed
+from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet_loss
+from snn_energy.training.recipe import Recipe
+from snn_energy.training.run_files import _Run
+
+LEAST_THRESHOLD = 0.01  # of a Hoyer neuron, whose potentials are divided by it
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """One batch on its way to the device: this process's part of ``count`` images."""
+
+    count: int
+    places: Tensor
+    draws: Draws
+    pixels: Tensor
+    labels: Tensor
+    generator_state: Tensor  # after this batch's draws
+
+
+def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """Three groups: weights (decayed), norms and biases (not), TP (its own learning rate, not decayed)."""
+    named, plan = list(model.named_parameters()), recipe.optimiser
+    scores = [p for name, p in named if name.endswith(".tp")]
+    weights = [p for _, p in named if p.dim() > 1]
+    others = [p for name, p in named if p.dim() <= 1 and not name.endswith(".tp")]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "peak_lr": plan.learning_rate, "weight_decay": plan.weight_decay},
+        {"params": others, "peak_lr": plan.learning_rate, "weight_decay": 0.0},
+    ]
+    if scores:
+        groups.append({"params": scores, "peak_lr": plan.tp_learning_rate, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+
+
+def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak learning rate at a step (from 0): a linear warm-up, then a cosine to zero."""
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+
+
+def _batches(
+    run: _Run, recipe: Recipe, images: Images, chunks: tuple[Tensor, ...], group: Processes
+) -> Iterator[_Batch]:
+    """The batches that are left, each read by a thread while the one before is worked on."""
+
+    def prepare(chosen: Tensor) -> Callable[[], _Batch]:
+        draws = draw(recipe, len(chosen), run.generator)
+        places, state = group.part(len(chosen)), run.generator.get_state()
+        mine = chosen[places].numpy()
+        crops = None if draws.crops is None else draws.crops[places.numpy()]
+
+        def read() -> _Batch:
+            pixels, labels = torch.from_numpy(images.batch(mine, crops)), torch.from_numpy(images.labels[mine])
+            if group.device.type == "cuda":  # so that their copies to the device wait for nobody
+                pixels, labels = pixels.pin_memory(), labels.pin_memory()
+            return _Batch(len(chosen), places, draws, pixels, labels, state)
+
+        return read
+
+    with ThreadPoolExecutor(1) as reader:
+        coming = None
+        for chosen in chunks[run.next_batch :]:
+            ready, coming = coming, reader.submit(prepare(chosen))
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
+
+
+def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
+    """One step of the optimiser; returns this process's share of SUMS over the batch's images, (4,) float64."""
+    labels = batch.labels.to(group.device, non_blocking=True)
+    images = batch.pixels.to(group.device, non_blocking=True)
+    images, targets = augmented(images, batch.draws, batch.places, recipe), labels
+    if batch.draws.mixed is not None:
+        images, targets = mixed(images, labels, batch.draws.mixed, recipe.model.num_classes)
+    if recipe.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    tet, smoothing, model = recipe.tet_loss, recipe.label_smoothing, run.model
+    try:
+        with torch.autocast(group.device.type, torch.bfloat16, enabled=run.precision == torch.bfloat16):
+            steps = model.forward_steps(images).float() if tet and not isinstance(model, VisionTransformer) else None
+            logits = model(images).float() if steps is None else steps.mean(0)
+    except ValueError as error:  # how BatchNorm tells of a single value
+        raise RecipeError(
+            f"{recipe.name}: a batch of {batch.count} is too small for BatchNorm ({error}); "
+            "choose a batch_size that leaves more images in the last batch"
+        ) from error
+    entropy = cross_entropy(logits, targets, smoothing, batch.count)
+    answer = entropy
+    if tet is not None and steps is not None:
+        answer = tet_loss(steps, targets, smoothing, batch.count, tet.weight, tet.target)
+    charged, regular = torch.zeros((), device=group.device), torch.zeros((), device=group.device)
+    if group.is_first and recipe.mask_loss is not None:  # once, whoever adds up
+        charged = mask_loss(model, list(recipe.mask_loss.groups)) * recipe.mask_loss.weight
+    if recipe.hoyer_loss is not None:
+        regular = hoyer_loss(model) * recipe.hoyer_loss.weight
+    loss = answer + charged + regular
+    run.optimiser.zero_grad()
+    loss.backward()
+    group.add_up_gradients(model)
+    if recipe.optimiser.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.optimiser.clip_norm)
+    run.optimiser.step()
+    _project(model)
+    means = torch.stack([value.detach().double() for value in (loss, entropy, charged)]) * batch.count
+    wanted = labels if targets is labels else targets.argmax(1)  # of a mix: the larger share
+    hits = (logits.detach().argmax(1) == wanted).sum().double()
+    return torch.cat([means, hits[None]])
+
+
+def _check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch: int) -> None:
+    """Raise RecipeError where training has diverged; NaN weights alone would show as a network without spikes."""
+    finite = all(bool(torch.isfinite(value).all()) for value in weights.values())
+    if not (finite and math.isfinite(loss)):
+        raise RecipeError(
+            f"{recipe.name}: training diverged in epoch {epoch} (loss or weights are not finite); "
+            "lower optimiser.learning_rate or scale the images to about 0..1"
+        )
+
+
+def _project(model: nn.Module) -> None:
+    """TP back to 0, and a trained threshold to above 0, where the optimiser's step went below."""
+    with torch.no_grad():
+        for layer in spiking_layers(model).values():
+            if isinstance(layer, DTSS):
+                layer.tp.clamp_min_(0)
+            if layer.rule == "hoyer":
+                layer.threshold.clamp_min_(LEAST_THRESHOLD)
