@@ -15,9 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 # Frameworks that the tests profile networks of, and other counters that they compare with. Those ask for other
 # versions of what is installed, so they come without their dependencies; one version of a package has one folder.
-$(PEERS): $(STAMP) tests/peers.txt
+$(PEERS): $(STAMP) tests/networks/peers.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev,frameworks]' -c constraints.txt
-	$(BIN)/python -m pip install --quiet --no-deps -r tests/peers.txt
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/networks/peers.txt
 	rm -rf $(OLD_SPIKINGJELLY)
 	$(BIN)/python -m pip install --quiet --no-deps --target $(OLD_SPIKINGJELLY) spikingjelly==0.0.0.0.14
 	touch $(PEERS)
@@ -50,19 +50,19 @@ golden: $(PEERS)
 	$(BIN)/python tests/golden/make_golden.py --ref $(REF)
 
 frameworks: $(PEERS)
-	PYTHONPATH=tests $(BIN)/python -m pytest -p frameworks_table $(addprefix tests/,test_frameworks.py test_inspection.py \
-	  test_nir.py test_public_spikformer.py test_real_checkpoints.py)
+	PYTHONPATH=tests/networks $(BIN)/python -m pytest -p frameworks_table $(addprefix tests/,profiler/test_frameworks.py \
+	  profiler/test_inspection.py checkpoints/test_nir.py models/test_public_spikformer.py checkpoints/test_real_checkpoints.py)
 
 format: $(STAMP)
 	$(BIN)/ruff format snn_energy tests
 	$(BIN)/ruff check --fix snn_energy tests
 
 bench: $(PEERS)
-	$(BIN)/python tests/bench_training.py
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench/bench_training.py
+	$(BIN)/python tests/bench/bench.py
 
 gpu: $(PEERS)
-	$(BIN)/python tests/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
+	$(BIN)/python tests/bench/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
 
 train-demo: $(STAMP)
 	$(BIN)/python -m snn_energy.studies.train_demo
