@@ -364,7 +364,7 @@ def test_a_price_that_one_profile_lacks_is_a_difference(load):
 
 def test_hardware_profiles_are_read_without_torch():
     code = (
-        "import sys; from snn_energy.hardware.schema import load_hardware; load_hardware('dts-paper-fpga'); "
+        "import sys; from snn_energy.hardware.files import load_hardware; load_hardware('dts-paper-fpga'); "
         "assert not {'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -663,9 +663,10 @@ def syops() -> dict[str, Any]:
     if not OLD_SPIKINGJELLY.is_dir():
         pytest.skip("SpikingJelly 0.0.0.0.14 does not lie in .venv (make test puts it there); syops wants no later one")
     inherited = os.environ.get("PYTHONPATH")
+    paths = [str(ROOT / "tests" / folder) for folder in ("networks", "oracles")]
     path = os.pathsep.join([str(OLD_SPIKINGJELLY), *([inherited] if inherited else [])])
     done = subprocess.run(
-        [sys.executable, "-c", SYOPS.format(paths=[str(ROOT / "tests" / folder) for folder in ("networks", "oracles")])],
+        [sys.executable, "-c", SYOPS.format(paths=paths)],
         capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
