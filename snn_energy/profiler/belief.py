@@ -18,8 +18,7 @@ from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.discovery.interpret import Settled
 from snn_energy.profiler.frameworks import LAYOUTS, spiking_modules, with_weights
-from snn_energy.profiler.run import UnsupportedOperationWarning, profile, samples_of, settle_first
-from snn_energy.running.time_mode import few
+from snn_energy.profiler.run import UnsupportedOperationWarning, profile, settle_first
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ def inspect_model(
 def _cut(batch: Any, settled: Settled, samples: int) -> Any:
     """The first samples of a batch; the labels are not needed."""
     x = batch[0] if isinstance(batch, (list, tuple)) else batch
-    there = samples_of(x, settled.time, settled.time_steps)
-    return few(x, min(samples, there), settled.time, settled.time_steps) if there else x
+    there = settled.mode.samples_of(x, settled.time_steps)
+    return settled.mode.first_samples(x, min(samples, there), settled.time_steps) if there else x
 
 
 def _spiking_table(model: nn.Module, counts: Counts, settled: Settled, named: list[Any]) -> pd.DataFrame:

@@ -30,7 +30,7 @@ from snn_energy.profiler.results.resume import Parts
 from snn_energy.profiler.walker import Walker
 from snn_energy.running.evaluated import _as_evaluated
 from snn_energy.running.module_state import State
-from snn_energy.running.time_mode import repeated, require_one_argument, step_by_step
+from snn_energy.running.time_mode import TimeMode, require_one_argument, step_by_step
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k where a model has no ``blocks``
 
@@ -105,7 +105,7 @@ def _count(
     batches = iter(loader)
     first = list(itertools.islice(batches, 1))
     settled = settle(first)
-    mode, steps = settled.time, settled.time_steps
+    mode, steps = settled.mode, settled.time_steps
     walker = Walker(model, max_k, input_kind, settled.spiking, settled.opened)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
     with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
@@ -113,7 +113,7 @@ def _count(
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-                span = Span(steps, samples_of(x, mode, steps))
+                span = Span(steps, mode.samples_of(x, steps))
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
@@ -287,45 +287,19 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
     return next((p.device for p in model.parameters()), x.device)
 
 
-def samples_of(x: Any, mode: str, steps: int) -> int:
-    """Samples of a batch; raises ProfilingError where its shape does not fit the declared time."""
-    if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
-        raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
-    if not isinstance(x, Tensor) or x.dim() == 0:
-        raise ProfilingError(f"the loader must give tensors with samples in front, not {type(x).__name__}")
-    if (x.dim() > 1 and 0 in x.shape[1:]) or (x.dim() == 1 and mode in ("axis0", "axis1", "call-axis0")):
-        raise ProfilingError(f"the loader gave {tuple(x.shape)}; every axis behind the samples must hold something")
-    if mode in ("axis0", "call-axis0", "axis1"):
-        time, samples = (1, 0) if mode == "axis1" else (0, 1)
-        if x.dim() < 2 or x.shape[time] != steps:
-            wanted = f"(B, T={steps}, ...)" if mode == "axis1" else f"(T={steps}, B, ...)"
-            raise ProfilingError(f"time='{mode}' wants {wanted}, the loader gave {tuple(x.shape)}")
-        return int(x.shape[samples])
-    if mode in ("flat", "flat-batch"):
-        if x.shape[0] % steps:
-            order = "T*B" if mode == "flat" else "B*T"
-            raise ProfilingError(f"time='{mode}' wants ({order}, ...) with T={steps}, the loader gave {tuple(x.shape)}")
-        return int(x.shape[0]) // steps
-    return int(x.shape[0])
-
-
-def _forward(model: nn.Module, walker: Walker, x: Tensor, mode: str, steps: int) -> Any:
+def _forward(model: nn.Module, walker: Walker, x: Tensor, mode: TimeMode, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T of them."""
-    if mode not in ("call", "call-axis0"):
-        walker.begin_call(None)
-        layout = mode.removeprefix("repeat-")
-        with torch._C.DisableTorchFunction():
-            given = repeated(x, layout, steps) if mode.startswith("repeat-") else x
-        walker.feed(given, None if layout in ("inside", "loop") else layout, constant=mode.startswith("repeat-"))
-        return _as_asked(lambda: model(given), model, given)
     with torch._C.DisableTorchFunction():
-        xs = [x] * steps if mode == "call" else list(x)
+        given = mode.feed(x, steps)
 
-    def before(step: int) -> None:
+    def before(step: int | None) -> None:
         walker.begin_call(step)
-        walker.feed(xs[step], None, constant=mode == "call")
+        walker.feed(given[step or 0], mode.read, constant=mode.repeats_input)
 
-    return _as_asked(lambda: step_by_step(model, xs, before), model, xs[0])
+    if mode.calls_per_step:
+        return _as_asked(lambda: step_by_step(model, given, before), model, given[0])
+    before(None)
+    return _as_asked(lambda: model(given[0]), model, given[0])
 
 
 def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:

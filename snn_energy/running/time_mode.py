@@ -4,21 +4,160 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
+from snn_energy.core.vocabulary import TIME_MODES
 
-SHAPES = {"axis0": "(T, B, ...)", "axis1": "(B, T, ...)", "flat": "(T*B, ...)", "flat-batch": "(B*T, ...)"}
+Layout = Literal["axis0", "axis1", "flat", "flat-batch"]
+SHAPES: dict[Layout, str] = {
+    "axis0": "(T, B, ...)",
+    "axis1": "(B, T, ...)",
+    "flat": "(T*B, ...)",
+    "flat-batch": "(B*T, ...)",
+}
 
 
-def repeated(x: Tensor, layout: str, steps: int) -> Tensor:
+@dataclass(frozen=True)
+class TimeMode:
+    """One way in which a network gets its time steps (``core.vocabulary.TIME_MODES``).
+
+    layout: how T and B lie in the batch that has time; None where it has samples alone. repeats_input: the loader gives
+    samples alone, and the layout is that of T copies. calls_per_step: the network is called once per time step.
+    """
+
+    name: str
+    layout: Layout | None = None
+    repeats_input: bool = False
+    calls_per_step: bool = False
+
+    @property
+    def given(self) -> Layout | None:
+        """Layout of the loader's batches; None where they hold samples alone."""
+        return None if self.repeats_input else self.layout
+
+    @property
+    def read(self) -> Layout | None:
+        """Layout of what one call of the network reads; None where it reads samples alone."""
+        return None if self.calls_per_step else self.layout
+
+    @property
+    def has_one_input(self) -> bool:
+        """Whether every time step is computed from one tensor that does not differ between steps or calls."""
+        return self.name in ("inside", "axis0", "flat")
+
+    @property
+    def steps_in_front(self) -> bool:
+        """Whether the rows of a flat batch go step by step, not sample by sample."""
+        return self.layout in ("axis0", "flat")
+
+    def samples_of(self, x: Any, steps: int) -> int:
+        """Samples of a batch. Raises ProfilingError where its shape does not fit the mode."""
+        if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
+            raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
+        if not isinstance(x, Tensor) or x.dim() == 0:
+            raise ProfilingError(f"the loader must give tensors with samples in front, not {type(x).__name__}")
+        has_axes = self.given in ("axis0", "axis1")
+        if (x.dim() > 1 and 0 in x.shape[1:]) or (x.dim() == 1 and has_axes):
+            raise ProfilingError(f"the loader gave {tuple(x.shape)}; every axis behind the samples must hold something")
+        if has_axes:
+            time, samples = (0, 1) if self.given == "axis0" else (1, 0)
+            if x.dim() < 2 or x.shape[time] != steps:
+                wanted = f"(T={steps}, B, ...)" if self.given == "axis0" else f"(B, T={steps}, ...)"
+                raise ProfilingError(f"time='{self.name}' wants {wanted}, the loader gave {tuple(x.shape)}")
+            return int(x.shape[samples])
+        if self.given is None:
+            return int(x.shape[0])
+        self._require_whole_steps(x, steps)
+        return int(x.shape[0]) // steps
+
+    def _require_whole_steps(self, x: Tensor, steps: int) -> None:
+        if x.shape[0] % steps:
+            order = "T*B" if self.given == "flat" else "B*T"
+            raise ProfilingError(
+                f"time='{self.name}' wants ({order}, ...) with T={steps}, the loader gave {tuple(x.shape)}"
+            )
+
+    def first_samples(self, x: Any, samples: int, steps: int) -> Tensor:
+        """So many samples of a batch with all their steps; where it has fewer, some of them again.
+
+        Raises ProfilingError for no samples, or rows that T does not divide.
+        """
+        if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
+            raise ProfilingError(
+                "the loader must give tensors with at least one sample in front to look at the model with"
+            )
+        is_flat = self.given in ("flat", "flat-batch")
+        if is_flat:
+            self._require_whole_steps(x, steps)
+            x = x.unflatten(0, (steps, -1) if self.given == "flat" else (-1, steps))
+        axis = 1 if self.given in ("axis0", "flat") else 0
+        chosen: Tensor = x.index_select(axis, torch.arange(samples, device=x.device) % x.shape[axis])
+        return chosen.flatten(0, 1) if is_flat else chosen
+
+    def feed(self, x: Tensor, steps: int) -> list[Tensor]:
+        """What the network's calls are given, one tensor a call: T of them with ``calls_per_step``, else one."""
+        if self.calls_per_step:
+            return [x] * steps if self.repeats_input else list(x)
+        return [repeated(x, self.layout, steps)] if self.repeats_input and self.layout else [x]
+
+    def run(self, model: nn.Module, x: Tensor, steps: int) -> Any:
+        """What the network returns for a batch; a list of T results with ``calls_per_step``."""
+        given = self.feed(x, steps)
+        return step_by_step(model, given) if self.calls_per_step else model(given[0])
+
+    def logits(self, out: Any, steps: int, samples: int) -> Tensor | None:
+        """(B, classes) of what ``run`` returned, averaged over time steps; None where it is nothing of the kind.
+
+        Of a tuple the first counts: neurons return their potentials beside their spikes.
+        """
+        if self.calls_per_step:
+            parts = [part[0] if isinstance(part, tuple) and part else part for part in out]
+            if not all(isinstance(part, Tensor) for part in parts):
+                return None
+            out = torch.stack([part.float() for part in parts]).mean(0)
+        out = out[0] if isinstance(out, tuple) and out else out
+        if not isinstance(out, Tensor):
+            return None
+        is_flat = self.layout in ("flat", "flat-batch")
+        if out.dim() == 2 and is_flat and len(out) == steps * samples != samples:
+            out = out.unflatten(0, (steps, samples) if self.steps_in_front else (samples, steps))
+        if out.dim() == 3 and out.shape[:2] == (samples, steps) and self.layout in ("axis1", "flat-batch"):
+            out = out.transpose(0, 1)
+        if out.dim() == 3 and out.shape[:2] == (steps, samples):
+            out = out.float().mean(0)
+        return out if out.dim() == 2 and len(out) == samples else None
+
+
+MODES: dict[str, TimeMode] = {
+    mode.name: mode
+    for mode in (
+        TimeMode("inside"),
+        TimeMode("loop"),
+        TimeMode("axis0", "axis0"),
+        TimeMode("axis1", "axis1"),
+        TimeMode("flat", "flat"),
+        TimeMode("flat-batch", "flat-batch"),
+        TimeMode("call", None, repeats_input=True, calls_per_step=True),
+        TimeMode("call-axis0", "axis0", calls_per_step=True),
+        TimeMode("repeat-axis0", "axis0", repeats_input=True),
+        TimeMode("repeat-axis1", "axis1", repeats_input=True),
+        TimeMode("repeat-flat", "flat", repeats_input=True),
+        TimeMode("repeat-flat-batch", "flat-batch", repeats_input=True),
+    )
+}
+assert list(MODES) == list(TIME_MODES)
+
+
+def repeated(x: Tensor, layout: Layout, steps: int) -> Tensor:
     """(B, ...) given T times over: (T, B, ...), (B, T, ...), (T*B, ...) or (B*T, ...)."""
     axis = 0 if layout in ("axis0", "flat") else 1
     stacked = x.unsqueeze(axis).repeat([steps if i == axis else 1 for i in range(x.dim() + 1)])
-    return stacked if layout.startswith("axis") else stacked.flatten(0, 1)
+    return stacked if layout in ("axis0", "axis1") else stacked.flatten(0, 1)
 
 
 def step_by_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int], None] | None = None) -> list[Any]:
@@ -58,23 +197,3 @@ def takes_a_state(model: nn.Module) -> bool:
         return False
     is_positional = len(further) == 1 and further[0].kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     return is_positional and further[0].default is None
-
-
-def _run(model: nn.Module, x: Tensor, mode: str, steps: int) -> Any:
-    """What the model gives, called as a time mode says."""
-    if mode in ("call", "call-axis0"):
-        return step_by_step(model, [x] * steps if mode == "call" else list(x))
-    return model(repeated(x, mode.removeprefix("repeat-"), steps) if mode.startswith("repeat-") else x)
-
-
-def few(x: Any, samples: int, mode: str, steps: int | None) -> Tensor:
-    """So many samples of a batch; where it has fewer, some of them again. Raises ProfilingError for no samples."""
-    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
-        raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
-    axis = 1 if mode in ("axis0", "call-axis0", "flat") else 0
-    if mode in ("flat", "flat-batch"):
-        if x.shape[0] % (steps or 1):
-            raise ProfilingError(f"time='{mode}' wants T={steps} rows a sample, the loader gave {tuple(x.shape)}")
-        x = x.unflatten(0, (steps or 1, -1) if mode == "flat" else (-1, steps or 1))
-    chosen: Tensor = x.index_select(axis, torch.arange(samples, device=x.device) % x.shape[axis])
-    return chosen.flatten(0, 1) if mode in ("flat", "flat-batch") else chosen

@@ -27,7 +27,7 @@ from snn_energy.profiler.frameworks import (
     with_weights,
 )
 from snn_energy.running.module_state import State
-from snn_energy.running.time_mode import SHAPES, _run, few, require_one_argument
+from snn_energy.running.time_mode import MODES, SHAPES, TimeMode, require_one_argument
 
 STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # and on (T, B, ...)
@@ -46,6 +46,11 @@ class Settled:
     found: str
     spiking: Mapping[str, Spiking]
     opened: frozenset[str] = frozenset()
+
+    @property
+    def mode(self) -> TimeMode:
+        """How the network is fed and called."""
+        return MODES[self.time]
 
 
 def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
@@ -92,14 +97,14 @@ def _require_repeatable(model: nn.Module, x: Any, settled: Settled) -> None:
     """Raises ProfilingError where the same samples, from rest and with the same random numbers, give something else."""
     outs: list[list[Tensor]] = []
     try:
-        given = few(x, SAMPLES[0], settled.time, settled.time_steps)
+        given = settled.mode.first_samples(x, SAMPLES[0], settled.time_steps)
         with torch.random.fork_rng(devices=[]):
             for _ in range(2):
                 torch.manual_seed(0)
                 state = State(model)
                 try:
                     reset_states(model)
-                    outs.append(list(_tensors(_run(model, given, settled.time, settled.time_steps))))
+                    outs.append(list(_tensors(settled.mode.run(model, given, settled.time_steps))))
                 finally:
                     state.restore()
     except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
@@ -150,7 +155,10 @@ def _settle(
             continue
         try:
             names = [*spiking, *unknown, *weighted]
-            runs = [_listen(model, names, few(x, n, mode, steps), mode, steps or 1) for n in SAMPLES]
+            runs = [
+                _listen(model, names, MODES[mode].first_samples(x, n, steps or 1), MODES[mode], steps or 1)
+                for n in SAMPLES
+            ]
         except Exception as error:  # noqa: BLE001 a shape that the model cannot take: this reading does not fit
             raised.append(error)
             why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
@@ -193,9 +201,8 @@ def _settle_as_declared(
         return Settled(time, steps, "declared", spiking, frozenset(with_weights(model)))
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
-            run = _listen(
-                model, [*unknown, *named], x if samples is None else few(x, samples, time, steps), time, steps
-            )
+            some = x if samples is None else MODES[time].first_samples(x, samples, steps)
+            run = _listen(model, [*unknown, *named], some, MODES[time], steps)
         except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
             continue
         _require_bare(run, spiking)
@@ -209,8 +216,9 @@ def _settle_as_declared(
 
 def _steps_in(x: Any, time: str, steps: int | None) -> int:
     """T as declared, or as long as the axis that is declared to be time. Raises ProfilingError where neither says."""
-    axis = {"axis0": 0, "call-axis0": 0, "axis1": 1}.get(time)
-    if steps is None and axis is not None and isinstance(x, Tensor) and x.dim() > axis:
+    given = MODES[time].given
+    axis = 0 if given == "axis0" else 1
+    if steps is None and given in ("axis0", "axis1") and isinstance(x, Tensor) and x.dim() > axis:
         return int(x.shape[axis])
     if steps is None:
         raise ProfilingError(
@@ -300,7 +308,9 @@ def _read(
         return Settled(mode, steps or 1, "found by a run: one call of the model is one time step", told)
     if calls and (steps not in calls or any(n % (steps or 1) for n in calls)):
         return f"single-step neurons are called {', '.join(map(str, sorted(calls)))} times in {steps} time steps"
-    return Settled(mode, steps or 1, f"found by a run: the model takes {SHAPES[mode.removeprefix('repeat-')]}", told)
+    layout = MODES[mode].layout
+    assert layout is not None
+    return Settled(mode, steps or 1, f"found by a run: the model takes {SHAPES[layout]}", told)
 
 
 def _layout_of(two: tuple[int, ...], three: tuple[int, ...], known: Layout | None) -> tuple[Layout, int] | str:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from snn_energy.profiler import rules
 from snn_energy.profiler.frameworks import Layout, Spiking, known_class, reset_states
 from snn_energy.running.module_state import State
-from snn_energy.running.time_mode import _run
+from snn_energy.running.time_mode import TimeMode
 
 
 @dataclass
@@ -33,14 +33,14 @@ class Heard:
 
 
 @torch.no_grad()
-def _listen(model: nn.Module, names: Sequence[str], x: Tensor, mode: str, steps: int) -> dict[str, Heard]:
+def _listen(model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int) -> dict[str, Heard]:
     """Run the model on a few samples, from rest; what the named modules did."""
     heard = {name: Heard(is_known=known_class(model.get_submodule(name)) is not None) for name in names}
     state = State(model)
     try:
         reset_states(model)
         with _listening(model, heard):
-            _run(model, x, mode, steps)
+            mode.run(model, x, steps)
     finally:
         state.restore()
     return heard

@@ -24,6 +24,7 @@ from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.trace import Event, Operand
 from snn_energy.profiler.walker import ONCE, Walker
 from snn_energy.running.accuracy import right_answers
+from snn_energy.running.time_mode import TimeMode
 
 
 @dataclass
@@ -62,11 +63,11 @@ class Tally:
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
-    def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
+    def add(self, walker: Walker, out: Any, y: Any, mode: TimeMode) -> None:
         """Take in one forward pass."""
         calls = [event.call for event in walker.events]
         if calls != self._calls:  # else everything is where it was
-            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode)
+            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode.name)
         placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
         structure = {item.key for item in placed}
         if len(structure) != len(placed):
@@ -95,7 +96,7 @@ class Tally:
         self._batches += 1
         self._score(out, y, walker.span.samples, mode)
 
-    def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
+    def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: TimeMode) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
         self._outputs = outputs
         readers = readers_of(placed)
@@ -107,7 +108,7 @@ class Tally:
                 placed=item,
                 active=event.active,
                 # A state outside the network's sight may change from call to call: only the input is constant.
-                constant=event.constant and (mode in ("inside", "axis0", "flat") or not event.inputs),
+                constant=event.constant and (mode.has_one_input or not event.inputs),
                 note=target or notes[index],
                 elementwise_ops=0 if target else event.elementwise_ops,
                 feeds_neuron=event.op in OPERATIONS and feeds_neuron(index, placed, readers, outputs),
@@ -177,12 +178,12 @@ class Tally:
         sums = arrays["sops"] if multi is None else multi.reshape(len(item.steps), -1).cpu().numpy()
         return sums if new == 1 else sums * new
 
-    def _score(self, out: Any, y: Any, samples: int, mode: str) -> None:
+    def _score(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
         """Accuracy, where the loader gives labels and the model logits; outputs of several steps are averaged."""
         right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
         self.correct = None if right is None or self.correct is None else self.correct + right
 
-    def keep_if_due(self, walker: Walker, mode: str) -> None:
+    def keep_if_due(self, walker: Walker, mode: TimeMode) -> None:
         """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
 
         Raises OutputError, and Interrupted behind the part where a signal asked.
@@ -195,7 +196,7 @@ class Tally:
         if asked:
             raise self.kept.interrupted(asked)
 
-    def keep(self, walker: Walker, mode: str, *, is_last: bool) -> None:
+    def keep(self, walker: Walker, mode: TimeMode, *, is_last: bool) -> None:
         """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
         count = self.samples - self._before
         if count == 0:
@@ -211,7 +212,12 @@ class Tally:
         part = Part(
             start=self.kept.place_of(self._batches, self.samples) - count,
             samples=count,
-            rules={"time": mode, "time_steps": self.time_steps, "max_k": self.max_k, "input_kind": walker.input_kind},
+            rules={
+                "time": mode.name,
+                "time_steps": self.time_steps,
+                "max_k": self.max_k,
+                "input_kind": walker.input_kind,
+            },
             header=self.header,
             correct=self.correct,
             operations=tuple(_operation(layer) for layer in self.layers.values()),
