@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test check format bench golden frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test test-quick check format bench golden frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -39,10 +39,15 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 test: $(PEERS)
 	$(PYTEST)
 
+# What a change breaks first: rules, formulas, formats, layout. Under a minute.
+test-quick: $(PEERS)
+	$(PYTEST) $(addprefix tests/,contract core counts hardware pricing running report profiler/test_timesteps.py profiler/test_counting_oracle.py)
+
 check: $(PEERS)
 	$(BIN)/ruff format --check snn_energy tests
 	$(BIN)/ruff check snn_energy tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(PYTEST)
 
 REF ?= HEAD

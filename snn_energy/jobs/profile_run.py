@@ -81,13 +81,13 @@ def profile_run(
     save_every_s: float = 20.0,
     on_start: Callable[[int, int], None] | None = None,
 ) -> Counts:
-    """Counts of a network over data. Raises SnnEnergyError.
+    """Counts of a network over data. Raises SnnEnergyError. device: cpu, cuda or auto.
 
-    device: cpu, cuda or auto. parts: a folder in which the counts are kept as they come, every ``save_every_s``
-    seconds: a run that was killed goes on from there, and the processes that torchrun starts share the samples. The
-    caller removes it (parts.remove_parts) when the counts are safe. All processes return the same rows, the first one
-    the per-sample counts too. on_start: called with how many samples were counted before, and how many there are.
-    A loader by reference cannot be begun in the middle, so nothing is kept of it and one process runs it.
+    parts: a folder in which the counts are kept as they come, every ``save_every_s`` seconds: a run that was killed
+    goes on from there, and processes started by torchrun share the samples; the caller removes it (``remove_parts``)
+    when the counts are safe. All processes return the same rows, the first one the per-sample counts too. on_start:
+    called with how many samples were counted before, and how many there are. A loader by reference is run by one
+    process from its beginning.
     """
     import torch
 
@@ -102,43 +102,54 @@ def profile_run(
     data = _data(asked, network)
     found = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
     total = len(data.labels)
-    declared = _declared(asked, data)
-    first = [_batch(data, range(min(LOOK, total)))]
     with processes(device, backend="gloo", timeout=timedelta(days=30)) as group, ExitStack() as stack:
         if group.device.type != "cpu":
             found["device"] = torch.cuda.get_device_name(group.device)
-        kept, todo = None, missing([], total, batch_size)
-        if parts is not None:
-            told = {"data": data.fingerprint().hex(), "samples": total, **declared, "time": asked.time, **_code(asked)}
-            run = _run_of(network, told | {key: value for key, value in found.items() if key != "command"})
-            kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
-            todo = list(kept.todo or ())
-        elif group.size > 1:
+        if parts is None and group.size > 1:
             raise ProfilingError("several processes share their counts in a folder; give parts=")
+        kept = None
+        if parts is not None:
+            run = _run_of(network, _identity(asked, data, found))
+            kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
+        todo = missing([], total, batch_size) if kept is None else list(kept.todo or ())
         before = 0 if kept is None else kept.counted
         if on_start is not None:
             on_start(before, total)
-
-        def done(count: int) -> None:  # the others are about as far
-            if on_batch is not None:
-                on_batch(min(total, before + (count - before) * group.size))
-
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
         stack.enter_context(_told_in_one_line(asked))
         network = network.to(group.device)
-        has_time = isinstance(data, EventSet)
-        settled = settle_first(network, first, asked.time, asked.time_steps, asked.neurons, has_time)
+        first = [_batch(data, range(min(LOOK, total)))]
+        settled = settle_first(network, first, asked.time, asked.time_steps, asked.neurons, isinstance(data, EventSet))
         return profile(
             network,
             (_batch(data, range(start, stop)) for start, stop in todo),
             settled=settled,
             header=found,
-            on_batch=done,
+            on_batch=_of_all_processes(on_batch, before, total, group.size),
             strict=strict,
             parts=kept,
-            **declared,
+            **_declared(asked, data),
         )
+
+
+def _of_all_processes(
+    on_batch: Callable[[int], None] | None, before: int, total: int, processes: int
+) -> Callable[[int], None]:
+    """Called with this process's count, calls ``on_batch`` with that of all of them, who are about as far."""
+
+    def done(count: int) -> None:
+        if on_batch is not None:
+            on_batch(min(total, before + (count - before) * processes))
+
+    return done
+
+
+def _identity(asked: Asked, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to go on from another's parts: data, options, code, header without command."""
+    options = {**_declared(asked, data), "time": asked.time, **_code(asked)}
+    rest = {key: value for key, value in header.items() if key != "command"}
+    return {"data": data.fingerprint().hex(), "samples": len(data.labels), **options, **rest}
 
 
 def inspect_run(asked: Asked) -> Belief:

@@ -63,6 +63,16 @@ def active_rate(sa: float, time_steps: int, neurons: Sequence[int], steps: Seque
     return sa * time_steps * sum(neurons) / active
 
 
+def _normalise(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+    """Hook of a BatchNorm: mean and variance become those of what it reads, weight 1, bias 0."""
+    x = inputs[0].double()
+    dims = [d for d in range(x.dim()) if d != 1]
+    norm.running_mean.copy_(x.mean(dims))
+    norm.running_var.copy_(x.var(dims, correction=0))
+    norm.weight.fill_(1.0)
+    norm.bias.zero_()
+
+
 def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
     """Let every spiking layer of a Spikformer fire with this rate per neuron and active step on these images.
 
@@ -77,14 +87,6 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
 
     modules = dict(model.named_modules())
     owed = [0.0]  # spikes that the layers so far are short of
-
-    def normalise(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-        x = inputs[0].double()
-        dims = [d for d in range(x.dim()) if d != 1]
-        norm.running_mean.copy_(x.mean(dims))
-        norm.running_var.copy_(x.var(dims, correction=0))
-        norm.weight.fill_(1.0)
-        norm.bias.zero_()
 
     def settle(name: str) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor]]:
         norm = modules.get(name.replace("lif", "bn"))
@@ -117,7 +119,9 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
 
         return shift
 
-    hooks = [m.register_forward_pre_hook(normalise) for n, m in modules.items() if n.endswith(("bn", *_numbered("bn")))]
+    hooks = [
+        m.register_forward_pre_hook(_normalise) for n, m in modules.items() if n.endswith(("bn", *_numbered("bn")))
+    ]
     hooks += [lif.register_forward_pre_hook(settle(name)) for name, lif in spiking_layers(model).items()]
     training = model.training
     try:

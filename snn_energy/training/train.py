@@ -108,10 +108,7 @@ def train(
     run, and the first one writes.
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
-    output, recipe = (
-        Path(output_path),
-        _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from)),
-    )
+    recipe = _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from))
     output = _checked_output(output_path, recipe, resume=resume)
     with _prepared(recipe, device) as group, contextlib.ExitStack() as stack:
         loaded = _load_data(recipe)
@@ -121,45 +118,74 @@ def train(
         group.wait()
         report = stack.enter_context(Reporter(recipe, len(loaded.train.labels), enabled=progress and group.is_first))
         report.resume(len(run.epochs), run.next_batch * recipe.batch_size)
-        saved = [time.monotonic()]
-
-        def save(state: Tensor) -> None:
-            _write_partial(run, recipe, loaded, output, group, state)
-            saved[0] = time.monotonic()
-            if on_save is not None:
-                on_save(run.seconds)
-
-        def after_batch(state: Tensor) -> None:
-            run.count_seconds()
-            if time.monotonic() - saved[0] > save_every_s:
-                save(state)
-
-        last = math.ceil(
-            _total_steps(recipe, len(loaded.train.labels)) / _epoch_steps(recipe, len(loaded.train.labels))
-        )
+        files = _RunFiles(run, recipe, loaded, output, group, save_every_s, on_save, write_log)
+        images = len(loaded.train.labels)
+        last = math.ceil(_total_steps(recipe, images) / _epoch_steps(recipe, images))
         for epoch in range(len(run.epochs) + 1, last + 1):
-            record = _train_epoch(run, recipe, loaded.train, epoch, group, report, after_batch)
+            record = _train_epoch(run, recipe, loaded.train, epoch, group, report, files.after_batch)
             evaluate = epoch == last or epoch % recipe.test_every == 0
             record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if evaluate else None
             record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if evaluate else None
             run.count_seconds()
             run.epochs.append(record)
-            if group.is_first and best_epoch(run.epochs) == epoch:
-                save_checkpoint(best_path(output), run.model, _metadata(recipe, loaded, run, "best"))
-            save(run.generator.get_state())
-            if group.is_first and write_log:
-                _write_log(run.epochs, log_path(output))
+            files.after_epoch(epoch)
             if group.is_first:
                 report.epoch(record, dead_layers(run.model))
             if on_epoch is not None:
                 on_epoch(record)
-        if group.is_first:
-            save_checkpoint(output, run.model, _metadata(recipe, loaded, run, "last"))
-            if write_log:
-                _write_log(run.epochs, log_path(output))
-            partial_path(output).unlink(missing_ok=True)
+        files.finish()
         group.wait()
         return _result(run, recipe, output)
+
+
+class _RunFiles:
+    """The files of a run as it goes on: state, best and last checkpoint, log. The first process writes them."""
+
+    def __init__(
+        self,
+        run: _Run,
+        recipe: Recipe,
+        data: _Data,
+        output: Path,
+        group: Processes,
+        save_every_s: float,
+        on_save: Callable[[float], None] | None,
+        write_log: bool,
+    ) -> None:
+        self.run, self.recipe, self.data, self.output, self.group = run, recipe, data, output, group
+        self.save_every_s, self.on_save, self.write_log = save_every_s, on_save, write_log
+        self.saved_at = time.monotonic()
+
+    def after_batch(self, generator_state: Tensor) -> None:
+        """Count the time; save the state where the last one is old."""
+        self.run.count_seconds()
+        if time.monotonic() - self.saved_at > self.save_every_s:
+            self._save(generator_state)
+
+    def after_epoch(self, epoch: int) -> None:
+        """The best checkpoint where this epoch is it, the state, the log."""
+        if self.group.is_first and best_epoch(self.run.epochs) == epoch:
+            metadata = _metadata(self.recipe, self.data, self.run, "best")
+            save_checkpoint(best_path(self.output), self.run.model, metadata)
+        self._save(self.run.generator.get_state())
+        self._log()
+
+    def finish(self) -> None:
+        """The checkpoint of the last epoch; the state is no longer needed."""
+        if self.group.is_first:
+            save_checkpoint(self.output, self.run.model, _metadata(self.recipe, self.data, self.run, "last"))
+            self._log()
+            partial_path(self.output).unlink(missing_ok=True)
+
+    def _save(self, generator_state: Tensor) -> None:
+        _write_partial(self.run, self.recipe, self.data, self.output, self.group, generator_state)
+        self.saved_at = time.monotonic()
+        if self.on_save is not None:
+            self.on_save(self.run.seconds)
+
+    def _log(self) -> None:
+        if self.group.is_first and self.write_log:
+            _write_log(self.run.epochs, log_path(self.output))
 
 
 def best_epoch(epochs: list[EpochRecord]) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.core.errors import CountsError, OutputError, ProfilingError
-from snn_energy.counts import counts as counts_module
+from snn_energy.counts import sample_store
 from snn_energy.counts.columns import PER_SAMPLE
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
@@ -33,7 +33,7 @@ from snn_energy.datasets.images import ImageSet
 from snn_energy.jobs import profile_run
 from snn_energy.jobs.profile_run import LOOK, profile_checkpoint
 from snn_energy.models.neurons import DTSS
-from snn_energy.profiler import run as profile_module
+from snn_energy.profiler.results import accumulate
 from snn_energy.profiler.results.part_files import parts_path, remove_parts
 from snn_energy.profiler.results.resume import Parts, covered, missing, share
 from snn_energy.studies.demo import checkpoint_path
@@ -222,8 +222,8 @@ def run(folder: Path, *arguments: str, code: str = "", expect: int = 0) -> subpr
 
 SAVE_EACH_BATCH = """
     import os, signal
-    from snn_energy.profiler import parts
-    parts.open_parts.__wrapped__.__defaults__ = (None, 0.0)
+    from snn_energy.profiler.results import resume
+    resume.open_parts.__wrapped__.__defaults__ = (None, 0.0)
     import snn_energy.jobs.profile_run as runs
     runs.profile_run.__kwdefaults__["save_every_s"] = 0.0
     def die():
@@ -231,7 +231,7 @@ SAVE_EACH_BATCH = """
 """
 KILLED = {
     "behind the first batch": """
-    from snn_energy.datasets.open import ImageSet
+    from snn_energy.datasets.images import ImageSet
     batch = ImageSet.batch
     ImageSet.batch = lambda self, chosen, crops=None: die() if chosen[0] == 4 else batch(self, chosen, crops)
     """,
@@ -519,7 +519,7 @@ def test_more_processes_than_samples(tmp_path: Path) -> None:
 
 def test_a_process_that_dies_leaves_no_counts_and_three_go_on(whole: dict[str, bytes], tmp_path: Path) -> None:
     dying = """
-        from snn_energy.datasets.open import ImageSet
+        from snn_energy.datasets.images import ImageSet
         batch = ImageSet.batch
         ImageSet.batch = lambda self, chosen, crops=None: die() if chosen[0] == 28 else batch(self, chosen, crops)
     """
@@ -594,9 +594,9 @@ def test_counts_in_a_file_are_saved_and_read_as_those_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = profile_checkpoint(DTS, "digits", SAMPLES)
-    monkeypatch.setattr(counts_module, "IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(counts_module, "BLOCK_BYTES", 1000)
-    monkeypatch.setattr(profile_module, "PART_BYTES", 100_000)
+    monkeypatch.setattr(sample_store, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sample_store, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(accumulate, "PART_BYTES", 100_000)
     there = profile_checkpoint(DTS, "digits", SAMPLES, batch_size=BATCH)
     assert there.per_sample is not None
     assert all(isinstance(values, np.memmap) for values in there.per_sample.values())
@@ -615,7 +615,7 @@ def test_a_side_file_that_is_read_block_by_block_is_checked_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile_checkpoint(DTS, "digits", 2).save(tmp_path / "a.json")
-    monkeypatch.setattr(counts_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(sample_store, "IN_MEMORY_BYTES", 0)
     side = samples_path(tmp_path / "a.json")
     content = side.read_bytes()
     for damage in (cut, flipped):

@@ -115,6 +115,61 @@ class Sensitivity:
         return [*named, *save_figure(figure, place / FIGURE)]
 
 
+class _LayerInputs:
+    """What the spiking layers of a network read, step by step, batches added up.
+
+    names: layer -> its name. levels: name -> what a neuron must reach to fire. shapes: (T, B) of every layer called in
+    the batch at hand.
+    """
+
+    def __init__(self, model: nn.Module, bins: int) -> None:
+        self.bins = bins
+        self.names = {layer: name or type(layer).__name__ for name, layer in spiking_layers(model).items()}
+        if not self.names:
+            raise ProfilingError(
+                f"{type(model).__name__} has no LIF or DTSS layer, so there are no LIF inputs to compare; "
+                "give a spiking network, such as a spikformer"
+            )
+        self.levels = {name: firing_level(layer, name) for layer, name in self.names.items()}
+        self.figures: dict[str, list[StepFigures]] = {}
+        self.shapes: list[tuple[int, int]] = []
+
+    def by_group(self) -> dict[str, list[LIF]]:
+        """Group -> its layers, in the order of the network."""
+        found: dict[str, list[LIF]] = {}
+        for layer, name in self.names.items():
+            found.setdefault(layer_group(name), []).append(layer)
+        return found
+
+    def add(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of a spiking layer."""
+        assert isinstance(module, LIF)
+        name = self.names[module]
+        current = args[0] if args else kwargs.get("current")
+        _require_time_axis(name, current, next(iter(self.figures.items()), None))
+        assert isinstance(current, Tensor)
+        self.shapes.append((current.shape[0], current.shape[1]))
+        if not current.numel():
+            return
+        try:
+            steps = [step_figures(step, current[0], self.levels[name], self.bins) for step in current]
+        except ProfilingError as error:
+            raise ProfilingError(f"{name}: {error}") from error
+        before = self.figures.get(name)
+        self.figures[name] = steps if before is None else [merged(a, b) for a, b in zip(before, steps, strict=True)]
+
+
+def _cut_answers(
+    run: Run, x: Tensor, labels: Tensor, out: Any, members: Mapping[str, list[LIF]], time_steps: int
+) -> dict[str, NDArray[np.int64]]:
+    """Group -> (T,) right answers with the group's spikes zeroed from step 1, 2, ... on; the last one: not at all."""
+    whole = right_answers(out, labels)
+    return {
+        group: np.array([*(right_answers(run(x, ending(layers, k)), labels) for k in range(1, time_steps)), whole])
+        for group, layers in members.items()
+    }
+
+
 def measure(
     model: nn.Module,
     loader: Iterable[Any],
@@ -139,60 +194,35 @@ def measure(
     for bins out of 1..10000.
     """
     _require_arguments(model, loader, bins)
-    names = {layer: name or type(layer).__name__ for name, layer in spiking_layers(model).items()}
-    if not names:
-        raise ProfilingError(
-            f"{type(model).__name__} has no LIF or DTSS layer, so there are no LIF inputs to compare; "
-            "give a spiking network, such as a spikformer"
-        )
-    levels = {name: firing_level(layer, name) for layer, name in names.items()}
-    found: dict[str, list[StepFigures]] = {}
-    shapes: list[tuple[int, int]] = []  # (T, B) of every layer called in the batch at hand; the first one counts
-
-    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        assert isinstance(module, LIF)
-        name = names[module]
-        current = args[0] if args else kwargs.get("current")
-        _require_time_axis(name, current, next(iter(found.items()), None))
-        assert isinstance(current, Tensor)
-        shapes.append((current.shape[0], current.shape[1]))
-        if not current.numel():
-            return
-        try:
-            steps = [step_figures(step, current[0], levels[name], bins) for step in current]
-        except ProfilingError as error:
-            raise ProfilingError(f"{name}: {error}") from error
-        found[name] = [merged(a, b) for a, b in zip(found[name], steps, strict=True)] if name in found else steps
-
-    members: dict[str, list[LIF]] = {}
-    for layer, name in names.items():
-        members.setdefault(layer_group(name), []).append(layer)
+    inputs = _LayerInputs(model, bins)
+    names, members = inputs.names, inputs.by_group()
     samples, labelled, hits = 0, False, dict[str, NDArray[np.int64]]()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _as_evaluated(model) as run:
         for batch in loader:
             x, y = _images_of(batch).to(device), _labels_of(batch) if cut else None
-            shapes.clear()
-            out = run(x, (layer.register_forward_pre_hook(look, with_kwargs=True) for layer in names))
-            time_steps, size = shapes[0] if shapes else (0, 0)
+            inputs.shapes.clear()
+            out = run(x, (layer.register_forward_pre_hook(inputs.add, with_kwargs=True) for layer in names))
+            time_steps, size = inputs.shapes[0] if inputs.shapes else (0, 0)
             if size:
                 if samples and labelled != (y is not None):
                     raise ProfilingError("some batches have labels and others none; give labels with all or with none")
                 samples, labelled = samples + size, y is not None
             if size and labelled:
-                labels = checked_labels(y, out, size)
-                for group, layers in members.items():
-                    right = [right_answers(run(x, ending(layers, k)), labels) for k in range(1, time_steps)]
-                    hits[group] = hits.get(group, 0) + np.array([*right, right_answers(out, labels)])
+                for group, right in _cut_answers(
+                    run, x, checked_labels(y, out, size), out, members, time_steps
+                ).items():
+                    hits[group] = hits.get(group, 0) + right
             if on_batch is not None:
                 on_batch(samples)
+    found = inputs.figures
     if not found:
         raise ProfilingError("no LIF or DTSS layer got any input; the loader gave no samples, or none reach a layer")
-    looked = {name: layer for layer, name in names.items() if name in found}
-    rows = _rows(looked, found, levels)
+    measured = {name: layer for layer, name in names.items() if name in found}
+    rows = _rows(measured, found, inputs.levels)
     return Sensitivity(
         rows,
-        counts=np.stack([step.histogram for name in looked for step in found[name]]),
+        counts=np.stack([step.histogram for name in measured for step in found[name]]),
         edges=np.linspace(-RANGE, RANGE, bins + 1),
         samples=samples,
         time_steps=len(next(iter(found.values()))),
