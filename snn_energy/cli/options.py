@@ -188,11 +188,14 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options(group: type, left_out: set[str]) -> list[inspect.Parameter]:
+    """A keyword parameter per field. Raises TypeError for a name to leave out that is no field."""
     hints = get_type_hints(group, include_extras=True)
+    unknown = left_out - hints.keys()
+    if unknown:
+        raise TypeError(f"{group.__name__} has no option {', '.join(sorted(unknown))} to leave out")
+    kind = inspect.Parameter.KEYWORD_ONLY
     return [
-        inspect.Parameter(
-            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name]
-        )
+        inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
         for field in fields(group)
         if field.name not in left_out
     ]
