@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from snn_energy.core.errors import ProfilingError
+from snn_energy.core.vocabulary import Kind as Kind
 
-Kind = Literal["binary", "ternary", "integer", "real"]
 KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 ULPS = 4  # a value counts as k*c when it lies within this many float32 units in the last place of it
 

@@ -2,6 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Kind = Literal["binary", "ternary", "integer", "real"]  # of values; design rule 4
+FrameValues = Literal["count", "binary"]  # of a pixel in one time step of a recording
+MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
+IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
+ProductPolicy = Literal["coincidence", "gated"]
+EncoderPolicy = Literal["per-step", "once"]
+Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
+Zeros = Literal["none", "gate", "skip"]
+TableLevel = Literal["group", "layer", "time_step", "row"]  # what a row of a table of energies stands for
+DeviceName = Literal["auto", "cpu", "cuda"]
+
 TIME_MODES = {
     "inside": "the model takes (B, ...) and makes its time steps itself, vectorised",
     "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",

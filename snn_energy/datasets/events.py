@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_energy.core.errors import DataError
+from snn_energy.core.vocabulary import FrameValues as FrameValues
 from snn_energy.datasets.images import Indices, Split
 from snn_energy.datasets.names import EVENT_DATASETS, parse_data
 
 By = Literal["time", "count"]
-FrameValues = Literal["count", "binary"]
 
 SENSOR = (34, 34)  # height, width
 BYTES = 5  # of one event: x 8 bits, y 8, polarity 1, time 23

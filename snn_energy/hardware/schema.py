@@ -25,6 +25,9 @@ from pydantic import Field, PrivateAttr, StrictBool, model_validator
 
 from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.core.sources import Source
+from snn_energy.core.vocabulary import MemoryVariant as MemoryVariant
+from snn_energy.core.vocabulary import Schedule as Schedule
+from snn_energy.core.vocabulary import Zeros as Zeros
 from snn_energy.core.yaml_file import Document, Line, Record, Text, fault
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
@@ -47,9 +50,6 @@ from snn_energy.hardware.quantities import (
 
 Tensor = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
 TENSORS: tuple[Tensor, ...] = get_args(Tensor)
-MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
-Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
-Zeros = Literal["none", "gate", "skip"]
 MEMORY_VARIANTS: tuple[MemoryVariant, ...] = get_args(MemoryVariant)
 ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # follow from an array's rows and columns
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from snn_energy.core.errors import SnnEnergyError, nearest
+from snn_energy.core.vocabulary import EncoderPolicy as EncoderPolicy
+from snn_energy.core.vocabulary import IntegerPolicy as IntegerPolicy
+from snn_energy.core.vocabulary import ProductPolicy as ProductPolicy
 from snn_energy.hardware.schema import MEMORY_VARIANTS, HardwareProfile, MemoryVariant
-
-IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
-ProductPolicy = Literal["coincidence", "gated"]
-EncoderPolicy = Literal["per-step", "once"]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -96,6 +97,23 @@ class TrioResult:
     folder: Path
     stages: dict[str, dict[str, Any]]
     spent_s: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a stage: model, T_avg, epochs, seconds, accuracies (%), checkpoint."""
+        rows = [
+            {
+                "stage": stage,
+                "model": entry["model"],
+                "T_avg": entry["t_avg"],
+                "epochs": entry["epochs"],
+                "seconds": entry["spent_s"],
+                "accuracy (%)": 100 * entry["accuracy"],
+                "in 16 bits (%)": 100 * entry["accuracy_16_bit"] if "accuracy_16_bit" in entry else None,
+                "checkpoint": entry.get("checkpoint"),
+            }
+            for stage, entry in self.stages.items()
+        ]
+        return pd.DataFrame(rows)
 
 
 def list_trios() -> list[str]:

@@ -1,0 +1,118 @@
+"""What every command prints: data on stdout, progress and warnings on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.progress import Progress
+
+    from snn_energy.analysis.comparison import Comparison
+    from snn_energy.pricing.energy import Energy
+
+
+def is_first_process() -> bool:
+    """True but for the further processes of torchrun, which have nothing to say."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    print(text)
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    """A warning on stderr."""
+    note(f"warning: {text}")
+
+
+def show(frame: pd.DataFrame, title: str | None = None) -> None:
+    """A table on stdout: rich on a terminal, plain and stable when piped."""
+    from snn_energy.report.tables import plain
+
+    if not sys.stdout.isatty():
+        if title:
+            print(title)
+        print(plain(frame))
+        return
+    from rich.console import Console
+
+    from snn_energy.report.tables import rich_table
+
+    width = Console().width
+    table, needed = rich_table(frame, title, width)
+    Console(width=max(width, needed)).print(table, crop=False)
+
+
+def files_read(counts_files: list[Path], *names: str | None) -> list[Path]:
+    """Every file that a command reads: counts, their side files, files of published counts, profiles."""
+    from snn_energy.counts.sample_store import samples_path
+
+    found = []
+    for path in counts_files:
+        found += [path, samples_path(path), *[Path(str(path).rpartition(":")[0])] * (":" in str(path))]
+    return found + [Path(name) for name in names if name is not None and Path(name).is_file()]
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """A progress bar on stderr; silent where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    silent = not (console.is_terminal and is_first_process())
+    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+        yield bar
+
+
+def show_energy(energy: Energy) -> None:
+    """The total of an estimate, what other policies would give, what moves it most, and what has no price."""
+    from snn_energy.analysis.uncertainty import what_matters
+    from snn_energy.report.sentences import range_sentence, total_sentences
+
+    for line in total_sentences(energy):
+        say(line)
+    others = energy.alternatives()
+    show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")
+    if energy.total_pj == energy.total_pj:  # of a total that is not known nothing can be said of what moves it
+        most = what_matters(energy, 5)
+        if len(most):
+            title = (
+                "the five prices, powers and widths that move the total most (elasticity: % of the total per % of each)"
+            )
+            show(most.drop(columns="moves_pj"), title)
+        line_of_range = range_sentence(energy)
+        if line_of_range is not None:
+            say(line_of_range)
+    unpriced = energy.unpriced()
+    if len(unpriced):
+        show(unpriced.rename(columns={"amount": "per sample"}), f"not priced by {energy.hardware.name}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """The normalised table and what the memory variants make of it."""
+    from snn_energy.analysis.uncertainty import ratio_range
+    from snn_energy.report.sentences import comparison_title
+
+    show(comparison.to_frame().drop(columns="is_baseline"), comparison_title(comparison))
+    print()
+    variants = comparison.memory_range()
+    if len(variants):
+        show(variants, "the same under every memory variant")
+    ranges = ratio_range(comparison)
+    if len(ranges) and (ranges["te_high"] > ranges["te_low"]).any():
+        print()
+        show(ranges, "CE, ME, TE over the ranges that the profile gives")

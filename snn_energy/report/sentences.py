@@ -1,0 +1,137 @@
+"""What results say in words: one line of text each, numbers as in the tables for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from snn_energy.report.tables import number
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from snn_energy.analysis.comparison import Comparison
+    from snn_energy.analysis.design_sweep import Field
+    from snn_energy.counts.counts import Counts
+    from snn_energy.pricing.energy import Energy
+    from snn_energy.pricing.policies import Policies
+
+
+def activity_sentence(counts: Counts) -> str:
+    """Samples, time steps, accuracy, T_avg, SA (%), SOPs and real MACs per sample."""
+    activity = counts.activity()
+    accuracy = counts.header.get("accuracy")
+    parts = [f"{counts.model}: {counts.samples} samples, T_max {counts.time_steps}"]
+    if accuracy is not None:
+        parts.append(f"accuracy {100 * accuracy:.2f} %")
+    if activity["t_avg"] is not None:
+        parts.append(f"T_avg {activity['t_avg']:.3f}, SA {100 * activity['sa']:.2f} %")
+    parts.append(f"SOPs {number(activity['sops_per_sample'])}, real MACs {number(activity['real_macs_per_sample'])}")
+    return ", ".join(parts)
+
+
+def inactive_layers(counts: Counts) -> Iterator[str]:
+    """Layers that are masked at every step, and layers that never fired; nothing where there are none."""
+    activity = counts.activity()
+    for key, text in (("dead_layers", "dead (T_l = 0)"), ("silent_layers", "silent (active but never fired)")):
+        if activity[key]:
+            yield f"{text}: {', '.join(activity[key])}"
+
+
+def assumptions(counts: Counts) -> Iterator[str]:
+    """Where time was found to be, unless it was declared, and what was done to the weights."""
+    header = counts.header
+    if "time_found" in header:
+        yield f"time: {header['time']}, {header['time_found']} (snn-energy inspect tells more)"
+    for note in header.get("checkpoint_notes", ()):
+        yield f"{header.get('checkpoint')}: {note}"
+
+
+def policies_used(policies: Policies) -> str:
+    """``memory ws_once, integer ac, ...``."""
+    return ", ".join(f"{name} {choice}" for name, choice in asdict(policies).items())
+
+
+def total_sentences(energy: Energy) -> Iterator[str]:
+    """The total and its parts (µJ per sample), latency, spread over the samples, and what unread steps cost."""
+    static = f" + static {number(energy.static_pj * 1e-6)} µJ" if energy.static_pj else ""
+    yield (
+        f"total {number(energy.total_pj * 1e-6)} µJ per sample = compute {number(energy.compute_pj * 1e-6)} µJ "
+        f"+ memory {number(energy.memory_pj * 1e-6)} µJ{static} ({policies_used(energy.policies)})"
+    )
+    if energy.without:
+        yield f"without {', '.join(energy.without)}"
+    if energy.latency is not None:
+        yield latency_sentence(energy)
+    if energy.counts.per_sample is not None and energy.counts.samples > 1:
+        spread = energy.spread()
+        yield (
+            f"over {energy.counts.samples} samples: {number(spread['min_pj'] * 1e-6)} to "
+            f"{number(spread['max_pj'] * 1e-6)} µJ, standard deviation {number(spread['std_pj'] * 1e-6)} µJ"
+        )
+    needed = energy.of_needed_steps().total_pj
+    if needed < energy.total_pj:
+        saved = energy.total_pj - needed
+        yield (
+            f"of which {number(saved * 1e-6)} µJ ({100 * saved / energy.total_pj:.1f} %) are for active steps whose "
+            "result nobody reads: a device that skips those too would save it"
+        )
+
+
+def latency_sentence(energy: Energy) -> str:
+    """Latency (ms), cycles, samples per second and energy-delay product of an energy with a latency."""
+    found = energy.latency
+    assert found is not None
+    edp = "" if energy.edp_js is None else f", energy-delay product {number(energy.edp_js * 1e12)} µJ·µs"
+    return (
+        f"latency {number(found.seconds * 1e3)} ms = {number(found.cycles)} cycles at {found.clock_hz / 1e6:g} MHz "
+        f"({found.schedule}, zeros {found.zeros}), {number(found.samples_per_s)} samples per second{edp}"
+    )
+
+
+def schedule_conflict(energy: Energy) -> str | None:
+    """Why a memory variant does not go with a step-serial schedule; None where it does."""
+    memory = energy.policies.memory
+    if energy.latency is None or energy.latency.schedule != "step-serial" or memory in ("ws_reload", "state_only"):
+        return None
+    text = "step by step, weights stay between steps or are loaded again: --memory ws_reload instead of "
+    return f"{text}{memory} charges that"
+
+
+def range_sentence(energy: Energy) -> str | None:
+    """The total (µJ) over the ranges that the profile gives; None where it gives none that move it."""
+    from snn_energy.analysis.uncertainty import energy_range
+
+    found = energy_range(energy)
+    if not (len(found) and found["width_pj"].iloc[0] > 0):
+        return None
+    low, high = float(found["low_pj"].iloc[0]) * 1e-6, float(found["high_pj"].iloc[0]) * 1e-6
+    moving = ", ".join(found.loc[(found["width_pj"] > 0) & (found["number"] != "all"), "number"])
+    return f"with the ranges that the profile gives ({moving}): {number(low)} to {number(high)} µJ"
+
+
+def second_device_sentence(energy: Energy, other: Energy) -> str:
+    """The total (µJ) on a second device, and its ratio to that on the first."""
+    return (
+        f"on {other.hardware.name}: total {number(other.total_pj * 1e-6)} µJ per sample, "
+        f"{number(other.total_pj / energy.total_pj)} times that on {energy.hardware.name}"
+    )
+
+
+def comparison_title(comparison: Comparison) -> str:
+    """The title of the normalised table: device, baseline, policies."""
+    return (
+        f"energy per sample on {comparison.hardware.name}; CE, ME, TE over those of {comparison.baseline} "
+        f"({policies_used(comparison.policies)})"
+    )
+
+
+def sweep_sentences(points: pd.DataFrame, swept: Sequence[Field]) -> Iterator[str]:
+    """Of every model of a sweep: the range of its total (µJ), and where it is least."""
+    for model, part in points.groupby("model", observed=True, sort=False):
+        total = part["total_pj"]
+        if total.notna().any():
+            best = part.iloc[int(total.argmin())]
+            at = ", ".join(f"{f.key} {number(float(best[f.column]))} {f.unit}" for f in swept)
+            yield f"{model}: {number(total.min() * 1e-6)} to {number(total.max() * 1e-6)} µJ, least at {at}"
