@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from snn_energy.profiler.counting import fan_out_map, fed_outputs
+from snn_energy.profiler.values.exact_sums import fan_out_map, fed_outputs
 
 
 @dataclass(frozen=True)

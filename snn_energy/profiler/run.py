@@ -21,13 +21,13 @@ from snn_energy.core.kinds import KINDS, Kind
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.axes.roles import Span
+from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.discovery.interpret import Settled, candidates, settle
-from snn_energy.profiler.frameworks import is_subclass, reset_states, spiking_modules
+from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import Tally
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
-from snn_energy.profiler.walker import Walker
+from snn_energy.profiler.walker import CountingMode
 from snn_energy.running.evaluated import _as_evaluated
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import repeated, require_one_argument, step_by_step
@@ -106,14 +106,14 @@ def _count(
     first = list(itertools.islice(batches, 1))
     settled = settle(first)
     mode, steps = settled.time, settled.time_steps
-    walker = Walker(model, max_k, input_kind, settled.spiking, settled.opened)
+    walker = CountingMode(model, max_k, input_kind, settled.spiking, settled.opened)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
     with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-                span = Span(steps, samples_of(x, mode, steps))
+                span = BatchShape(steps, samples_of(x, mode, steps))
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
@@ -309,7 +309,7 @@ def samples_of(x: Any, mode: str, steps: int) -> int:
     return int(x.shape[0])
 
 
-def _forward(model: nn.Module, walker: Walker, x: Tensor, mode: str, steps: int) -> Any:
+def _forward(model: nn.Module, walker: CountingMode, x: Tensor, mode: str, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T of them."""
     if mode not in ("call", "call-axis0"):
         walker.begin_call(None)

@@ -1,6 +1,6 @@
 """What is known of live tensors, what an operation leaves, and what it did in the batch before.
 
-A ``Trace`` goes with a tensor, an ``Event`` with an operation. A ``Step`` remembers one call of a function: where a
+A ``TensorTrace`` goes with a tensor, an ``OperationRecord`` with an operation. A ``Step`` remembers one call: where a
 later batch makes the same call on tensors of which the same is known, its outcome is the same but for the counts.
 """
 
@@ -16,23 +16,24 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.needed_steps import Steps
 from snn_energy.profiler.axes.roles import Roles
-from snn_energy.profiler.counting import coincidences, weighted_rows
-from snn_energy.profiler.operands import Claim, Scan
 from snn_energy.profiler.rules import Geometry
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.exact_sums import coincidences, weighted_rows
+from snn_energy.profiler.values.scan import NonzeroSums
 
-Way = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
+SumLayout = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
 
 
 class StepSums(NamedTuple):
     """Sums over one time step after another: ``shape`` of one step, (T, A/T, kept) float32 ``of_steps``."""
 
-    way: Way
+    way: SumLayout
     shape: tuple[int, int, int]
     of_steps: Tensor
     steps: Sequence[Tensor]
 
     @classmethod
-    def zeros(cls, way: Way, time_steps: int, device: torch.device) -> StepSums:
+    def zeros(cls, way: SumLayout, time_steps: int, device: torch.device) -> StepSums:
         """No step seen yet."""
         (rows, p, q), dim = way
         shape = (rows // time_steps, p, q)
@@ -40,23 +41,23 @@ class StepSums(NamedTuple):
         return cls(way, shape, of_steps, of_steps.unbind(0))
 
 
-class Reading(NamedTuple):
+class ScanRequest(NamedTuple):
     """How one reader scans a tensor."""
 
-    way: Way
+    way: SumLayout
     with_levels: bool
     where: str
     operand: str
     invocation: int
 
 
-class Scans(dict[Hashable, Scan]):
+class ScanResults(dict[Hashable, NonzeroSums]):
     """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
 
     writer: tuple[str, int] | None = None
 
 
-class Facts(NamedTuple):
+class TensorFacts(NamedTuple):
     """What is known of a tensor before its values are looked at.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
@@ -70,9 +71,9 @@ class Facts(NamedTuple):
     active: Steps
     constant: bool
     sources: frozenset[int]
-    claim: Claim
+    bound: ValueBound
 
-    def equals(self, other: Facts) -> bool:
+    def equals(self, other: TensorFacts) -> bool:
         """The same, value by value."""
         return self is other or (
             self.roles == other.roles
@@ -81,23 +82,23 @@ class Facts(NamedTuple):
             and np.array_equal(self.active, other.active)
             and self.constant == other.constant
             and self.sources == other.sources
-            and self.claim == other.claim
+            and self.bound == other.bound
         )
 
 
-class Trace:
+class TensorTrace:
     """What is known of one live tensor: facts, and scans that all views of the same memory share."""
 
-    __slots__ = ("active", "claim", "constant", "facts", "roles", "scans", "sources", "step", "timed")
+    __slots__ = ("active", "bound", "constant", "facts", "roles", "scans", "sources", "step", "timed")
 
-    def __init__(self, facts: Facts, scans: Scans | None = None) -> None:
+    def __init__(self, facts: TensorFacts, scans: ScanResults | None = None) -> None:
         self.facts = facts
-        self.scans = Scans() if scans is None else scans
-        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.claim = facts
+        self.scans = ScanResults() if scans is None else scans
+        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound = facts
 
-    def but(self, *, scans: Scans | None = None, **changes: Any) -> Trace:
+    def but(self, *, scans: ScanResults | None = None, **changes: Any) -> TensorTrace:
         """A copy with some facts changed; it shares the scans unless others are given."""
-        return Trace(self.facts._replace(**changes), self.scans if scans is None else scans)
+        return TensorTrace(self.facts._replace(**changes), self.scans if scans is None else scans)
 
 
 @dataclass
@@ -106,11 +107,11 @@ class Operand:
 
     elements: int
     nonzeros: Tensor
-    scan: Scan
+    scan: NonzeroSums
 
 
 @dataclass
-class Event:
+class OperationRecord:
     """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
 
     ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
@@ -131,10 +132,10 @@ class Event:
     inputs: frozenset[int]
     output_elements: int
     note: str = ""
-    reads: tuple[Claim, ...] = ()
-    leaves: Claim | None = None
-    left: Scan | None = None
-    right: Scan | None = None
+    reads: tuple[ValueBound, ...] = ()
+    leaves: ValueBound | None = None
+    left: NonzeroSums | None = None
+    right: NonzeroSums | None = None
     left_elements: int = 0
     right_elements: int = 0
     geometry: Geometry | None = None
@@ -144,7 +145,7 @@ class Event:
     multi_left: Tensor | None = None
     multi_right: Tensor | None = None
     spikes: Tensor | None = None
-    emitted: Scan | None = None
+    emitted: NonzeroSums | None = None
     integrates_only: bool = False
     dense_macs: int = 0
     elementwise_ops: int = 0
@@ -157,9 +158,9 @@ class Event:
     groups: int = 0
     foldable: bool = False
 
-    def copy(self) -> Event:
+    def copy(self) -> OperationRecord:
         """The same again, field by field."""
-        other = object.__new__(Event)
+        other = object.__new__(OperationRecord)
         other.__dict__.update(self.__dict__)
         return other
 
@@ -177,7 +178,7 @@ class Event:
         elif self.geometry is not None:
             self._finish_weighted(self.left, self.geometry)
 
-    def _finish_weighted(self, left: Scan, geometry: Geometry) -> None:
+    def _finish_weighted(self, left: NonzeroSums, geometry: Geometry) -> None:
         """SOPs = sum over positions of non-zeros there x outputs they feed."""
         nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
         fan_out = geometry.same_fan_out
@@ -190,7 +191,7 @@ class Event:
             self.multi_left = None if left.levels is None else weighted_rows(left.levels, weights)
         self.streamed = Operand(self.left_elements, nonzeros, left)
 
-    def _finish_product(self, left: Scan, right: Scan) -> None:
+    def _finish_product(self, left: NonzeroSums, right: NonzeroSums) -> None:
         """SOPs = coincidences of non-zeros. Scans are (R, G, K)."""
         most = self.positions * (self.out_channels // max(1, self.groups))
         self.sops = coincidences(left.nonzeros, right.nonzeros, most)
@@ -204,7 +205,7 @@ class Event:
 
 MOST_LEVELS = 255  # no |k| is larger
 
-Seen = tuple[Facts | None, torch.Size, tuple[int, ...], torch.dtype]
+TensorKey = tuple[TensorFacts | None, torch.Size, tuple[int, ...], torch.dtype]
 
 
 class Step(NamedTuple):
@@ -220,11 +221,11 @@ class Step(NamedTuple):
     nth: int
     rest: tuple[Any, ...]
     options: Mapping[str, Any]
-    operands: tuple[Seen, ...]
-    out: Seen
+    operands: tuple[TensorKey, ...]
+    out: TensorKey
     event_at: int
-    event: Event | None
-    facts: Facts
+    event: OperationRecord | None
+    facts: TensorFacts
     shares: int | None
     keys: tuple[Hashable, ...]
 
@@ -232,7 +233,9 @@ class Step(NamedTuple):
 TENSOR = "<tensor>"
 
 
-def apart(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], tuple[Any, ...], dict[str, Any]]:
+def split_arguments(
+    args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[list[Tensor], tuple[Any, ...], dict[str, Any]]:
     """The tensors of a call in order, its other arguments, and its keywords with a mark where a tensor is."""
     tensors, rest = [a for a in args if isinstance(a, Tensor)], tuple(a for a in args if not isinstance(a, Tensor))
     options = {}
@@ -253,12 +256,12 @@ def plain_values(values: Iterable[Any]) -> bool:
     )
 
 
-def seen(tensor: Tensor, trace: Trace | None) -> Seen:
+def key_of(tensor: Tensor, trace: TensorTrace | None) -> TensorKey:
     """What a later batch's tensor is compared with."""
     return None if trace is None else trace.facts, tensor.shape, tensor.stride(), tensor.dtype
 
 
-def is_same(tensor: Tensor, trace: Trace | None, before: Seen) -> bool:
+def matches(tensor: Tensor, trace: TensorTrace | None, before: TensorKey) -> bool:
     """True where a tensor is known as the one before was."""
     facts, shape, stride, dtype = before
     if (trace is None) != (facts is None):
@@ -268,7 +271,9 @@ def is_same(tensor: Tensor, trace: Trace | None, before: Seen) -> bool:
     return tensor.shape == shape and tensor.stride() == stride and tensor.dtype == dtype
 
 
-def keeps_scans(events: Sequence[Event], keys: Sequence[Hashable], before: Sequence[Trace | None]) -> bool:
+def keeps_scans(
+    events: Sequence[OperationRecord], keys: Sequence[Hashable], before: Sequence[TensorTrace | None]
+) -> bool:
     """True where an operation's scans are found again under these keys in the scans of its first tensors."""
     if len(events) != 1:
         return False
@@ -282,7 +287,9 @@ def keeps_scans(events: Sequence[Event], keys: Sequence[Hashable], before: Seque
     return True
 
 
-def as_rows(found: Sequence[Scan | None], event: Event) -> tuple[Scan | None, Scan | None]:
+def as_rows(
+    found: Sequence[NonzeroSums | None], event: OperationRecord
+) -> tuple[NonzeroSums | None, NonzeroSums | None]:
     """The scans of an event's operands in the shape in which it counts them."""
     if len(found) == 1:
         return found[0], None
@@ -290,7 +297,7 @@ def as_rows(found: Sequence[Scan | None], event: Event) -> tuple[Scan | None, Sc
     return left, right
 
 
-def grouped(scan: Scan, groups: int, kept: int) -> Scan:
+def grouped(scan: NonzeroSums, groups: int, kept: int) -> NonzeroSums:
     """A scan of (rows * groups, kept) sums as (rows, groups, kept)."""
     levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
     return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)

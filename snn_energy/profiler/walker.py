@@ -1,7 +1,7 @@
 """One walk through a network: module hooks give the scope, a torch function mode sees every operation.
 
 Every call of a torch function on a tensor that stems from the loader is looked up in the table of rules and leaves
-an ``Event``: its counts (small tensors, one entry per row = time step and sample), its geometry, and which earlier
+an ``OperationRecord``: its counts (small tensors, one per row = time step and sample), its geometry, and which earlier
 events it reads. Tensors are followed by object, not by address; in-place changes void what was known of the storage.
 """
 
@@ -29,10 +29,10 @@ from snn_energy.models.neurons import DTSS, LIF, Observer
 from snn_energy.profiler import rules
 from snn_energy.profiler.axes.needed_steps import Steps
 from snn_energy.profiler.axes.roles import (
-    Merged,
+    BatchShape,
+    CompositeAxis,
     Role,
     Roles,
-    Span,
     broadcast_roles,
     fed_roles,
     is_complete,
@@ -43,38 +43,36 @@ from snn_energy.profiler.axes.roles import (
     stacked_role,
     view_roles,
 )
-from snn_energy.profiler.counting import sums_exactly, whole_sums
-from snn_energy.profiler.frameworks import LAYOUTS, Spiking
-from snn_energy.profiler.operands import (
-    NOTHING,
-    Claim,
-    Scan,
-    claim_of_product,
-    claim_of_scale,
-    claim_of_sum,
-    not_finite,
-    reason_of_average,
-    scan,
-    spikes,
-)
+from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.trace import (
-    Event,
-    Facts,
-    Reading,
-    Scans,
-    Seen,
+    OperationRecord,
+    ScanRequest,
+    ScanResults,
     Step,
     StepSums,
-    Trace,
-    Way,
-    apart,
+    SumLayout,
+    TensorFacts,
+    TensorKey,
+    TensorTrace,
     as_rows,
     grouped,
-    is_same,
     keeps_scans,
+    key_of,
+    matches,
     plain_values,
-    seen,
+    split_arguments,
 )
+from snn_energy.profiler.values.bounds import (
+    NOTHING,
+    ValueBound,
+    bound_of_product,
+    bound_of_scale,
+    bound_of_sum,
+    reason_of_average,
+    spikes,
+)
+from snn_energy.profiler.values.exact_sums import sums_exactly, whole_sums
+from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
 
 # Networks do the same thing to the same shapes again and again.
 _reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
@@ -125,10 +123,10 @@ def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
             yield from tensors_in(value.values())
 
 
-class _Opened(TorchDispatchMode):
+class DecompositionMode(TorchDispatchMode):
     """Looks one level below a function without a rule: the aten operations it is made of."""
 
-    def __init__(self, walker: Walker) -> None:
+    def __init__(self, walker: CountingMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.walker = walker
         self.alive: list[Any] = []  # keeps intermediate tensors the same objects while the function runs
@@ -149,7 +147,7 @@ class _Opened(TorchDispatchMode):
         return out
 
 
-class Walker(TorchFunctionMode):
+class CountingMode(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``watching`` around each pass."""
 
     def __init__(
@@ -157,7 +155,7 @@ class Walker(TorchFunctionMode):
         model: nn.Module,
         max_k: int,
         input_kind: str | None,
-        spiking: Mapping[str, Spiking] | None = None,
+        spiking: Mapping[str, NeuronSpec] | None = None,
         opened: Iterable[str] = (),
     ) -> None:
         super().__init__()
@@ -169,14 +167,14 @@ class Walker(TorchFunctionMode):
         }
         self.opened = {id(model.get_submodule(name)) for name in opened}  # looked into, though they are neurons
         self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
-        self.events: list[Event] = []
+        self.events: list[OperationRecord] = []
         self.unsupported: dict[str, str] = {}
         self.lost: dict[str, str] = {}  # layer -> why its work is not known
         self.seconds = 0.0
         self._names: dict[Any, tuple[str, str]] = {}
-        self._traces: dict[int, tuple[weakref.ref[Tensor], Trace, int, int]] = {}
+        self._traces: dict[int, tuple[weakref.ref[Tensor], TensorTrace, int, int]] = {}
         self._generation: dict[int, int] = {}
-        self._writes: dict[int, Trace] = {}
+        self._writes: dict[int, TensorTrace] = {}
         self._held: list[StorageWeakRef] = []
         self._scopes: list[tuple[str, nn.Module, int, dict[str, int]]] = []
         self._invocations: dict[str, int] = {}
@@ -188,15 +186,19 @@ class Walker(TorchFunctionMode):
         self._script: dict[int, Step] = {}  # what the calls of the batch before did
         self._at = 0
         self._keys: list[Hashable] = []
-        self._neuron_facts: dict[tuple[str, int], Facts] = {}
-        self._neuron_steps: dict[tuple[str, int], tuple[Seen, Seen, list[int], int, Event, Facts]] = {}
-        self._fed: list[Facts] = []
+        self._neuron_facts: dict[tuple[str, int], TensorFacts] = {}
+        self._neuron_steps: dict[
+            tuple[str, int], tuple[TensorKey, TensorKey, list[int], int, OperationRecord, TensorFacts]
+        ] = {}
+        self._fed: list[TensorFacts] = []
         self._fed_at = 0
         self._levels_seen: dict[Any, frozenset[int]] = {}  # in earlier batches, without a common factor
-        self._readings: dict[tuple[str, int], dict[Hashable, Reading]] = {}  # of the writer's output, in its own order
+        self._readings: dict[
+            tuple[str, int], dict[Hashable, ScanRequest]
+        ] = {}  # of the writer's output, in its own order
         self._ranges: list[tuple[str, Tensor]] = []
         self._geometries: dict[Any, rules.Geometry] = {}
-        self.span = Span(1, 1)
+        self.span = BatchShape(1, 1)
         self.step: int | None = None
 
     # ---- one forward pass -------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ class Walker(TorchFunctionMode):
             self._unseen.__exit__(None, None, None)
             self._unseen = None
 
-    def begin(self, span: Span) -> None:
+    def begin(self, span: BatchShape) -> None:
         """Forget the last forward pass; counts of a new one start."""
         if span != self.span:
             self._script.clear()
@@ -261,14 +263,14 @@ class Walker(TorchFunctionMode):
     def feed(self, x: Tensor, layout: str | None, constant: bool) -> None:
         """Declare a tensor of the loader as the network's input; ``layout`` says where time is, None: nowhere yet."""
         timed, roles = layout is not None, fed_roles(x.dim(), layout, self.span)
-        claim = Claim(reason="declared real" if self.input_kind == "real" else None, loader=True)
+        bound = ValueBound(reason="declared real" if self.input_kind == "real" else None, loader=True)
         active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
         before = self._get(x)  # the same tensor, fed at the step before: what was seen of its values holds
-        scans = before.scans if before is not None and before.claim == claim else None
-        facts = self._fed_before(Facts(roles, timed, self.step, active, constant, frozenset(), claim))
-        self._put(x, Trace(facts, scans))
+        scans = before.scans if before is not None and before.bound == bound else None
+        facts = self._fed_before(TensorFacts(roles, timed, self.step, active, constant, frozenset(), bound))
+        self._put(x, TensorTrace(facts, scans))
 
-    def _fed_before(self, facts: Facts) -> Facts:
+    def _fed_before(self, facts: TensorFacts) -> TensorFacts:
         """The last batch's facts where they are the same: later calls then see at once that nothing is new."""
         if self._fed_at < len(self._fed) and self._fed[self._fed_at].equals(facts):
             facts = self._fed[self._fed_at]
@@ -356,7 +358,7 @@ class Walker(TorchFunctionMode):
         """A layer with weights ran, and none of its work was seen: a row that says so."""
         layer = name or type(module).__name__
         size = next((t.numel() for t in tensors_in([out])), 0)
-        event = Event(
+        event = OperationRecord(
             layer, name, self._scopes[-1][2], 0, "", "unsupported", False, self.step, np.ones(1, np.bool_), False,
             frozenset(), size // max(1, self.span.samples), note="reads nothing that is known to stem from the loader",
         )  # fmt: skip
@@ -379,19 +381,19 @@ class Walker(TorchFunctionMode):
 
     # ---- what is known of tensors -----------------------------------------------------------------------------
 
-    def _put(self, tensor: Tensor, trace: Trace) -> None:
+    def _put(self, tensor: Tensor, trace: TensorTrace) -> None:
         storage = tensor.untyped_storage()._cdata
         key = id(tensor)
         self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
 
-    def _get(self, tensor: Tensor) -> Trace | None:
+    def _get(self, tensor: Tensor) -> TensorTrace | None:
         entry = self._traces.get(id(tensor))
         if entry is None or entry[0]() is not tensor:
             return self._writes_of_untraced(tensor)
         _, trace, storage, generation = entry
         if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
             written = self._writes.get(storage)
-            trace = trace.but(claim=Claim(loader=trace.claim.loader), scans=Scans(), constant=False)
+            trace = trace.but(bound=ValueBound(loader=trace.bound.loader), scans=ScanResults(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
                 trace = trace.but(active=trace.active | written.active, sources=trace.sources | written.sources)
             elif written is not None:
@@ -401,16 +403,16 @@ class Walker(TorchFunctionMode):
                 )
         return trace
 
-    def _writes_of_untraced(self, tensor: Tensor) -> Trace | None:
+    def _writes_of_untraced(self, tensor: Tensor) -> TensorTrace | None:
         """A buffer that values were written into through a view: known through its storage, without roles."""
         if not self._writes:
             return None
         written = self._writes.get(tensor.untyped_storage()._cdata)
         if written is None:
             return None
-        return written.but(roles=(None,) * tensor.dim(), claim=NOTHING, scans=Scans(), constant=False)
+        return written.but(roles=(None,) * tensor.dim(), bound=NOTHING, scans=ScanResults(), constant=False)
 
-    def _changed(self, tensor: Tensor, trace: Trace | None) -> None:
+    def _changed(self, tensor: Tensor, trace: TensorTrace | None) -> None:
         """The storage of a tensor was written to: nothing known of its values holds any longer."""
         held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
         self._held.append(held)
@@ -427,7 +429,7 @@ class Walker(TorchFunctionMode):
         trace = self._get(tensor)
         if trace is None:
             return
-        trace = trace.but(claim=NOTHING, scans=Scans(), constant=False)
+        trace = trace.but(bound=NOTHING, scans=ScanResults(), constant=False)
         self._changed(tensor, trace)
         self._put(tensor, trace)
 
@@ -454,7 +456,7 @@ class Walker(TorchFunctionMode):
         is_opened = category == "unknown" and raw not in rules.CELLS
         if is_opened and any(self._get(t) for t in tensors_in([args, kwargs])):
             before = len(self.events)
-            with _Opened(self):
+            with DecompositionMode(self):
                 out = func(*args, **kwargs)
             if len(self.events) == before and any(self._get(t) is None for t in tensors_in([out])):
                 self.saw(raw, args, kwargs, out)
@@ -489,9 +491,9 @@ class Walker(TorchFunctionMode):
             return
         scope, _, invocation, counters = self._scopes[-1] if self._scopes else ("", None, 0, {})
         events, calls = len(self.events), dict(counters)
-        tensors, rest, options = apart(args, kwargs)
+        tensors, rest, options = split_arguments(args, kwargs)
         before = [self._get(t) for t in tensors]
-        operands = tuple(seen(t, trace) for t, trace in zip(tensors, before, strict=True))
+        operands = tuple(key_of(t, trace) for t, trace in zip(tensors, before, strict=True))
         self._keys = []
         self._account_for(raw, plain, category, args, kwargs, out)
         after = self._get(out)
@@ -514,13 +516,13 @@ class Walker(TorchFunctionMode):
             return False
         if step.label is not None and counters.get(step.label, 0) != step.nth:
             return False
-        tensors, rest, options = apart(args, kwargs)
+        tensors, rest, options = split_arguments(args, kwargs)
         if len(tensors) != len(step.operands) or not plain_values(rest) or not plain_values(options.values()):
             return False
-        if rest != step.rest or options != step.options or not is_same(out, None, step.out):
+        if rest != step.rest or options != step.options or not matches(out, None, step.out):
             return False
         traces = [self._get(t) for t in tensors]
-        if not all(map(is_same, tensors, traces, step.operands)):
+        if not all(map(matches, tensors, traces, step.operands)):
             return False
         found = [traces[i].scans.get(key) for i, key in enumerate(step.keys)]  # type: ignore[union-attr]
         if any(scan is None for scan in found):
@@ -528,7 +530,7 @@ class Walker(TorchFunctionMode):
         if step.label is not None:
             counters[step.label] = step.nth + 1
         shared = None if step.shares is None else traces[step.shares]
-        trace = Trace(step.facts, None if shared is None else shared.scans)
+        trace = TensorTrace(step.facts, None if shared is None else shared.scans)
         if step.event is not None:
             event = step.event.copy()
             if found:
@@ -575,7 +577,7 @@ class Walker(TorchFunctionMode):
         plain: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        traced: list[tuple[Tensor, Trace]],
+        traced: list[tuple[Tensor, TensorTrace]],
         made: list[Tensor],
     ) -> None:
         if category in ("reshape", "cast") and not _is_active_dropout(plain, args, kwargs):
@@ -600,28 +602,28 @@ class Walker(TorchFunctionMode):
 
     # ---- tensors that move ------------------------------------------------------------------------------------
 
-    def _reshape(self, x: Tensor, trace: Trace, out: Tensor) -> None:
+    def _reshape(self, x: Tensor, trace: TensorTrace, out: Tensor) -> None:
         """Row-major order is kept; a change of number format keeps what stays provable."""
         roles = trace.roles
         if out.shape != x.shape:
             roles = _reshape_roles(x.shape, trace.roles, out.shape, self.span)
-        claim, scans = trace.claim, trace.scans
+        bound, scans = trace.bound, trace.scans
         if out.data_ptr() != x.data_ptr() and not (x.is_contiguous() and out.is_contiguous()):
-            scans = Scans()
+            scans = ScanResults()
         if out.dtype != x.dtype:
-            scans = Scans()
+            scans = ScanResults()
             if out.dtype == torch.bool:
-                claim = Claim(1.0, 1, True)
-            elif not (claim.unit == 1 and out.dtype.is_floating_point):
-                claim = replace(claim, unit=None, max_k=0, proven=False)
-        self._put(out, trace.but(roles=roles, claim=claim, scans=scans))
+                bound = ValueBound(1.0, 1, True)
+            elif not (bound.unit == 1 and out.dtype.is_floating_point):
+                bound = replace(bound, unit=None, max_k=0, proven=False)
+        self._put(out, trace.but(roles=roles, bound=bound, scans=scans))
 
     def _move(
         self,
         plain: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        traced: list[tuple[Tensor, Trace]],
+        traced: list[tuple[Tensor, TensorTrace]],
         made: list[Tensor],
     ) -> None:
         if plain in ("stack", "cat", "concat", "concatenate", "hstack", "vstack", "dstack"):
@@ -633,16 +635,16 @@ class Walker(TorchFunctionMode):
             return
         storage = x.untyped_storage()._cdata
         padded_with = rules.bind(("input", "pad", "mode", "value"), args, kwargs).get("value")
-        claim = NOTHING if plain in ("pad", "constant_pad_nd") and padded_with else trace.claim
+        bound = NOTHING if plain in ("pad", "constant_pad_nd") and padded_with else trace.bound
         for out in made:
             if out.untyped_storage()._cdata == storage:
-                scans = trace.scans if out.data_ptr() == x.data_ptr() else Scans()
-                self._put(out, self._viewed(x, trace, out).but(claim=claim, scans=scans))
+                scans = trace.scans if out.data_ptr() == x.data_ptr() else ScanResults()
+                self._put(out, self._viewed(x, trace, out).but(bound=bound, scans=scans))
             else:
                 roles = self._copied_roles(plain, x, trace, args, kwargs, out)
-                self._put(out, trace.but(roles=roles, claim=claim, scans=Scans()))
+                self._put(out, trace.but(roles=roles, bound=bound, scans=ScanResults()))
 
-    def _viewed(self, x: Tensor, trace: Trace, out: Tensor) -> Trace:
+    def _viewed(self, x: Tensor, trace: TensorTrace, out: Tensor) -> TensorTrace:
         """A view of the same memory; where it holds a single time step, which one."""
         roles = _view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
         axis = role_positions(trace.roles).get("T")
@@ -657,7 +659,7 @@ class Walker(TorchFunctionMode):
         return trace.but(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
 
     def _copied_roles(
-        self, plain: str, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
+        self, plain: str, x: Tensor, trace: TensorTrace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
     ) -> Roles:
         """Roles of a copy that leaves the leading axes alone; lost where it touches them."""
         last = max(role_positions(trace.roles).values(), default=-1)
@@ -679,7 +681,7 @@ class Walker(TorchFunctionMode):
         ]
         return tuple((kept + [None] * out.dim())[: out.dim()])
 
-    def _joined(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> Trace:
+    def _joined(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> TensorTrace:
         """stack and cat; T tensors of one step each, stacked in front, become the time axis."""
         parts = list(args[0] if args else kwargs.get("tensors", ()))
         given = kwargs.get("dim", args[1] if len(args) > 1 else 0)
@@ -694,12 +696,12 @@ class Walker(TorchFunctionMode):
             roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], span), *roles[1:])
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
-            return Trace(Facts(roles, True, None, active, same, sources, _claim_of_union(parts, steps)))
+            return TensorTrace(TensorFacts(roles, True, None, active, same, sources, _bound_of_union(parts, steps)))
         in_order = [t.step for t in steps] == list(range(span.time_steps)) and len(parts) == len(steps)
         if plain == "stack" and span.time_steps > 1 and in_order and not any(t.timed for t in steps):
             roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
             active = np.concatenate([t.active for t in steps])
-            return Trace(Facts(roles, True, None, active, False, sources, _claim_of_union(parts, steps)))
+            return TensorTrace(TensorFacts(roles, True, None, active, False, sources, _bound_of_union(parts, steps)))
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
         if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
@@ -712,9 +714,9 @@ class Walker(TorchFunctionMode):
             active = np.ones_like(active)
         known = max((t.step for t in steps if t.step is not None), default=None)
         constant = all(t.constant for t in steps)
-        return Trace(Facts(roles, timed, known, active, constant, sources, _claim_of_union(parts, steps)))
+        return TensorTrace(TensorFacts(roles, timed, known, active, constant, sources, _bound_of_union(parts, steps)))
 
-    def _repeated(self, plain: str, x: Tensor, trace: Trace, out: Tensor) -> Trace:
+    def _repeated(self, plain: str, x: Tensor, trace: TensorTrace, out: Tensor) -> TensorTrace:
         """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
         span = self.span
         aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
@@ -731,30 +733,32 @@ class Walker(TorchFunctionMode):
             elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
                 roles[0] = merge(True, True, span)
             else:  # T copies, but not in front: a time axis that is not followed
-                return trace.but(roles=(None,) * out.dim(), scans=Scans())
+                return trace.but(roles=(None,) * out.dim(), scans=ScanResults())
             active = np.repeat(trace.active, span.time_steps)
-            return trace.but(roles=tuple(roles), timed=True, active=active, constant=True, scans=Scans())
-        return trace.but(roles=tuple(roles), scans=Scans())
+            return trace.but(roles=tuple(roles), timed=True, active=active, constant=True, scans=ScanResults())
+        return trace.but(roles=tuple(roles), scans=ScanResults())
 
-    def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, Trace]]) -> None:
+    def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, TensorTrace]]) -> None:
         """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
         target = args[0]
         before = self._get(target)
         sources = [t for x, t in traced if x is not target]
-        joined = before or sources[0].but(claim=NOTHING, scans=Scans(), roles=(None,) * target.dim())
-        joined = joined.but(claim=Claim(loader=joined.claim.loader), scans=Scans())
+        joined = before or sources[0].but(bound=NOTHING, scans=ScanResults(), roles=(None,) * target.dim())
+        joined = joined.but(bound=ValueBound(loader=joined.bound.loader), scans=ScanResults())
         if sources:
-            joined = joined.but(sources=joined.sources | sources[0].sources, claim=NOTHING)
+            joined = joined.but(sources=joined.sources | sources[0].sources, bound=NOTHING)
         elif plain != "zero":  # a constant that may not be zero
             joined = joined.but(active=np.ones_like(joined.active))
         if plain == "setitem" and sources and isinstance(args[1], int):
             joined = self._written_step(target, args[1], joined, sources[0], before)
         elif plain == "copy" and sources and target.shape == args[1].shape:
-            joined = sources[0].but(scans=Scans())
+            joined = sources[0].but(scans=ScanResults())
         self._changed(target, joined if len(joined.roles) == target.dim() else None)
         self._put(target, joined)
 
-    def _written_step(self, target: Tensor, at: int, joined: Trace, source: Trace, before: Trace | None) -> Trace:
+    def _written_step(
+        self, target: Tensor, at: int, joined: TensorTrace, source: TensorTrace, before: TensorTrace | None
+    ) -> TensorTrace:
         """buffer[t] = y for a buffer of T steps."""
         span = self.span
         if span.time_steps == 1 or target.shape[0] != span.time_steps or source.timed:
@@ -766,7 +770,7 @@ class Walker(TorchFunctionMode):
 
     # ---- events -----------------------------------------------------------------------------------------------
 
-    def _rows_first(self, x: Tensor, trace: Trace, where: str) -> Tensor:
+    def _rows_first(self, x: Tensor, trace: TensorTrace, where: str) -> Tensor:
         """(R, ...) with time and samples in front; raises ProfilingError where they cannot be told."""
         self._require_complete(trace.roles, trace.timed, where)
         sizes, roles = _split_merged(x.shape, trace.roles, self.span)
@@ -787,7 +791,7 @@ class Walker(TorchFunctionMode):
                 f"{self.span.samples} samples); declare where time is with time=, or keep these axes apart"
             )
 
-    def _scan(self, x: Tensor, trace: Trace, where: str, operand: str) -> tuple[Scan, int]:
+    def _scan(self, x: Tensor, trace: TensorTrace, where: str, operand: str) -> tuple[NonzeroSums, int]:
         """Scan of a tensor as (R, channels, positions), once for all its readers; and its elements per row."""
         rows = self._rows_first(x, trace, where)
         r = rows.shape[0]
@@ -795,13 +799,13 @@ class Walker(TorchFunctionMode):
         positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
         return self._scan_as(x, rows, (r, channels, positions), trace, where, operand), channels * positions
 
-    def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: Trace, where: str) -> Scan:
+    def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: TensorTrace, where: str) -> NonzeroSums:
         """Scan of a convolution's input, whose first axis must hold all rows."""
         self._require_complete(trace.roles, trace.timed, where)
         first = trace.roles[0]
-        if isinstance(first, Merged) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
+        if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
             return self._scan_as(x, self._rows_first(x, trace, where), shape, trace, where, "left")
-        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, Merged):
+        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
             self._require_complete((None,) * x.dim(), trace.timed, where)
         return self._scan_as(x, x, shape, trace, where, "left")
 
@@ -810,12 +814,12 @@ class Walker(TorchFunctionMode):
         whole: Tensor,
         x: Tensor,
         shape: tuple[int, int, int],
-        trace: Trace,
+        trace: TensorTrace,
         where: str,
         operand: str,
         dim: int = 1,
         with_levels: bool = True,
-    ) -> Scan:
+    ) -> NonzeroSums:
         """Scan of ``x``, the tensor ``whole`` with its axes in order, as ``shape`` summed over ``dim``.
 
         One for all that read the same memory in the same way: what starts at one address and has one shape and
@@ -827,7 +831,7 @@ class Walker(TorchFunctionMode):
         key: Hashable = (way, with_levels)
         if not in_order:
             key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
-        reading = Reading(way, with_levels, where, operand, self._scopes[-1][2] if self._scopes else 0)
+        reading = ScanRequest(way, with_levels, where, operand, self._scopes[-1][2] if self._scopes else 0)
         if in_order and trace.scans.writer is not None:
             self._readings.setdefault(trace.scans.writer, {}).setdefault(key, reading)
         found = trace.scans.get(key)
@@ -836,39 +840,39 @@ class Walker(TorchFunctionMode):
         self._keys.append(key)
         return found
 
-    def _scan_anew(self, x: Tensor, trace: Trace, reading: Reading) -> Scan:
+    def _scan_anew(self, x: Tensor, trace: TensorTrace, reading: ScanRequest) -> NonzeroSums:
         way, with_levels, where, operand, invocation = reading
-        declared = self.input_kind is not None and trace.claim.loader
+        declared = self.input_kind is not None and trace.bound.loader
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
         stays_real = (where, invocation, operand) in self.known_real and not declared
         history = (trace.scans.writer, reading)
         known = self._levels_seen.get(history, frozenset())
-        found, extremes = scan(x, way[0], trace.claim, max_k, where, stays_real, way[1], with_levels, known)
+        found, extremes = scan(x, way[0], trace.bound, max_k, where, stays_real, way[1], with_levels, known)
         values = found.values
-        if trace.scans.writer and values and values.unit == trace.claim.unit and math.gcd(*values.levels) == 1:
+        if trace.scans.writer and values and values.unit == trace.bound.unit and math.gcd(*values.levels) == 1:
             self._levels_seen[history] = values.levels
         if extremes is not None:
             self._ranges.append((where, extremes))
-        if found.values is not None and trace.claim.loader:
+        if found.values is not None and trace.bound.loader:
             of_loader(found.values, self.input_kind, where)  # an error where it is not as declared
         return found
 
-    def _record(self, event: Event, out: Tensor, trace: Trace) -> None:
+    def _record(self, event: OperationRecord, out: Tensor, trace: TensorTrace) -> None:
         """Keep the event; its output stems from it alone."""
         self.events.append(event)
         own = frozenset({len(self.events) - 1})
         if trace.sources != own:
-            trace = Trace(trace.facts._replace(sources=own))
+            trace = TensorTrace(trace.facts._replace(sources=own))
         self._put(out, trace)
         trace.scans.writer = event.layer, event.invocation
-        if not trace.claim.proven or trace.claim.loader or not out.is_contiguous():
+        if not trace.bound.proven or trace.bound.loader or not out.is_contiguous():
             return
         readings = self._readings.get(trace.scans.writer, {})
         for key, reading in readings.items():  # those of the batch before, while it is in cache
             if math.prod(reading.way[0]) == out.numel():
                 trace.scans[key] = self._scan_anew(out, trace, reading)
 
-    def _event(self, op: str, label: str, traces: Sequence[Trace], out: Tensor) -> Event:
+    def _event(self, op: str, label: str, traces: Sequence[TensorTrace], out: Tensor) -> OperationRecord:
         """A new event of operation ``op``, named by ``label`` in the current scope, reading ``traces``."""
         layer, scope, invocation, index, suffix = self._locate(label)
         if len(traces) == 1:
@@ -883,7 +887,7 @@ class Walker(TorchFunctionMode):
             constant = all(t.constant or (not t.timed and t.step is None) for t in traces)
         if not timed and self.step is not None:  # the model is called once per step: it works in that step
             step = self.step
-        return Event(
+        return OperationRecord(
             layer=layer,
             scope=scope,
             invocation=invocation,
@@ -904,7 +908,7 @@ class Walker(TorchFunctionMode):
         plain: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        traced: list[tuple[Tensor, Trace]],
+        traced: list[tuple[Tensor, TensorTrace]],
         made: list[Tensor],
     ) -> None:
         out, (x, first) = made[0], traced[0]
@@ -942,26 +946,26 @@ class Walker(TorchFunctionMode):
         # An average over one value is that value: over one time step, over the one position that is left.
         is_of_one = (op == "mean" or plain.startswith("adaptive_avg")) and out.numel() == x.numel()
         has_offset = plain in rules.NONZERO_AT_ZERO or (op == "add" and len(traced) == 1)
-        facts = Facts(
+        facts = TensorFacts(
             roles,
             timed,
             step if op in ("mean", "reduce") and first.timed and not timed else event.step,
             np.ones_like(active) if has_offset else active,
             event.constant,
             frozenset(),
-            first.claim if is_of_one else _claim_of_elementwise(plain, op, factor, traced, args, kwargs),
+            first.bound if is_of_one else _bound_of_elementwise(plain, op, factor, traced, args, kwargs),
         )
-        event.reads, event.leaves = tuple(t.claim for t in traces), facts.claim
-        result = Trace(facts)
+        event.reads, event.leaves = tuple(t.bound for t in traces), facts.bound
+        result = TensorTrace(facts)
         in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
         if in_place:
             self._changed(out, result.but(sources=frozenset({len(self.events)})))
         self._record(event, out, result)
         for extra in made[1:]:
-            self._put(extra, result.but(sources=frozenset({len(self.events) - 1}), claim=NOTHING))
+            self._put(extra, result.but(sources=frozenset({len(self.events) - 1}), bound=NOTHING))
 
     def _reduced(
-        self, x: Tensor, trace: Trace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
+        self, x: Tensor, trace: TensorTrace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
     ) -> tuple[Roles, bool, int | None]:
         """Roles, timed and step after a reduction over some axes."""
         given = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else None))
@@ -979,7 +983,7 @@ class Walker(TorchFunctionMode):
         over_time = "T" in {trace.roles[i] for i in dims}
         return roles, trace.timed and not over_time, ONCE if over_time else trace.step
 
-    def _unsupported(self, plain: str, traced: list[tuple[Tensor, Trace]], made: list[Tensor]) -> None:
+    def _unsupported(self, plain: str, traced: list[tuple[Tensor, TensorTrace]], made: list[Tensor]) -> None:
         """A row without counts, named; everything downstream counts as active."""
         x, trace = traced[0]
         event = self._event("unsupported", plain, [t for _, t in traced], made[0])
@@ -996,7 +1000,9 @@ class Walker(TorchFunctionMode):
                 )[: out.dim()]
                 roles = (*roles, *[None] * (out.dim() - len(roles)))
             active = np.ones_like(trace.active)
-            self._put(out, Trace(Facts(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING)))
+            self._put(
+                out, TensorTrace(TensorFacts(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING))
+            )
 
     def _convolution(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         operands = rules.convolution_operands(plain, args, kwargs)
@@ -1050,7 +1056,7 @@ class Walker(TorchFunctionMode):
                 "and sample; give batches with samples in front, and features behind"
             )
 
-    def _traced(self, x: Tensor) -> Trace:
+    def _traced(self, x: Tensor) -> TensorTrace:
         trace = self._get(x)
         if trace is None:
             where = self._scopes[-1][0] if self._scopes else ""
@@ -1061,9 +1067,9 @@ class Walker(TorchFunctionMode):
 
     def _weighted(
         self,
-        event: Event,
+        event: OperationRecord,
         x: Tensor,
-        trace: Trace,
+        trace: TensorTrace,
         geometry: rules.Geometry,
         out: Tensor,
         shape: tuple[int, int, int] | None,
@@ -1085,7 +1091,7 @@ class Walker(TorchFunctionMode):
         self._record(
             event,
             out,
-            Trace(Facts(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING)),
+            TensorTrace(TensorFacts(roles, trace.timed, trace.step, active, event.constant, frozenset(), NOTHING)),
         )
 
     # ---- products ---------------------------------------------------------------------------------------------
@@ -1095,7 +1101,7 @@ class Walker(TorchFunctionMode):
         plain: str,
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
-        traced: list[tuple[Tensor, Trace]],
+        traced: list[tuple[Tensor, TensorTrace]],
         out: Tensor,
     ) -> None:
         if plain == "einsum":
@@ -1164,8 +1170,8 @@ class Walker(TorchFunctionMode):
         right: Tensor,
         batch: tuple[int, ...],
         batch_roles: Roles,
-        a: Trace,
-        b: Trace,
+        a: TensorTrace,
+        b: TensorTrace,
         out: Tensor,
         roles: Roles,
     ) -> None:
@@ -1177,7 +1183,7 @@ class Walker(TorchFunctionMode):
         m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
         groups = int(np.prod(batch, dtype=np.int64)) // max(1, rows)
         # Sums of |k| are charged for the operand of lower kind alone: never beside one that is surely binary.
-        a_may_be_integer, b_may_be_integer = (not (t.claim.proven and t.claim.max_k == 1) for t in (a, b))
+        a_may_be_integer, b_may_be_integer = (not (t.bound.proven and t.bound.max_k == 1) for t in (a, b))
         columns = self._sums_over(
             left, batch, batch_roles, (rows, groups, m, k), a, event.layer, "left", False, b_may_be_integer
         )
@@ -1188,9 +1194,11 @@ class Walker(TorchFunctionMode):
         event.right, event.right_elements = lines, groups * k * n
         event.positions, event.reduction, event.out_channels, event.groups = m, k, groups * n, groups
         event.dense_macs = m * k * groups * n
-        claim = claim_of_product(a.claim, b.claim, k)
+        bound = bound_of_product(a.bound, b.bound, k)
         self._record(
-            event, out, Trace(Facts(roles, event.timed, event.step, event.active, event.constant, frozenset(), claim))
+            event,
+            out,
+            TensorTrace(TensorFacts(roles, event.timed, event.step, event.active, event.constant, frozenset(), bound)),
         )
 
     def _sums_over(
@@ -1199,12 +1207,12 @@ class Walker(TorchFunctionMode):
         batch: tuple[int, ...],
         batch_roles: Roles,
         shape: tuple[int, int, int, int],
-        trace: Trace,
+        trace: TensorTrace,
         where: str,
         operand: str,
         is_right: bool,
         with_levels: bool,
-    ) -> Scan:
+    ) -> NonzeroSums:
         """(R, G, K) sums over M of a left, over N of a right operand, rows in front."""
         rows, groups, p, q = shape
         full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
@@ -1218,7 +1226,7 @@ class Walker(TorchFunctionMode):
         kept = p if over_last else q
         return grouped(found, groups, kept)
 
-    def _einsum(self, args: Sequence[Any], traced: list[tuple[Tensor, Trace]], out: Tensor) -> None:
+    def _einsum(self, args: Sequence[Any], traced: list[tuple[Tensor, TensorTrace]], out: Tensor) -> None:
         """Two-operand einsum as a batched product; anything else is unsupported."""
         operands = list(tensors_in(args[1:]))
         letters = _einsum_letters(args[0], operands)
@@ -1325,7 +1333,7 @@ class Walker(TorchFunctionMode):
         trace = self._get(x)
         wide = x.repeat_interleave(repeat, dim=-3)
         if trace is not None:
-            self._put(wide, trace.but(scans=Scans()))
+            self._put(wide, trace.but(scans=ScanResults()))
         return wide
 
     # ---- neurons ----------------------------------------------------------------------------------------------
@@ -1357,11 +1365,11 @@ class Walker(TorchFunctionMode):
         event.active, event.constant, event.timed, event.step = active, False, True, None
         event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
         source = frozenset({len(self.events)})
-        claim = spikes(module.amplitude) if is_known else NOTHING
-        result = Trace(Facts(trace.roles, True, None, active, False, source, claim))
+        bound = spikes(module.amplitude) if is_known else NOTHING
+        result = TensorTrace(TensorFacts(trace.roles, True, None, active, False, source, bound))
         is_summed = was_seen and bool(self._sums) and trace.roles[:2] == self._time_then_samples()
         if is_summed and out.is_contiguous():
-            step = seen(current, trace), seen(out, None), self._seen_steps, len(self.events), event.copy()
+            step = key_of(current, trace), key_of(out, None), self._seen_steps, len(self.events), event.copy()
             self._neuron_steps[layer, event.invocation] = *step, result.facts
         else:
             self._sums = []
@@ -1371,7 +1379,7 @@ class Walker(TorchFunctionMode):
         """True for a LIF or DTSS as it is; a subclass, or somebody's hook, may give something else."""
         return type(module) in (LIF, DTSS) and _is_unhooked(module)
 
-    def _foreign_neuron(self, module: nn.Module, belief: Spiking, read: Sequence[Any], out: Any) -> None:
+    def _foreign_neuron(self, module: nn.Module, belief: NeuronSpec, read: Sequence[Any], out: Any) -> None:
         """A neuron of another framework, or one found or named: a row with its spikes, which are read off its output.
 
         Its state update is the neuron update, not rows. What else it returns (potentials) is its state.
@@ -1402,20 +1410,20 @@ class Walker(TorchFunctionMode):
             self._integrated(event, layer, current, trace, out)
             return
         is_known = belief.amplitude is not None and _is_unhooked(module)
-        claim = spikes(belief.amplitude) if is_known and belief.amplitude is not None else NOTHING
+        bound = spikes(belief.amplitude) if is_known and belief.amplitude is not None else NOTHING
         source = frozenset({len(self.events)})
         step = None if event.timed else event.step
-        facts = Facts(trace.roles, event.timed, step, event.active, False, source, claim)
+        facts = TensorFacts(trace.roles, event.timed, step, event.active, False, source, bound)
         known = self._neuron_facts.get((layer, event.invocation))
         if known is None or not known.equals(facts):
             known = self._neuron_facts[layer, event.invocation] = facts
-        result = Trace(known)  # the same object: later calls then see at once that nothing is new
+        result = TensorTrace(known)  # the same object: later calls then see at once that nothing is new
         self.events.append(event)
         if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
             wide = torch.float64 if current.dtype == torch.float64 else torch.float32
             self._ranges.append((layer, current.sum(dtype=wide)))
         result.scans.writer = writer = layer, event.invocation
-        read_later = self._readings.get(writer, {}) if claim.proven and spike.is_contiguous() else {}
+        read_later = self._readings.get(writer, {}) if bound.proven and spike.is_contiguous() else {}
         for key, reading in read_later.items():  # as in the batch before, while it is in cache
             if reading.operand != "spikes" and math.prod(reading.way[0]) == spike.numel():
                 result.scans[key] = self._scan_anew(spike, result, reading)
@@ -1424,7 +1432,7 @@ class Walker(TorchFunctionMode):
         event.emitted = found
         self._put(spike, result)
 
-    def _integrated(self, event: Event, layer: str, current: Tensor, trace: Trace, out: Any) -> None:
+    def _integrated(self, event: OperationRecord, layer: str, current: Tensor, trace: TensorTrace, out: Any) -> None:
         """A neuron that keeps a potential and never spikes: it gives that of every step, or one for all of them.
 
         SpikingJelly's read-outs give (B, ...), the last, mean or largest potential, or a list of T potentials.
@@ -1434,8 +1442,8 @@ class Walker(TorchFunctionMode):
         event.spikes = torch.zeros(self.span.rows(event.timed), dtype=torch.int64)
         wide = torch.float64 if current.dtype == torch.float64 else torch.float32
         self._ranges.append((layer, current.sum(dtype=wide)))
-        whole = Trace(Facts(trace.roles, event.timed, None if event.timed else event.step, event.active, False, source,
-                            NOTHING))  # fmt: skip
+        step = None if event.timed else event.step
+        whole = TensorTrace(TensorFacts(trace.roles, event.timed, step, event.active, False, source, NOTHING))
         of_a_step = whole.but(roles=trace.roles[1:], timed=False, step=None, active=event.active[:1])
         made = list(tensors_in([out]))
         if made[0].shape == current.shape:
@@ -1450,7 +1458,7 @@ class Walker(TorchFunctionMode):
                 f"{layer}: what it gives has neither the shape of what it reads nor that of one time step"
             )
 
-    def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: Trace, out: Tensor) -> bool:
+    def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: TensorTrace, out: Tensor) -> bool:
         """As ``_repeat``, for a neuron."""
         step = self._neuron_steps.get((layer, self._scopes[-1][2]))
         if step is None or not self._sums or not self._gives_its_own_spikes(module):
@@ -1458,12 +1466,12 @@ class Walker(TorchFunctionMode):
         before, made, steps, event_at, event, facts = step
         if steps != self._seen_steps or event_at != len(self.events):
             return False
-        if not is_same(current, trace, before) or not is_same(out, None, made):
+        if not matches(current, trace, before) or not matches(out, None, made):
             return False
-        self._fired(module, event.copy(), current, out, Trace(facts))
+        self._fired(module, event.copy(), current, out, TensorTrace(facts))
         return True
 
-    def _fired(self, module: LIF, event: Event, current: Tensor, out: Tensor, result: Trace) -> None:
+    def _fired(self, module: LIF, event: OperationRecord, current: Tensor, out: Tensor, result: TensorTrace) -> None:
         """Record a neuron's event, with the sums of its spikes."""
         self.events.append(event)
         # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
@@ -1476,11 +1484,11 @@ class Walker(TorchFunctionMode):
         if self._sums:
             result.scans.writer = event.layer, event.invocation
             for sums in self._sums:
-                found = Scan(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.claim)
+                found = NonzeroSums(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.bound)
                 result.scans[sums.way, True] = result.scans[sums.way, False] = found
         else:
             found, _ = self._scan(out, result, event.layer, "spikes")
-            event.emitted = None if result.claim.proven else found  # a subclass may emit anything
+            event.emitted = None if result.bound.proven else found  # a subclass may emit anything
         event.spikes = found.nonzeros.reshape(self.span.rows(True), -1).sum(1, dtype=torch.int64)
         self._put(out, result)
 
@@ -1503,7 +1511,7 @@ class Walker(TorchFunctionMode):
         steps, size = self.span.time_steps, spike.numel()
         if not isinstance(module, LIF) or not sums_exactly(module.amplitude, size):
             return []
-        by_row: Way = ((steps * batch, size // batch, 1), 1)
+        by_row: SumLayout = ((steps * batch, size // batch, 1), 1)
         known = self._readings.get((layer or type(module).__name__, invocation), {}).values()
         ways = [
             way
@@ -1522,7 +1530,9 @@ class Walker(TorchFunctionMode):
         return both
 
 
-def _misread(module: nn.Module, belief: Spiking, shape: Sequence[int], trace: Trace, span: Span) -> str | None:
+def _misread(
+    module: nn.Module, belief: NeuronSpec, shape: Sequence[int], trace: TensorTrace, span: BatchShape
+) -> str | None:
     """Why time is not where a neuron takes it to be, in a tensor of this shape; None where it is."""
     steps, samples = span.time_steps, span.samples
     if belief.layout is None:
@@ -1564,11 +1574,11 @@ def _remembered(
     scope: tuple[str, int],
     rest: tuple[Any, ...],
     options: Mapping[str, Any],
-    operands: tuple[Seen, ...],
-    before: Sequence[Trace | None],
+    operands: tuple[TensorKey, ...],
+    before: Sequence[TensorTrace | None],
     out: Tensor,
-    after: Trace | None,
-    events: Sequence[Event],
+    after: TensorTrace | None,
+    events: Sequence[OperationRecord],
 ) -> Step | None:
     """What a call did, if that follows from what is compared before it is repeated."""
     plain, category = _category(raw)
@@ -1580,7 +1590,7 @@ def _remembered(
         return None
     shares = next((i for i, trace in enumerate(before) if trace is not None and trace.scans is after.scans), None)
     event = events[0].copy() if events else None
-    made = seen(out, None)
+    made = key_of(out, None)
     return Step(raw, scope, None, 0, rest, options, operands, made, 0, event, after.facts, shares, ())
 
 
@@ -1598,15 +1608,15 @@ def _all_active(flags: Sequence[Steps]) -> Steps:
     return found
 
 
-def _claim_of_union(parts: Sequence[Tensor], traces: Sequence[Trace]) -> Claim:
-    claims = [t.claim for t in traces]
-    reason = next((c.reason for c in claims if c.reason), None)
+def _bound_of_union(parts: Sequence[Tensor], traces: Sequence[TensorTrace]) -> ValueBound:
+    bounds = [t.bound for t in traces]
+    reason = next((c.reason for c in bounds if c.reason), None)
     if reason:
-        return Claim(reason=reason)
-    loader = any(c.loader for c in claims)
-    if len(claims) < len(parts) or len({c.unit for c in claims}) != 1 or claims[0].unit is None:
-        return Claim(loader=loader)
-    return Claim(claims[0].unit, max(c.max_k for c in claims), all(c.proven for c in claims), None, loader)
+        return ValueBound(reason=reason)
+    loader = any(c.loader for c in bounds)
+    if len(bounds) < len(parts) or len({c.unit for c in bounds}) != 1 or bounds[0].unit is None:
+        return ValueBound(loader=loader)
+    return ValueBound(bounds[0].unit, max(c.max_k for c in bounds), all(c.proven for c in bounds), None, loader)
 
 
 def _constant_factor(plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> float | None:
@@ -1634,34 +1644,34 @@ def _batch_statistics(plain: str, args: Sequence[Any], kwargs: Mapping[str, Any]
     return bool(rules.bind(names, args, kwargs).get("training", False))
 
 
-def _claim_of_elementwise(
+def _bound_of_elementwise(
     plain: str,
     op: str,
     factor: float | None,
-    traced: Sequence[tuple[Tensor, Trace]],
+    traced: Sequence[tuple[Tensor, TensorTrace]],
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
-) -> Claim:
+) -> ValueBound:
     """What an element-wise operation leaves of the claims of its operands."""
-    claims = [t.claim for _, t in traced]
-    loader = any(c.loader for c in claims)
-    reason = next((c.reason for c in claims if c.reason), None)
-    rest = Claim(reason=reason, loader=loader)
-    if op == "add" and plain == "add" and len(claims) == 2 and kwargs.get("alpha", 1) == 1 and len(args) < 3:
-        return claim_of_sum(*claims)
+    bounds = [t.bound for _, t in traced]
+    loader = any(c.loader for c in bounds)
+    reason = next((c.reason for c in bounds if c.reason), None)
+    rest = ValueBound(reason=reason, loader=loader)
+    if op == "add" and plain == "add" and len(bounds) == 2 and kwargs.get("alpha", 1) == 1 and len(args) < 3:
+        return bound_of_sum(*bounds)
     if op == "scale" and factor is not None:
-        return claim_of_scale(claims[0], factor)
-    if op == "mul" and plain in ("mul", "multiply") and len(claims) == 2:
-        return claim_of_product(claims[0], claims[1], 1)
+        return bound_of_scale(bounds[0], factor)
+    if op == "mul" and plain in ("mul", "multiply") and len(bounds) == 2:
+        return bound_of_product(bounds[0], bounds[1], 1)
     if op == "pool" and rules.is_sum(plain, args, kwargs):
         return rest
     if op == "pool" and not rules.is_average(plain, args, kwargs):
-        return claims[0]
+        return bounds[0]
     if op in ("pool", "mean"):
-        return Claim(reason=reason_of_average(claims[0], plain))
-    if plain in ("relu", "relu6", "abs") and (plain != "relu6" or claims[0].max_k <= 1):
-        return claims[0] if claims[0].unit is not None and plain != "relu6" else rest
-    if op == "compare" and all(c.unit is None and not c.reason for c in claims):
+        return ValueBound(reason=reason_of_average(bounds[0], plain))
+    if plain in ("relu", "relu6", "abs") and (plain != "relu6" or bounds[0].max_k <= 1):
+        return bounds[0] if bounds[0].unit is not None and plain != "relu6" else rest
+    if op == "compare" and all(c.unit is None and not c.reason for c in bounds):
         return NOTHING
     if op in ("pool", "mean", "activation", "norm", "add", "mul", "scale"):
         return rest

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from snn_energy.profiler import rules
-from snn_energy.profiler.frameworks import Layout, Spiking, known_class, reset_states
+from snn_energy.profiler.neurons.known import known_class, reset_states
+from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import _run
 
@@ -226,7 +227,7 @@ def _shifted(state: Any, push: Tensor) -> Any:
     return state + push if isinstance(state, Tensor) and state.is_floating_point() else state
 
 
-def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, Spiking]:
+def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, NeuronSpec]:
     """Of modules nobody knows those that keep a state and give two values, 0 and another; the innermost of a nest."""
     found = {
         name
@@ -241,7 +242,7 @@ def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, S
         and not note.read <= note.values  # a delay gives on what it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
-    return {name: Spiking("hand-written", "its output", _layout_heard(run[name])) for name in inner}
+    return {name: NeuronSpec("hand-written", "its output", _layout_heard(run[name])) for name in inner}
 
 
 def _layout_heard(note: Heard) -> Layout | None:

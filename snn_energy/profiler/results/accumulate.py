@@ -21,8 +21,8 @@ from snn_energy.profiler.notes import notes_of
 from snn_energy.profiler.results.part import Operation, Part
 from snn_energy.profiler.results.placement import Placed, feeds_neuron, folds_into, place, readers_of
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
-from snn_energy.profiler.trace import Event, Operand
-from snn_energy.profiler.walker import ONCE, Walker
+from snn_energy.profiler.trace import Operand, OperationRecord
+from snn_energy.profiler.walker import ONCE, CountingMode
 from snn_energy.running.accuracy import right_answers
 
 
@@ -62,7 +62,7 @@ class Tally:
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
-    def add(self, walker: Walker, out: Any, y: Any, mode: str) -> None:
+    def add(self, walker: CountingMode, out: Any, y: Any, mode: str) -> None:
         """Take in one forward pass."""
         calls = [event.call for event in walker.events]
         if calls != self._calls:  # else everything is where it was
@@ -114,7 +114,7 @@ class Tally:
                 worked=np.zeros_like(event.active),
             )
 
-    def _gather(self, item: Placed, walker: Walker) -> None:
+    def _gather(self, item: Placed, walker: CountingMode) -> None:
         """Per-sample counts of one event, (rows, samples)."""
         event, layer = item.event, self.layers[item.key]
         if _sizes(event) != _sizes(layer.placed.event):
@@ -157,14 +157,14 @@ class Tally:
         operand: Operand,
         multi: Tensor | None,
         arrays: Mapping[str, npt.NDArray[np.int64]],
-        walker: Walker,
+        walker: CountingMode,
     ) -> npt.NDArray[np.int64]:
         """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
         key = (item.layer, side)
         values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-        if operand.scan.claim.loader and operand.scan.claim.reason is None:
+        if operand.scan.bound.loader and operand.scan.claim.reason is None:
             self.loader.add(key)
             of_loader(joined, walker.input_kind, item.layer)  # or an error
         self.values[key] = joined
@@ -182,7 +182,7 @@ class Tally:
         right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
         self.correct = None if right is None or self.correct is None else self.correct + right
 
-    def keep_if_due(self, walker: Walker, mode: str) -> None:
+    def keep_if_due(self, walker: CountingMode, mode: str) -> None:
         """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
 
         Raises OutputError, and Interrupted behind the part where a signal asked.
@@ -195,7 +195,7 @@ class Tally:
         if asked:
             raise self.kept.interrupted(asked)
 
-    def keep(self, walker: Walker, mode: str, *, is_last: bool) -> None:
+    def keep(self, walker: CountingMode, mode: str, *, is_last: bool) -> None:
         """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
         count = self.samples - self._before
         if count == 0:
@@ -260,5 +260,5 @@ def _operation(layer: Layer) -> Operation:
     )
 
 
-def _sizes(event: Event) -> tuple[int, ...]:
+def _sizes(event: OperationRecord) -> tuple[int, ...]:
     return (event.dense_macs, event.neurons, event.output_elements, event.weights, event.elementwise_ops)
