@@ -164,7 +164,7 @@ class Tally:
         values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-        if operand.scan.bound.loader and operand.scan.claim.reason is None:
+        if operand.scan.bound.loader and operand.scan.bound.reason is None:
             self.loader.add(key)
             of_loader(joined, walker.input_kind, item.layer)  # or an error
         self.values[key] = joined
