@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.profiler.trace import OperationRecord as Event
+from snn_energy.profiler.tracking.operation_log import OperationRecord as Event
 from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES
 from snn_energy.profiler.values.bounds import ValueBound as Claim
 

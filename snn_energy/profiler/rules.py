@@ -7,18 +7,15 @@ operations it does per element; WEIGHTED and PRODUCTS are counted tap by tap; wh
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from snn_energy.profiler.values.exact_sums import fan_out_map, fed_outputs
+from snn_energy.profiler.values.geometry import Geometry
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,6 @@ QUERIES = _names(
 )
 # Values leave the sight of the profiler; the tensor's storage is never trusted again.
 ESCAPES = _names("numpy array dlpack data_ptr item tolist storage share_memory")
-
 ELEMENTWISE: Mapping[str, Elementwise] = {
     **dict.fromkeys(_names("add sub rsub subtract add_relu"), Elementwise("add")),
     **dict.fromkeys(_names("mul multiply div divide true_divide rdiv rtruediv truediv"), Elementwise("mul")),
@@ -124,7 +120,6 @@ ATTENTIONS = _names(
     """scaled_dot_product_attention scaled_dot_product_flash_attention_for_cpu scaled_dot_product_flash_attention
     scaled_dot_product_efficient_attention scaled_dot_product_cudnn_attention scaled_dot_product_attention_math"""
 )
-
 # f(0) != 0: a step without input still gives a non-zero result.
 NONZERO_AT_ZERO = _names(
     """sigmoid hardsigmoid exp softmax log_softmax softmin softplus logsigmoid cos erfc batch_norm native_batch_norm
@@ -158,45 +153,6 @@ def bind(names: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -
     bound = dict(zip(names, args, strict=False))
     bound.update({key: value for key, value in kwargs.items() if key in names})
     return bound
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """An operation as a matrix product, per image and step: M = positions, K = reduction, N = out_channels.
-
-    ``fan_out`` (P,) is how many weights each input position meets (a single number for linear layers).
-    For a transposed convolution M counts input positions, as fvcore does, so that dense MACs = M*K*N always.
-    """
-
-    positions: int
-    reduction: int
-    out_channels: int
-    groups: int
-    weights: int
-    biases: int
-    fan_out: npt.NDArray[np.int64]
-
-    @property
-    def dense_macs(self) -> int:
-        """M*K*N."""
-        return self.positions * self.reduction * self.out_channels
-
-    @functools.cached_property
-    def same_fan_out(self) -> int | None:
-        """The fan-out of every position where all have the same one."""
-        if not len(self.fan_out):
-            return 0
-        return int(self.fan_out[0]) if bool((self.fan_out == self.fan_out[0]).all()) else None
-
-    @functools.cached_property
-    def _fan_out_on(self) -> dict[torch.device, Tensor]:
-        return {}
-
-    def fan_out_on(self, device: torch.device) -> Tensor:
-        """``fan_out`` as (P,) float64 on a device."""
-        if device not in self._fan_out_on:
-            self._fan_out_on[device] = torch.from_numpy(self.fan_out).to(device=device, dtype=torch.float64)
-        return self._fan_out_on[device]
 
 
 def _per_axis(value: Any, axes: int) -> list[int]:

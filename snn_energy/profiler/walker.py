@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -18,50 +17,33 @@ from typing import Any, TypeGuard
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.modules.module import _global_forward_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.kinds import of_loader
-from snn_energy.models.neurons import DTSS, LIF, Observer
+from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.profiler import rules
 from snn_energy.profiler.axes.needed_steps import Steps
 from snn_energy.profiler.axes.roles import (
     BatchShape,
-    CompositeAxis,
     Role,
     Roles,
     broadcast_roles,
     fed_roles,
-    is_complete,
     merge,
     reshape_roles,
     role_positions,
-    split_merged,
     stacked_role,
     view_roles,
 )
+from snn_energy.profiler.axes.rows import batch_in_front, require_complete
 from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
-from snn_energy.profiler.trace import (
-    OperationRecord,
-    ScanRequest,
-    ScanResults,
-    Step,
-    StepSums,
-    SumLayout,
-    TensorFacts,
-    TensorKey,
-    TensorTrace,
-    as_rows,
-    grouped,
-    keeps_scans,
-    key_of,
-    matches,
-    plain_values,
-    split_arguments,
-)
+from snn_energy.profiler.neurons.spike_observer import SpikeObserver
+from snn_energy.profiler.tracking.call_cache import CallCache, MadeCall, cached_call, split_arguments
+from snn_energy.profiler.tracking.module_scopes import ModuleScopes
+from snn_energy.profiler.tracking.operation_log import OperationLog, OperationRecord
+from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import (
     NOTHING,
     ValueBound,
@@ -71,15 +53,16 @@ from snn_energy.profiler.values.bounds import (
     reason_of_average,
     spikes,
 )
-from snn_energy.profiler.values.exact_sums import sums_exactly, whole_sums
-from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
+from snn_energy.profiler.values.exact_sums import whole_sums
+from snn_energy.profiler.values.geometry import Geometry
+from snn_energy.profiler.values.scan import NonzeroSums
+from snn_energy.profiler.values.scan_cache import Reader, ScanCache, grouped
+from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
 # Networks do the same thing to the same shapes again and again.
 _reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
 _view_roles = functools.lru_cache(maxsize=4096)(view_roles)
 _broadcast_roles = functools.lru_cache(maxsize=4096)(broadcast_roles)
-_split_merged = functools.lru_cache(maxsize=4096)(split_merged)
-_is_complete = functools.lru_cache(maxsize=4096)(is_complete)
 
 ONCE = -1  # time_step of work done once per inference
 
@@ -159,46 +142,19 @@ class CountingMode(TorchFunctionMode):
         opened: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        self.model, self.max_k, self.input_kind = model, max_k, input_kind
+        self.model = model
         self.spiking = {  # neurons that are not our own LIF
             id(model.get_submodule(name)): belief
             for name, belief in (spiking or {}).items()
             if not isinstance(model.get_submodule(name), LIF)
         }
         self.opened = {id(model.get_submodule(name)) for name in opened}  # looked into, though they are neurons
-        self.known_real: set[tuple[str, int, str]] = set()  # (layer, invocation, operand): need no second look
-        self.events: list[OperationRecord] = []
-        self.unsupported: dict[str, str] = {}
-        self.lost: dict[str, str] = {}  # layer -> why its work is not known
-        self.seconds = 0.0
+        self.table, self.log = TensorTable(), OperationLog()
+        self.scopes = ModuleScopes(model, self._is_leaf)
+        self.scans, self.cache, self.observer = ScanCache(max_k, input_kind), CallCache(), SpikeObserver()
         self._names: dict[Any, tuple[str, str]] = {}
-        self._traces: dict[int, tuple[weakref.ref[Tensor], TensorTrace, int, int]] = {}
-        self._generation: dict[int, int] = {}
-        self._writes: dict[int, TensorTrace] = {}
-        self._held: list[StorageWeakRef] = []
-        self._scopes: list[tuple[str, nn.Module, int, dict[str, int]]] = []
-        self._invocations: dict[str, int] = {}
-        self._neuron_depth = 0
-        self._unseen: Any = None
-        self._sums: list[StepSums] = []  # of the running neuron's output
-        self._seen_steps: list[int] = []
-        self._last_potential: Tensor | None = None
-        self._script: dict[int, Step] = {}  # what the calls of the batch before did
-        self._at = 0
-        self._keys: list[Hashable] = []
-        self._neuron_facts: dict[tuple[str, int], TensorFacts] = {}
-        self._neuron_steps: dict[
-            tuple[str, int], tuple[TensorKey, TensorKey, list[int], int, OperationRecord, TensorFacts]
-        ] = {}
-        self._fed: list[TensorFacts] = []
-        self._fed_at = 0
-        self._levels_seen: dict[Any, frozenset[int]] = {}  # in earlier batches, without a common factor
-        self._readings: dict[
-            tuple[str, int], dict[Hashable, ScanRequest]
-        ] = {}  # of the writer's output, in its own order
-        self._ranges: list[tuple[str, Tensor]] = []
-        self._geometries: dict[Any, rules.Geometry] = {}
-        self.span = BatchShape(1, 1)
+        self._geometries: dict[Any, Geometry] = {}
+        self.batch = BatchShape(1, 1)
         self.step: int | None = None
 
     # ---- one forward pass -------------------------------------------------------------------------------------
@@ -214,7 +170,7 @@ class CountingMode(TorchFunctionMode):
                 if self._is_lif(module):
                     before = module.__dict__.get("observer")
                     observers.append((module, before))
-                    module.observer = self._observe if before is None else self._observe_beside(before)
+                    module.observer = self.observer.observe if before is None else self.observer.beside(before)
             with self:
                 yield
         finally:
@@ -225,132 +181,102 @@ class CountingMode(TorchFunctionMode):
                     neuron.__dict__.pop("observer", None)
                 else:
                     neuron.observer = before
-            self._see_again()
-            self._scopes.clear()
-            self._neuron_depth = 0
+            self.scopes.clear()
 
-    def _see_again(self) -> None:
-        if self._unseen is not None:
-            self._unseen.__exit__(None, None, None)
-            self._unseen = None
-
-    def begin(self, span: BatchShape) -> None:
+    def begin(self, batch: BatchShape) -> None:
         """Forget the last forward pass; counts of a new one start."""
-        if span != self.span:
-            self._script.clear()
-            self._neuron_steps.clear()
-        self.span = span
-        self.events = []
-        self._at, self._fed_at = 0, 0
-        self._traces.clear()
-        self._generation.clear()
-        self._writes.clear()
-        self._held.clear()
-        self._ranges.clear()
+        self.batch = batch
+        self.log.begin_batch()
+        self.scans.begin_batch()
+        self.cache.begin_batch(batch)
+        self.table.clear()
 
     def end(self) -> None:
         """Finish the counts. Raises ProfilingError if a neuron's potential or a real input was NaN or infinite."""
-        for event in self.events:
-            event.finish()
-        if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
-            raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
+        self.log.finish()
+        self.scans.require_finite()
 
     def begin_call(self, step: int | None) -> None:
         """A new call of the model within one pass (time outside the model): ``step`` or None."""
         self.step = step
-        self._invocations.clear()
+        self.scopes.begin_call()
 
     def feed(self, x: Tensor, layout: str | None, constant: bool) -> None:
         """Declare a tensor of the loader as the network's input; ``layout`` says where time is, None: nowhere yet."""
-        timed, roles = layout is not None, fed_roles(x.dim(), layout, self.span)
-        bound = ValueBound(reason="declared real" if self.input_kind == "real" else None, loader=True)
-        active = np.ones(self.span.time_steps if timed else 1, dtype=np.bool_)
-        before = self._get(x)  # the same tensor, fed at the step before: what was seen of its values holds
+        timed, roles = layout is not None, fed_roles(x.dim(), layout, self.batch)
+        bound = ValueBound(reason="declared real" if self.scans.input_kind == "real" else None, loader=True)
+        active = np.ones(self.batch.time_steps if timed else 1, dtype=np.bool_)
+        before = self.table.get(x)  # the same tensor, fed at the step before: what was seen of its values holds
         scans = before.scans if before is not None and before.bound == bound else None
-        facts = self._fed_before(TensorFacts(roles, timed, self.step, active, constant, frozenset(), bound))
-        self._put(x, TensorTrace(facts, scans))
-
-    def _fed_before(self, facts: TensorFacts) -> TensorFacts:
-        """The last batch's facts where they are the same: later calls then see at once that nothing is new."""
-        if self._fed_at < len(self._fed) and self._fed[self._fed_at].equals(facts):
-            facts = self._fed[self._fed_at]
-        self._fed[self._fed_at : self._fed_at + 1] = [facts]
-        self._fed_at += 1
-        return facts
+        facts = self.cache.reuse_facts(TensorFacts(roles, timed, self.step, active, constant, frozenset(), bound))
+        self.table.put(x, TensorTrace(facts, scans))
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Events whose results the model returns."""
-        sources: set[int] = set()
-        for tensor in tensors_in([out]):
-            trace = self._get(tensor)
-            if trace is not None:
-                sources |= trace.sources
-        if not sources and not self.lost and any(True for _ in tensors_in([out])):
-            self.lost["the output"] = (
-                "does not stem from the loader as far as could be followed; what comes after the break is not counted"
-            )
-        if not sources:  # in a container that is not known: whatever nothing else reads is a result
-            read = frozenset().union(*(event.inputs for event in self.events))
-            sources = set(range(len(self.events))) - read
-        return frozenset(sources)
+        return self.log.results([self.table.get(tensor) for tensor in tensors_in([out])])
 
     # ---- scope ------------------------------------------------------------------------------------------------
 
     def _entering(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            invocation = self._invocations.get(name, 0)
-            self._invocations[name] = invocation + 1
-            self._scopes.append((name, module, invocation, {}))
+            self.scopes.enter(name, module)
             if self._is_lif(module) or id(module) in self.spiking:
-                self._neuron_depth += 1
-                self._sums, self._seen_steps = [], []
-                if self._neuron_depth == 1:  # its own arithmetic is the neuron update: need not be seen
-                    self._look_away()
-            elif self._unseen is None and rules.is_plain_layer(module, args, kwargs):
-                self._look_away()  # what it does is known from its type: one call is accounted for when it is done
+                self.scopes.neuron_depth += 1
+                if self.scopes.neuron_depth == 1:  # its own arithmetic is the neuron update: need not be recorded
+                    self.scopes.suspend()
+                self._begin_neuron(module)
+            elif not self.scopes.is_suspended and rules.is_plain_layer(module, args, kwargs):
+                self.scopes.suspend()  # what it does is known from its type: one call is accounted for when it is done
 
         return hook
 
     def _is_lif(self, module: nn.Module) -> TypeGuard[LIF]:
         return isinstance(module, LIF) and id(module) not in self.opened
 
-    def _look_away(self) -> None:
-        """Until ``_see_again`` nothing is seen: that is faster than to see and to ignore."""
-        self._unseen = torch._C.DisableTorchFunction()
-        self._unseen.__enter__()
+    def _is_leaf(self, module: nn.Module) -> bool:
+        """True where the first operation of a module bears the module's own name."""
+        is_leaf = self._is_lif(module) or id(module) in self.spiking
+        return is_leaf or (rules.is_layer_class(type(module)) and next(module.children(), None) is None)
+
+    def _begin_neuron(self, module: nn.Module) -> None:
+        """Make room for the sums of the spikes of a neuron of our own."""
+        name = self.scopes.layer, self.scopes.current.invocation
+        if isinstance(module, LIF):
+            layouts = [request.layout for request in self.scans.requests_of(name).values()]
+            self.observer.begin(module.amplitude, self.batch, layouts)
 
     def _leaving(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if self._is_lif(module):
-                self._neuron_depth -= 1
-                if self._neuron_depth == 0:
+                self.scopes.neuron_depth -= 1
+                if self.scopes.neuron_depth == 0:
                     self._neuron(module, args[0] if args else next(iter(kwargs.values())), out)
-                    self._see_again()
+                    self.scopes.resume()
             elif id(module) in self.spiking:
-                self._neuron_depth -= 1
-                if self._neuron_depth == 0:
+                self.scopes.neuron_depth -= 1
+                if self.scopes.neuron_depth == 0:
                     self._foreign_neuron(module, self.spiking[id(module)], [args, kwargs], out)
-                    self._see_again()
-            elif self._unseen is not None and self._neuron_depth == 0:
+                    self.scopes.resume()
+            elif self.scopes.is_suspended and self.scopes.neuron_depth == 0:
                 self._plain_layer(module, args[0], out)
-                self._see_again()
-            counters = self._scopes[-1][3]
-            if not counters and self._neuron_depth == 0 and rules.is_weight_layer(module):
+                self.scopes.resume()
+            counters = self.scopes.current.counters
+            if not counters and self.scopes.neuron_depth == 0 and rules.is_weight_layer(module):
                 self._lost(name, module, out)
-            self._scopes.pop()
+            self.scopes.leave()
 
         return hook
 
     def _plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
         """Account for a layer that is one call of a function, on (T*B, ...) where it reads (T, B, ...)."""
-        trace = self._get(x)
+        trace = self.table.get(x)
         if trace is None or not rules.is_over_time(module) or not isinstance(out, Tensor):
             self.saw(*rules.plain_call(module, x), out)
             return
         rows, made = x.flatten(0, 1), out.flatten(0, 1)
         self._reshape(x, trace, rows)
         self.saw(*rules.plain_call(module, rows), made)
-        after = self._get(made)
+        after = self.table.get(made)
         if after is not None:
             self._reshape(made, after, out)
 
@@ -359,79 +285,15 @@ class CountingMode(TorchFunctionMode):
         layer = name or type(module).__name__
         size = next((t.numel() for t in tensors_in([out])), 0)
         event = OperationRecord(
-            layer, name, self._scopes[-1][2], 0, "", "unsupported", False, self.step, np.ones(1, np.bool_), False,
-            frozenset(), size // max(1, self.span.samples), note="reads nothing that is known to stem from the loader",
+            layer, name, self.scopes.current.invocation, 0, "", "unsupported", False, self.step, np.ones(1, np.bool_),
+            False,
+            frozenset(), size // max(1, self.batch.samples), note="reads nothing that is known to stem from the loader",
         )  # fmt: skip
-        self.events.append(event)
-        self.lost[layer] = (
+        self.log.records.append(event)
+        self.log.untraced_layers[layer] = (
             "its work was not seen (it reads a constant, or a tensor that left the profiler's sight through numpy, "
             "another thread or the like); it is listed as unsupported and its cost is unknown"
         )
-
-    def _locate(self, op: str) -> tuple[str, str, int, int, str]:
-        """(layer, scope, invocation, index, suffix) of the next operation of this kind in the current scope."""
-        scope, module, invocation, counters = self._scopes[-1] if self._scopes else ("", self.model, 0, {})
-        index = counters.get(op, 0)
-        counters[op] = index + 1
-        is_leaf = self._is_lif(module) or id(module) in self.spiking
-        is_leaf = is_leaf or (rules.is_layer_class(type(module)) and next(module.children(), None) is None)
-        if is_leaf and not any(counters[o] for o in counters if o != op) and index == 0:
-            return scope or type(module).__name__, scope, invocation, index, ""
-        return f"{scope}#{op}{index}", scope, invocation, index, f"#{op}"
-
-    # ---- what is known of tensors -----------------------------------------------------------------------------
-
-    def _put(self, tensor: Tensor, trace: TensorTrace) -> None:
-        storage = tensor.untyped_storage()._cdata
-        key = id(tensor)
-        self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
-
-    def _get(self, tensor: Tensor) -> TensorTrace | None:
-        entry = self._traces.get(id(tensor))
-        if entry is None or entry[0]() is not tensor:
-            return self._writes_of_untraced(tensor)
-        _, trace, storage, generation = entry
-        if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
-            written = self._writes.get(storage)
-            trace = trace.but(bound=ValueBound(loader=trace.bound.loader), scans=ScanResults(), constant=False)
-            if written is not None and len(written.active) == len(trace.active):
-                trace = trace.but(active=trace.active | written.active, sources=trace.sources | written.sources)
-            elif written is not None:
-                trace = trace.but(
-                    active=trace.active | bool(written.active.any()),
-                    sources=trace.sources | written.sources,
-                )
-        return trace
-
-    def _writes_of_untraced(self, tensor: Tensor) -> TensorTrace | None:
-        """A buffer that values were written into through a view: known through its storage, without roles."""
-        if not self._writes:
-            return None
-        written = self._writes.get(tensor.untyped_storage()._cdata)
-        if written is None:
-            return None
-        return written.but(roles=(None,) * tensor.dim(), bound=NOTHING, scans=ScanResults(), constant=False)
-
-    def _changed(self, tensor: Tensor, trace: TensorTrace | None) -> None:
-        """The storage of a tensor was written to: nothing known of its values holds any longer."""
-        held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
-        self._held.append(held)
-        storage = tensor.untyped_storage()._cdata
-        self._generation[storage] = self._generation.get(storage, 0) + 1
-        if trace is not None:
-            before = self._writes.get(storage)
-            if before is not None:
-                trace = trace.but(sources=trace.sources | before.sources)
-            self._writes[storage] = trace
-
-    def _overwritten(self, tensor: Tensor) -> None:
-        """The values of a tensor may have changed to anything: keep where it stems from, nothing else."""
-        trace = self._get(tensor)
-        if trace is None:
-            return
-        trace = trace.but(bound=NOTHING, scans=ScanResults(), constant=False)
-        self._changed(tensor, trace)
-        self._put(tensor, trace)
 
     # ---- every function call ----------------------------------------------------------------------------------
 
@@ -440,7 +302,7 @@ class CountingMode(TorchFunctionMode):
     ) -> Any:
         """Run the function as it is; look at what it read and made."""
         kwargs = kwargs or {}
-        if self._neuron_depth:
+        if self.scopes.neuron_depth:
             return func(*args, **kwargs)
         name = self._names.get(func)
         if name is None:
@@ -454,11 +316,11 @@ class CountingMode(TorchFunctionMode):
         if category == "query":
             return func(*args, **kwargs)
         is_opened = category == "unknown" and raw not in rules.CELLS
-        if is_opened and any(self._get(t) for t in tensors_in([args, kwargs])):
-            before = len(self.events)
+        if is_opened and any(self.table.get(t) for t in tensors_in([args, kwargs])):
+            before = len(self.log.records)
             with DecompositionMode(self):
                 out = func(*args, **kwargs)
-            if len(self.events) == before and any(self._get(t) is None for t in tensors_in([out])):
+            if len(self.log.records) == before and any(self.table.get(t) is None for t in tensors_in([out])):
                 self.saw(raw, args, kwargs, out)
             return out
         out = func(*args, **kwargs)
@@ -472,73 +334,45 @@ class CountingMode(TorchFunctionMode):
         except (ProfilingError, MemoryError):
             raise
         except Exception as error:
-            where = self._scopes[-1][0] if self._scopes else ""
+            where = self.scopes.current.name
             raise ProfilingError(
                 f"{where or 'the model'}: the profiler cannot follow '{raw}' here ({type(error).__name__}: {error}); "
                 "write this step in another way, and please report it"
             ) from error
 
     def _saw(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        at, self._at = self._at, self._at + 1
-        step = self._script.get(at)
-        if step is not None and step.raw == raw and self._repeat(step, args, kwargs, out):
-            return
+        position = self.cache.next_position()
         plain, category = _category(raw)
         if category == "query":
             return
         if category not in _REPEATABLE or not isinstance(out, Tensor) or rules.is_in_place(raw):
             self._account_for(raw, plain, category, args, kwargs, out)
             return
-        scope, _, invocation, counters = self._scopes[-1] if self._scopes else ("", None, 0, {})
-        events, calls = len(self.events), dict(counters)
+        scope, _, invocation, counters = self.scopes.current
+        records, calls = len(self.log.records), dict(counters)
         tensors, rest, options = split_arguments(args, kwargs)
-        before = [self._get(t) for t in tensors]
-        operands = tuple(key_of(t, trace) for t, trace in zip(tensors, before, strict=True))
-        self._keys = []
-        self._account_for(raw, plain, category, args, kwargs, out)
-        after = self._get(out)
-        step = _remembered(raw, (scope, invocation), rest, options, operands, before, out, after, self.events[events:])
-        if step is not None and category in ("convolution", "linear", "product"):
-            step = (
-                step._replace(keys=tuple(self._keys)) if keeps_scans(self.events[events:], self._keys, before) else None
-            )
-        labels = [label for label, count in counters.items() if calls.get(label, 0) != count]
-        if step is None or len(labels) > 1:
-            self._script.pop(at, None)
+        traces = [self.table.get(t) for t in tensors]
+        call = MadeCall(raw, (scope, invocation), tensors, traces, rest, options, out, records)
+        replay = self.cache.replay(position, call, counters)
+        if replay is not None:
+            if replay.record is None:
+                self.table.put(out, replay.trace)
+            else:
+                self._record(replay.record, out, replay.trace)
             return
-        label = labels[0] if labels else None
-        self._script[at] = step._replace(label=label, nth=calls.get(label or "", 0), event_at=events)
-
-    def _repeat(self, step: Step, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> bool:
-        """Do what this call did in the batch before; False, and nothing done, where something differs."""
-        scope, _, invocation, counters = self._scopes[-1] if self._scopes else ("", None, 0, {})
-        if step.scope != (scope, invocation) or step.event_at != len(self.events) or not isinstance(out, Tensor):
-            return False
-        if step.label is not None and counters.get(step.label, 0) != step.nth:
-            return False
-        tensors, rest, options = split_arguments(args, kwargs)
-        if len(tensors) != len(step.operands) or not plain_values(rest) or not plain_values(options.values()):
-            return False
-        if rest != step.rest or options != step.options or not matches(out, None, step.out):
-            return False
-        traces = [self._get(t) for t in tensors]
-        if not all(map(matches, tensors, traces, step.operands)):
-            return False
-        found = [traces[i].scans.get(key) for i, key in enumerate(step.keys)]  # type: ignore[union-attr]
-        if any(scan is None for scan in found):
-            return False
-        if step.label is not None:
-            counters[step.label] = step.nth + 1
-        shared = None if step.shares is None else traces[step.shares]
-        trace = TensorTrace(step.facts, None if shared is None else shared.scans)
-        if step.event is not None:
-            event = step.event.copy()
-            if found:
-                event.left, event.right = as_rows(found, step.event)
-            self._record(event, out, trace)
-        else:
-            self._put(out, trace)
-        return True
+        self.scans.used_keys = []
+        self._account_for(raw, plain, category, args, kwargs, out)
+        labels = [(label, calls.get(label, 0)) for label, count in counters.items() if calls.get(label, 0) != count]
+        scanned = category in ("convolution", "linear", "product")
+        made = cached_call(
+            call,
+            self.log.records[records:],
+            self.table.get(out),
+            labels[0] if labels else None,
+            self.scans.used_keys if scanned else None,
+            category in ("elementwise", "pool") and plain not in _NORMS,
+        )
+        self.cache.keep(position, made)
 
     def _account_for(
         self, raw: str, plain: str, category: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
@@ -546,10 +380,10 @@ class CountingMode(TorchFunctionMode):
         read: Iterable[Any] = args
         if kwargs or any(isinstance(a, (list, tuple, dict)) for a in args):
             read = tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
-        traced = [(t, trace) for t in read if isinstance(t, Tensor) and (trace := self._get(t)) is not None]
+        traced = [(t, trace) for t in read if isinstance(t, Tensor) and (trace := self.table.get(t)) is not None]
         if not traced:
             for target in tensors_in([kwargs.get("out")]):
-                self._overwritten(target)
+                self.table.forget_values(target)
             if category != "query" and any(_is_transformed(t) for t in tensors_in([args])):
                 raise ProfilingError(
                     f"'{plain}' runs inside torch.vmap or another torch.func transform, which cannot be looked into; "
@@ -558,7 +392,7 @@ class CountingMode(TorchFunctionMode):
             return
         if category == "escape":
             for tensor, _ in traced:
-                self._changed(tensor, None)
+                self.table.mark_written(tensor, None)
             return
         if plain in ("setitem", "copy", "fill", "zero", "set") and rules.is_in_place(raw):
             self._write(plain, args, traced)
@@ -566,8 +400,8 @@ class CountingMode(TorchFunctionMode):
         made = [out] if isinstance(out, Tensor) else list(tensors_in([out]))
         if category == "unknown":  # it may have written to what it read
             for tensor, _ in traced:
-                self._overwritten(tensor)
-            traced = [(t, trace) for t, _ in traced if (trace := self._get(t)) is not None]
+                self.table.forget_values(tensor)
+            traced = [(t, trace) for t, _ in traced if (trace := self.table.get(t)) is not None]
         if made:
             self._account(category, plain, args, kwargs, traced, made)
 
@@ -598,7 +432,7 @@ class CountingMode(TorchFunctionMode):
             self._unsupported(plain, traced, made)
 
     def _weights_are_constant(self, rest: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-        return not any(self._get(t) for t in tensors_in([*rest, kwargs.get("weight"), kwargs.get("bias")]))
+        return not any(self.table.get(t) for t in tensors_in([*rest, kwargs.get("weight"), kwargs.get("bias")]))
 
     # ---- tensors that move ------------------------------------------------------------------------------------
 
@@ -606,7 +440,7 @@ class CountingMode(TorchFunctionMode):
         """Row-major order is kept; a change of number format keeps what stays provable."""
         roles = trace.roles
         if out.shape != x.shape:
-            roles = _reshape_roles(x.shape, trace.roles, out.shape, self.span)
+            roles = _reshape_roles(x.shape, trace.roles, out.shape, self.batch)
         bound, scans = trace.bound, trace.scans
         if out.data_ptr() != x.data_ptr() and not (x.is_contiguous() and out.is_contiguous()):
             scans = ScanResults()
@@ -616,7 +450,7 @@ class CountingMode(TorchFunctionMode):
                 bound = ValueBound(1.0, 1, True)
             elif not (bound.unit == 1 and out.dtype.is_floating_point):
                 bound = replace(bound, unit=None, max_k=0, proven=False)
-        self._put(out, trace.but(roles=roles, bound=bound, scans=scans))
+        self.table.put(out, trace.replace(roles=roles, bound=bound, scans=scans))
 
     def _move(
         self,
@@ -627,11 +461,11 @@ class CountingMode(TorchFunctionMode):
         made: list[Tensor],
     ) -> None:
         if plain in ("stack", "cat", "concat", "concatenate", "hstack", "vstack", "dstack"):
-            self._put(made[0], self._joined(plain, args, kwargs, made[0]))
+            self.table.put(made[0], self._joined(plain, args, kwargs, made[0]))
             return
         x, trace = traced[0]
         if plain in ("repeat", "tile", "expand", "expand_as", "broadcast_to", "repeat_interleave"):
-            self._put(made[0], self._repeated(plain, x, trace, made[0]))
+            self.table.put(made[0], self._repeated(plain, x, trace, made[0]))
             return
         storage = x.untyped_storage()._cdata
         padded_with = rules.bind(("input", "pad", "mode", "value"), args, kwargs).get("value")
@@ -639,24 +473,24 @@ class CountingMode(TorchFunctionMode):
         for out in made:
             if out.untyped_storage()._cdata == storage:
                 scans = trace.scans if out.data_ptr() == x.data_ptr() else ScanResults()
-                self._put(out, self._viewed(x, trace, out).but(bound=bound, scans=scans))
+                self.table.put(out, self._viewed(x, trace, out).replace(bound=bound, scans=scans))
             else:
                 roles = self._copied_roles(plain, x, trace, args, kwargs, out)
-                self._put(out, trace.but(roles=roles, bound=bound, scans=ScanResults()))
+                self.table.put(out, trace.replace(roles=roles, bound=bound, scans=ScanResults()))
 
     def _viewed(self, x: Tensor, trace: TensorTrace, out: Tensor) -> TensorTrace:
         """A view of the same memory; where it holds a single time step, which one."""
-        roles = _view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.span)
+        roles = _view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), self.batch)
         axis = role_positions(trace.roles).get("T")
         if axis is None or {"T", "R"} & set(roles) or not trace.timed:
-            return trace.but(roles=roles)
+            return trace.replace(roles=roles)
         if out.dim() == x.dim() and out.shape[axis] != 1:
-            return trace.but(roles=roles)  # part of the steps: incomplete, refused where it is counted
+            return trace.replace(roles=roles)  # part of the steps: incomplete, refused where it is counted
         stride = x.stride(axis)
         if stride == 0:  # the same values at every step
-            return trace.but(roles=roles, timed=False, step=None, active=trace.active[:1])
-        step = (out.storage_offset() - x.storage_offset()) // stride % self.span.time_steps
-        return trace.but(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
+            return trace.replace(roles=roles, timed=False, step=None, active=trace.active[:1])
+        step = (out.storage_offset() - x.storage_offset()) // stride % self.batch.time_steps
+        return trace.replace(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
 
     def _copied_roles(
         self, plain: str, x: Tensor, trace: TensorTrace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -686,26 +520,26 @@ class CountingMode(TorchFunctionMode):
         parts = list(args[0] if args else kwargs.get("tensors", ()))
         given = kwargs.get("dim", args[1] if len(args) > 1 else 0)
         dim = given % out.dim() if isinstance(given, int) else 0
-        traces = [(p, t) for p in parts if (t := self._get(p)) is not None]
+        traces = [(p, t) for p in parts if (t := self.table.get(p)) is not None]
         sources = frozenset().union(*(t.sources for _, t in traces))
-        span = self.span
+        batch = self.batch
         steps = [t for _, t in traces]
-        if dim == 0 and len(parts) == len(steps) == span.time_steps > 1 and not any(t.timed for t in steps):
+        if dim == 0 and len(parts) == len(steps) == batch.time_steps > 1 and not any(t.timed for t in steps):
             stacked = plain == "stack"
             first, roles = parts[0], steps[0].roles
-            roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], span), *roles[1:])
+            roles = ("T", *roles) if stacked else (stacked_role(first.shape[0], roles[0], batch), *roles[1:])
             active = np.concatenate([t.active for t in steps])
             same = all(p is parts[0] for p in parts)
             return TensorTrace(TensorFacts(roles, True, None, active, same, sources, _bound_of_union(parts, steps)))
-        in_order = [t.step for t in steps] == list(range(span.time_steps)) and len(parts) == len(steps)
-        if plain == "stack" and span.time_steps > 1 and in_order and not any(t.timed for t in steps):
+        in_order = [t.step for t in steps] == list(range(batch.time_steps)) and len(parts) == len(steps)
+        if plain == "stack" and batch.time_steps > 1 and in_order and not any(t.timed for t in steps):
             roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
             active = np.concatenate([t.active for t in steps])
             return TensorTrace(TensorFacts(roles, True, None, active, False, sources, _bound_of_union(parts, steps)))
         first, trace = traces[0]
         timed = any(t.timed for t in steps)
-        if plain == "stack" and len(parts) == span.time_steps > 1 and not timed:
-            trace = trace.but(roles=(None,) * first.dim())  # T copies, but not in front
+        if plain == "stack" and len(parts) == batch.time_steps > 1 and not timed:
+            trace = trace.replace(roles=(None,) * first.dim())  # T copies, but not in front
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
         if plain == "stack":
             roles = (*trace.roles[:dim], None, *trace.roles[dim:])
@@ -718,163 +552,71 @@ class CountingMode(TorchFunctionMode):
 
     def _repeated(self, plain: str, x: Tensor, trace: TensorTrace, out: Tensor) -> TensorTrace:
         """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
-        span = self.span
+        batch = self.batch
         aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
         shape = [1] * (out.dim() - x.dim()) + list(x.shape)
         roles: list[Role | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
         has_no_time = not trace.timed and trace.step is None
-        if has_no_time and span.time_steps > 1 and out.numel() == span.time_steps * x.numel():
-            if out.shape[0] == span.time_steps and shape[0] == 1:
+        if has_no_time and batch.time_steps > 1 and out.numel() == batch.time_steps * x.numel():
+            if out.shape[0] == batch.time_steps and shape[0] == 1:
                 roles[0] = "T"
-            elif out.dim() > 1 and out.shape[1] == span.time_steps and shape[1] == 1 and plain != "repeat_interleave":
+            elif out.dim() > 1 and out.shape[1] == batch.time_steps and shape[1] == 1 and plain != "repeat_interleave":
                 roles[1] = "T"
-            elif plain == "repeat_interleave" and out.shape[0] == span.rows(True) and shape[0] == span.samples:
-                roles[0] = fed_roles(1, "flat-batch", span)[0]
-            elif plain in ("repeat", "tile") and out.shape[0] == span.rows(True) and shape[0] == span.samples:
-                roles[0] = merge(True, True, span)
+            elif plain == "repeat_interleave" and out.shape[0] == batch.rows(True) and shape[0] == batch.samples:
+                roles[0] = fed_roles(1, "flat-batch", batch)[0]
+            elif plain in ("repeat", "tile") and out.shape[0] == batch.rows(True) and shape[0] == batch.samples:
+                roles[0] = merge(True, True, batch)
             else:  # T copies, but not in front: a time axis that is not followed
-                return trace.but(roles=(None,) * out.dim(), scans=ScanResults())
-            active = np.repeat(trace.active, span.time_steps)
-            return trace.but(roles=tuple(roles), timed=True, active=active, constant=True, scans=ScanResults())
-        return trace.but(roles=tuple(roles), scans=ScanResults())
+                return trace.replace(roles=(None,) * out.dim(), scans=ScanResults())
+            active = np.repeat(trace.active, batch.time_steps)
+            return trace.replace(roles=tuple(roles), timed=True, active=active, constant=True, scans=ScanResults())
+        return trace.replace(roles=tuple(roles), scans=ScanResults())
 
     def _write(self, plain: str, args: Sequence[Any], traced: list[tuple[Tensor, TensorTrace]]) -> None:
         """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
         target = args[0]
-        before = self._get(target)
+        before = self.table.get(target)
         sources = [t for x, t in traced if x is not target]
-        joined = before or sources[0].but(bound=NOTHING, scans=ScanResults(), roles=(None,) * target.dim())
-        joined = joined.but(bound=ValueBound(loader=joined.bound.loader), scans=ScanResults())
+        joined = before or sources[0].replace(bound=NOTHING, scans=ScanResults(), roles=(None,) * target.dim())
+        joined = joined.replace(bound=ValueBound(loader=joined.bound.loader), scans=ScanResults())
         if sources:
-            joined = joined.but(sources=joined.sources | sources[0].sources, bound=NOTHING)
+            joined = joined.replace(sources=joined.sources | sources[0].sources, bound=NOTHING)
         elif plain != "zero":  # a constant that may not be zero
-            joined = joined.but(active=np.ones_like(joined.active))
+            joined = joined.replace(active=np.ones_like(joined.active))
         if plain == "setitem" and sources and isinstance(args[1], int):
             joined = self._written_step(target, args[1], joined, sources[0], before)
         elif plain == "copy" and sources and target.shape == args[1].shape:
-            joined = sources[0].but(scans=ScanResults())
-        self._changed(target, joined if len(joined.roles) == target.dim() else None)
-        self._put(target, joined)
+            joined = sources[0].replace(scans=ScanResults())
+        self.table.mark_written(target, joined if len(joined.roles) == target.dim() else None)
+        self.table.put(target, joined)
 
     def _written_step(
         self, target: Tensor, at: int, joined: TensorTrace, source: TensorTrace, before: TensorTrace | None
     ) -> TensorTrace:
         """buffer[t] = y for a buffer of T steps."""
-        span = self.span
-        if span.time_steps == 1 or target.shape[0] != span.time_steps or source.timed:
+        batch = self.batch
+        if batch.time_steps == 1 or target.shape[0] != batch.time_steps or source.timed:
             return joined
-        active = before.active.copy() if before is not None and before.timed else np.zeros(span.time_steps, np.bool_)
+        active = before.active.copy() if before is not None and before.timed else np.zeros(batch.time_steps, np.bool_)
         active[at] = bool(source.active.any())
         roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
-        return joined.but(roles=roles, timed=True, step=None, active=active, constant=False)
+        return joined.replace(roles=roles, timed=True, step=None, active=active, constant=False)
 
     # ---- events -----------------------------------------------------------------------------------------------
 
-    def _rows_first(self, x: Tensor, trace: TensorTrace, where: str) -> Tensor:
-        """(R, ...) with time and samples in front; raises ProfilingError where they cannot be told."""
-        self._require_complete(trace.roles, trace.timed, where)
-        sizes, roles = _split_merged(x.shape, trace.roles, self.span)
-        moved, count = self._in_front(x.reshape(sizes), roles)
-        return moved.reshape(self.span.rows(trace.timed), *moved.shape[count:])
-
-    def _in_front(self, x: Tensor, roles: Roles) -> tuple[Tensor, int]:
-        """A tensor with its axes of time and samples moved to the front, and how many there are of them."""
-        positions = role_positions(roles)
-        front = [positions[r] for r in ("R", "T", "B") if r in positions]
-        in_place = front == list(range(len(front)))
-        return x if in_place else x.movedim(front, tuple(range(len(front)))), len(front)
-
-    def _require_complete(self, roles: Roles, timed: bool, where: str) -> None:
-        if not _is_complete(roles, timed, self.span):
-            raise ProfilingError(
-                f"{where}: cannot tell which axes hold time and samples (T={self.span.time_steps}, "
-                f"{self.span.samples} samples); declare where time is with time=, or keep these axes apart"
-            )
-
-    def _scan(self, x: Tensor, trace: TensorTrace, where: str, operand: str) -> tuple[NonzeroSums, int]:
-        """Scan of a tensor as (R, channels, positions), once for all its readers; and its elements per row."""
-        rows = self._rows_first(x, trace, where)
-        r = rows.shape[0]
-        channels = rows.shape[1] if rows.dim() > 1 else 1
-        positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
-        return self._scan_as(x, rows, (r, channels, positions), trace, where, operand), channels * positions
-
-    def _scan_of_batch(self, x: Tensor, shape: tuple[int, int, int], trace: TensorTrace, where: str) -> NonzeroSums:
-        """Scan of a convolution's input, whose first axis must hold all rows."""
-        self._require_complete(trace.roles, trace.timed, where)
-        first = trace.roles[0]
-        if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
-            return self._scan_as(x, self._rows_first(x, trace, where), shape, trace, where, "left")
-        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
-            self._require_complete((None,) * x.dim(), trace.timed, where)
-        return self._scan_as(x, x, shape, trace, where, "left")
-
-    def _scan_as(
-        self,
-        whole: Tensor,
-        x: Tensor,
-        shape: tuple[int, int, int],
-        trace: TensorTrace,
-        where: str,
-        operand: str,
-        dim: int = 1,
-        with_levels: bool = True,
-    ) -> NonzeroSums:
-        """Scan of ``x``, the tensor ``whole`` with its axes in order, as ``shape`` summed over ``dim``.
-
-        One for all that read the same memory in the same way: what starts at one address and has one shape and
-        stride holds the same values (a change in place makes the trace, and with it the scans, anew).
-        """
-        is_memory = x.data_ptr() == whole.data_ptr()
-        in_order = is_memory and x.is_contiguous()
-        way = (shape, dim)
-        key: Hashable = (way, with_levels)
-        if not in_order:
-            key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
-        reading = ScanRequest(way, with_levels, where, operand, self._scopes[-1][2] if self._scopes else 0)
-        if in_order and trace.scans.writer is not None:
-            self._readings.setdefault(trace.scans.writer, {}).setdefault(key, reading)
-        found = trace.scans.get(key)
-        if found is None:
-            found = trace.scans[key] = self._scan_anew(x, trace, reading)
-        self._keys.append(key)
-        return found
-
-    def _scan_anew(self, x: Tensor, trace: TensorTrace, reading: ScanRequest) -> NonzeroSums:
-        way, with_levels, where, operand, invocation = reading
-        declared = self.input_kind is not None and trace.bound.loader
-        max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
-        stays_real = (where, invocation, operand) in self.known_real and not declared
-        history = (trace.scans.writer, reading)
-        known = self._levels_seen.get(history, frozenset())
-        found, extremes = scan(x, way[0], trace.bound, max_k, where, stays_real, way[1], with_levels, known)
-        values = found.values
-        if trace.scans.writer and values and values.unit == trace.bound.unit and math.gcd(*values.levels) == 1:
-            self._levels_seen[history] = values.levels
-        if extremes is not None:
-            self._ranges.append((where, extremes))
-        if found.values is not None and trace.bound.loader:
-            of_loader(found.values, self.input_kind, where)  # an error where it is not as declared
-        return found
-
     def _record(self, event: OperationRecord, out: Tensor, trace: TensorTrace) -> None:
         """Keep the event; its output stems from it alone."""
-        self.events.append(event)
-        own = frozenset({len(self.events) - 1})
+        self.log.records.append(event)
+        own = frozenset({len(self.log.records) - 1})
         if trace.sources != own:
             trace = TensorTrace(trace.facts._replace(sources=own))
-        self._put(out, trace)
+        self.table.put(out, trace)
         trace.scans.writer = event.layer, event.invocation
-        if not trace.bound.proven or trace.bound.loader or not out.is_contiguous():
-            return
-        readings = self._readings.get(trace.scans.writer, {})
-        for key, reading in readings.items():  # those of the batch before, while it is in cache
-            if math.prod(reading.way[0]) == out.numel():
-                trace.scans[key] = self._scan_anew(out, trace, reading)
+        self.scans.scan_ahead(out, trace)
 
     def _event(self, op: str, label: str, traces: Sequence[TensorTrace], out: Tensor) -> OperationRecord:
         """A new event of operation ``op``, named by ``label`` in the current scope, reading ``traces``."""
-        layer, scope, invocation, index, suffix = self._locate(label)
+        layer, scope, invocation, index, suffix = self.scopes.locate(label)
         if len(traces) == 1:
             one = traces[0]
             timed, step, active, inputs = one.timed, None if one.timed else one.step, one.active, one.sources
@@ -899,7 +641,7 @@ class CountingMode(TorchFunctionMode):
             active=active,
             constant=constant,
             inputs=inputs,
-            output_elements=out.numel() // max(1, self.span.rows(timed)),
+            output_elements=out.numel() // max(1, self.batch.rows(timed)),
         )
 
     def _elementwise(
@@ -934,11 +676,11 @@ class CountingMode(TorchFunctionMode):
         if op in ("mean", "reduce") and first.timed and not timed:
             event.timed, event.step = False, step
             event.active = np.array([bool(event.active.any())])
-            event.output_elements = out.numel() // max(1, self.span.rows(False))
-        rows = self.span.rows(first.timed if op in ("mean", "reduce") else event.timed)
+            event.output_elements = out.numel() // max(1, self.batch.rows(False))
+        rows = self.batch.rows(first.timed if op in ("mean", "reduce") else event.timed)
         event.elementwise_ops = ops // max(1, rows)
         if op in ("mean", "reduce") and first.timed and not timed:
-            event.elementwise_ops = ops // max(1, self.span.samples)
+            event.elementwise_ops = ops // max(1, self.batch.samples)
         event.foldable = op == "scale" or (plain.endswith("batch_norm") and not _batch_statistics(plain, args, kwargs))
         event.note = plain
         active = event.active if op != "mul" or len(traces) < 2 else _all_active([t.active for t in traces])
@@ -959,10 +701,10 @@ class CountingMode(TorchFunctionMode):
         result = TensorTrace(facts)
         in_place = any(made[0] is t for t, _ in traced) or "out" in kwargs
         if in_place:
-            self._changed(out, result.but(sources=frozenset({len(self.events)})))
+            self.table.mark_written(out, result.replace(sources=frozenset({len(self.log.records)})))
         self._record(event, out, result)
         for extra in made[1:]:
-            self._put(extra, result.but(sources=frozenset({len(self.events) - 1}), bound=NOTHING))
+            self.table.put(extra, result.replace(sources=frozenset({len(self.log.records) - 1}), bound=NOTHING))
 
     def _reduced(
         self, x: Tensor, trace: TensorTrace, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor
@@ -988,9 +730,9 @@ class CountingMode(TorchFunctionMode):
         x, trace = traced[0]
         event = self._event("unsupported", plain, [t for _, t in traced], made[0])
         event.note = plain
-        self.unsupported.setdefault(event.layer, plain)
-        self.events.append(event)
-        source = frozenset({len(self.events) - 1})
+        self.log.unsupported.setdefault(event.layer, plain)
+        self.log.records.append(event)
+        source = frozenset({len(self.log.records) - 1})
         for out in made:
             same = out.shape == x.shape
             roles = trace.roles if same else (None,) * out.dim()
@@ -1000,7 +742,7 @@ class CountingMode(TorchFunctionMode):
                 )[: out.dim()]
                 roles = (*roles, *[None] * (out.dim() - len(roles)))
             active = np.ones_like(trace.active)
-            self._put(
+            self.table.put(
                 out, TensorTrace(TensorFacts(roles, trace.timed, trace.step, active, trace.constant, source, NOTHING))
             )
 
@@ -1010,9 +752,9 @@ class CountingMode(TorchFunctionMode):
         trace = self._traced(x)
         event = self._event("conv", "conv", [trace], out)
         axes = operands["weight"].dim() - 2
-        if x.dim() != axes + 2 or x.shape[0] != self.span.rows(trace.timed):
+        if x.dim() != axes + 2 or x.shape[0] != self.batch.rows(trace.timed):
             raise ProfilingError(
-                f"{event.layer}: the convolution reads {tuple(x.shape)}, not {self.span.rows(trace.timed)} rows "
+                f"{event.layer}: the convolution reads {tuple(x.shape)}, not {self.batch.rows(trace.timed)} rows "
                 f"(time x samples) of (channels, {'x'.join('S' * axes)}); give a batched input"
             )
         key = (
@@ -1037,8 +779,8 @@ class CountingMode(TorchFunctionMode):
         self._require_features(event.layer, trace.roles[-1])
         reduction = int(x.shape[-1])
         outputs = weight.shape[0] if weight.dim() > 1 else 1
-        geometry = rules.Geometry(
-            positions=x.numel() // max(1, reduction * self.span.rows(trace.timed)),
+        geometry = Geometry(
+            positions=x.numel() // max(1, reduction * self.batch.rows(trace.timed)),
             reduction=reduction,
             out_channels=outputs,
             groups=1,
@@ -1057,9 +799,9 @@ class CountingMode(TorchFunctionMode):
             )
 
     def _traced(self, x: Tensor) -> TensorTrace:
-        trace = self._get(x)
+        trace = self.table.get(x)
         if trace is None:
-            where = self._scopes[-1][0] if self._scopes else ""
+            where = self.scopes.current.name
             raise ProfilingError(
                 f"{where or 'the model'}: an operation reads a tensor that does not stem from the loader"
             )
@@ -1070,15 +812,19 @@ class CountingMode(TorchFunctionMode):
         event: OperationRecord,
         x: Tensor,
         trace: TensorTrace,
-        geometry: rules.Geometry,
+        geometry: Geometry,
         out: Tensor,
         shape: tuple[int, int, int] | None,
     ) -> None:
         """Count a layer that reads weights: SOPs = sum over positions of non-zeros there x outputs they feed."""
         if shape is None:
-            found, elements = self._scan(x, trace, event.layer, "left")
+            found, elements = self.scans.scan_operand(
+                x, trace, self.batch, Reader(event.layer, event.invocation, "left")
+            )
         else:
-            found, elements = self._scan_of_batch(x, shape, trace, event.layer), shape[1] * shape[2]
+            reader = Reader(event.layer, event.invocation, "left")
+            found = self.scans.scan_image_rows(x, shape, trace, self.batch, reader)
+            elements = shape[1] * shape[2]
         event.left, event.left_elements, event.geometry = found, elements, geometry
         event.dense_macs, event.weights, event.biases = geometry.dense_macs, geometry.weights, geometry.biases
         event.reduction, event.out_channels = geometry.reduction, geometry.out_channels
@@ -1117,7 +863,7 @@ class CountingMode(TorchFunctionMode):
             left, right = list(tensors_in([args, kwargs.get("input"), *[kwargs[k] for k in _RIGHT if k in kwargs]]))[:2]
             if plain == "rmatmul":
                 left, right = right, left
-        has_left, has_right = self._get(left) is not None, self._get(right) is not None
+        has_left, has_right = self.table.get(left) is not None, self.table.get(right) is not None
         if has_left and has_right:
             if left.dim() < 2 or right.dim() < 2:
                 self._unsupported(plain, traced, [out])
@@ -1138,8 +884,8 @@ class CountingMode(TorchFunctionMode):
         self._require_features(event.layer, trace.roles[-1 if from_left or x.dim() < 2 else -2])
         reduction = int(left.shape[-1])
         fan_out = out.numel() * reduction // max(1, x.numel())
-        rows = self.span.rows(trace.timed)
-        geometry = rules.Geometry(
+        rows = self.batch.rows(trace.timed)
+        geometry = Geometry(
             positions=out.numel() // max(1, rows * fan_out),
             reduction=reduction,
             out_channels=fan_out,
@@ -1154,7 +900,7 @@ class CountingMode(TorchFunctionMode):
         else:
             roles = list(trace.roles[:1]) if out.dim() == 1 and x.dim() == 2 else [None] * out.dim()
         self._weighted(event, x, trace, geometry, out, None)
-        self._put(out, self._traced(out).but(roles=tuple(roles)))
+        self.table.put(out, self._traced(out).replace(roles=tuple(roles)))
 
     def _pair(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
         """(..., M, K) @ (..., K, N), both from the network."""
@@ -1177,19 +923,21 @@ class CountingMode(TorchFunctionMode):
     ) -> None:
         """Coincidences of a batched product. ``batch_roles``: roles of the batch axes; ``roles``: of the result."""
         event = self._event("matmul", "matmul", [a, b], out)
-        self._require_complete(batch_roles, event.timed, event.layer)
+        require_complete(batch_roles, event.timed, self.batch, event.layer)
         event.active = _all_active([a.active, b.active])
-        rows = self.span.rows(event.timed)
+        rows = self.batch.rows(event.timed)
         m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
         groups = int(np.prod(batch, dtype=np.int64)) // max(1, rows)
         # Sums of |k| are charged for the operand of lower kind alone: never beside one that is surely binary.
         a_may_be_integer, b_may_be_integer = (not (t.bound.proven and t.bound.max_k == 1) for t in (a, b))
         columns = self._sums_over(
-            left, batch, batch_roles, (rows, groups, m, k), a, event.layer, "left", False, b_may_be_integer
-        )
+            left, batch_roles, batch, (rows, groups, m, k), a, Reader(event.layer, event.invocation, "left"),
+            b_may_be_integer,
+        )  # fmt: skip
         lines = self._sums_over(
-            right, batch, batch_roles, (rows, groups, k, n), b, event.layer, "right", True, a_may_be_integer
-        )
+            right, batch_roles, batch, (rows, groups, k, n), b, Reader(event.layer, event.invocation, "right"),
+            a_may_be_integer,
+        )  # fmt: skip
         event.left, event.left_elements = columns, groups * m * k
         event.right, event.right_elements = lines, groups * k * n
         event.positions, event.reduction, event.out_channels, event.groups = m, k, groups * n, groups
@@ -1204,25 +952,22 @@ class CountingMode(TorchFunctionMode):
     def _sums_over(
         self,
         x: Tensor,
-        batch: tuple[int, ...],
         batch_roles: Roles,
+        batch: tuple[int, ...],
         shape: tuple[int, int, int, int],
         trace: TensorTrace,
-        where: str,
-        operand: str,
-        is_right: bool,
+        reader: Reader,
         with_levels: bool,
     ) -> NonzeroSums:
         """(R, G, K) sums over M of a left, over N of a right operand, rows in front."""
         rows, groups, p, q = shape
         full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
-        sizes, roles = _split_merged(batch, batch_roles, self.span)
-        full, _ = self._in_front(full.reshape(*sizes, *x.shape[-2:]), roles)
-        over_last = is_right
+        full = batch_in_front(full, batch_roles, self.batch)
+        over_last = reader.operand == "right"
         if not full.is_contiguous() and full.mT.is_contiguous():  # read memory in its own order
             full, p, q, over_last = full.mT, q, p, not over_last
-        dim = 2 if over_last else 1
-        found = self._scan_as(x, full, (rows * groups, p, q), trace, where, operand, dim, with_levels)
+        layout = (rows * groups, p, q), 2 if over_last else 1
+        found = self.scans.scan_as(x, full, layout, trace, reader, with_levels)
         kept = p if over_last else q
         return grouped(found, groups, kept)
 
@@ -1241,7 +986,7 @@ class CountingMode(TorchFunctionMode):
         m = [c for c in left_letters if c not in shared]
         n = [c for c in right_letters if c not in shared]
         sizes = dict(zip(left_letters + right_letters, [*left.shape, *right.shape], strict=True))
-        a, b = self._get(left), self._get(right)
+        a, b = self.table.get(left), self.table.get(right)
         matrix_left = left.permute([left_letters.index(c) for c in batch + m + summed])
         matrix_right = right.permute([right_letters.index(c) for c in batch + summed + n])
         batch_shape = tuple(sizes[c] for c in batch)
@@ -1268,8 +1013,8 @@ class CountingMode(TorchFunctionMode):
             event = self._event("linear", "linear", [trace], out)
             for letter in summed:
                 self._require_features(event.layer, role_of.get(letter))
-            rows = self.span.rows(trace.timed)
-            geometry = rules.Geometry(
+            rows = self.batch.rows(trace.timed)
+            geometry = Geometry(
                 positions=x.numel() // max(1, rows * size(summed)),
                 reduction=size(summed),
                 out_channels=fan,
@@ -1279,7 +1024,7 @@ class CountingMode(TorchFunctionMode):
                 fan_out=np.array([fan], dtype=np.int64),
             )
             self._weighted(event, x, trace, geometry, out, None)
-            self._put(out, self._traced(out).but(roles=roles))
+            self.table.put(out, self._traced(out).replace(roles=roles))
 
     def _attention(self, plain: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Tensor) -> None:
         """scaled_dot_product_attention: two products, a scale and a softmax, recomputed as its reference does."""
@@ -1296,33 +1041,33 @@ class CountingMode(TorchFunctionMode):
         scale = given.get("scale") or q.shape[-1] ** -0.5
         batch = np.broadcast_shapes(q.shape[:-2], k.shape[:-2])
         keys = k.transpose(-2, -1)
-        if (trace := self._get(k)) is not None:
-            self._put(keys, self._viewed(k, trace, keys))
+        if (trace := self.table.get(k)) is not None:
+            self.table.put(keys, self._viewed(k, trace, keys))
         scores = q @ keys
         self._matmul(q, keys, batch, scores)
         scaled = scores * scale
-        if (trace := self._get(scores)) is not None:
+        if (trace := self.table.get(scores)) is not None:
             self._elementwise("elementwise", "mul", (scores, scale), {}, [(scores, trace)], [scaled])
         weights = scaled
         mask = given.get("attn_mask")
         if given.get("is_causal"):
             mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-        mask_trace = None if mask is None else self._get(mask)
+        mask_trace = None if mask is None else self.table.get(mask)
         if mask is not None:
             weights = scaled.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scaled + mask
         if mask is not None and mask_trace is not None:
-            read = [(scaled, trace)] if (trace := self._get(scaled)) is not None else []
+            read = [(scaled, trace)] if (trace := self.table.get(scaled)) is not None else []
             read.append((mask, mask_trace))
             self._elementwise("elementwise", "add", (scaled, mask), {}, read, [weights])
             scaled = weights
         weights = weights.softmax(-1)
-        if (trace := self._get(scaled)) is not None:
+        if (trace := self.table.get(scaled)) is not None:
             self._elementwise("elementwise", "softmax", (scaled, -1), {}, [(scaled, trace)], [weights])
         self._matmul(weights, v, np.broadcast_shapes(weights.shape[:-2], v.shape[:-2]), out)
 
     def _matmul(self, left: Tensor, right: Tensor, batch: Sequence[int], out: Tensor) -> None:
         """A product of which one operand may be a constant."""
-        has_left, has_right = self._get(left) is not None, self._get(right) is not None
+        has_left, has_right = self.table.get(left) is not None, self.table.get(right) is not None
         if has_left and has_right:
             self._pair(left, right, batch, out)
         elif has_left or has_right:
@@ -1330,49 +1075,56 @@ class CountingMode(TorchFunctionMode):
 
     def _widened(self, x: Tensor, repeat: int) -> Tensor:
         """Grouped-query attention: every key and value head serves ``repeat`` query heads."""
-        trace = self._get(x)
+        trace = self.table.get(x)
         wide = x.repeat_interleave(repeat, dim=-3)
         if trace is not None:
-            self._put(wide, trace.but(scans=ScanResults()))
+            self.table.put(wide, trace.replace(scans=ScanResults()))
         return wide
 
     # ---- neurons ----------------------------------------------------------------------------------------------
 
     def _neuron(self, module: LIF, current: Tensor, out: Tensor) -> None:
         """A LIF or DTSS layer: spikes, and its mask. Its own arithmetic is the neuron update, not rows."""
-        trace = self._get(current)
-        layer = self._scopes[-1][0] or type(module).__name__
+        trace = self.table.get(current)
+        layer = self.scopes.layer
         if trace is None:
             raise ProfilingError(f"{layer}: the neuron reads a tensor that does not stem from the loader")
-        if self._repeat_neuron(module, layer, current, trace, out):
-            return
-        if not trace.timed and self.span.time_steps > 1:
-            raise ProfilingError(f"{layer}: the neuron wants (T, B, ...) but no time axis reaches it; declare time=")
-        if current.shape[0] != self.span.time_steps:
-            raise ProfilingError(
-                f"{layer}: the neuron reads {current.shape[0]} time steps but time_steps={self.span.time_steps}"
-            )
+        position = self.cache.next_position()
+        call = MadeCall(
+            "neuron", (self.scopes.current.name, self.scopes.current.invocation), [current], [trace],
+            tuple(self.observer.steps), {}, out, len(self.log.records),
+        )  # fmt: skip
         is_known = self._gives_its_own_spikes(module)
+        if is_known and self.observer.sums and isinstance(out, Tensor):
+            replay = self.cache.replay(position, call, self.scopes.current.counters)
+            if replay is not None and replay.record is not None:
+                self._fired(module, replay.record, current, out, replay.trace)
+                return
+        if not trace.timed and self.batch.time_steps > 1:
+            raise ProfilingError(f"{layer}: the neuron wants (T, B, ...) but no time axis reaches it; declare time=")
+        if current.shape[0] != self.batch.time_steps:
+            raise ProfilingError(
+                f"{layer}: the neuron reads {current.shape[0]} time steps but time_steps={self.batch.time_steps}"
+            )
         if not isinstance(out, Tensor) or out.shape != current.shape:
             raise ProfilingError(f"{layer}: a neuron must give one tensor of the shape that it reads")
-        was_seen = bool(self._seen_steps) and is_known
+        was_seen = bool(self.observer.steps) and is_known
         if was_seen:
-            active = np.zeros(self.span.time_steps, dtype=np.bool_)
-            active[self._seen_steps] = True
+            active = np.zeros(self.batch.time_steps, dtype=np.bool_)
+            active[self.observer.steps] = True
         else:
-            active = module.time_step_mask(self.span.time_steps).detach().cpu().numpy() > 0
+            active = module.time_step_mask(self.batch.time_steps).detach().cpu().numpy() > 0
         event = self._event("neuron", "neuron", [trace], out)
         event.active, event.constant, event.timed, event.step = active, False, True, None
-        event.neurons = event.output_elements = out.numel() // max(1, self.span.rows(True))
-        source = frozenset({len(self.events)})
+        event.neurons = event.output_elements = out.numel() // max(1, self.batch.rows(True))
+        source = frozenset({len(self.log.records)})
         bound = spikes(module.amplitude) if is_known else NOTHING
         result = TensorTrace(TensorFacts(trace.roles, True, None, active, False, source, bound))
-        is_summed = was_seen and bool(self._sums) and trace.roles[:2] == self._time_then_samples()
+        is_summed = was_seen and bool(self.observer.sums) and trace.roles[:2] == self._time_then_samples()
         if is_summed and out.is_contiguous():
-            step = key_of(current, trace), key_of(out, None), self._seen_steps, len(self.events), event.copy()
-            self._neuron_steps[layer, event.invocation] = *step, result.facts
+            self.cache.keep(position, cached_call(call, [event], result, ("neuron", 0), None, False))
         else:
-            self._sums = []
+            self.observer.sums = []
         self._fired(module, event, current, out, result)
 
     def _gives_its_own_spikes(self, module: nn.Module) -> bool:
@@ -1384,14 +1136,14 @@ class CountingMode(TorchFunctionMode):
 
         Its state update is the neuron update, not rows. What else it returns (potentials) is its state.
         """
-        layer = self._scopes[-1][0] or type(module).__name__
+        layer = self.scopes.layer
         current, spike = next(tensors_in(read), None), next(tensors_in([out]), None)
         if current is None or spike is None or (spike.shape != current.shape and not belief.integrates_only):
             raise ProfilingError(f"{layer}: a neuron must read a tensor and give one of the same shape")
-        trace = self._get(current)
+        trace = self.table.get(current)
         if trace is None:
             raise ProfilingError(f"{layer}: the neuron reads a tensor that does not stem from the loader")
-        odd = _misread(module, belief, current.shape, trace, self.span)
+        odd = _misread(module, belief, current.shape, trace, self.batch)
         if odd is not None:
             raise ProfilingError(f"{layer}: {odd}; declare where time is with time= and time_steps=")
         if belief.framework == "norse" and belief.layout == "step" and self.step:
@@ -1402,8 +1154,8 @@ class CountingMode(TorchFunctionMode):
                     "and take it as second argument, or loop over the time steps inside"
                 )
         event = self._event("neuron", "neuron", [trace], spike)
-        rows = self.span.rows(event.timed)
-        event.active = np.ones(self.span.time_steps if event.timed else 1, dtype=np.bool_)
+        rows = self.batch.rows(event.timed)
+        event.active = np.ones(self.batch.time_steps if event.timed else 1, dtype=np.bool_)
         event.constant, event.integrates_only = False, belief.integrates_only
         event.neurons = event.output_elements = current.numel() // max(1, rows)
         if belief.integrates_only:
@@ -1411,130 +1163,86 @@ class CountingMode(TorchFunctionMode):
             return
         is_known = belief.amplitude is not None and _is_unhooked(module)
         bound = spikes(belief.amplitude) if is_known and belief.amplitude is not None else NOTHING
-        source = frozenset({len(self.events)})
+        source = frozenset({len(self.log.records)})
         step = None if event.timed else event.step
         facts = TensorFacts(trace.roles, event.timed, step, event.active, False, source, bound)
-        known = self._neuron_facts.get((layer, event.invocation))
-        if known is None or not known.equals(facts):
-            known = self._neuron_facts[layer, event.invocation] = facts
-        result = TensorTrace(known)  # the same object: later calls then see at once that nothing is new
-        self.events.append(event)
+        result = TensorTrace(
+            self.cache.reuse_facts(facts)
+        )  # the same object: later calls then see at once that nothing is new
+        self.log.records.append(event)
         if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
             wide = torch.float64 if current.dtype == torch.float64 else torch.float32
-            self._ranges.append((layer, current.sum(dtype=wide)))
+            self.scans.add_range(layer, current.sum(dtype=wide))
         result.scans.writer = writer = layer, event.invocation
-        read_later = self._readings.get(writer, {}) if bound.proven and spike.is_contiguous() else {}
-        for key, reading in read_later.items():  # as in the batch before, while it is in cache
-            if reading.operand != "spikes" and math.prod(reading.way[0]) == spike.numel():
-                result.scans[key] = self._scan_anew(spike, result, reading)
-        found = next(iter(result.scans.values()), None) or self._scan(spike, result, layer, "spikes")[0]
+        read_later = self.scans.requests_of(writer) if bound.proven and spike.is_contiguous() else {}
+        for key, request in read_later.items():  # as in the batch before, while it is in cache
+            if request.operand != "spikes" and math.prod(request.layout[0]) == spike.numel():
+                result.scans[key] = self.scans.scan_anew(spike, result, request)
+        found = (
+            next(iter(result.scans.values()), None)
+            or self.scans.scan_operand(spike, result, self.batch, Reader(layer, event.invocation, "spikes"))[0]
+        )
         event.spikes = found.nonzeros.reshape(rows, -1).sum(1, dtype=torch.int64)
         event.emitted = found
-        self._put(spike, result)
+        self.table.put(spike, result)
 
     def _integrated(self, event: OperationRecord, layer: str, current: Tensor, trace: TensorTrace, out: Any) -> None:
         """A neuron that keeps a potential and never spikes: it gives that of every step, or one for all of them.
 
         SpikingJelly's read-outs give (B, ...), the last, mean or largest potential, or a list of T potentials.
         """
-        source = frozenset({len(self.events)})
-        self.events.append(event)
-        event.spikes = torch.zeros(self.span.rows(event.timed), dtype=torch.int64)
+        source = frozenset({len(self.log.records)})
+        self.log.records.append(event)
+        event.spikes = torch.zeros(self.batch.rows(event.timed), dtype=torch.int64)
         wide = torch.float64 if current.dtype == torch.float64 else torch.float32
-        self._ranges.append((layer, current.sum(dtype=wide)))
+        self.scans.add_range(layer, current.sum(dtype=wide))
         step = None if event.timed else event.step
         whole = TensorTrace(TensorFacts(trace.roles, event.timed, step, event.active, False, source, NOTHING))
-        of_a_step = whole.but(roles=trace.roles[1:], timed=False, step=None, active=event.active[:1])
+        of_a_step = whole.replace(roles=trace.roles[1:], timed=False, step=None, active=event.active[:1])
         made = list(tensors_in([out]))
         if made[0].shape == current.shape:
-            self._put(made[0], whole)
+            self.table.put(made[0], whole)
         elif isinstance(out, Tensor) and event.timed and out.shape == current.shape[1:]:
-            self._put(out, of_a_step)
-        elif len(made) == self.span.time_steps and all(t.shape == current.shape[1:] for t in made):
+            self.table.put(out, of_a_step)
+        elif len(made) == self.batch.time_steps and all(t.shape == current.shape[1:] for t in made):
             for step, potential in enumerate(made):
-                self._put(potential, of_a_step.but(step=step))
+                self.table.put(potential, of_a_step.replace(step=step))
         else:
             raise ProfilingError(
                 f"{layer}: what it gives has neither the shape of what it reads nor that of one time step"
             )
 
-    def _repeat_neuron(self, module: LIF, layer: str, current: Tensor, trace: TensorTrace, out: Tensor) -> bool:
-        """As ``_repeat``, for a neuron."""
-        step = self._neuron_steps.get((layer, self._scopes[-1][2]))
-        if step is None or not self._sums or not self._gives_its_own_spikes(module):
-            return False
-        before, made, steps, event_at, event, facts = step
-        if steps != self._seen_steps or event_at != len(self.events):
-            return False
-        if not matches(current, trace, before) or not matches(out, None, made):
-            return False
-        self._fired(module, event.copy(), current, out, TensorTrace(facts))
-        return True
-
     def _fired(self, module: LIF, event: OperationRecord, current: Tensor, out: Tensor, result: TensorTrace) -> None:
         """Record a neuron's event, with the sums of its spikes."""
-        self.events.append(event)
+        self.log.records.append(event)
         # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
-        potential, self._last_potential = self._last_potential, None
+        potential = self.observer.last_potential
         if module.rule == "paper" and potential is not None and self._gives_its_own_spikes(module):
             wide = torch.float64 if potential.dtype == torch.float64 else torch.float32
-            self._ranges.append((event.layer, potential.sum(dtype=wide)))
+            self.scans.add_range(event.layer, potential.sum(dtype=wide))
         elif current.numel():
-            self._ranges.append((event.layer, torch.stack(torch.aminmax(current))))
-        if self._sums:
+            self.scans.add_range(event.layer, torch.stack(torch.aminmax(current)))
+        if self.observer.sums:
             result.scans.writer = event.layer, event.invocation
-            for sums in self._sums:
+            for sums in self.observer.sums:
                 found = NonzeroSums(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.bound)
-                result.scans[sums.way, True] = result.scans[sums.way, False] = found
+                result.scans[sums.layout, True] = result.scans[sums.layout, False] = found
         else:
-            found, _ = self._scan(out, result, event.layer, "spikes")
+            reader = Reader(event.layer, event.invocation, "spikes")
+            found, _ = self.scans.scan_operand(out, result, self.batch, reader)
             event.emitted = None if result.bound.proven else found  # a subclass may emit anything
-        event.spikes = found.nonzeros.reshape(self.span.rows(True), -1).sum(1, dtype=torch.int64)
-        self._put(out, result)
+        event.spikes = found.nonzeros.reshape(self.batch.rows(True), -1).sum(1, dtype=torch.int64)
+        self.table.put(out, result)
 
     def _time_then_samples(self) -> Roles:
-        return ("T" if self.span.time_steps > 1 else None, "B" if self.span.samples > 1 else None)
-
-    def _observe(self, t: int, spike: Tensor, potential: Tensor) -> None:
-        """Sum one step's spikes while they are in cache, in every way in which the last batch's were read."""
-        if not self._seen_steps and spike.dim() >= 2 and spike.numel() and spike.is_contiguous():
-            self._sums = self._step_sums(spike)
-        self._seen_steps.append(t)
-        for sums in self._sums:
-            torch.sum(spike.view(sums.shape), sums.way[1], dtype=torch.float32, out=sums.steps[t])
-        self._last_potential = potential
-
-    def _step_sums(self, spike: Tensor) -> list[StepSums]:
-        """Room for the sums; none where a float32 would not hold them exactly."""
-        layer, module, invocation, _ = self._scopes[-1]
-        batch = spike.shape[0]
-        steps, size = self.span.time_steps, spike.numel()
-        if not isinstance(module, LIF) or not sums_exactly(module.amplitude, size):
-            return []
-        by_row: SumLayout = ((steps * batch, size // batch, 1), 1)
-        known = self._readings.get((layer or type(module).__name__, invocation), {}).values()
-        ways = [
-            way
-            for way in dict.fromkeys(reading.way for reading in known)
-            if math.prod(way[0]) == steps * size and way[0][0] % steps == 0
-        ]
-        return [StepSums.zeros(way, steps, spike.device) for way in ways or [by_row]]
-
-    def _observe_beside(self, other: Observer) -> Observer:
-        """An observer that somebody set before keeps observing."""
-
-        def both(t: int, spike: Tensor, potential: Tensor) -> None:
-            other(t, spike, potential)
-            self._observe(t, spike, potential)
-
-        return both
+        return ("T" if self.batch.time_steps > 1 else None, "B" if self.batch.samples > 1 else None)
 
 
 def _misread(
-    module: nn.Module, belief: NeuronSpec, shape: Sequence[int], trace: TensorTrace, span: BatchShape
+    module: nn.Module, belief: NeuronSpec, shape: Sequence[int], trace: TensorTrace, batch: BatchShape
 ) -> str | None:
     """Why time is not where a neuron takes it to be, in a tensor of this shape; None where it is."""
-    steps, samples = span.time_steps, span.samples
+    steps, samples = batch.time_steps, batch.samples
     if belief.layout is None:
         return None
     if belief.layout == "step":
@@ -1544,7 +1252,7 @@ def _misread(
         return "the neuron wants all time steps at once but no time axis reaches it"
     wanted = f"the neuron reads {LAYOUTS[belief.layout]}, T={steps}, B={samples}, and is given {tuple(shape)}"
     if belief.layout == "flat-batch":
-        kept: Roles = fed_roles(1, "flat-batch", span)
+        kept: Roles = fed_roles(1, "flat-batch", batch)
         dealt = getattr(module, "batch_size", -1), getattr(module, "num_timesteps", -1)
         if dealt[0] not in (-1, None, samples) or dealt[1] not in (-1, None, steps):
             return f"{wanted}, but it is made for batch_size={dealt[0]}, num_timesteps={dealt[1]} (-1: any)"
@@ -1562,36 +1270,8 @@ def _is_unhooked(module: nn.Module) -> bool:
 
 _RIGHT = ("other", "mat2", "vec2", "tensor")
 _TENSORS = ("input", "weight", "bias")
-DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
-
-
 _REPEATABLE = ("reshape", "cast", "move", "elementwise", "pool", "convolution", "linear", "product")
 _NORMS = ("batch_norm", "layer_norm", "group_norm")  # their constant operands do not change what is known
-
-
-def _remembered(
-    raw: str,
-    scope: tuple[str, int],
-    rest: tuple[Any, ...],
-    options: Mapping[str, Any],
-    operands: tuple[TensorKey, ...],
-    before: Sequence[TensorTrace | None],
-    out: Tensor,
-    after: TensorTrace | None,
-    events: Sequence[OperationRecord],
-) -> Step | None:
-    """What a call did, if that follows from what is compared before it is repeated."""
-    plain, category = _category(raw)
-    if after is None or len(events) > 1 or not plain_values(rest) or not plain_values(options.values()):
-        return None
-    if category in ("elementwise", "pool") and plain not in _NORMS and any(facts is None for facts, *_ in operands):
-        return None
-    if "out" in options or any(event.op == "unsupported" for event in events):
-        return None
-    shares = next((i for i, trace in enumerate(before) if trace is not None and trace.scans is after.scans), None)
-    event = events[0].copy() if events else None
-    made = key_of(out, None)
-    return Step(raw, scope, None, 0, rest, options, operands, made, 0, event, after.facts, shares, ())
 
 
 def _any_active(flags: Sequence[Steps]) -> Steps:

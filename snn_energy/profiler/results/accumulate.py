@@ -21,7 +21,7 @@ from snn_energy.profiler.notes import notes_of
 from snn_energy.profiler.results.part import Operation, Part
 from snn_energy.profiler.results.placement import Placed, feeds_neuron, folds_into, place, readers_of
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
-from snn_energy.profiler.trace import Operand, OperationRecord
+from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
 from snn_energy.profiler.walker import ONCE, CountingMode
 from snn_energy.running.accuracy import right_answers
 
@@ -64,10 +64,10 @@ class Tally:
 
     def add(self, walker: CountingMode, out: Any, y: Any, mode: str) -> None:
         """Take in one forward pass."""
-        calls = [event.call for event in walker.events]
+        calls = [event.call for event in walker.log.records]
         if calls != self._calls:  # else everything is where it was
-            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode)
-        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
+            self._calls, self._placed = calls, place(walker.log.records, self.time_steps, mode)
+        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.log.records, strict=True)]
         structure = {item.key for item in placed}
         if len(structure) != len(placed):
             twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
@@ -91,9 +91,9 @@ class Tally:
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
         for item in placed:
             self._gather(item, walker)
-        self.samples += walker.span.samples
+        self.samples += walker.batch.samples
         self._batches += 1
-        self._score(out, y, walker.span.samples, mode)
+        self._score(out, y, walker.batch.samples, mode)
 
     def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
@@ -166,10 +166,10 @@ class Tally:
         joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
         if operand.scan.bound.loader and operand.scan.bound.reason is None:
             self.loader.add(key)
-            of_loader(joined, walker.input_kind, item.layer)  # or an error
+            of_loader(joined, walker.scans.input_kind, item.layer)  # or an error
         self.values[key] = joined
         if self.values[key].reason is not None:
-            walker.known_real.add((item.event.layer, item.event.invocation, side))
+            walker.scans.known_real.add((item.event.layer, item.event.invocation, side))
         if old != 1:
             for (name, _), layer in self.layers.items():
                 if name == item.layer:
@@ -211,7 +211,12 @@ class Tally:
         part = Part(
             start=self.kept.place_of(self._batches, self.samples) - count,
             samples=count,
-            rules={"time": mode, "time_steps": self.time_steps, "max_k": self.max_k, "input_kind": walker.input_kind},
+            rules={
+                "time": mode,
+                "time_steps": self.time_steps,
+                "max_k": self.max_k,
+                "input_kind": walker.scans.input_kind,
+            },
             header=self.header,
             correct=self.correct,
             operations=tuple(_operation(layer) for layer in self.layers.values()),
@@ -219,7 +224,10 @@ class Tally:
             values=self.values,
             loader=frozenset(self.loader),
             worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
-            troubles={**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost},
+            troubles={
+                **{k: rule.format(name) for k, name in walker.log.unsupported.items()},
+                **walker.log.untraced_layers,
+            },
             arrays={name: smallest(np.concatenate(arrays)) for name, arrays in whole.items()},
         )
         for layer in self.layers.values():
