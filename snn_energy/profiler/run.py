@@ -22,12 +22,12 @@ from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.interpret import Settled, candidates, settle
 from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import Tally
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
-from snn_energy.profiler.walker import CountingMode
 from snn_energy.running.evaluated import _as_evaluated
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import repeated, require_one_argument, step_by_step
@@ -106,9 +106,9 @@ def _count(
     first = list(itertools.islice(batches, 1))
     settled = settle(first)
     mode, steps = settled.time, settled.time_steps
-    walker = CountingMode(model, max_k, input_kind, settled.spiking, settled.opened)
+    counting = CountingMode(model, max_k, input_kind, settled.spiking, settled.decomposed_layers)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
-    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
+    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, counting.tracing():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
@@ -118,16 +118,16 @@ def _count(
                 continue
             with torch._C.DisableTorchFunction():
                 state.restore()
-            walker.begin(span)
+            counting.begin(span)
             with _no_garbage_collection():
-                out = _forward(model, walker, x, mode, steps)
+                out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
-                walker.end()
-                tally.add(walker, out, y, mode)
-                tally.keep_if_due(walker, mode)
+                counting.end()
+                tally.add(counting, out, y, mode)
+                tally.keep_if_due(counting, mode)
             if on_batch is not None:
                 on_batch(kept.counted + tally.samples)
-    tally.keep(walker, mode, is_last=True)
+    tally.keep(counting, mode, is_last=True)
 
 
 def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
@@ -309,21 +309,23 @@ def samples_of(x: Any, mode: str, steps: int) -> int:
     return int(x.shape[0])
 
 
-def _forward(model: nn.Module, walker: CountingMode, x: Tensor, mode: str, steps: int) -> Any:
+def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: str, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T of them."""
     if mode not in ("call", "call-axis0"):
-        walker.begin_call(None)
+        counting.begin_call(None)
         layout = mode.removeprefix("repeat-")
         with torch._C.DisableTorchFunction():
             given = repeated(x, layout, steps) if mode.startswith("repeat-") else x
-        walker.feed(given, None if layout in ("inside", "loop") else layout, constant=mode.startswith("repeat-"))
+        counting.mark_input(
+            given, None if layout in ("inside", "loop") else layout, constant=mode.startswith("repeat-")
+        )
         return _as_asked(lambda: model(given), model, given)
     with torch._C.DisableTorchFunction():
         xs = [x] * steps if mode == "call" else list(x)
 
     def before(step: int) -> None:
-        walker.begin_call(step)
-        walker.feed(xs[step], None, constant=mode == "call")
+        counting.begin_call(step)
+        counting.mark_input(xs[step], None, constant=mode == "call")
 
     return _as_asked(lambda: step_by_step(model, xs, before), model, xs[0])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ONCE = -1  # time_step of work done once per inference
+
 
 @dataclass(frozen=True)
 class CompositeAxis:

@@ -7,9 +7,21 @@ import functools
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.axes.roles import BatchShape, Roles, is_complete, role_positions, split_merged
+from snn_energy.profiler.axes.roles import (
+    BatchShape,
+    Roles,
+    broadcast_roles,
+    is_complete,
+    reshape_roles,
+    role_positions,
+    split_merged,
+    view_roles,
+)
 
 # Networks do the same thing to the same shapes again and again.
+cached_reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
+cached_view_roles = functools.lru_cache(maxsize=4096)(view_roles)
+cached_broadcast_roles = functools.lru_cache(maxsize=4096)(broadcast_roles)
 _split_merged = functools.lru_cache(maxsize=4096)(split_merged)
 _is_complete = functools.lru_cache(maxsize=4096)(is_complete)
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler import rules
 from snn_energy.profiler.discovery.observe import Heard, _listen, neurons_heard
 from snn_energy.profiler.discovery.weights_guard import _weights_kept
 from snn_energy.profiler.neurons.known import (
@@ -24,6 +23,7 @@ from snn_energy.profiler.neurons.known import (
     with_weights,
 )
 from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
+from snn_energy.profiler.rules.plain_layers import is_layer_class
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import SHAPES, _run, few, require_one_argument
 
@@ -36,14 +36,14 @@ SAMPLES = (2, 3)
 class Settled:
     """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
 
-    opened: neurons of ours that a user's subclass does more in, counted as the operations that they are made of.
+    decomposed_layers: neurons of ours in which a user's subclass does more, counted as the operations they are made of.
     """
 
     time: str
     time_steps: int
     found: str
     spiking: Mapping[str, NeuronSpec]
-    opened: frozenset[str] = frozenset()
+    decomposed_layers: frozenset[str] = frozenset()
 
 
 def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
@@ -51,7 +51,7 @@ def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
     names = set(known)
     found = []
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.") or rules.is_layer_class(type(module)) or holds_weights(module):
+        if type(module).__module__.startswith("torch.") or is_layer_class(type(module)) or holds_weights(module):
             continue
         if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
             continue
@@ -167,7 +167,7 @@ def _settle(
             reading = f"that is time='{reading.time}'"
         if isinstance(reading, Settled):
             told = {name: belief for name, belief in reading.spiking.items() if name not in weighted}
-            return replace(reading, spiking=told, opened=frozenset(weighted))
+            return replace(reading, spiking=told, decomposed_layers=frozenset(weighted))
         why.append(f"{mode}: {reading}")
     if raised and len(raised) == len(why):
         raise ProfilingError(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from snn_energy.profiler import rules
 from snn_energy.profiler.neurons.known import known_class, reset_states
 from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
+from snn_energy.profiler.rules.registry import layer_names, plain_name
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import _run
 
@@ -106,13 +106,13 @@ class _Multiplications(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.running and rules.plain_name(getattr(func, "__name__", "")) in _WORK:
+        if self.running and plain_name(getattr(func, "__name__", "")) in _WORK:
             for name in self.running:
                 self.heard[name].multiplies = True
         return func(*args, **(kwargs or {}))
 
 
-_WORK = frozenset({*rules.CONVOLUTIONS, *rules.LINEARS, *rules.PRODUCTS, *rules.ATTENTIONS, *rules.POOLS})
+_WORK = layer_names()
 
 
 def _spike(out: Any) -> Any:

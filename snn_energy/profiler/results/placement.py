@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
+from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.tracking.operation_log import OperationRecord
-from snn_energy.profiler.walker import ONCE
 
 
 @dataclass

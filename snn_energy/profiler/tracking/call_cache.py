@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from snn_energy.profiler.axes.roles import BatchShape
-from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
 from snn_energy.profiler.values.scan import NonzeroSums
-from snn_energy.profiler.values.scan_cache import grouped
+from snn_energy.profiler.values.scan_cache import ScanCache, grouped
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
@@ -21,7 +21,6 @@ class NotCached(StrEnum):
     """Why the outcome of a call is not kept."""
 
     UNTRACED_RESULT = "its result is not traced"
-    SEVERAL_RECORDS = "it is several operations"
     INCOMPARABLE_ARGUMENTS = "an argument cannot be compared"
     CONSTANT_OPERAND = "the values of a constant operand decide the outcome"
     WRITES = "it writes into a tensor that it is given"
@@ -37,6 +36,10 @@ class Miss(StrEnum):
     OTHER_ARGUMENTS = "other arguments"
     OTHER_TENSORS = "tensors of which something else is known"
     NO_SCAN = "an operand is not scanned yet"
+
+
+class ReplayError(AssertionError):
+    """A replayed outcome is not that of the work done: the key of the call leaves something out."""
 
 
 class TensorKey(NamedTuple):
@@ -73,7 +76,8 @@ class MadeCall(NamedTuple):
     """A call that has just been made: its function or module, and what it was given and gave.
 
     scope: (name, invocation) of the running module. rest: arguments, with a mark where a tensor is. record_at: how many
-    operations there were before it.
+    operations there were before it. constants_matter: its outcome follows from the values of untraced operands too.
+    scans_operands: its outcome holds scans of its first tensors.
     """
 
     name: str
@@ -84,20 +88,19 @@ class MadeCall(NamedTuple):
     options: Mapping[str, Any]
     out: Tensor
     record_at: int
+    constants_matter: bool = False
+    scans_operands: bool = False
 
 
 class CachedCall(NamedTuple):
     """One call in the batch before, with all that its outcome followed from, and the outcome.
 
-    ``record`` is None where the call is not an operation. ``label``, ``nth``: the record's name in its scope.
-    ``shares`` is the index of the operand whose memory the result shares. ``scan_keys``: how the record's operands
-    were scanned, in the scans of the first tensors.
+    ``record`` is None where the call is not an operation. ``shares`` is the index of the operand whose memory the
+    result shares. ``scan_keys``: how the record's operands were scanned, in the scans of the first tensors.
     """
 
     name: str
     scope: tuple[str, int]
-    label: str | None
-    nth: int
     rest: tuple[Any, ...]
     options: Mapping[str, Any]
     operands: tuple[TensorKey, ...]
@@ -108,25 +111,32 @@ class CachedCall(NamedTuple):
     shares: int | None
     scan_keys: tuple[Hashable, ...]
 
-
-class Replay(NamedTuple):
-    """The outcome of a call, made of that of the batch before."""
-
-    record: OperationRecord | None
-    trace: TensorTrace
+    def replay(self, call: MadeCall) -> Outcome:
+        """The outcome of the same call in this batch."""
+        shared = None if self.shares is None else call.traces[self.shares]
+        trace = TensorTrace(self.facts, None if shared is None else shared.scans)
+        if self.record is None:
+            return Outcome(None, [(call.out, trace)])
+        record = self.record.copy()
+        if self.scan_keys:
+            traces = zip(call.traces, self.scan_keys, strict=False)
+            record.left, record.right = as_rows([trace.scans[key] for trace, key in traces if trace], record)
+        return Outcome(record, [(call.out, trace)])
 
 
 class CallCache:
     """Outcomes of the calls of the batch before, by position among the calls; lives for the whole run.
 
-    hits: calls replayed. misses, not_cached: how often, by reason.
+    hits: calls replayed. misses, not_cached: how often, by reason. cross_check: work that need not be done is done all
+    the same, and a replay that differs from it is an error.
     """
 
-    def __init__(self) -> None:
-        self.entries: dict[int, CachedCall] = {}
+    def __init__(self, *, cross_check: bool = False) -> None:
+        self.cross_check = cross_check
         self.hits = 0
         self.misses: Counter[Miss] = Counter()
         self.not_cached: Counter[NotCached] = Counter()
+        self._entries: dict[int, CachedCall] = {}
         self._position = 0
         self._facts: list[TensorFacts] = []
         self._facts_position = 0
@@ -135,14 +145,9 @@ class CallCache:
     def begin_batch(self, batch: BatchShape) -> None:
         """Calls of a new batch start; those of a batch of another shape are forgotten."""
         if batch != self._batch:
-            self.entries.clear()
+            self._entries.clear()
         self._batch = batch
         self._position, self._facts_position = 0, 0
-
-    def next_position(self) -> int:
-        """The position of the call that has just been made."""
-        position, self._position = self._position, self._position + 1
-        return position
 
     def reuse_facts(self, facts: TensorFacts) -> TensorFacts:
         """The last batch's facts where they are the same: later calls then find at once that nothing is new."""
@@ -152,94 +157,96 @@ class CallCache:
         self._facts[at : at + 1] = [facts]
         return facts
 
-    def replay(self, position: int, call: MadeCall, counters: dict[str, int]) -> Replay | None:
-        """What this call did in the batch before; None where something differs.
+    def outcome(
+        self, call: MadeCall, counters: Mapping[str, int], work: Callable[[], Outcome | None], scans: ScanCache
+    ) -> Outcome | None:
+        """The outcome of a call: that of the batch before, or else that of ``work``, kept for the next batch.
 
-        counters: of the running module's operations; the record's label is counted where the call is replayed.
+        counters: operations of the running module so far, by label. Raises ReplayError where the cross-check fails.
         """
-        cached = self.entries.get(position)
-        miss = Miss.NEW if cached is None else self._miss(cached, call, counters)
-        if cached is None or miss is not None:
-            self.misses[miss or Miss.NEW] += 1
-            return None
-        found = [trace.scans[key] for trace, key in zip(call.traces, cached.scan_keys, strict=False) if trace]
-        self.hits += 1
-        if cached.label is not None:
-            counters[cached.label] = cached.nth + 1
-        shared = None if cached.shares is None else call.traces[cached.shares]
-        trace = TensorTrace(cached.facts, None if shared is None else shared.scans)
-        if cached.record is None:
-            return Replay(None, trace)
-        record = cached.record.copy()
-        if found:
-            record.left, record.right = as_rows(found, cached.record)
-        return Replay(record, trace)
-
-    def _miss(self, cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Miss | None:
-        """Why a call is not the one of the batch before; None where it is."""
-        if cached.name != call.name or cached.scope != call.scope or cached.record_at != call.record_at:
-            return Miss.OTHER_CALL
-        if cached.label is not None and counters.get(cached.label, 0) != cached.nth:
-            return Miss.OTHER_CALL
-        if len(call.tensors) != len(cached.operands):
-            return Miss.OTHER_ARGUMENTS
-        if not plain_values(call.rest) or not plain_values(call.options.values()):
-            return Miss.OTHER_ARGUMENTS
-        if call.rest != cached.rest or call.options != cached.options:
-            return Miss.OTHER_ARGUMENTS
-        if not cached.out.matches(call.out, None):
-            return Miss.OTHER_TENSORS
-        if not all(map(TensorKey.matches, cached.operands, call.tensors, call.traces)):
-            return Miss.OTHER_TENSORS
-        for trace, key in zip(call.traces, cached.scan_keys, strict=False):
-            if trace is None or key not in trace.scans:
-                return Miss.NO_SCAN
-        return None
-
-    def keep(self, position: int, made: CachedCall | NotCached) -> None:
-        """Keep what a call did for the next batch, or count why not."""
+        position, self._position = self._position, self._position + 1
+        cached = self._entries.get(position)
+        miss = Miss.NEW if cached is None else _miss(cached, call, counters)
+        if cached is not None and miss is None:
+            self.hits += 1
+            replayed = cached.replay(call)
+            if self.cross_check:
+                require_equal(call, replayed, work())
+            return replayed
+        self.misses[miss or Miss.NEW] += 1
+        scans.used_keys = []
+        outcome = work()
+        made = cached_call(call, outcome, scans.used_keys)
         if isinstance(made, NotCached):
             self.not_cached[made] += 1
-            self.entries.pop(position, None)
+            self._entries.pop(position, None)
         else:
-            self.entries[position] = made
+            self._entries[position] = made
+        return outcome
 
 
-def cached_call(
-    call: MadeCall,
-    records: Sequence[OperationRecord],
-    after: TensorTrace | None,
-    label: tuple[str, int] | None,
-    scan_keys: Sequence[Hashable] | None,
-    constants_matter: bool,
-) -> CachedCall | NotCached:
+def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Miss | None:
+    """Why a call is not the one of the batch before; None where it is."""
+    if cached.name != call.name or cached.scope != call.scope or cached.record_at != call.record_at:
+        return Miss.OTHER_CALL
+    if cached.record is not None and counters.get(cached.record.label, 0) != cached.record.index:
+        return Miss.OTHER_CALL
+    if len(call.tensors) != len(cached.operands):
+        return Miss.OTHER_ARGUMENTS
+    if not plain_values(call.rest) or not plain_values(call.options.values()):
+        return Miss.OTHER_ARGUMENTS
+    if call.rest != cached.rest or call.options != cached.options:
+        return Miss.OTHER_ARGUMENTS
+    if not cached.out.matches(call.out, None):
+        return Miss.OTHER_TENSORS
+    if not all(map(TensorKey.matches, cached.operands, call.tensors, call.traces)):
+        return Miss.OTHER_TENSORS
+    for trace, key in zip(call.traces, cached.scan_keys, strict=False):
+        if trace is None or key not in trace.scans:
+            return Miss.NO_SCAN
+    return None
+
+
+def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Hashable]) -> CachedCall | NotCached:
     """What a call did, if that follows from what is compared before it is replayed.
 
-    records: the operations that it made. after: what is known of its result. label: the record's, and its number
-    among those of its scope. scan_keys: how its operands were scanned, None where it scans none. constants_matter: the
-    values of an untraced operand decide the outcome.
+    scan_keys: how its operands were scanned.
     """
-    if after is None:
+    if outcome is None or not outcome.traces:
         return NotCached.UNTRACED_RESULT
-    if len(records) > 1:
-        return NotCached.SEVERAL_RECORDS
     if not plain_values(call.rest) or not plain_values(call.options.values()):
         return NotCached.INCOMPARABLE_ARGUMENTS
-    if constants_matter and any(trace is None for trace in call.traces):
+    if call.constants_matter and any(trace is None for trace in call.traces):
         return NotCached.CONSTANT_OPERAND
-    if "out" in call.options:
+    if outcome.written or "out" in call.options:
         return NotCached.WRITES
-    if any(record.op == "unsupported" for record in records):
+    if outcome.record is not None and outcome.record.op == "unsupported":
         return NotCached.UNSUPPORTED
-    if scan_keys is not None and not keeps_scans(records, scan_keys, call.traces):
+    record, after = outcome.record, outcome.traces[0][1]
+    if call.scans_operands and (record is None or not keeps_scans(record, scan_keys, call.traces)):
         return NotCached.TEMPORARY_SCAN
     shares = next((i for i, trace in enumerate(call.traces) if trace is not None and trace.scans is after.scans), None)
     operands = tuple(key_of(t, trace) for t, trace in zip(call.tensors, call.traces, strict=True))
-    name, nth = label or (None, 0)
     return CachedCall(
-        call.name, call.scope, name, nth, call.rest, call.options, operands, key_of(call.out, None), call.record_at,
-        records[0].copy() if records else None, after.facts, shares, tuple(scan_keys or ()),
+        call.name, call.scope, call.rest, call.options, operands, key_of(call.out, None), call.record_at,
+        record and record.copy(), after.facts, shares, tuple(scan_keys) if call.scans_operands else (),
     )  # fmt: skip
+
+
+def require_equal(call: MadeCall, replayed: Outcome, done: Outcome | None) -> None:
+    """Raises ReplayError where a replayed outcome is not that of the work done."""
+    where = f"{call.scope[0] or 'the model'}: '{call.name}' is replayed wrongly"
+    if done is None or not done.traces or (done.record is None) != (replayed.record is None):
+        raise ReplayError(f"{where}: it is an operation in one batch and none in the other")
+    (_, before), (_, after) = replayed.traces[0], done.traces[0]
+    if not before.facts.equals(after.facts):
+        raise ReplayError(f"{where}: {before.facts} is not {after.facts}")
+    if replayed.record is not None and done.record is not None:
+        name = replayed.record.difference(done.record)
+        if name is not None:
+            raise ReplayError(f"{where}: another {name}")
+    elif before.scans is not after.scans and (before.scans or after.scans):
+        raise ReplayError(f"{where}: it shares other scans")
 
 
 TENSOR = "<tensor>"
@@ -269,13 +276,9 @@ def plain_values(values: Iterable[Any]) -> bool:
     )
 
 
-def keeps_scans(
-    events: Sequence[OperationRecord], keys: Sequence[Hashable], before: Sequence[TensorTrace | None]
-) -> bool:
+def keeps_scans(record: OperationRecord, keys: Sequence[Hashable], before: Sequence[TensorTrace | None]) -> bool:
     """True where an operation's scans are found again under these keys in the scans of its first tensors."""
-    if len(events) != 1:
-        return False
-    scans = [scan for scan in (events[0].left, events[0].right) if scan is not None]
+    scans = [scan for scan in (record.left, record.right) if scan is not None]
     if not len(scans) == len(keys) <= len(before):
         return False
     for mine, key, trace in zip(scans, keys, before, strict=False):
@@ -285,11 +288,9 @@ def keeps_scans(
     return True
 
 
-def as_rows(
-    found: Sequence[NonzeroSums | None], event: OperationRecord
-) -> tuple[NonzeroSums | None, NonzeroSums | None]:
-    """The scans of an event's operands in the shape in which it counts them."""
+def as_rows(found: Sequence[NonzeroSums], record: OperationRecord) -> tuple[NonzeroSums, NonzeroSums | None]:
+    """The scans of a record's operands in the shape in which it counts them."""
     if len(found) == 1:
         return found[0], None
-    left, right = (scan and grouped(scan, event.groups, event.reduction) for scan in found)
+    left, right = (grouped(scan, record.groups, record.reduction) for scan in found)
     return left, right

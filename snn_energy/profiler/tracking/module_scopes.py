@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,28 @@ class OperationSite(NamedTuple):
     invocation: int
     nth: int
     suffix: str
+
+
+class CallSite(NamedTuple):
+    """Where a call is made: in which module, and what that module did so far.
+
+    class_name: of the module, its name in a row where it has no other. is_leaf: its first operation bears its name.
+    counters: operations so far by label.
+    """
+
+    scope: str
+    class_name: str
+    invocation: int
+    is_leaf: bool
+    counters: Mapping[str, int]
+
+    def place(self, label: str) -> OperationSite:
+        """The site of the next operation with this label."""
+        nth = self.counters.get(label, 0)
+        others = any(count for name, count in self.counters.items() if name != label)
+        if self.is_leaf and not others and nth == 0:
+            return OperationSite(self.scope or self.class_name, self.scope, self.invocation, nth, "")
+        return OperationSite(f"{self.scope}#{label}{nth}", self.scope, self.invocation, nth, f"#{label}")
 
 
 class ModuleScopes:
@@ -88,12 +110,12 @@ class ModuleScopes:
             self._suspended.__exit__(None, None, None)
             self._suspended = None
 
-    def locate(self, label: str) -> OperationSite:
-        """The site of the next operation with this label in the current scope."""
+    def site(self) -> CallSite:
+        """Where a call that is made now belongs."""
         scope, module, invocation, counters = self.current
-        index = counters.get(label, 0)
-        counters[label] = index + 1
-        is_leaf = self._is_leaf(module)
-        if is_leaf and not any(counters[o] for o in counters if o != label) and index == 0:
-            return OperationSite(scope or type(module).__name__, scope, invocation, index, "")
-        return OperationSite(f"{scope}#{label}{index}", scope, invocation, index, f"#{label}")
+        return CallSite(scope, type(module).__name__, invocation, self._is_leaf(module), counters)
+
+    def count(self, label: str) -> None:
+        """The running module did another operation with this label."""
+        counters = self.current.counters
+        counters[label] = counters.get(label, 0) + 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class OperationRecord:
 
     ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
     ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
-    element-wise operation.
+    element-wise operation. ``label``: what it is counted by in its scope.
     """
 
     layer: str
@@ -73,12 +74,18 @@ class OperationRecord:
     positions: int = 0
     groups: int = 0
     foldable: bool = False
+    label: str = ""
 
     def copy(self) -> OperationRecord:
         """The same again, field by field."""
         other = object.__new__(OperationRecord)
         other.__dict__.update(self.__dict__)
         return other
+
+    def difference(self, other: OperationRecord) -> str | None:
+        """The name of the first field that is not the same, value by value; None where all are."""
+        fields = self.__dataclass_fields__
+        return next((name for name in fields if not _is_same(getattr(self, name), getattr(other, name))), None)
 
     @property
     def call(self) -> tuple[Any, ...]:
@@ -119,7 +126,41 @@ class OperationRecord:
         self.other = Operand(self.right_elements, right.nonzeros.flatten(1).sum(1, dtype=torch.int64), right)
 
 
+def _is_same(a: object, b: object) -> bool:
+    """True for equal values, tensors and arrays element by element."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, (NonzeroSums, Geometry)) and type(a) is type(b):
+        return all(_is_same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return a == b
+
+
 MOST_LEVELS = 255  # no |k| is larger
+
+
+class Outcome(NamedTuple):
+    """What a call did.
+
+    record: the operation, None where it is none. traces: what is known of tensors from now on; those of an operation
+    stem from it alone, whatever their sources say. written: tensors whose storages were written to, and what of.
+    """
+
+    record: OperationRecord | None = None
+    traces: Sequence[tuple[Tensor, TensorTrace]] = ()
+    written: Sequence[tuple[Tensor, TensorTrace | None]] = ()
+
+    def stemming_from(self, index: int) -> Outcome:
+        """The outcome of the operation that is the next in the log, number ``index``."""
+        if self.record is None:
+            return self
+        own = frozenset({index})
+        traces = [(x, trace.replace(sources=own)) for x, trace in self.traces]
+        written = [(x, trace and trace.replace(sources=own)) for x, trace in self.written]
+        return Outcome(self.record, traces, written)
 
 
 class OperationLog:

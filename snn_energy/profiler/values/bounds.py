@@ -6,6 +6,7 @@ A bound is proven (spikes of a known neuron are {0, amplitude}; two such summed 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,3 +73,14 @@ def bound_of_product(a: ValueBound, b: ValueBound, reduction: int) -> ValueBound
         return NOTHING
     unit, max_k = float(np.float32(a.unit) * np.float32(b.unit)), a.max_k * b.max_k * reduction
     return ValueBound(unit, max_k, a.proven and b.proven and is_exact(unit, max_k))
+
+
+def bound_of_union(bounds: Sequence[ValueBound], parts: int) -> ValueBound:
+    """Bound of values joined from so many tensors, of which those with a bound stem from the loader."""
+    reason = next((b.reason for b in bounds if b.reason), None)
+    if reason:
+        return ValueBound(reason=reason)
+    loader = any(b.loader for b in bounds)
+    if len(bounds) < parts or len({b.unit for b in bounds}) != 1 or bounds[0].unit is None:
+        return ValueBound(loader=loader)
+    return ValueBound(bounds[0].unit, max(b.max_k for b in bounds), all(b.proven for b in bounds), None, loader)

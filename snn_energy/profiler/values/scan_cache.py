@@ -43,10 +43,12 @@ class ScanCache:
     """Scans of operands, and what earlier batches tell about them; lives for the whole run.
 
     known_real: (layer, invocation, operand) that need no second scan of their values. used_keys: how the operands of
-    the call under way were scanned, in the order of the scans.
+    the call under way were scanned, in the order of the scans. cross_check: the non-zeros of a scan that is found again
+    are counted all the same, and compared.
     """
 
-    def __init__(self, max_k: int, input_kind: str | None) -> None:
+    def __init__(self, max_k: int, input_kind: str | None, *, cross_check: bool = False) -> None:
+        self._cross_check = cross_check
         self.max_k, self.input_kind = max_k, input_kind
         self.known_real: set[tuple[str, int, str]] = set()
         self.used_keys: list[Hashable] = []
@@ -117,6 +119,8 @@ class ScanCache:
         found = trace.scans.get(key)
         if found is None:
             found = trace.scans[key] = self.scan_anew(x, trace, request)
+        elif self._cross_check:
+            _require_same_nonzeros(found, x, request)
         self.used_keys.append(key)
         return found
 
@@ -145,6 +149,17 @@ class ScanCache:
         for key, request in self.requests_of(trace.scans.writer).items():
             if math.prod(request.layout[0]) == out.numel():
                 trace.scans[key] = self.scan_anew(out, trace, request)
+
+
+class StaleScanError(AssertionError):
+    """A scan that was found again is not that of the values: they changed and nobody noticed."""
+
+
+def _require_same_nonzeros(found: NonzeroSums, x: Tensor, request: ScanRequest) -> None:
+    """Raises StaleScanError where a scan is not that of the tensor."""
+    shape, dim = request.layout
+    if not torch.equal(found.nonzeros, (x.reshape(shape) != 0).sum(dim, dtype=torch.int32)):
+        raise StaleScanError(f"{request.where}: the {request.operand} operand changed after it was scanned")
 
 
 def grouped(scan: NonzeroSums, groups: int, kept: int) -> NonzeroSums:
