@@ -191,6 +191,7 @@ class CountingMode(TorchFunctionMode):
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             scopes = self.scopes
             if self._is_own(module) or id(module) in self._foreign:
+                self.observer.end()
                 scopes.neuron_depth -= 1
                 if scopes.neuron_depth == 0:
                     self._count_neuron(module, args, kwargs, out)

@@ -42,16 +42,24 @@ class SpikeObserver:
         self.sums: list[StepSums] = []
         self.steps: list[int] = []
         self.last_potential: Tensor | None = None
+        self._is_running = False
         self._amplitude, self._batch = 1.0, BatchShape(1, 1)
         self._layouts: tuple[SumLayout, ...] = ()
 
     def begin(self, amplitude: float, batch: BatchShape, layouts: Iterable[SumLayout]) -> None:
         """A neuron's call begins; ``layouts``: how its output was read before."""
         self.sums, self.steps, self.last_potential = [], [], None
+        self._is_running = True
         self._amplitude, self._batch, self._layouts = amplitude, batch, tuple(dict.fromkeys(layouts))
+
+    def end(self) -> None:
+        """The neuron's call ended; what is observed before the next one is of no module's call."""
+        self._is_running = False
 
     def observe(self, step: int, spike: Tensor, potential: Tensor) -> None:
         """Sum one step's spikes (B, ...) while they are in cache."""
+        if not self._is_running:
+            return
         if not self.steps and spike.dim() >= 2 and spike.numel() and spike.is_contiguous():
             self.sums = self._room(spike)
         self.steps.append(step)
