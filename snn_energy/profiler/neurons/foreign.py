@@ -24,12 +24,6 @@ from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
-def require_one_output(layer: str, spec: NeuronSpec, current: Tensor | None, spike: Tensor | None) -> None:
-    """Raises ProfilingError for a neuron that does not read a tensor and give one of the same shape."""
-    if current is None or spike is None or (spike.shape != current.shape and not spec.integrates_only):
-        raise ProfilingError(f"{layer}: a neuron must read a tensor and give one of the same shape")
-
-
 def require_layout(
     module: nn.Module, spec: NeuronSpec, call: NeuronCall, args: Sequence[object], kwargs: Mapping[str, object],
     context: BatchContext,

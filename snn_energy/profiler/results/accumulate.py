@@ -92,9 +92,9 @@ class Tally:
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
         for item in placed:
             self._gather(item, counting)
-        self.samples += counting.context.shape.samples
+        self.samples += counting.batch.samples
         self._batches += 1
-        self._score(out, y, counting.context.shape.samples, mode)
+        self._score(out, y, counting.batch.samples, mode)
 
     def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: str) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
