@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -18,6 +19,9 @@ from snn_energy.counts.columns import COLUMNS, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
+
+# Every test does the work that the profiler's caches save as well, and compares.
+os.environ.setdefault("SNN_ENERGY_CROSS_CHECK", "1")
 
 DEFAULTS: dict[str, Any] = {
     "layer": "layer", "group": "other", "op": "conv", "time_step": 0, "active": True, "needed": True,

@@ -17,7 +17,8 @@ from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.discovery.interpret import Settled
-from snn_energy.profiler.frameworks import LAYOUTS, spiking_modules, with_weights
+from snn_energy.profiler.neurons.known import spiking_modules, with_weights
+from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import UnsupportedOperationWarning, profile, settle_first
 
 

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.profiler.operands import AVERAGE_OF_SPIKES, Claim
-from snn_energy.profiler.trace import Event
+from snn_energy.profiler.tracking.operation_log import OperationRecord as Event
+from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES
+from snn_energy.profiler.values.bounds import ValueBound as Claim
 
 Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
 

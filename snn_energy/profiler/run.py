@@ -21,13 +21,13 @@ from snn_energy.core.kinds import KINDS, Kind
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.axes.roles import Span
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.interpret import Settled, candidates, settle
-from snn_energy.profiler.frameworks import is_subclass, reset_states, spiking_modules
+from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import Tally
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
-from snn_energy.profiler.walker import Walker
 from snn_energy.running.evaluated import _as_evaluated
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, require_one_argument, step_by_step
@@ -106,28 +106,28 @@ def _count(
     first = list(itertools.islice(batches, 1))
     settled = settle(first)
     mode, steps = settled.mode, settled.time_steps
-    walker = Walker(model, max_k, input_kind, settled.spiking, settled.opened)
+    counting = CountingMode(model, max_k, input_kind, settled.spiking, settled.decomposed_layers)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
-    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, walker.watching():
+    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, counting.tracing():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
                 x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-                span = Span(steps, mode.samples_of(x, steps))
+                span = BatchShape(steps, mode.samples_of(x, steps))
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
                 state.restore()
-            walker.begin(span)
+            counting.begin(span)
             with _no_garbage_collection():
-                out = _forward(model, walker, x, mode, steps)
+                out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
-                walker.end()
-                tally.add(walker, out, y, mode)
-                tally.keep_if_due(walker, mode)
+                counting.end()
+                tally.add(counting, out, y, mode)
+                tally.keep_if_due(counting, mode)
             if on_batch is not None:
                 on_batch(kept.counted + tally.samples)
-    tally.keep(walker, mode, is_last=True)
+    tally.keep(counting, mode, is_last=True)
 
 
 def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
@@ -287,14 +287,14 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
     return next((p.device for p in model.parameters()), x.device)
 
 
-def _forward(model: nn.Module, walker: Walker, x: Tensor, mode: TimeMode, steps: int) -> Any:
+def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T of them."""
     with torch._C.DisableTorchFunction():
         given = mode.feed(x, steps)
 
     def before(step: int | None) -> None:
-        walker.begin_call(step)
-        walker.feed(given[step or 0], mode.read, constant=mode.repeats_input)
+        counting.begin_call(step)
+        counting.mark_input(given[step or 0], mode.read, constant=mode.repeats_input)
 
     if mode.calls_per_step:
         return _as_asked(lambda: step_by_step(model, given, before), model, given[0])

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.profiler.axes.roles import (
-    Merged,
+    BatchShape,
+    CompositeAxis,
     Roles,
-    Span,
     broadcast_roles,
     is_complete,
     reshape_roles,
@@ -21,7 +21,7 @@ from snn_energy.profiler.axes.roles import (
     view_roles,
 )
 
-SPAN = Span(2, 3)
+SPAN = BatchShape(2, 3)
 SPLITS = [
     ((2, 3, 4), ("T", "B", None)),
     ((4, 2, 3), (None, "T", "B")),
@@ -75,25 +75,25 @@ def test_every_role_after_any_reshape_tells_the_truth(shape: tuple[int, ...], ro
 
 
 def test_an_axis_that_holds_samples_and_tokens_has_a_merged_role() -> None:
-    assert reshape_roles((3, 4, 5), ("B", None, None), (12, 5), SPAN) == (Merged((("B", 3), (None, 4))), None)
-    assert reshape_roles((4, 3, 5), (None, "B", None), (12, 5), SPAN) == (Merged(((None, 4), ("B", 3))), None)
+    assert reshape_roles((3, 4, 5), ("B", None, None), (12, 5), SPAN) == (CompositeAxis((("B", 3), (None, 4))), None)
+    assert reshape_roles((4, 3, 5), (None, "B", None), (12, 5), SPAN) == (CompositeAxis(((None, 4), ("B", 3))), None)
     assert reshape_roles((2, 3, 5), ("T", "B", None), (6, 5), SPAN) == ("R", None)
-    assert reshape_roles((3, 2, 5), ("B", "T", None), (6, 5), SPAN) == (Merged((("B", 3), ("T", 2))), None)
+    assert reshape_roles((3, 2, 5), ("B", "T", None), (6, 5), SPAN) == (CompositeAxis((("B", 3), ("T", 2))), None)
 
 
 def test_a_split_across_the_samples_loses_them() -> None:
     assert reshape_roles((3, 4), ("B", None), (2, 6), SPAN) == (None, None)
-    assert reshape_roles((4, 3), (None, "B"), (2, 6), SPAN) == (None, Merged(((None, 2), ("B", 3))))
+    assert reshape_roles((4, 3), (None, "B"), (2, 6), SPAN) == (None, CompositeAxis(((None, 2), ("B", 3))))
 
 
 def test_a_merged_role_stays_with_its_axis_in_a_view_and_goes_where_the_axis_is_cut() -> None:
-    role = Merged(((None, 4), ("B", 3)))
+    role = CompositeAxis(((None, 4), ("B", 3)))
     assert view_roles((12, 5), (5, 1), (role, None), (5, 12), (1, 5), SPAN) == (None, role)
     assert view_roles((12, 5), (5, 1), (role, None), (3, 5), (5, 1), SPAN) == (None, None)  # x[1:4]: not whole samples
 
 
 def test_operands_that_disagree_on_an_axis_leave_it_without_role() -> None:
-    before, behind = Merged((("B", 3), (None, 4))), Merged(((None, 4), ("B", 3)))
+    before, behind = CompositeAxis((("B", 3), (None, 4))), CompositeAxis(((None, 4), ("B", 3)))
     assert broadcast_roles([((12, 5), (before, None)), ((12, 5), (before, None))], (12, 5)) == (before, None)
     assert broadcast_roles([((12, 5), (before, None)), ((12, 5), (behind, None))], (12, 5)) == (None, None)
 
@@ -101,8 +101,10 @@ def test_operands_that_disagree_on_an_axis_leave_it_without_role() -> None:
 def test_time_steps_joined_in_front() -> None:
     assert stacked_role(3, "B", SPAN) == "R"
     assert stacked_role(1, None, SPAN) == "T"
-    assert stacked_role(4, None, SPAN) == Merged((("T", 2), (None, 4)))
-    assert stacked_role(12, Merged((("B", 3), (None, 4))), SPAN) == Merged((("T", 2), ("B", 3), (None, 4)))
+    assert stacked_role(4, None, SPAN) == CompositeAxis((("T", 2), (None, 4)))
+    assert stacked_role(12, CompositeAxis((("B", 3), (None, 4))), SPAN) == CompositeAxis(
+        (("T", 2), ("B", 3), (None, 4))
+    )
 
 
 class Linear(nn.Module):

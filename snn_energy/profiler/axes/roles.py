@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ONCE = -1  # time_step of work done once per inference
+
 
 @dataclass(frozen=True)
-class Merged:
+class CompositeAxis:
     """The role of an axis that holds time or samples beside other data.
 
     parts: (role or None, size) in row-major order, role "T" or "B"; a (B*N) axis has parts (("B", B), (None, N)).
@@ -16,12 +18,12 @@ class Merged:
     parts: tuple[tuple[str | None, int], ...]
 
 
-Role = str | Merged
+Role = str | CompositeAxis
 Roles = tuple[Role | None, ...]
 
 
 @dataclass(frozen=True)
-class Span:
+class BatchShape:
     """How many time steps and samples the tensors of one forward pass hold."""
 
     time_steps: int
@@ -42,35 +44,35 @@ def role_positions(roles: Roles) -> dict[Role, int]:
     return {role: axis for axis, role in enumerate(roles) if role is not None}
 
 
-def is_complete(roles: Roles, timed: bool, span: Span) -> bool:
+def is_complete(roles: Roles, timed: bool, span: BatchShape) -> bool:
     """True where every axis of more than one step or sample is still found in the tensor."""
     present = {atom for role in roles for atom, _ in _parts(0, role, span) if atom is not None}
     return set(span.atoms(timed)) <= present
 
 
-def split_merged(shape: Sequence[int], roles: Roles, span: Span) -> tuple[tuple[int, ...], Roles]:
+def split_merged(shape: Sequence[int], roles: Roles, span: BatchShape) -> tuple[tuple[int, ...], Roles]:
     """Shape and roles with every merged axis written as one axis per part; every other axis stays."""
     parts: list[tuple[Role | None, int]] = []
     for size, role in zip(shape, roles, strict=True):
-        parts += _parts(size, role, span) if isinstance(role, Merged) else [(role, size)]
+        parts += _parts(size, role, span) if isinstance(role, CompositeAxis) else [(role, size)]
     return tuple(size for _, size in parts), tuple(role for role, _ in parts)
 
 
-def stacked_role(size: int, role: Role | None, span: Span) -> Role | None:
+def stacked_role(size: int, role: Role | None, span: BatchShape) -> Role | None:
     """Role of an axis that joins T copies of an axis of this size and role, one after the other."""
     return _joined_role([("T", span.time_steps), *_parts(size, role, span)], span)
 
 
-def _parts(size: int, role: Role | None, span: Span) -> list[tuple[str | None, int]]:
+def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[str | None, int]]:
     """What an axis of this size and role holds: (role T, B or None, size) in row-major order."""
-    if isinstance(role, Merged):
+    if isinstance(role, CompositeAxis):
         return list(role.parts)
     if role == "R":
         return [("T", span.time_steps), ("B", span.samples)]
     return [(role, size)]
 
 
-def fed_roles(dims: int, layout: str | None, span: Span) -> Roles:
+def fed_roles(dims: int, layout: str | None, span: BatchShape) -> Roles:
     """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for samples alone in front."""
     time, samples = ("T" if span.time_steps > 1 else None), ("B" if span.samples > 1 else None)
     front: list[Role | None] = [samples]
@@ -82,7 +84,7 @@ def fed_roles(dims: int, layout: str | None, span: Span) -> Roles:
     return (*front, *[None] * (dims - len(front)))
 
 
-def _joined_role(parts: Sequence[tuple[str | None, int]], span: Span) -> Role | None:
+def _joined_role(parts: Sequence[tuple[str | None, int]], span: BatchShape) -> Role | None:
     """The role of one axis that holds these parts in row-major order."""
     kept = tuple(part for part in parts if part[1] != 1)
     named = [role for role, _ in kept]
@@ -90,17 +92,17 @@ def _joined_role(parts: Sequence[tuple[str | None, int]], span: Span) -> Role | 
         return None
     if named == ["T", "B"]:
         return merge(True, True, span)
-    return named[0] if len(kept) == 1 else Merged(kept)
+    return named[0] if len(kept) == 1 else CompositeAxis(kept)
 
 
-def merge(time_axis: bool, sample_axis: bool, span: Span) -> str | None:
+def merge(time_axis: bool, sample_axis: bool, span: BatchShape) -> str | None:
     """The role of one axis that holds time steps and samples, time major."""
     if time_axis and span.time_steps > 1:
         return "R" if sample_axis and span.samples > 1 else "T"
     return "B" if sample_axis and span.samples > 1 else None
 
 
-def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> list[tuple[int, str, int]]:
+def _atom_offsets(shape: Sequence[int], roles: Roles, span: BatchShape) -> list[tuple[int, str, int]]:
     """(product of the sizes before it, role T or B, size) of every axis or part that has a role, in row-major order."""
     atoms: list[tuple[int, str, int]] = []
     sizes = {"T": span.time_steps, "B": span.samples}
@@ -115,7 +117,7 @@ def _atom_offsets(shape: Sequence[int], roles: Roles, span: Span) -> list[tuple[
     return atoms
 
 
-def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: Span) -> Roles:
+def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: BatchShape) -> Roles:
     """Roles after a reshape in row-major order: time and samples are found again by what lies before them.
 
     They lie in the new axis that spans them: its offset divides theirs, and where they end divides where it ends.
@@ -142,7 +144,7 @@ def view_roles(
     roles: Roles,
     new_shape: Sequence[int],
     new_strides: Sequence[int],
-    span: Span,
+    span: BatchShape,
 ) -> Roles:
     """Roles after any view (permute, select, unflatten, ...) of the same memory: an axis keeps size and stride."""
     marks: dict[Role, tuple[int, int]] = {}

@@ -11,13 +11,9 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler import rules
 from snn_energy.profiler.discovery.observe import Heard, _listen, neurons_heard
 from snn_energy.profiler.discovery.weights_guard import _weights_kept
-from snn_energy.profiler.frameworks import (
-    LAYOUTS,
-    Layout,
-    Spiking,
+from snn_energy.profiler.neurons.known import (
     hides_work,
     holds_weights,
     is_subclass,
@@ -26,6 +22,8 @@ from snn_energy.profiler.frameworks import (
     spiking_modules,
     with_weights,
 )
+from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
+from snn_energy.profiler.rules.plain_layers import is_layer_class
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import MODES, SHAPES, TimeMode, require_one_argument
 
@@ -38,14 +36,14 @@ SAMPLES = (2, 3)
 class Settled:
     """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
 
-    opened: neurons of ours that a user's subclass does more in, counted as the operations that they are made of.
+    decomposed_layers: neurons of ours in which a user's subclass does more, counted as the operations they are made of.
     """
 
     time: str
     time_steps: int
     found: str
-    spiking: Mapping[str, Spiking]
-    opened: frozenset[str] = frozenset()
+    spiking: Mapping[str, NeuronSpec]
+    decomposed_layers: frozenset[str] = frozenset()
 
     @property
     def mode(self) -> TimeMode:
@@ -58,7 +56,7 @@ def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
     names = set(known)
     found = []
     for name, module in model.named_modules():
-        if type(module).__module__.startswith("torch.") or rules.is_layer_class(type(module)) or holds_weights(module):
+        if type(module).__module__.startswith("torch.") or is_layer_class(type(module)) or holds_weights(module):
             continue
         if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
             continue
@@ -177,7 +175,7 @@ def _settle(
             reading = f"that is time='{reading.time}'"
         if isinstance(reading, Settled):
             told = {name: belief for name, belief in reading.spiking.items() if name not in weighted}
-            return replace(reading, spiking=told, opened=frozenset(weighted))
+            return replace(reading, spiking=told, decomposed_layers=frozenset(weighted))
         why.append(f"{mode}: {reading}")
     if raised and len(raised) == len(why):
         raise ProfilingError(
@@ -189,7 +187,7 @@ def _settle(
 
 
 def _settle_as_declared(
-    model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, Spiking], unknown: Sequence[str]
+    model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, NeuronSpec], unknown: Sequence[str]
 ) -> Settled:
     """Time and T as declared; neurons that nobody knows are listened for all the same."""
     named = [
@@ -227,14 +225,14 @@ def _steps_in(x: Any, time: str, steps: int | None) -> int:
     return steps
 
 
-def _require_bare(run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> None:
+def _require_bare(run: Mapping[str, Heard], spiking: Mapping[str, NeuronSpec]) -> None:
     """Raises ProfilingError where a module that the user named as a neuron does more than update neurons."""
     for name, note in run.items():
         if name in spiking and spiking[name].known_by == "its name" and note.multiplies:
             raise ProfilingError(hides_work(name))
 
 
-def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mapping[str, Spiking]) -> list[str]:
+def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mapping[str, NeuronSpec]) -> list[str]:
     """Users' own subclasses of a framework's neuron that multiply or pool: counted as what they are made of."""
     return [
         name
@@ -244,8 +242,8 @@ def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mappin
 
 
 def _of_the_same_classes(
-    model: nn.Module, found: Mapping[str, Spiking], run: Mapping[str, Heard], names: Iterable[str]
-) -> dict[str, Spiking]:
+    model: nn.Module, found: Mapping[str, NeuronSpec], run: Mapping[str, Heard], names: Iterable[str]
+) -> dict[str, NeuronSpec]:
     """Where one module of a class was found to be a neuron, the others of that class are: they were silent."""
     beliefs = {type(model.get_submodule(name)): belief for name, belief in found.items()}
     return {
@@ -267,7 +265,7 @@ def _not_told(steps: int | None, why: str) -> str:
 
 
 def _read(
-    mode: str, steps: int | None, heard: Mapping[str, Sequence[Heard]], spiking: Mapping[str, Spiking]
+    mode: str, steps: int | None, heard: Mapping[str, Sequence[Heard]], spiking: Mapping[str, NeuronSpec]
 ) -> Settled | str:
     """The time mode and T that all neurons agree on, or why there is none."""
     seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps in a call, calls

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from snn_energy.profiler import rules
-from snn_energy.profiler.frameworks import Layout, Spiking, known_class, reset_states
+from snn_energy.profiler.neurons.known import known_class, reset_states
+from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
+from snn_energy.profiler.rules.registry import layer_names, plain_name
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode
 
@@ -105,13 +106,13 @@ class _Multiplications(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.running and rules.plain_name(getattr(func, "__name__", "")) in _WORK:
+        if self.running and plain_name(getattr(func, "__name__", "")) in _WORK:
             for name in self.running:
                 self.heard[name].multiplies = True
         return func(*args, **(kwargs or {}))
 
 
-_WORK = frozenset({*rules.CONVOLUTIONS, *rules.LINEARS, *rules.PRODUCTS, *rules.ATTENTIONS, *rules.POOLS})
+_WORK = layer_names()
 
 
 def _spike(out: Any) -> Any:
@@ -226,7 +227,7 @@ def _shifted(state: Any, push: Tensor) -> Any:
     return state + push if isinstance(state, Tensor) and state.is_floating_point() else state
 
 
-def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, Spiking]:
+def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, NeuronSpec]:
     """Of modules nobody knows those that keep a state and give two values, 0 and another; the innermost of a nest."""
     found = {
         name
@@ -241,7 +242,7 @@ def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, S
         and not note.read <= note.values  # a delay gives on what it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
-    return {name: Spiking("hand-written", "its output", _layout_heard(run[name])) for name in inner}
+    return {name: NeuronSpec("hand-written", "its output", _layout_heard(run[name])) for name in inner}
 
 
 def _layout_heard(note: Heard) -> Layout | None:

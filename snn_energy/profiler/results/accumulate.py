@@ -17,12 +17,13 @@ from snn_energy.core.kinds import ZERO, Values, join, of_loader
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS, smallest
 from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.roles import ONCE
+from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
 from snn_energy.profiler.results.part import Operation, Part
 from snn_energy.profiler.results.placement import Placed, feeds_neuron, folds_into, place, readers_of
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
-from snn_energy.profiler.trace import Event, Operand
-from snn_energy.profiler.walker import ONCE, Walker
+from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
 from snn_energy.running.accuracy import right_answers
 from snn_energy.running.time_mode import TimeMode
 
@@ -63,12 +64,12 @@ class Tally:
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
-    def add(self, walker: Walker, out: Any, y: Any, mode: TimeMode) -> None:
+    def add(self, counting: CountingMode, out: Any, y: Any, mode: TimeMode) -> None:
         """Take in one forward pass."""
-        calls = [event.call for event in walker.events]
+        calls = [event.call for event in counting.log.records]
         if calls != self._calls:  # else everything is where it was
-            self._calls, self._placed = calls, place(walker.events, self.time_steps, mode.name)
-        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, walker.events, strict=True)]
+            self._calls, self._placed = calls, place(counting.log.records, self.time_steps, mode.name)
+        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, counting.log.records, strict=True)]
         structure = {item.key for item in placed}
         if len(structure) != len(placed):
             twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
@@ -81,7 +82,7 @@ class Tally:
                 f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"
             )
         if not self.layers:
-            self._open(placed, walker.outputs(out), mode)
+            self._open(placed, counting.outputs(out), mode)
         elif structure != set(self.layers) or any(
             p.event.inputs != self.layers[p.key].placed.event.inputs for p in placed
         ):
@@ -91,10 +92,10 @@ class Tally:
             )
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
         for item in placed:
-            self._gather(item, walker)
-        self.samples += walker.span.samples
+            self._gather(item, counting)
+        self.samples += counting.batch.samples
         self._batches += 1
-        self._score(out, y, walker.span.samples, mode)
+        self._score(out, y, counting.batch.samples, mode)
 
     def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: TimeMode) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
@@ -115,7 +116,7 @@ class Tally:
                 worked=np.zeros_like(event.active),
             )
 
-    def _gather(self, item: Placed, walker: Walker) -> None:
+    def _gather(self, item: Placed, counting: CountingMode) -> None:
         """Per-sample counts of one event, (rows, samples)."""
         event, layer = item.event, self.layers[item.key]
         if _sizes(event) != _sizes(layer.placed.event):
@@ -130,9 +131,9 @@ class Tally:
             if tensor is not None:
                 arrays[name] = tensor.reshape(len(item.steps), -1).cpu().numpy()
         if event.streamed is not None:
-            arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, walker)
+            arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, counting)
         if event.other is not None:
-            arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, walker)
+            arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, counting)
         if event.emitted is not None:
             given = event.emitted.settle(int(arrays["spikes"].sum()))
             before = self.values.get((item.layer, "emitted"), ZERO)
@@ -158,19 +159,19 @@ class Tally:
         operand: Operand,
         multi: Tensor | None,
         arrays: Mapping[str, npt.NDArray[np.int64]],
-        walker: Walker,
+        counting: CountingMode,
     ) -> npt.NDArray[np.int64]:
         """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
         key = (item.layer, side)
         values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-        if operand.scan.claim.loader and operand.scan.claim.reason is None:
+        if operand.scan.bound.loader and operand.scan.bound.reason is None:
             self.loader.add(key)
-            of_loader(joined, walker.input_kind, item.layer)  # or an error
+            of_loader(joined, counting.scans.input_kind, item.layer)  # or an error
         self.values[key] = joined
         if self.values[key].reason is not None:
-            walker.known_real.add((item.event.layer, item.event.invocation, side))
+            counting.scans.known_real.add((item.event.layer, item.event.invocation, side))
         if old != 1:
             for (name, _), layer in self.layers.items():
                 if name == item.layer:
@@ -183,7 +184,7 @@ class Tally:
         right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
         self.correct = None if right is None or self.correct is None else self.correct + right
 
-    def keep_if_due(self, walker: Walker, mode: TimeMode) -> None:
+    def keep_if_due(self, counting: CountingMode, mode: TimeMode) -> None:
         """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
 
         Raises OutputError, and Interrupted behind the part where a signal asked.
@@ -192,11 +193,11 @@ class Tally:
         full = self._entries * 8 >= PART_BYTES
         old = clock.monotonic() - self._since >= self.kept.save_every_s
         if full or old or asked or self.kept.ends_run(self._batches):
-            self.keep(walker, mode, is_last=False)
+            self.keep(counting, mode, is_last=False)
         if asked:
             raise self.kept.interrupted(asked)
 
-    def keep(self, walker: Walker, mode: TimeMode, *, is_last: bool) -> None:
+    def keep(self, counting: CountingMode, mode: TimeMode, *, is_last: bool) -> None:
         """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
         count = self.samples - self._before
         if count == 0:
@@ -216,7 +217,7 @@ class Tally:
                 "time": mode.name,
                 "time_steps": self.time_steps,
                 "max_k": self.max_k,
-                "input_kind": walker.input_kind,
+                "input_kind": counting.scans.input_kind,
             },
             header=self.header,
             correct=self.correct,
@@ -225,7 +226,10 @@ class Tally:
             values=self.values,
             loader=frozenset(self.loader),
             worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
-            troubles={**{k: rule.format(name) for k, name in walker.unsupported.items()}, **walker.lost},
+            troubles={
+                **{k: rule.format(name) for k, name in counting.log.unsupported.items()},
+                **counting.log.untraced_layers,
+            },
             arrays={name: smallest(np.concatenate(arrays)) for name, arrays in whole.items()},
         )
         for layer in self.layers.values():
@@ -266,5 +270,5 @@ def _operation(layer: Layer) -> Operation:
     )
 
 
-def _sizes(event: Event) -> tuple[int, ...]:
+def _sizes(event: OperationRecord) -> tuple[int, ...]:
     return (event.dense_macs, event.neurons, event.output_elements, event.weights, event.elementwise_ops)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.profiler.trace import Event
-from snn_energy.profiler.walker import ONCE
+from snn_energy.profiler.axes.roles import ONCE
+from snn_energy.profiler.tracking.operation_log import OperationRecord
 
 
 @dataclass
 class Placed:
     """One event with its final layer name and the time steps of its rows."""
 
-    event: Event
+    event: OperationRecord
     layer: str
     steps: list[int]
 
@@ -82,7 +82,7 @@ def feeds_neuron(
     )
 
 
-def place(events: Sequence[Event], time_steps: int, mode: str) -> list[Placed]:
+def place(events: Sequence[OperationRecord], time_steps: int, mode: str) -> list[Placed]:
     """Give every event its time steps and its name: ``#matmul0`` in call order, ``#call1`` for further calls.
 
     Timed events cover all steps. In mode "loop" the calls of a module (or, at the top level, the operations of one
@@ -110,7 +110,7 @@ def place(events: Sequence[Event], time_steps: int, mode: str) -> list[Placed]:
     return placed
 
 
-def _when(event: Event, time_steps: int) -> int | None:
+def _when(event: OperationRecord, time_steps: int) -> int | None:
     if event.timed:
         return None
     if event.step is not None:
@@ -118,7 +118,7 @@ def _when(event: Event, time_steps: int) -> int | None:
     return 0 if time_steps == 1 else ONCE
 
 
-def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps: int) -> list[int | None]:
+def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], time_steps: int) -> list[int | None]:
     """Deal the calls of each scope out over the time steps.
 
     Layers are dealt in order, equally many calls per step; a number of calls that T does not divide is refused.
@@ -169,7 +169,7 @@ def _loop_steps(events: Sequence[Event], when: Sequence[int | None], time_steps:
     return dealt
 
 
-def _reads_its_own_step(members: Sequence[int], events: Sequence[Event], dealt: Sequence[int | None]) -> bool:
+def _reads_its_own_step(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
     """True where what every event reads is of its own step, or older beside something of its own step."""
     for i in members:
         steps = [dealt[source] for source in events[i].inputs]
@@ -179,7 +179,7 @@ def _reads_its_own_step(members: Sequence[int], events: Sequence[Event], dealt: 
     return True
 
 
-def _in_order(members: Sequence[int], events: Sequence[Event], dealt: Sequence[int | None]) -> bool:
+def _in_order(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
     """True where no event is dealt to an earlier step than something it reads."""
     return all((dealt[source] or 0) <= (dealt[i] or 0) for i in members for source in events[i].inputs)
 

@@ -1,13 +1,12 @@
-"""What is known of the tensor an operation reads: a claim that came with it, and the scan that decides.
+"""The scan of a tensor: exact sums per row, and the set of its values.
 
-A claim is a proof by origin (spikes of a known neuron are {0, amplitude}; two such summed are {0, c, 2c}), never a
-guess; without one the values themselves are looked at. Scans reduce at once to sums per row and keep no activation.
+Without a proof by origin the values themselves decide. A scan reduces at once to sums per row and keeps no activation.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,78 +14,16 @@ from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import ZERO, Values, from_values, normalised, not_multiples, real
-from snn_energy.profiler.counting import BYTE_MAX, byte_sum, sums_exactly, unit_sum
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
 INT8_MAX = 127
 SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
 SAMPLE_RUN = 32  # of multiples: neighbours at some SAMPLE / SAMPLE_RUN places
 
 
-@dataclass(frozen=True)
-class Claim:
-    """unit, max_k: every value is k*unit with 0 <= k <= max_k (exactly so where ``proven``). None: nothing known.
-
-    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: the values are the loader's.
-    """
-
-    unit: float | None = None
-    max_k: int = 0
-    proven: bool = False
-    reason: str | None = None
-    loader: bool = False
-
-
-NOTHING = Claim()
-AVERAGE_OF_SPIKES = "average of spikes"
-
-
-def spikes(amplitude: float) -> Claim:
-    """The claim of a known neuron's output: 0 or the float32 amplitude."""
-    return Claim(float(np.float32(amplitude)), 1, True)
-
-
-def is_exact(unit: float, max_k: int) -> bool:
-    """True where every k*unit, k <= max_k, is a float32 and so are all their sums: unit a power of two."""
-    return max_k <= 1 or (math.frexp(unit)[0] == 0.5 and max_k < 2**24)
-
-
-def claim_of_sum(a: Claim, b: Claim) -> Claim:
-    """Claim of a + b."""
-    if a.reason or b.reason:
-        return Claim(reason=a.reason or b.reason)
-    if a.unit is None or b.unit is None:
-        return Claim(loader=a.loader or b.loader)
-    if a.unit != b.unit:
-        return Claim(reason=f"residual sum of unequal spike amplitudes {a.unit:g} and {b.unit:g}")
-    max_k = a.max_k + b.max_k
-    return Claim(a.unit, max_k, a.proven and b.proven and is_exact(a.unit, max_k))
-
-
-def claim_of_scale(a: Claim, factor: float) -> Claim:
-    """Claim of a * factor, a float32 multiplication."""
-    if a.unit is None or not math.isfinite(factor) or factor <= 0:
-        return replace(a, unit=None, max_k=0, proven=False)
-    unit = float(np.float32(a.unit) * np.float32(factor))
-    return replace(a, unit=unit, proven=a.proven and unit > 0 and is_exact(unit, a.max_k))
-
-
-def reason_of_average(a: Claim, name: str) -> str:
-    """Why the average of values with claim ``a``, taken by the function ``name``, is real: of spikes, or of others."""
-    if a.reason is not None and a.reason.startswith(AVERAGE_OF_SPIKES):
-        return a.reason
-    return f"{AVERAGE_OF_SPIKES if a.unit is not None else 'average of values not known to be spikes'} ({name})"
-
-
-def claim_of_product(a: Claim, b: Claim, reduction: int) -> Claim:
-    """Claim of a sum of ``reduction`` products a*b."""
-    if a.unit is None or b.unit is None:
-        return NOTHING
-    unit, max_k = float(np.float32(a.unit) * np.float32(b.unit)), a.max_k * b.max_k * reduction
-    return Claim(unit, max_k, a.proven and b.proven and is_exact(unit, max_k))
-
-
 @dataclass
-class Scan:
+class NonzeroSums:
     """Sums over the channels of one tensor seen as (R, C, P): rows, channels, positions.
 
     nonzeros (R, P) int32; levels (R, P) int32 sums of |k| in units of ``values``, None where all k are 1 or the
@@ -96,7 +33,7 @@ class Scan:
     nonzeros: Tensor
     levels: Tensor | None
     values: Values | None
-    claim: Claim
+    bound: ValueBound
 
     def settle(self, totals: int) -> Values:
         """The values of this tensor, once the number of its non-zeros is known on the host."""
@@ -104,20 +41,20 @@ class Scan:
             return self.values
         if totals == 0:
             return ZERO
-        return Values(self.claim.unit, frozenset({1}))
+        return Values(self.bound.unit, frozenset({1}))
 
 
 def scan(
     x: Tensor,
     shape: tuple[int, int, int],
-    claim: Claim,
+    bound: ValueBound,
     max_k: int,
     where: str,
     stays_real: bool,
     dim: int = 1,
     with_levels: bool = True,
     known: frozenset[int] = frozenset(),
-) -> tuple[Scan, Tensor | None]:
+) -> tuple[NonzeroSums, Tensor | None]:
     """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
     ``stays_real`` tells that the operand is known to be real already: then only zeros and NaN are looked for.
@@ -127,43 +64,43 @@ def scan(
     device is done.
     """
     flat = x.reshape(shape)
-    if claim.proven and claim.max_k == 1 and claim.unit is not None:
-        if flat.dtype == torch.float32 and sums_exactly(claim.unit, shape[dim]):
-            return Scan(unit_sum(flat, dim, claim.unit), None, None, claim), None
-        return Scan(byte_sum(_nonzero(flat), dim), None, None, claim), None
-    if claim.proven and claim.unit is not None and claim.max_k <= BYTE_MAX:
-        return _scan_of_multiples(flat, claim, max_k, dim, with_levels, stays_real, known), None
+    if bound.proven and bound.max_k == 1 and bound.unit is not None:
+        if flat.dtype == torch.float32 and sums_exactly(bound.unit, shape[dim]):
+            return NonzeroSums(unit_sum(flat, dim, bound.unit), None, None, bound), None
+        return NonzeroSums(byte_sum(_nonzero(flat), dim), None, None, bound), None
+    if bound.proven and bound.unit is not None and bound.max_k <= BYTE_MAX:
+        return _scan_of_multiples(flat, bound, max_k, dim, with_levels, stays_real, known), None
     nonzeros = byte_sum(_nonzero(flat), dim)
-    if claim.reason is not None or stays_real:
-        return Scan(nonzeros, None, real(claim.reason or "real"), claim), _extremes(x)
+    if bound.reason is not None or stays_real:
+        return NonzeroSums(nonzeros, None, real(bound.reason or "real"), bound), _extremes(x)
     values = observed_values(flat, *finite_range(x, where), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
         levels = (flat / values.unit).round().abs().to(torch.int32).sum(dim, dtype=torch.int32)
-    return Scan(nonzeros, levels, values, claim), None
+    return NonzeroSums(nonzeros, levels, values, bound), None
 
 
 def _scan_of_multiples(
-    flat: Tensor, claim: Claim, max_k: int, dim: int, with_levels: bool, stays_real: bool, known: frozenset[int]
-) -> Scan:
-    """Scan of proven whole multiples of ``claim.unit``: sums in float32 where exact, else of bytes."""
-    unit = claim.unit or 1.0
+    flat: Tensor, bound: ValueBound, max_k: int, dim: int, with_levels: bool, stays_real: bool, known: frozenset[int]
+) -> NonzeroSums:
+    """Scan of proven whole multiples of ``bound.unit``: sums in float32 where exact, else of bytes."""
+    unit = bound.unit or 1.0
     some = set() if stays_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit can do
     if stays_real or (is_unit and max(some) > max_k):
-        return Scan(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), claim)
-    if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * claim.max_k):
+        return NonzeroSums(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), bound)
+    if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * bound.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
         has_levels = with_levels and values.kind == "integer"
         levels = unit_sum(flat, dim, unit) if has_levels else None
-        return Scan(byte_sum(_nonzero(flat), dim), levels, values, claim)
-    form = torch.int8 if claim.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
+        return NonzeroSums(byte_sum(_nonzero(flat), dim), levels, values, bound)
+    form = torch.int8 if bound.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
     k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
     values = _values_of_levels(unit, _all_levels(k8), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
-        levels = byte_sum(k8, dim, claim.max_k) // round(values.unit / unit)
-    return Scan(byte_sum(k8.to(torch.bool), dim), levels, values, claim)
+        levels = byte_sum(k8, dim, bound.max_k) // round(values.unit / unit)
+    return NonzeroSums(byte_sum(k8.to(torch.bool), dim), levels, values, bound)
 
 
 def _sampled_levels(flat: Tensor, unit: float) -> set[int]:

@@ -1,0 +1,60 @@
+"""Tensors with their rows, the axes of time and samples, in front."""
+
+from __future__ import annotations
+
+import functools
+
+from torch import Tensor
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.roles import (
+    BatchShape,
+    Roles,
+    broadcast_roles,
+    is_complete,
+    reshape_roles,
+    role_positions,
+    split_merged,
+    view_roles,
+)
+
+# Networks do the same thing to the same shapes again and again.
+cached_reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
+cached_view_roles = functools.lru_cache(maxsize=4096)(view_roles)
+cached_broadcast_roles = functools.lru_cache(maxsize=4096)(broadcast_roles)
+_split_merged = functools.lru_cache(maxsize=4096)(split_merged)
+_is_complete = functools.lru_cache(maxsize=4096)(is_complete)
+
+
+def require_complete(roles: Roles, timed: bool, batch: BatchShape, where: str) -> None:
+    """Raises ProfilingError where an axis of more than one step or sample is not found in a tensor."""
+    if not _is_complete(roles, timed, batch):
+        raise ProfilingError(
+            f"{where}: cannot tell which axes hold time and samples (T={batch.time_steps}, "
+            f"{batch.samples} samples); declare where time is with time=, or keep these axes apart"
+        )
+
+
+def in_front(x: Tensor, roles: Roles) -> tuple[Tensor, int]:
+    """A tensor with its axes of time and samples moved to the front, and how many there are of them."""
+    positions = role_positions(roles)
+    front = [positions[r] for r in ("R", "T", "B") if r in positions]
+    in_place = front == list(range(len(front)))
+    return x if in_place else x.movedim(front, tuple(range(len(front)))), len(front)
+
+
+def batch_in_front(x: Tensor, roles: Roles, batch: BatchShape) -> Tensor:
+    """A stack of matrices (..., P, Q) with the time and samples among its batch axes in front; merged axes are split.
+
+    roles: of the batch axes.
+    """
+    sizes, split = _split_merged(x.shape[:-2], roles, batch)
+    return in_front(x.reshape(*sizes, *x.shape[-2:]), split)[0]
+
+
+def rows_first(x: Tensor, roles: Roles, timed: bool, batch: BatchShape, where: str) -> Tensor:
+    """(R, ...) with time and samples in front; raises ProfilingError where they are not known."""
+    require_complete(roles, timed, batch, where)
+    sizes, split = _split_merged(x.shape, roles, batch)
+    moved, count = in_front(x.reshape(sizes), split)
+    return moved.reshape(batch.rows(timed), *moved.shape[count:])

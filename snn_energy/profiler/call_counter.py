@@ -1,0 +1,138 @@
+"""Calls of functions, counted by the rules of their names: from arguments to entries in the table and the log."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.rules.records import tensors_in
+from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, find, is_in_place, plain_name
+from snn_energy.profiler.rules.unknown import UNKNOWN
+from snn_energy.profiler.tracking.call_cache import CallCache, MadeCall, ReplayError, split_arguments
+from snn_energy.profiler.tracking.module_scopes import ModuleScopes
+from snn_energy.profiler.tracking.operation_log import OperationLog, Outcome
+from snn_energy.profiler.tracking.tensor_table import TensorTable
+from snn_energy.profiler.values.scan_cache import ScanCache, StaleScanError
+from snn_energy.profiler.values.traces import TensorTrace
+
+
+class CallCounter:
+    """Holds what is known of tensors and operations, and enters the outcome of every call.
+
+    context: of the call of the model under way.
+    """
+
+    def __init__(self, scopes: ModuleScopes, scans: ScanCache, cache: CallCache) -> None:
+        self.scopes, self.scans, self.cache = scopes, scans, cache
+        self.table, self.log = TensorTable(), OperationLog()
+        self.context = BatchContext(BatchShape(1, 1))
+
+    def record_call(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Count one function call that has just been made. Raises ProfilingError where it cannot."""
+        try:
+            self._count_call(raw, args, kwargs, out)
+        except (ProfilingError, MemoryError, ReplayError, StaleScanError):
+            raise
+        except Exception as error:
+            raise ProfilingError(
+                f"{self.scopes.current.name or 'the model'}: the profiler cannot follow '{raw}' here "
+                f"({type(error).__name__}: {error}); write this step in another way, and please report it"
+            ) from error
+
+    def _count_call(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
+        entry = find(plain_name(raw)) or UNKNOWN
+        if entry.is_question:
+            return
+        work = functools.partial(self._outcome, entry, raw, args, kwargs, out)
+        if not entry.cacheable or not isinstance(out, Tensor) or is_in_place(raw):
+            outcome = work()
+        else:
+            scope = self.scopes.current
+            tensors, rest, options = split_arguments(args, kwargs)
+            traces = [self.table.get(t) for t in tensors]
+            made = MadeCall(
+                raw, (scope.name, scope.invocation), tensors, traces, rest, options, out, len(self.log.records),
+                entry.constants_matter, entry.scans_operands,
+            )  # fmt: skip
+            outcome = self.cache.outcome(made, scope.counters, work, self.scans)
+        if outcome is not None:
+            self._apply(outcome)
+
+    def _outcome(
+        self, entry: RuleEntry, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
+    ) -> Outcome | None:
+        """What a call did, by its rule; None where it reads nothing that stems from the loader."""
+        name, inputs = plain_name(raw), self._inputs(args, kwargs)
+        if not inputs:
+            for target in tensors_in([kwargs.get("out")]):
+                self.table.forget_values(target)
+            _require_no_transform(name, args)
+            return None
+        if entry.forgets_inputs:
+            for tensor, _ in inputs:
+                self.table.forget_values(tensor)
+            inputs = self._inputs(args, kwargs)
+        made = [out] if isinstance(out, Tensor) else list(tensors_in([out]))
+        if not made and not entry.writes:
+            return None
+        call = Call(name, args, kwargs, inputs, made, self.scopes.site(), is_in_place(raw))
+        if entry.parts is not None:
+            for part in entry.parts(call):
+                self._count_part(part.name, part.args, part.out)
+            return None
+        assert entry.count is not None
+        return self.next(entry.count(call, self.context, self.scans))
+
+    def _count_part(self, name: str, args: Sequence[Any], out: Tensor) -> None:
+        """Count one of the calls that a function is made of."""
+        entry, inputs = find(name), self._inputs(args, {})
+        if inputs and entry is not None and entry.count is not None:
+            call = Call(name, args, {}, inputs, [out], self.scopes.site())
+            self._apply(self.next(entry.count(call, self.context, self.scans)))
+
+    def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, TensorTrace]]:
+        """Tensors among arguments that stem from the loader, in order, with what is known of them."""
+        read: Iterable[Any] = args
+        if kwargs or any(isinstance(a, (list, tuple, dict)) for a in args):
+            read = tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
+        return [(t, trace) for t in read if isinstance(t, Tensor) and (trace := self.table.get(t)) is not None]
+
+    def next(self, outcome: Outcome) -> Outcome:
+        """The outcome as that of the next operation in the log."""
+        return outcome.stemming_from(len(self.log.records))
+
+    def _apply(self, outcome: Outcome) -> None:
+        """Keep an outcome; the result of an operation is scanned at once as the batch before read it."""
+        self.keep(outcome)
+        record = outcome.record
+        if record is not None and record.op == "unsupported":
+            self.log.unsupported.setdefault(record.layer, record.note)
+        elif record is not None:
+            out, trace = outcome.traces[0]
+            trace.scans.writer = record.layer, record.invocation
+            self.scans.scan_ahead(out, trace)
+
+    def keep(self, outcome: Outcome) -> None:
+        """Enter an outcome into the table and the log."""
+        for tensor, trace in outcome.written:
+            self.table.mark_written(tensor, trace)
+        if outcome.record is not None:
+            self.log.records.append(outcome.record)
+            self.scopes.count(outcome.record.label)
+        for tensor, trace in outcome.traces:
+            self.table.put(tensor, trace)
+
+
+def _require_no_transform(name: str, args: Sequence[Any]) -> None:
+    """Raises ProfilingError inside torch.vmap and its like, where tensors are wrappers of others."""
+    if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors_in([args])):
+        raise ProfilingError(
+            f"'{name}' runs inside torch.vmap or another torch.func transform, which cannot be looked into; "
+            "write it with batched operations"
+        )

@@ -1,0 +1,1 @@
+"""Modules that spike: which they are, and what one call of theirs does."""

@@ -1,0 +1,128 @@
+"""One call of a neuron of another framework, or of one found or named: its spikes are read off its output.
+
+Its state update is the neuron update, not rows. What else it returns (potentials) is its state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.roles import BatchShape, Roles, fed_roles
+from snn_energy.profiler.neurons.own import NeuronCall, is_unhooked, wide_enough
+from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
+from snn_energy.profiler.rules.records import record_at, tensors_in
+from snn_energy.profiler.rules.registry import BatchContext
+from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
+from snn_energy.profiler.values.bounds import NOTHING, spikes
+from snn_energy.profiler.values.scan_cache import Reader, ScanCache
+from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
+
+
+def require_layout(
+    module: nn.Module, spec: NeuronSpec, call: NeuronCall, args: Sequence[object], kwargs: Mapping[str, object],
+    context: BatchContext,
+) -> None:  # fmt: skip
+    """Raises ProfilingError where time is not where a neuron takes it to be, or its state is lost between steps."""
+    odd = _misread(module, spec, call.current.shape, call.trace, context.shape)
+    if odd is not None:
+        raise ProfilingError(f"{call.layer}: {odd}; declare where time is with time= and time_steps=")
+    if spec.framework == "norse" and spec.layout == "step" and context.step:
+        arguments = list(args)[1:2] or list(kwargs.values())
+        if not any(argument is not None for argument in arguments):
+            raise ProfilingError(
+                f"{call.layer}: a new time step starts without the state of the last one; return it from the forward "
+                "and take it as second argument, or loop over the time steps inside"
+            )
+
+
+def _misread(
+    module: nn.Module, spec: NeuronSpec, shape: Sequence[int], trace: TensorTrace, batch: BatchShape
+) -> str | None:
+    """Why time is not where a neuron takes it to be, in a tensor of this shape; None where it is."""
+    steps, samples = batch.time_steps, batch.samples
+    if spec.layout is None:
+        return None
+    if spec.layout == "step":
+        is_many = trace.timed and steps > 1
+        return "the neuron runs one time step a call and is given all of them at once" if is_many else None
+    if steps > 1 and not trace.timed:
+        return "the neuron wants all time steps at once but no time axis reaches it"
+    wanted = f"the neuron reads {LAYOUTS[spec.layout]}, T={steps}, B={samples}, and is given {tuple(shape)}"
+    if spec.layout == "flat-batch":
+        kept: Roles = fed_roles(1, "flat-batch", batch)
+        dealt = getattr(module, "batch_size", -1), getattr(module, "num_timesteps", -1)
+        if dealt[0] not in (-1, None, samples) or dealt[1] not in (-1, None, steps):
+            return f"{wanted}, but it is made for batch_size={dealt[0]}, num_timesteps={dealt[1]} (-1: any)"
+        return None if shape[0] == samples * steps and trace.roles[:1] == kept else f"{wanted}, in another order"
+    time = 0 if spec.layout == "time-first" else 1
+    is_there = len(shape) > time and shape[time] == steps and (steps == 1 or trace.roles[time] == "T")
+    return None if is_there else f"{wanted}, with time elsewhere"
+
+
+def foreign_neuron(module: nn.Module, spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:
+    """The outcome of one call of a neuron that spikes, but for the counts."""
+    record = _record(spec, call, context)
+    is_known = spec.amplitude is not None and is_unhooked(module)
+    bound = spikes(spec.amplitude) if is_known and spec.amplitude is not None else NOTHING
+    facts = _facts(record, call.trace)._replace(bound=bound)
+    return Outcome(record, [(call.spike, TensorTrace(facts))])
+
+
+def count_spikes(
+    call: NeuronCall, record: OperationRecord, result: TensorTrace, batch: BatchShape, scans: ScanCache
+) -> None:
+    """Fill in a record's spikes, and what must be finite."""
+    current, spike = call.current, call.spike
+    if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
+        scans.add_range(call.layer, current.sum(dtype=wide_enough(current)))
+    result.scans.writer = writer = call.layer, record.invocation
+    read_later = scans.requests_of(writer) if result.bound.proven and spike.is_contiguous() else {}
+    for key, request in read_later.items():  # as in the batch before, while it is in cache
+        if request.operand != "spikes" and math.prod(request.layout[0]) == spike.numel():
+            result.scans[key] = scans.scan_anew(spike, result, request)
+    found = next(iter(result.scans.values()), None)
+    if found is None:
+        found, _ = scans.scan_operand(spike, result, batch, Reader(call.layer, record.invocation, "spikes"))
+    record.spikes = found.nonzeros.reshape(batch.rows(record.timed), -1).sum(1, dtype=torch.int64)
+    record.emitted = found
+
+
+def integrator(spec: NeuronSpec, call: NeuronCall, out: object, context: BatchContext, scans: ScanCache) -> Outcome:
+    """A neuron that keeps a potential and never spikes: it gives that of every step, or one for all of them.
+
+    SpikingJelly's read-outs give (B, ...), the last, mean or largest potential, or a list of T potentials.
+    """
+    current, record = call.current, _record(spec, call, context)
+    record.spikes = torch.zeros(context.shape.rows(record.timed), dtype=torch.int64)
+    scans.add_range(call.layer, current.sum(dtype=wide_enough(current)))
+    whole = TensorTrace(_facts(record, call.trace))
+    of_a_step = whole.replace(roles=call.trace.roles[1:], timed=False, step=None, active=record.active[:1])
+    made = list(tensors_in([out]))
+    if made[0].shape == current.shape:
+        return Outcome(record, [(made[0], whole)])
+    if isinstance(out, Tensor) and record.timed and out.shape == current.shape[1:]:
+        return Outcome(record, [(out, of_a_step)])
+    if len(made) == context.shape.time_steps and all(t.shape == current.shape[1:] for t in made):
+        return Outcome(record, [(potential, of_a_step.replace(step=step)) for step, potential in enumerate(made)])
+    raise ProfilingError(
+        f"{call.layer}: what it gives has neither the shape of what it reads nor that of one time step"
+    )
+
+
+def _record(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> OperationRecord:
+    record = record_at(call.site, context, "neuron", "neuron", [call.trace], call.spike)
+    record.active = np.ones(context.shape.time_steps if record.timed else 1, dtype=np.bool_)
+    record.constant, record.integrates_only = False, spec.integrates_only
+    record.neurons = record.output_elements = call.current.numel() // max(1, context.shape.rows(record.timed))
+    return record
+
+
+def _facts(record: OperationRecord, trace: TensorTrace) -> TensorFacts:
+    step = None if record.timed else record.step
+    return TensorFacts(trace.roles, record.timed, step, record.active, False, frozenset(), NOTHING)

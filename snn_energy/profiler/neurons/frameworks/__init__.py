@@ -1,0 +1,1 @@
+"""One module per framework: what its classes say of themselves."""

@@ -1,0 +1,20 @@
+"""Neurons of a NIR graph (snn_energy.checkpoints.nir)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from snn_energy.profiler.neurons.spec import NeuronSpec, as_text
+
+
+def neuron_spec(module: Any) -> NeuronSpec:
+    """A neuron of a NIR graph (snn_energy.checkpoints.nir_graph); it says itself what it is."""
+    return NeuronSpec(
+        "nir",
+        "its class",
+        "step",
+        getattr(module, "amplitude", None),
+        getattr(module, "integrates_only", False),
+        as_text(getattr(module, "v_threshold", None)),
+        str(getattr(module, "reset", "?")),
+    )

@@ -1,0 +1,31 @@
+"""Neurons of SpikingJelly, by the names of their classes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from snn_energy.profiler.neurons.spec import NeuronSpec, as_text, is_of_package
+
+
+def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
+    """activation_based and clock_driven neurons: modules of their ``neuron`` packages."""
+    if not re.match(r"spikingjelly\.(activation_based|clock_driven)\.neuron(\.|$)", kind.__module__):
+        return None
+    is_multi = "MultiStep" in kind.__name__ or getattr(module, "step_mode", "s") == "m"
+    if "clock_driven" not in kind.__module__ and not hasattr(module, "step_mode"):
+        is_multi = True  # NoisyBaseNode, PSN, ... are multi-step alone
+    surrogate = getattr(module, "surrogate_function", None)
+    plain = {"IFNode", "LIFNode", "ParametricLIFNode", "MultiStepIFNode", "MultiStepLIFNode", "SimpleIFNode",
+             "SimpleLIFNode", "MultiStepParametricLIFNode", "QIFNode", "EIFNode", "KLIFNode"}  # fmt: skip
+    is_plain = type(module) is kind and kind.__name__ in plain and is_of_package(surrogate, "spikingjelly.")
+    v_reset = getattr(module, "v_reset", None)
+    return NeuronSpec(
+        "spikingjelly",
+        "its class",
+        "time-first" if is_multi else "step",
+        1.0 if is_plain and getattr(surrogate, "spiking", False) is True else None,
+        integrates_only="NonSpiking" in kind.__name__,
+        threshold=as_text(getattr(module, "v_threshold", None)),
+        reset="soft" if v_reset is None else f"hard, to {as_text(v_reset)}",
+    )

@@ -1,0 +1,132 @@
+"""Which modules spike, in whose framework: known by their class, named by the user, or found by their output.
+
+No framework is imported here: a module says by the names of its classes where it comes from. Per framework only what
+differs: where time is in what a neuron reads, how its state is reset, what one spike is worth, how it resets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from snn_energy.core.errors import ProfilingError, nearest
+from snn_energy.models.neurons import LIF
+from snn_energy.profiler.neurons.frameworks import nir, norse, sinabs, snntorch, spikingjelly
+from snn_energy.profiler.neurons.spec import NeuronSpec
+
+
+def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = ()) -> dict[str, NeuronSpec]:
+    """Layer name -> what is believed of it, for every module that a framework's class or the user says to spike.
+
+    named: classes, their (dotted) names, or names of layers; ProfilingError where one matches nothing. A module within
+    a spiking one is part of it. A neuron with weights of its own (recurrent ones) is left out: its weights are
+    counted, so it must be seen as the operations that it is made of (``with_weights`` lists them).
+    """
+    wanted = list(named)
+    found: dict[str, NeuronSpec] = {}
+    matched: set[Any] = set()
+    for name, module in model.named_modules():
+        hits = [item for item in wanted if _is_named(name, module, item)]
+        matched.update(hits)
+        if any(name.startswith(f"{outer}.") or outer == "" for outer in found):
+            continue
+        belief = known_class(module)
+        if hits and (_holds_layers(module) or (belief is not None and holds_weights(module))):
+            raise ProfilingError(hides_work(name))
+        if belief is None and hits:
+            belief = NeuronSpec("hand-written", "its name", None)
+        if belief is not None and (belief.known_by == "its name" or not holds_weights(module)):
+            found[name] = belief
+    for item in wanted:
+        if item not in matched:
+            text = item if isinstance(item, str) else item.__name__
+            classes = {type(m).__name__ for m in model.modules()} | {name for name, _ in model.named_modules() if name}
+            raise ProfilingError(
+                f"neuron '{text}': the model has no module of that class or name{nearest(text, classes)}"
+            )
+    return found
+
+
+def with_weights(model: nn.Module) -> list[str]:
+    """Neurons of a framework with weights of their own; they are counted as the operations they are made of."""
+    return [n for n, m in model.named_modules() if known_class(m) is not None and holds_weights(m)]
+
+
+def _is_named(name: str, module: nn.Module, item: str | type[nn.Module]) -> bool:
+    if not isinstance(item, str):
+        return isinstance(module, item)
+    kind = type(module)
+    return item in (kind.__name__, f"{kind.__module__}.{kind.__qualname__}") or (item == name and bool(name))
+
+
+def holds_weights(module: nn.Module) -> bool:
+    """True where a module, or one within it, holds a matrix or a layer of torch that computes."""
+    if isinstance(getattr(module, "recurrent_weights", None), Tensor):  # Norse: a parameter or a plain tensor
+        return True
+    if any(p.dim() >= 2 and min(p.shape[:2]) > 1 for p in module.parameters()):
+        return True
+    return _holds_layers(module)
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    return any(
+        type(m).__module__.startswith("torch.nn.modules") and (m._parameters or "pool" in type(m).__module__)
+        for m in module.modules()
+    )
+
+
+def is_subclass(module: nn.Module, belief: NeuronSpec) -> bool:
+    """True for a class of the user's own that is derived from a framework's neuron: it may do more than update it."""
+    root = type(module).__module__.partition(".")[0]
+    return belief.framework not in ("hand-written", "nir", root)
+
+
+def hides_work(name: str) -> str:
+    """The error for a module that was named as a neuron and does more."""
+    return (
+        f"neuron '{name or 'the model'}': it holds layers, products or weights that would not be counted; name the "
+        "neuron within it, or none: then it is counted as the operations that it is made of"
+    )
+
+
+def known_class(module: nn.Module) -> NeuronSpec | None:
+    """What a framework's class says of a module; None where it is no neuron."""
+    if isinstance(module, LIF):
+        reset = "soft" if module.rule != "spikformer" else "hard, to 0"
+        return NeuronSpec(
+            "snn_energy", "its class", "time-first", module.amplitude, threshold=f"{module.v_th:g}", reset=reset
+        )
+    if getattr(module, "spiking_neuron", False) is True:
+        return nir.neuron_spec(module)
+    for kind in type(module).__mro__:
+        root = kind.__module__.partition(".")[0]
+        reader = _READERS.get(root)
+        if reader is not None:
+            belief = reader(module, kind)
+            if belief is not None:
+                return belief
+    return None
+
+
+_READERS: Mapping[str, Callable[[Any, type], NeuronSpec | None]] = {
+    "spikingjelly": spikingjelly.neuron_spec,
+    "snntorch": snntorch.neuron_spec,
+    "sinabs": sinabs.neuron_spec,
+    "norse": norse.neuron_spec,
+}
+
+
+def reset_states(model: nn.Module) -> None:
+    """Put every module of a framework at rest, by its framework's own word; others are left as they are."""
+    for module in model.modules():
+        if not any(kind.__module__.partition(".")[0] in _READERS for kind in type(module).__mro__):
+            continue
+        for word in ("reset", "reset_states", "reset_mem", "reset_state"):
+            method = getattr(module, word, None)
+            if callable(method):
+                with contextlib.suppress(TypeError):  # one that wants arguments is no reset
+                    method()
+                break

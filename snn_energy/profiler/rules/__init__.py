@@ -1,0 +1,5 @@
+"""Counting rules: what every function of torch does, by name. Importing this package registers all of them."""
+
+from snn_energy.profiler.rules import attention, convolution, elementwise, moves, pooling, products, unknown
+
+__all__ = ["attention", "convolution", "elementwise", "moves", "pooling", "products", "unknown"]

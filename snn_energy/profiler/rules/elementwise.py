@@ -1,0 +1,264 @@
+"""Element-wise functions: how many operations per element, and what they leave of the values that they work on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+from snn_energy.profiler.axes.roles import ONCE, Role, Roles
+from snn_energy.profiler.axes.rows import cached_broadcast_roles
+from snn_energy.profiler.rules.records import all_active, record_of
+from snn_energy.profiler.rules.registry import BatchContext, Call, rule
+from snn_energy.profiler.tracking.operation_log import Outcome
+from snn_energy.profiler.values.bounds import (
+    NOTHING,
+    ValueBound,
+    bound_of_product,
+    bound_of_scale,
+    bound_of_sum,
+    reason_of_average,
+)
+from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
+
+
+class Work(NamedTuple):
+    """What an element-wise function does: the row's operation, operations over the whole tensor, and its result.
+
+    roles, timed: of the result. bound: of its values. has_offset: a step without input still gives a non-zero result.
+    foldable: it may become part of a weight layer.
+    """
+
+    op: str
+    operations: int
+    roles: Roles
+    timed: bool
+    bound: ValueBound
+    has_offset: bool = False
+    foldable: bool = False
+
+
+def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
+    """The outcome of one element-wise call."""
+    record = record_of(call, context, work.op, call.traces)
+    record.elementwise_ops = work.operations // max(1, context.shape.rows(record.timed))
+    record.foldable, record.note = work.foldable, call.name
+    if work.op == "mul" and len(call.inputs) > 1:
+        record.active = all_active([t.active for t in call.traces])
+    active = np.ones_like(record.active) if work.has_offset else record.active
+    facts = TensorFacts(work.roles, work.timed, record.step, active, record.constant, frozenset(), work.bound)
+    record.reads, record.leaves = tuple(t.bound for t in call.traces), facts.bound
+    return _results(call, Outcome(record), TensorTrace(facts))
+
+
+def _results(call: Call, outcome: Outcome, result: TensorTrace) -> Outcome:
+    """The first result is the operation's; of others (indices of a maximum) no value is known."""
+    others = [(out, result.replace(bound=NOTHING, scans=type(result.scans)())) for out in call.outputs[1:]]
+    is_written = any(call.out is x for x, _ in call.inputs) or "out" in call.kwargs
+    written = [(call.out, result)] if is_written else []
+    return Outcome(outcome.record, [(call.out, result), *others], written)
+
+
+def broadcast(call: Call) -> tuple[Roles, bool]:
+    """Roles of the result of an element-wise function, and whether it holds all time steps."""
+    roles = cached_broadcast_roles(tuple((x.shape, trace.roles) for x, trace in call.inputs), call.out.shape)
+    return roles, any(trace.timed for trace in call.traces)
+
+
+def kept_axes(call: Call) -> tuple[Roles, bool]:
+    """Roles of a result with the axes of the first input, lost where it is of another size; and whether it is timed."""
+    x, trace = call.inputs[0]
+    roles = tuple(r if call.out.shape[i] == x.shape[i] else None for i, r in enumerate(trace.roles))
+    return roles, any(t.timed for t in call.traces)
+
+
+def no_multiples(call: Call) -> ValueBound:
+    """Bound of values computed in any way: real for the reason of the first operand that has one."""
+    bounds = [t.bound for t in call.traces]
+    return ValueBound(reason=next((b.reason for b in bounds if b.reason), None), loader=any(b.loader for b in bounds))
+
+
+@rule("add sub rsub subtract add_relu", constants_matter=True)
+def addition(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One addition per element of the result."""
+    bounds = [t.bound for t in call.traces]
+    is_plain = call.name == "add" and call.kwargs.get("alpha", 1) == 1 and len(call.args) < 3
+    bound = bound_of_sum(*bounds) if is_plain and len(bounds) == 2 else no_multiples(call)
+    has_offset = len(bounds) == 1  # a constant is added
+    return elementwise(call, context, Work("add", call.out.numel(), *broadcast(call), bound, has_offset))
+
+
+@rule("mul multiply div divide true_divide rdiv rtruediv truediv", constants_matter=True)
+def multiplication(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One multiplication per element of the result; by one known number it is a scale."""
+    return _multiplied(call, context, 1)
+
+
+@rule("addcmul addcdiv lerp", constants_matter=True)
+def multiply_add(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Two multiplications per element of the result."""
+    return _multiplied(call, context, 2)
+
+
+def _multiplied(call: Call, context: BatchContext, each: int) -> Outcome:
+    bounds = [t.bound for t in call.traces]
+    factor = constant_factor(call, call.inputs[0][0]) if len(bounds) == 1 else None
+    bound = no_multiples(call)
+    if factor is not None:
+        bound = bound_of_scale(bounds[0], factor)
+    elif call.name in ("mul", "multiply") and len(bounds) == 2:
+        bound = bound_of_product(bounds[0], bounds[1], 1)
+    op, operations = "mul" if factor is None else "scale", each * call.out.numel()
+    return elementwise(call, context, Work(op, operations, *broadcast(call), bound, foldable=factor is not None))
+
+
+def constant_factor(call: Call, x: Tensor) -> float | None:
+    """The one number a tensor is multiplied with, or None where it is not one number known on the host."""
+    others = [a for a in (*call.args, *call.kwargs.values()) if a is not x and not isinstance(a, str)]
+    if len(others) != 1:
+        return None
+    other = others[0]
+    if isinstance(other, Tensor):
+        if other.numel() != 1 or other.device.type != "cpu":
+            return None
+        other = other.item()
+    if isinstance(other, bool) or not isinstance(other, (int, float)) or other == 0:
+        return None
+    if call.name.startswith(("rdiv", "rtruediv")):
+        return None
+    return 1 / other if "div" in call.name else float(other)
+
+
+@rule(
+    """relu relu6 gelu silu tanh hardtanh hardswish leaky_relu elu celu selu mish log_sigmoid_forward prelu rrelu
+    threshold expm1 log1p sqrt pow square abs neg negative erf sin clamp clamp_min clamp_max clip hardshrink softshrink
+    tanhshrink softsign glu remainder fmod floor_divide bernoulli""",
+    constants_matter=True,
+)
+def activation(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element of the result; f(0) = 0."""
+    return _activated(call, context, has_offset=False)
+
+
+@rule(
+    "sigmoid hardsigmoid softplus logsigmoid exp log log2 log10 rsqrt reciprocal erfc cos",
+    constants_matter=True,
+)
+def activation_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element of the result; f(0) is not 0."""
+    return _activated(call, context, has_offset=True)
+
+
+def _activated(call: Call, context: BatchContext, has_offset: bool) -> Outcome:
+    first = call.traces[0].bound
+    is_kept = call.name in ("relu", "abs") and first.unit is not None
+    bound = first if is_kept else no_multiples(call)
+    return elementwise(call, context, Work("activation", call.out.numel(), *broadcast(call), bound, has_offset))
+
+
+@rule("softmax log_softmax softmin", constants_matter=True)
+def softmax(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Maximum, subtraction, exponential, sum, division: five operations per element."""
+    return elementwise(call, context, Work("softmax", 5 * call.out.numel(), *broadcast(call), NOTHING, has_offset=True))
+
+
+@rule("batch_norm native_batch_norm cudnn_batch_norm")
+def batch_norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Scale and shift with running statistics: two operations per element."""
+    names = ("input", "running_mean", "running_var", "weight", "bias", "training")
+    if call.name != "batch_norm":
+        names = ("input", "weight", "bias", "running_mean", "running_var", "training")
+    is_foldable = not call.bound(*names).get("training", False)  # else with the statistics of this batch
+    return _normed(call, context, 2, has_offset=True, foldable=is_foldable)
+
+
+@rule("layer_norm native_layer_norm group_norm native_group_norm instance_norm")
+def norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Mean, variance (2), normalise, scale and shift in one multiply-add each: five operations per element."""
+    return _normed(call, context, 5, has_offset=True)
+
+
+@rule("rms_norm normalize", constants_matter=True)
+def norm_without_shift(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """As ``norm``; of zeros it gives zeros."""
+    return _normed(call, context, 5, has_offset=False)
+
+
+def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, foldable: bool = False) -> Outcome:
+    has_same_axes = call.out.dim() == call.inputs[0][0].dim()
+    roles, timed = kept_axes(call) if has_same_axes else broadcast(call)
+    work = Work("norm", each * call.out.numel(), roles, timed, no_multiples(call), has_offset, foldable)
+    return elementwise(call, context, work)
+
+
+@rule(
+    """gt lt ne greater less greater_equal less_equal not_equal where masked_fill sign round floor ceil trunc
+    logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor and or xor isnan isfinite isinf heaviside
+    maximum minimum fmax fmin nan_to_num sgn isclose""",
+    constants_matter=True,
+)
+def comparison(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element of the result; of zeros it gives zeros."""
+    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING))
+
+
+@rule("ge le eq logical_not bitwise_not invert", constants_matter=True)
+def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element of the result; of zeros it gives ones."""
+    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING, has_offset=True))
+
+
+@rule(
+    """sum nansum amax amin max min prod cumsum cumprod std var var_mean std_mean norm linalg_vector_norm logsumexp
+    argmax argmin all any count_nonzero topk sort median aminmax""",
+    constants_matter=True,
+)
+def reduction(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element that is read."""
+    return _reduced(call, context, "reduce", NOTHING)
+
+
+@rule("mean nanmean", constants_matter=True)
+def mean(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element that is read; an average over one value is that value: over one time step."""
+    x, trace = call.inputs[0]
+    is_of_one = call.out.numel() == x.numel()
+    bound = trace.bound if is_of_one else ValueBound(reason=reason_of_average(trace.bound, call.name))
+    return _reduced(call, context, "mean", bound)
+
+
+def _reduced(call: Call, context: BatchContext, op: str, bound: ValueBound) -> Outcome:
+    """The outcome of a reduction over some axes; over time it is done once."""
+    x, first = call.inputs[0]
+    roles, timed, step = _axes_left(call, x, first)
+    record = record_of(call, context, op, call.traces)
+    is_over_time = first.timed and not timed
+    rows = context.shape.rows(first.timed and not is_over_time)
+    if is_over_time:
+        record.timed, record.step = False, step
+        record.active = np.array([bool(record.active.any())])
+        record.output_elements = call.out.numel() // max(1, context.shape.rows(False))
+    record.elementwise_ops, record.note = x.numel() // max(1, rows), call.name
+    facts = TensorFacts(roles, timed, record.step, record.active, record.constant, frozenset(), bound)
+    record.reads, record.leaves = tuple(t.bound for t in call.traces), bound
+    return _results(call, Outcome(record), TensorTrace(facts))
+
+
+def _axes_left(call: Call, x: Tensor, trace: TensorTrace) -> tuple[Roles, bool, int | None]:
+    """Roles, timed and step after a reduction over some axes."""
+    out, args = call.out, call.args
+    given = call.kwargs.get("dim", call.kwargs.get("axis", args[1] if len(args) > 1 else None))
+    if out.shape == x.shape:  # a running sum keeps every axis
+        return trace.roles, trace.timed, trace.step
+    if isinstance(given, bool) or not isinstance(given, (int, tuple, list)):
+        dims = set(range(x.dim()))
+    else:
+        dims = {d % max(1, x.dim()) for d in ([given] if isinstance(given, int) else given)}
+    roles: tuple[Role | None, ...] = tuple(r for i, r in enumerate(trace.roles) if i not in dims)
+    if out.dim() == x.dim():
+        roles = tuple(None if i in dims else r for i, r in enumerate(trace.roles))
+    roles = roles if len(roles) == out.dim() else (None,) * out.dim()
+    over_time = "T" in {trace.roles[i] for i in dims}
+    return roles, trace.timed and not over_time, ONCE if over_time else trace.step

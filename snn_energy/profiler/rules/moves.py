@@ -1,0 +1,253 @@
+"""Functions that move or relabel data and compute nothing: they cost nothing, and what is known moves along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, fed_roles, merge, role_positions, stacked_role
+from snn_energy.profiler.axes.rows import cached_reshape_roles, cached_view_roles
+from snn_energy.profiler.rules.records import any_active
+from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, register, rule
+from snn_energy.profiler.rules.unknown import unsupported
+from snn_energy.profiler.tracking.operation_log import Outcome
+from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_union
+from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
+
+# Answers about a tensor, and tensors made beside it, that carry none of its values.
+QUESTIONS = """size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex shape
+    dtype device layout ndim grad grad_fn is_leaf is_cuda is_sparse is_quantized is_inference
+    is_signed element_size get_device is_same_size zeros_like ones_like empty_like full_like rand_like randn_like
+    randint_like new_zeros new_ones new_empty new_full new_tensor result_type len format repr str hash is_nonzero
+    is_pinned is_shared names version sym_size itemsize nbytes untyped_storage retains_grad output_nr
+    can_cast get_buffer is_conj is_neg is_tensor is_storage"""
+register(str.split(QUESTIONS), RuleEntry())
+
+
+@rule("numpy array dlpack data_ptr item tolist storage share_memory", cacheable=False, writes=True)
+def escape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Values that code outside torch may change: the tensor's storage is never trusted again."""
+    return Outcome(written=[(x, None) for x, _ in call.inputs])
+
+
+@rule(
+    """reshape view flatten unflatten unsqueeze squeeze contiguous clone detach reshape_as view_as ravel alias
+    lift_fresh unsafe_view requires_grad data dropout1d dropout2d dropout3d identity""",
+    "to float half bfloat16 double int long short char byte bool type type_as cpu cuda copy_to",
+)
+def reshape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Row-major order is kept; a change of number format keeps what stays provable."""
+    x, trace = call.inputs[0]
+    return Outcome(traces=[(call.out, reshaped(x, trace, call.out, context.shape))])
+
+
+@rule("dropout alpha_dropout feature_dropout feature_alpha_dropout")
+def dropout(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Nothing in eval mode; an active one has no rule."""
+    if call.bound("input", "p", "training").get("training", False):
+        return unsupported(call, context)
+    return reshape(call, context, scans)
+
+
+def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> TensorTrace:
+    """What is known of ``out``, which holds the values of ``x`` in the same row-major order."""
+    roles = trace.roles
+    if out.shape != x.shape:
+        roles = cached_reshape_roles(x.shape, trace.roles, out.shape, batch)
+    bound, scans = trace.bound, trace.scans
+    if out.data_ptr() != x.data_ptr() and not (x.is_contiguous() and out.is_contiguous()):
+        scans = ScanResults()
+    if out.dtype != x.dtype:
+        scans = ScanResults()
+        if out.dtype == torch.bool:
+            bound = ValueBound(1.0, 1, True)
+        elif not (bound.unit == 1 and out.dtype.is_floating_point):
+            bound = replace(bound, unit=None, max_k=0, proven=False)
+    return trace.replace(roles=roles, bound=bound, scans=scans)
+
+
+@rule(
+    """permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint split split_with_sizes chunk
+    tensor_split unbind select narrow slice getitem index index_select gather take take_along_dim masked_select
+    roll flip rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
+    replication_pad2d replication_pad3d circular_pad pixel_shuffle pixel_unshuffle channel_shuffle unfold im2col
+    diagonal diag_embed tril triu meshgrid as_strided unsafe_split unsafe_chunk broadcast_tensors atleast_1d
+    atleast_2d atleast_3d to_copy resolve_conj resolve_neg real"""
+)
+def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Other views and copies: values move, are repeated or are left out, none is computed."""
+    x, trace = call.inputs[0]
+    storage = x.untyped_storage()._cdata
+    padded_with = call.bound("input", "pad", "mode", "value").get("value")
+    bound = NOTHING if call.name in ("pad", "constant_pad_nd") and padded_with else trace.bound
+    moved = []
+    for out in call.outputs:
+        if out.untyped_storage()._cdata == storage:
+            kept = trace.scans if out.data_ptr() == x.data_ptr() else ScanResults()
+            moved.append((out, viewed(x, trace, out, context.shape).replace(bound=bound, scans=kept)))
+        else:
+            roles = _copied_roles(call, x, trace, out)
+            moved.append((out, trace.replace(roles=roles, bound=bound, scans=ScanResults())))
+    return Outcome(traces=moved)
+
+
+@rule("copy setitem fill zero set", writes=True)
+def move_or_write(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """x.copy_(y) and its like write; the same without the underscore gives a copy."""
+    return _written(call, context) if call.in_place else move(call, context, scans)
+
+
+@rule("repeat_heads", cacheable=False)
+def repeat_heads(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """Grouped-query attention: every key and value head serves several query heads."""
+    _, trace = call.inputs[0]
+    return Outcome(traces=[(call.out, trace.replace(scans=ScanResults()))])
+
+
+def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> TensorTrace:
+    """A view of the same memory; where it holds a single time step, which one."""
+    roles = cached_view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), batch)
+    axis = role_positions(trace.roles).get("T")
+    if axis is None or {"T", "R"} & set(roles) or not trace.timed:
+        return trace.replace(roles=roles)
+    if out.dim() == x.dim() and out.shape[axis] != 1:
+        return trace.replace(roles=roles)  # part of the steps: incomplete, refused where it is counted
+    stride = x.stride(axis)
+    if stride == 0:  # the same values at every step
+        return trace.replace(roles=roles, timed=False, step=None, active=trace.active[:1])
+    step = (out.storage_offset() - x.storage_offset()) // stride % batch.time_steps
+    return trace.replace(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
+
+
+def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Roles:
+    """Roles of a copy that leaves the leading axes alone; lost where it touches them."""
+    name, args = call.name, call.args
+    last = max(role_positions(trace.roles).values(), default=-1)
+    dims: set[int] = set()
+    if name in ("flip", "roll", "index_select", "gather", "take_along_dim", "rot90"):
+        position = 2 if name in ("roll", "take_along_dim", "rot90") else 1
+        given = call.kwargs.get("dim", call.kwargs.get("dims", args[position] if len(args) > position else None))
+        values = [given] if isinstance(given, int) else list(given or range(x.dim()))
+        dims = {d % x.dim() for d in values}
+    elif name == "getitem":
+        index = _spelled_out(args[1] if isinstance(args[1], tuple) else (args[1],), x.dim())
+        whole = [i for i, item in enumerate(index) if isinstance(item, slice) and item == slice(None)]
+        dims = set(range(last + 1)) - set(whole)
+    elif name in ("take", "masked_select", "meshgrid"):
+        dims = set(range(x.dim()))
+    kept = [
+        role if i < out.dim() and out.shape[i] == x.shape[i] and i not in dims else None
+        for i, role in enumerate(trace.roles)
+    ]
+    return tuple((kept + [None] * out.dim())[: out.dim()])
+
+
+def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
+    """An index with its ellipsis written as whole slices."""
+    at = next((i for i, item in enumerate(index) if item is Ellipsis), None)
+    if at is None:
+        return list(index)
+    used = sum(1 for item in index if item is not Ellipsis and item is not None)
+    return [*index[:at], *[slice(None)] * (dims - used), *index[at + 1 :]]
+
+
+@rule("stack cat concat concatenate hstack vstack dstack")
+def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """stack and cat; T tensors of one step each, stacked in front, become the time axis."""
+    out, batch = call.out, context.shape
+    parts = list(call.args[0] if call.args else call.kwargs.get("tensors", ()))
+    given = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
+    dim = given % out.dim() if isinstance(given, int) else 0
+    known = {id(x): trace for x, trace in call.inputs}
+    traces = [(part, known[id(part)]) for part in parts if id(part) in known]
+    steps = [trace for _, trace in traces]
+    sources = frozenset().union(*(t.sources for t in steps))
+    bound = bound_of_union([t.bound for t in steps], len(parts))
+    is_stack, is_whole = call.name == "stack", len(parts) == len(steps)
+    has_time = batch.time_steps > 1 and not any(t.timed for t in steps)
+    if has_time and is_whole and dim == 0 and len(parts) == batch.time_steps:
+        first, roles = parts[0], steps[0].roles
+        roles = ("T", *roles) if is_stack else (stacked_role(first.shape[0], roles[0], batch), *roles[1:])
+        same = all(p is parts[0] for p in parts)
+        active = np.concatenate([t.active for t in steps])
+        return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, True, None, active, same, sources, bound)))])
+    if has_time and is_whole and is_stack and [t.step for t in steps] == list(range(batch.time_steps)):
+        roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
+        active = np.concatenate([t.active for t in steps])
+        return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, True, None, active, False, sources, bound)))])
+    first, trace = traces[0]
+    if is_stack and has_time and len(parts) == batch.time_steps:
+        trace = trace.replace(roles=(None,) * first.dim())  # T copies, but not in front
+    roles = (*trace.roles[:dim], None, *trace.roles[dim:])
+    if not is_stack:
+        roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
+    active = any_active([t.active for t in steps])
+    if not is_whole:
+        active = np.ones_like(active)
+    step = max((t.step for t in steps if t.step is not None), default=None)
+    timed, constant = any(t.timed for t in steps), all(t.constant for t in steps)
+    return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, timed, step, active, constant, sources, bound)))])
+
+
+@rule("repeat tile expand expand_as broadcast_to repeat_interleave")
+def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
+    (x, trace), out, name, batch = call.inputs[0], call.out, call.name, context.shape
+    aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
+    shape = [1] * (out.dim() - x.dim()) + list(x.shape)
+    roles: list[Role | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
+    has_no_time = not trace.timed and trace.step is None
+    changes: dict[str, Any] = {}
+    if has_no_time and batch.time_steps > 1 and out.numel() == batch.time_steps * x.numel():
+        is_of_rows = out.shape[0] == batch.rows(True) and shape[0] == batch.samples
+        if out.shape[0] == batch.time_steps and shape[0] == 1:
+            roles[0] = "T"
+        elif out.dim() > 1 and out.shape[1] == batch.time_steps and shape[1] == 1 and name != "repeat_interleave":
+            roles[1] = "T"
+        elif name == "repeat_interleave" and is_of_rows:
+            roles[0] = fed_roles(1, "flat-batch", batch)[0]
+        elif name in ("repeat", "tile") and is_of_rows:
+            roles[0] = merge(True, True, batch)
+        else:  # T copies, but not in front: a time axis that is not followed
+            unknown = trace.replace(roles=(None,) * out.dim(), scans=ScanResults())
+            return Outcome(traces=[(out, unknown)])
+        changes = {"timed": True, "active": np.repeat(trace.active, batch.time_steps), "constant": True}
+    return Outcome(traces=[(out, trace.replace(roles=tuple(roles), scans=ScanResults(), **changes))])
+
+
+def _written(call: Call, context: BatchContext) -> Outcome:
+    """x[...] = y, x.copy_(y), x.fill_(c): the target's values change; a buffer may gain its time axis here."""
+    name, args, target = call.name, call.args, call.args[0]
+    before = call.trace_of(target)
+    sources = [trace for x, trace in call.inputs if x is not target]
+    joined = before or sources[0].replace(bound=NOTHING, scans=ScanResults(), roles=(None,) * target.dim())
+    joined = joined.replace(bound=ValueBound(loader=joined.bound.loader), scans=ScanResults())
+    if sources:
+        joined = joined.replace(sources=joined.sources | sources[0].sources, bound=NOTHING)
+    elif name != "zero":  # a constant that may not be zero
+        joined = joined.replace(active=np.ones_like(joined.active))
+    if name == "setitem" and sources and isinstance(args[1], int):
+        joined = _written_step(target, args[1], joined, sources[0], before, context.shape)
+    elif name == "copy" and sources and target.shape == args[1].shape:
+        joined = sources[0].replace(scans=ScanResults())
+    is_whole = len(joined.roles) == target.dim()
+    return Outcome(traces=[(target, joined)], written=[(target, joined if is_whole else None)])
+
+
+def _written_step(
+    target: Tensor, at: int, joined: TensorTrace, source: TensorTrace, before: TensorTrace | None, batch: BatchShape
+) -> TensorTrace:
+    """buffer[t] = y for a buffer of T steps."""
+    steps = batch.time_steps
+    if steps == 1 or target.shape[0] != steps or source.timed:
+        return joined
+    active = before.active.copy() if before is not None and before.timed else np.zeros(steps, np.bool_)
+    active[at] = bool(source.active.any())
+    roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
+    return joined.replace(roles=roles, timed=True, step=None, active=active, constant=False)

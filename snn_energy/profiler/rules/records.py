@@ -1,0 +1,78 @@
+"""Records of operations, filled with what every rule has in common."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.roles import ONCE
+from snn_energy.profiler.rules.registry import BatchContext, Call
+from snn_energy.profiler.tracking.module_scopes import CallSite
+from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.traces import TensorTrace
+
+
+def record_of(
+    call: Call, context: BatchContext, op: str, traces: Sequence[TensorTrace], label: str | None = None
+) -> OperationRecord:
+    """The record of a call: operation ``op`` on operands with these traces; ``label`` (else ``op``) names it."""
+    return record_at(call.site, context, op, label or op, traces, call.out)
+
+
+def record_at(
+    site: CallSite, context: BatchContext, op: str, label: str, traces: Sequence[TensorTrace], out: Tensor
+) -> OperationRecord:
+    """A new record of operation ``op``, named by ``label`` at a site, reading ``traces``."""
+    layer, scope, invocation, nth, suffix = site.place(label)
+    if len(traces) == 1:
+        one = traces[0]
+        timed, step, active, inputs = one.timed, None if one.timed else one.step, one.active, one.sources
+        constant = one.constant or (not one.timed and one.step is None)
+    else:
+        timed = any(t.timed for t in traces)
+        known = [t.step for t in traces if t.step is not None]
+        step = None if timed or not known else max(known) if max(known) >= 0 else ONCE
+        active, inputs = any_active([t.active for t in traces]), frozenset().union(*(t.sources for t in traces))
+        constant = all(t.constant or (not t.timed and t.step is None) for t in traces)
+    if not timed and context.step is not None:  # the model is called once per step: it works in that step
+        step = context.step
+    return OperationRecord(
+        layer=layer,
+        scope=scope,
+        invocation=invocation,
+        index=nth,
+        suffix=suffix,
+        op=op,
+        timed=timed,
+        step=step,
+        active=active,
+        constant=constant,
+        inputs=inputs,
+        output_elements=out.numel() // max(1, context.shape.rows(timed)),
+        label=label,
+    )
+
+
+def any_active(flags: Sequence[Steps]) -> Steps:
+    """Steps in which one of several sources works."""
+    return functools.reduce(lambda a, b: a | b, flags)
+
+
+def all_active(flags: Sequence[Steps]) -> Steps:
+    """Steps in which all of several sources work."""
+    return functools.reduce(lambda a, b: a & b, flags)
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+    """Tensors among arguments, in lists and tuples too, in order."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from tensors_in(value)
+        elif isinstance(value, dict):
+            yield from tensors_in(value.values())

@@ -1,0 +1,196 @@
+"""The table of counting rules: a rule is a function of one call, registered by the plain names that it counts.
+
+A function of torch is known by its plain name, the same for ``torch.conv2d``, ``F.conv2d``, ``Tensor.add_`` and
+``aten.convolution``. A rule is given the call and gives its outcome; it changes nothing itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+from torch import Tensor
+
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.tracking.module_scopes import CallSite
+from snn_energy.profiler.tracking.operation_log import Outcome
+from snn_energy.profiler.values.geometry import Geometry
+from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.values.traces import TensorTrace
+
+
+@dataclass(frozen=True)
+class BatchContext:
+    """What all calls of one call of the model share.
+
+    shape: time steps and samples. step: the time step where the model is called once per step, else None.
+    geometries: of the convolutions of this run, by all that they follow from.
+    """
+
+    shape: BatchShape
+    step: int | None = None
+    geometries: dict[Hashable, Geometry] = field(default_factory=dict)
+
+
+class Call(NamedTuple):
+    """One call of a function that has been made.
+
+    name: the plain name. inputs: tensors that stem from the loader, in order, with what is known of them. outputs:
+    tensors that it gave. site: the running module. in_place: ``add_``, ``__iadd__``, ``__setitem__``.
+    """
+
+    name: str
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    inputs: Sequence[tuple[Tensor, TensorTrace]]
+    outputs: Sequence[Tensor]
+    site: CallSite
+    in_place: bool = False
+
+    @property
+    def out(self) -> Tensor:
+        """The first result."""
+        return self.outputs[0]
+
+    @property
+    def traces(self) -> list[TensorTrace]:
+        """What is known of the inputs."""
+        return [trace for _, trace in self.inputs]
+
+    def bound(self, *names: str) -> dict[str, Any]:
+        """Positional and keyword arguments by name; what is not given is absent."""
+        found = dict(zip(names, self.args, strict=False))
+        found.update({key: value for key, value in self.kwargs.items() if key in names})
+        return found
+
+    def trace_of(self, tensor: object) -> TensorTrace | None:
+        """What is known of one of the inputs; None for any other tensor."""
+        return next((trace for x, trace in self.inputs if x is tensor), None)
+
+
+class PartCall(NamedTuple):
+    """One of the calls that a function is made of."""
+
+    name: str
+    args: Sequence[Any]
+    out: Tensor
+
+
+Rule = Callable[[Call, BatchContext, ScanCache], Outcome]
+Decomposition = Callable[[Call], Iterator[PartCall]]
+
+
+@dataclass(frozen=True)
+class RuleEntry:
+    """A registered rule, and what may be assumed of it.
+
+    count: the rule; None for questions about a tensor, which leave nothing. parts: instead of ``count``, the calls that
+    the function is made of. cacheable: its outcome follows from what is known of its tensors and from its other
+    arguments. constants_matter: and from the values of tensors that do not stem from the loader. scans_operands: the
+    outcome holds scans of its first tensors. is_layer: it computes with weights, products or windows, as layers do.
+    forgets_inputs: it may have written to what it reads. writes: it does something even where it gives no tensor.
+    """
+
+    count: Rule | None = None
+    _: KW_ONLY
+    parts: Decomposition | None = None
+    cacheable: bool = False
+    constants_matter: bool = False
+    scans_operands: bool = False
+    is_layer: bool = False
+    forgets_inputs: bool = False
+    writes: bool = False
+
+    @property
+    def is_question(self) -> bool:
+        """True for a function that only answers something about a tensor."""
+        return self.count is None and self.parts is None
+
+
+class RuleProperties(TypedDict, total=False):
+    """What may be assumed of a rule, as in ``RuleEntry``."""
+
+    cacheable: bool
+    constants_matter: bool
+    scans_operands: bool
+    is_layer: bool
+    forgets_inputs: bool
+    writes: bool
+
+
+_ENTRIES: dict[str, RuleEntry] = {}
+
+
+def register(names: Iterable[str], entry: RuleEntry) -> None:
+    """Register an entry under plain names. Raises ValueError for a name registered twice or no plain name."""
+    for name in names:
+        if name in _ENTRIES:
+            raise ValueError(f"two rules for '{name}'")
+        if plain_name(name) != name:
+            raise ValueError(f"'{name}' is no plain name: '{plain_name(name)}' is")
+        _ENTRIES[name] = entry
+
+
+def rule(*names: str, **properties: Unpack[RuleProperties]) -> Callable[[Rule], Rule]:
+    """Register a rule under plain names, several in one text or apart, with the properties of a ``RuleEntry``.
+
+    Its outcome is cacheable unless said otherwise. Raises ValueError for a name given twice.
+    """
+
+    def decorate(count: Rule) -> Rule:
+        properties.setdefault("cacheable", True)
+        register((name for text in names for name in text.split()), RuleEntry(count, **properties))
+        return count
+
+    return decorate
+
+
+def decomposition(*names: str) -> Callable[[Decomposition], Decomposition]:
+    """Register a function that gives the calls that a layer is made of. Raises ValueError for a name given twice."""
+
+    def decorate(parts: Decomposition) -> Decomposition:
+        register((name for text in names for name in text.split()), RuleEntry(parts=parts, is_layer=True))
+        return parts
+
+    return decorate
+
+
+def find(name: str) -> RuleEntry | None:
+    """The rule of a plain name; None where there is none."""
+    return _ENTRIES.get(name)
+
+
+def known_names() -> list[str]:
+    """Every registered name, sorted."""
+    return sorted(_ENTRIES)
+
+
+def layer_names() -> frozenset[str]:
+    """Names of functions that compute with weights, products or windows."""
+    return frozenset(name for name, entry in _ENTRIES.items() if entry.is_layer)
+
+
+@functools.lru_cache(maxsize=4096)
+def plain_name(name: str) -> str:
+    """``__iadd__`` -> add, ``add_`` -> add, ``_softmax`` -> softmax, ``__matmul__`` -> matmul."""
+    if name.startswith("__") and name.endswith("__"):
+        core = name[2:-2]
+        if core in _INPLACE_DUNDERS:
+            return core[1:]
+        return core[1:] if core in ("radd", "rmul", "rand", "ror", "rxor") else core
+    return name.strip("_")
+
+
+_INPLACE_DUNDERS = frozenset(
+    ("iadd", "isub", "imul", "idiv", "itruediv", "imatmul", "iand", "ior", "ixor", "ipow", "ifloordiv", "imod")
+)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_in_place(name: str) -> bool:
+    """True for ``add_``, ``__iadd__``, ``__setitem__``."""
+    if name.startswith("__") and name.endswith("__"):
+        return name[2:-2] in _INPLACE_DUNDERS or name == "__setitem__"
+    return name.endswith("_") and not name.endswith("__")

@@ -1,0 +1,85 @@
+"""What all layers that read weights have in common: SOPs = sum of non-zeros at a position x outputs that it feeds."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.roles import Role, Roles
+from snn_energy.profiler.rules.records import tensors_in
+from snn_energy.profiler.rules.registry import BatchContext, Call
+from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
+from snn_energy.profiler.values.bounds import NOTHING
+from snn_energy.profiler.values.geometry import Geometry
+from snn_energy.profiler.values.scan import NonzeroSums
+from snn_energy.profiler.values.scan_cache import Reader, ScanCache
+from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
+
+
+def weighted(
+    record: OperationRecord, geometry: Geometry, found: NonzeroSums, elements: int, trace: TensorTrace, out: Tensor,
+    roles: Roles,
+) -> Outcome:  # fmt: skip
+    """The outcome of a layer that reads weights. found, elements: of its input; roles: of its result."""
+    record.left, record.left_elements, record.geometry = found, elements, geometry
+    record.dense_macs, record.weights, record.biases = geometry.dense_macs, geometry.weights, geometry.biases
+    record.reduction, record.out_channels = geometry.reduction, geometry.out_channels
+    record.positions, record.groups = geometry.positions, geometry.groups
+    active = np.ones_like(record.active) if geometry.biases else record.active
+    facts = TensorFacts(roles, trace.timed, trace.step, active, record.constant, frozenset(), NOTHING)
+    return Outcome(record, [(out, TensorTrace(facts))])
+
+
+def linear_outcome(
+    record: OperationRecord,
+    geometry: Geometry,
+    x: Tensor,
+    trace: TensorTrace,
+    out: Tensor,
+    roles: Roles,
+    context: BatchContext,
+    scans: ScanCache,
+) -> Outcome:
+    """The outcome of a layer whose every input element meets the same number of weights."""
+    reader = Reader(record.layer, record.invocation, "left")
+    found, elements = scans.scan_operand(x, trace, context.shape, reader)
+    return weighted(record, geometry, found, elements, trace, out, roles)
+
+
+def linear_geometry(positions: int, reduction: int, outputs: int, weights: int, biases: int) -> Geometry:
+    """Geometry of a linear layer: every input element meets ``outputs`` weights."""
+    return Geometry(
+        positions=positions,
+        reduction=reduction,
+        out_channels=outputs,
+        groups=1,
+        weights=weights,
+        biases=biases,
+        fan_out=np.array([outputs], dtype=np.int64),
+    )
+
+
+def has_constant_weights(call: Call) -> bool:
+    """True where nothing but the first argument stems from the loader."""
+    rest = [*call.args[1:], call.kwargs.get("weight"), call.kwargs.get("bias")]
+    return all(call.trace_of(tensor) is None for tensor in tensors_in(rest))
+
+
+def known_trace(call: Call, x: Tensor) -> TensorTrace:
+    """What is known of an operand; raises ProfilingError where it does not stem from the loader."""
+    trace = call.trace_of(x)
+    if trace is None:
+        raise ProfilingError(
+            f"{call.site.scope or 'the model'}: an operation reads a tensor that does not stem from the loader"
+        )
+    return trace
+
+
+def require_features(layer: str, role: Role | None) -> None:
+    """Refuse a layer that sums over time steps or samples: its work is no step's and no sample's."""
+    if role is not None:
+        raise ProfilingError(
+            f"{layer}: sums over the axis of time steps or samples, so that its work cannot be told apart by step "
+            "and sample; give batches with samples in front, and features behind"
+        )

@@ -1,0 +1,198 @@
+"""Operations of one forward pass, in the order of the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.exact_sums import coincidences, weighted_rows
+from snn_energy.profiler.values.geometry import Geometry
+from snn_energy.profiler.values.scan import NonzeroSums
+from snn_energy.profiler.values.traces import TensorTrace
+
+
+@dataclass
+class Operand:
+    """What an event read: size per row, non-zeros per row, and its scan for the kind."""
+
+    elements: int
+    nonzeros: Tensor
+    scan: NonzeroSums
+
+
+@dataclass
+class OperationRecord:
+    """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
+
+    ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
+    ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
+    element-wise operation. ``label``: what it is counted by in its scope.
+    """
+
+    layer: str
+    scope: str
+    invocation: int
+    index: int
+    suffix: str
+    op: str
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    inputs: frozenset[int]
+    output_elements: int
+    note: str = ""
+    reads: tuple[ValueBound, ...] = ()
+    leaves: ValueBound | None = None
+    left: NonzeroSums | None = None
+    right: NonzeroSums | None = None
+    left_elements: int = 0
+    right_elements: int = 0
+    geometry: Geometry | None = None
+    streamed: Operand | None = None
+    other: Operand | None = None
+    sops: Tensor | None = None
+    multi_left: Tensor | None = None
+    multi_right: Tensor | None = None
+    spikes: Tensor | None = None
+    emitted: NonzeroSums | None = None
+    integrates_only: bool = False
+    dense_macs: int = 0
+    elementwise_ops: int = 0
+    weights: int = 0
+    biases: int = 0
+    neurons: int = 0
+    reduction: int = 0
+    out_channels: int = 0
+    positions: int = 0
+    groups: int = 0
+    foldable: bool = False
+    label: str = ""
+
+    def copy(self) -> OperationRecord:
+        """The same again, field by field."""
+        other = object.__new__(OperationRecord)
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def difference(self, other: OperationRecord) -> str | None:
+        """The name of the first field that is not the same, value by value; None where all are."""
+        fields = self.__dataclass_fields__
+        return next((name for name in fields if not _is_same(getattr(self, name), getattr(other, name))), None)
+
+    @property
+    def call(self) -> tuple[Any, ...]:
+        """Who called it, and when: all that its place among the rows depends on."""
+        return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
+
+    def finish(self) -> None:
+        """Make the counts from the scans of the operands."""
+        if self.left is None or self.streamed is not None:
+            return
+        if self.right is not None:
+            self._finish_product(self.left, self.right)
+        elif self.geometry is not None:
+            self._finish_weighted(self.left, self.geometry)
+
+    def _finish_weighted(self, left: NonzeroSums, geometry: Geometry) -> None:
+        """SOPs = sum over positions of non-zeros there x outputs they feed."""
+        nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
+        fan_out = geometry.same_fan_out
+        if fan_out is not None:
+            self.sops = nonzeros * fan_out
+            self.multi_left = None if left.levels is None else left.levels.sum(1, dtype=torch.int64) * fan_out
+        else:
+            weights = geometry.fan_out_on(nonzeros.device)
+            self.sops = weighted_rows(left.nonzeros, weights)
+            self.multi_left = None if left.levels is None else weighted_rows(left.levels, weights)
+        self.streamed = Operand(self.left_elements, nonzeros, left)
+
+    def _finish_product(self, left: NonzeroSums, right: NonzeroSums) -> None:
+        """SOPs = coincidences of non-zeros. Scans are (R, G, K)."""
+        most = self.positions * (self.out_channels // max(1, self.groups))
+        self.sops = coincidences(left.nonzeros, right.nonzeros, most)
+        if left.levels is not None:
+            self.multi_left = coincidences(left.levels, right.nonzeros, most * MOST_LEVELS)
+        if right.levels is not None:
+            self.multi_right = coincidences(left.nonzeros, right.levels, most * MOST_LEVELS)
+        self.streamed = Operand(self.left_elements, left.nonzeros.flatten(1).sum(1, dtype=torch.int64), left)
+        self.other = Operand(self.right_elements, right.nonzeros.flatten(1).sum(1, dtype=torch.int64), right)
+
+
+def _is_same(a: object, b: object) -> bool:
+    """True for equal values, tensors and arrays element by element."""
+    if a is b:
+        return True
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, (NonzeroSums, Geometry)) and type(a) is type(b):
+        return all(_is_same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
+    return a == b
+
+
+MOST_LEVELS = 255  # no |k| is larger
+
+
+class Outcome(NamedTuple):
+    """What a call did.
+
+    record: the operation, None where it is none. traces: what is known of tensors from now on; those of an operation
+    stem from it alone, whatever their sources say. written: tensors whose storages were written to, and what of.
+    """
+
+    record: OperationRecord | None = None
+    traces: Sequence[tuple[Tensor, TensorTrace]] = ()
+    written: Sequence[tuple[Tensor, TensorTrace | None]] = ()
+
+    def stemming_from(self, index: int) -> Outcome:
+        """The outcome of the operation that is the next in the log, number ``index``."""
+        if self.record is None:
+            return self
+        own = frozenset({index})
+        traces = [(x, trace.replace(sources=own)) for x, trace in self.traces]
+        written = [(x, trace and trace.replace(sources=own)) for x, trace in self.written]
+        return Outcome(self.record, traces, written)
+
+
+class OperationLog:
+    """What one batch did: records in the order of the calls, and layers whose work is not known.
+
+    unsupported: layer -> the function without a rule. untraced_layers: layer -> why its work is not known. Both are of
+    the whole run.
+    """
+
+    def __init__(self) -> None:
+        self.records: list[OperationRecord] = []
+        self.unsupported: dict[str, str] = {}
+        self.untraced_layers: dict[str, str] = {}
+
+    def begin_batch(self) -> None:
+        """Records of a new batch start."""
+        self.records = []
+
+    def finish(self) -> None:
+        """Make the counts of every record from the scans of its operands."""
+        for record in self.records:
+            record.finish()
+
+    def results(self, returned: Iterable[TensorTrace | None]) -> frozenset[int]:
+        """Records whose results the model returns, by the traces of the tensors that it gave."""
+        traces = list(returned)
+        sources: frozenset[int] = frozenset().union(*(trace.sources for trace in traces if trace is not None))
+        if not sources and not self.untraced_layers and traces:
+            self.untraced_layers["the output"] = (
+                "does not stem from the loader as far as could be followed; what comes after the break is not counted"
+            )
+        if not sources:  # in a container that is not known: whatever nothing else reads is a result
+            read = frozenset().union(*(record.inputs for record in self.records))
+            sources = frozenset(range(len(self.records))) - read
+        return sources

@@ -1,0 +1,85 @@
+"""What is known of every live tensor of one batch, by object, and which storages were written to since."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from snn_energy.profiler.values.bounds import NOTHING, ValueBound
+from snn_energy.profiler.values.traces import ScanResults, TensorTrace
+
+
+class TensorTable:
+    """Traces of live tensors. Tensors are followed by object, not by address; lives for one batch.
+
+    A write in place makes a new generation of its storage: what was known of the values of older tensors is void.
+    """
+
+    def __init__(self) -> None:
+        self._traces: dict[int, tuple[weakref.ref[Tensor], TensorTrace, int, int]] = {}
+        self._generation: dict[int, int] = {}
+        self._writes: dict[int, TensorTrace] = {}
+        self._held: list[StorageWeakRef] = []
+
+    def clear(self) -> None:
+        """Forget everything: a new batch begins."""
+        self._traces.clear()
+        self._generation.clear()
+        self._writes.clear()
+        self._held.clear()
+
+    def put(self, tensor: Tensor, trace: TensorTrace) -> None:
+        """From now on ``trace`` is what is known of this tensor."""
+        storage = tensor.untyped_storage()._cdata
+        key = id(tensor)
+        self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
+
+    def get(self, tensor: Tensor) -> TensorTrace | None:
+        """What is known of a tensor; None where it does not stem from the loader."""
+        entry = self._traces.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            return self._writes_of_untraced(tensor)
+        _, trace, storage, generation = entry
+        if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
+            written = self._writes.get(storage)
+            trace = trace.replace(bound=ValueBound(loader=trace.bound.loader), scans=ScanResults(), constant=False)
+            if written is not None and len(written.active) == len(trace.active):
+                trace = trace.replace(active=trace.active | written.active, sources=trace.sources | written.sources)
+            elif written is not None:
+                trace = trace.replace(
+                    active=trace.active | bool(written.active.any()),
+                    sources=trace.sources | written.sources,
+                )
+        return trace
+
+    def _writes_of_untraced(self, tensor: Tensor) -> TensorTrace | None:
+        """A buffer that values were written into through a view: known through its storage, without roles."""
+        if not self._writes:
+            return None
+        written = self._writes.get(tensor.untyped_storage()._cdata)
+        if written is None:
+            return None
+        return written.replace(roles=(None,) * tensor.dim(), bound=NOTHING, scans=ScanResults(), constant=False)
+
+    def mark_written(self, tensor: Tensor, trace: TensorTrace | None) -> None:
+        """The storage of a tensor was written to: nothing known of its values holds any longer."""
+        held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
+        self._held.append(held)
+        storage = tensor.untyped_storage()._cdata
+        self._generation[storage] = self._generation.get(storage, 0) + 1
+        if trace is not None:
+            before = self._writes.get(storage)
+            if before is not None:
+                trace = trace.replace(sources=trace.sources | before.sources)
+            self._writes[storage] = trace
+
+    def forget_values(self, tensor: Tensor) -> None:
+        """The values of a tensor may have changed to anything: keep where it stems from, nothing else."""
+        trace = self.get(tensor)
+        if trace is None:
+            return
+        trace = trace.replace(bound=NOTHING, scans=ScanResults(), constant=False)
+        self.mark_written(tensor, trace)
+        self.put(tensor, trace)

@@ -1,0 +1,1 @@
+"""Values of tensors: bounds by origin, exact sums, scans."""

@@ -1,0 +1,50 @@
+"""An operation that reads weights as a matrix product, and how many weights each input position meets."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """An operation as a matrix product, per image and step: M = positions, K = reduction, N = out_channels.
+
+    ``fan_out`` (P,) is how many weights each input position meets (a single number for linear layers).
+    For a transposed convolution M counts input positions, as fvcore does, so that dense MACs = M*K*N always.
+    """
+
+    positions: int
+    reduction: int
+    out_channels: int
+    groups: int
+    weights: int
+    biases: int
+    fan_out: npt.NDArray[np.int64]
+
+    @property
+    def dense_macs(self) -> int:
+        """M*K*N."""
+        return self.positions * self.reduction * self.out_channels
+
+    @functools.cached_property
+    def same_fan_out(self) -> int | None:
+        """The fan-out of every position where all have the same one."""
+        if not len(self.fan_out):
+            return 0
+        return int(self.fan_out[0]) if bool((self.fan_out == self.fan_out[0]).all()) else None
+
+    @functools.cached_property
+    def _fan_out_on(self) -> dict[torch.device, Tensor]:
+        return {}
+
+    def fan_out_on(self, device: torch.device) -> Tensor:
+        """``fan_out`` as (P,) float64 on a device."""
+        if device not in self._fan_out_on:
+            self._fan_out_on[device] = torch.from_numpy(self.fan_out).to(device=device, dtype=torch.float64)
+        return self._fan_out_on[device]

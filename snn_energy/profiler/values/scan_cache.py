@@ -1,0 +1,168 @@
+"""Scans of tensors, one for all readers of the same memory, and how the batch before read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snn_energy.core.kinds import of_loader
+from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
+from snn_energy.profiler.axes.rows import require_complete, rows_first
+from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
+from snn_energy.profiler.values.traces import TensorTrace
+
+DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
+
+SumLayout = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
+
+
+class ScanRequest(NamedTuple):
+    """How one reader scans a tensor."""
+
+    layout: SumLayout
+    with_levels: bool
+    where: str
+    operand: str
+    invocation: int
+
+
+class Reader(NamedTuple):
+    """Who reads a tensor: the layer, which of its calls, and which operand ("left", "right", "spikes")."""
+
+    layer: str
+    invocation: int
+    operand: str
+
+
+class ScanCache:
+    """Scans of operands, and what earlier batches tell about them; lives for the whole run.
+
+    known_real: (layer, invocation, operand) that need no second scan of their values. used_keys: how the operands of
+    the call under way were scanned, in the order of the scans. cross_check: the non-zeros of a scan that is found again
+    are counted all the same, and compared.
+    """
+
+    def __init__(self, max_k: int, input_kind: str | None, *, cross_check: bool = False) -> None:
+        self._cross_check = cross_check
+        self.max_k, self.input_kind = max_k, input_kind
+        self.known_real: set[tuple[str, int, str]] = set()
+        self.used_keys: list[Hashable] = []
+        self._levels_seen: dict[Hashable, frozenset[int]] = {}  # in earlier batches, without a common factor
+        self._requests: dict[tuple[str, int], dict[Hashable, ScanRequest]] = {}  # of a writer's output, in its order
+        self._ranges: list[tuple[str, Tensor]] = []
+
+    def begin_batch(self) -> None:
+        """Ranges of a new batch are gathered."""
+        self._ranges.clear()
+
+    def require_finite(self) -> None:
+        """Raises ProfilingError where a range of this batch holds NaN or infinity."""
+        if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
+            raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
+
+    def add_range(self, layer: str, values: Tensor) -> None:
+        """Values of a layer that must be finite; tested at the end of the batch, when the device is done."""
+        self._ranges.append((layer, values))
+
+    def requests_of(self, writer: tuple[str, int]) -> Mapping[Hashable, ScanRequest]:
+        """How the output of a (layer, invocation) was read, in this batch and earlier ones."""
+        return self._requests.get(writer, {})
+
+    def scan_operand(self, x: Tensor, trace: TensorTrace, batch: BatchShape, reader: Reader) -> tuple[NonzeroSums, int]:
+        """Scan of a tensor as (R, channels, positions), and its elements per row."""
+        rows = rows_first(x, trace.roles, trace.timed, batch, reader.layer)
+        r = rows.shape[0]
+        channels = rows.shape[1] if rows.dim() > 1 else 1
+        positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
+        return self.scan_as(x, rows, ((r, channels, positions), 1), trace, reader), channels * positions
+
+    def scan_image_rows(
+        self, x: Tensor, shape: tuple[int, int, int], trace: TensorTrace, batch: BatchShape, reader: Reader
+    ) -> NonzeroSums:
+        """Scan of a convolution's input, whose first axis must hold all rows."""
+        require_complete(trace.roles, trace.timed, batch, reader.layer)
+        first = trace.roles[0]
+        if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
+            rows = rows_first(x, trace.roles, trace.timed, batch, reader.layer)
+            return self.scan_as(x, rows, (shape, 1), trace, reader)
+        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
+            require_complete((None,) * x.dim(), trace.timed, batch, reader.layer)
+        return self.scan_as(x, x, (shape, 1), trace, reader)
+
+    def scan_as(
+        self,
+        whole: Tensor,
+        x: Tensor,
+        layout: SumLayout,
+        trace: TensorTrace,
+        reader: Reader,
+        with_levels: bool = True,
+    ) -> NonzeroSums:
+        """Scan of ``x``, the tensor ``whole`` with its axes in order, in a layout.
+
+        One for all that read the same memory in the same way: what starts at one address and has one shape and
+        stride holds the same values (a change in place makes the trace, and with it the scans, anew).
+        """
+        is_memory = x.data_ptr() == whole.data_ptr()
+        in_order = is_memory and x.is_contiguous()
+        key: Hashable = (layout, with_levels)
+        if not in_order:
+            key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
+        request = ScanRequest(layout, with_levels, reader.layer, reader.operand, reader.invocation)
+        if in_order and trace.scans.writer is not None:
+            self._requests.setdefault(trace.scans.writer, {}).setdefault(key, request)
+        found = trace.scans.get(key)
+        if found is None:
+            found = trace.scans[key] = self.scan_anew(x, trace, request)
+        elif self._cross_check:
+            _require_same_nonzeros(found, x, request)
+        self.used_keys.append(key)
+        return found
+
+    def scan_anew(self, x: Tensor, trace: TensorTrace, request: ScanRequest) -> NonzeroSums:
+        """Scan a tensor, whatever is known of earlier scans of its memory."""
+        layout, with_levels, where, operand, invocation = request
+        declared = self.input_kind is not None and trace.bound.loader
+        max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
+        stays_real = (where, invocation, operand) in self.known_real and not declared
+        history = (trace.scans.writer, request)
+        known = self._levels_seen.get(history, frozenset())
+        found, extremes = scan(x, layout[0], trace.bound, max_k, where, stays_real, layout[1], with_levels, known)
+        values = found.values
+        if trace.scans.writer and values and values.unit == trace.bound.unit and math.gcd(*values.levels) == 1:
+            self._levels_seen[history] = values.levels
+        if extremes is not None:
+            self.add_range(where, extremes)
+        if found.values is not None and trace.bound.loader:
+            of_loader(found.values, self.input_kind, where)  # an error where it is not as declared
+        return found
+
+    def scan_ahead(self, out: Tensor, trace: TensorTrace) -> None:
+        """Scan a result as the batch before read it, while it is in cache."""
+        if trace.scans.writer is None or not trace.bound.proven or trace.bound.loader or not out.is_contiguous():
+            return
+        for key, request in self.requests_of(trace.scans.writer).items():
+            if math.prod(request.layout[0]) == out.numel():
+                trace.scans[key] = self.scan_anew(out, trace, request)
+
+
+class StaleScanError(AssertionError):
+    """A scan that was found again is not that of the values: they changed and nobody noticed."""
+
+
+def _require_same_nonzeros(found: NonzeroSums, x: Tensor, request: ScanRequest) -> None:
+    """Raises StaleScanError where a scan is not that of the tensor."""
+    shape, dim = request.layout
+    if not torch.equal(found.nonzeros, (x.reshape(shape) != 0).sum(dim, dtype=torch.int32)):
+        raise StaleScanError(f"{request.where}: the {request.operand} operand changed after it was scanned")
+
+
+def grouped(scan: NonzeroSums, groups: int, kept: int) -> NonzeroSums:
+    """A scan of (rows * groups, kept) sums as (rows, groups, kept)."""
+    levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
+    return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)

@@ -1,0 +1,63 @@
+"""What is known of a live tensor: facts, and the scans of its memory."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.roles import Roles
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.scan import NonzeroSums
+
+
+class ScanResults(dict[Hashable, NonzeroSums]):
+    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
+
+    writer: tuple[str, int] | None = None
+
+
+class TensorFacts(NamedTuple):
+    """What is known of a tensor before its values are looked at.
+
+    roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
+    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
+    every step. sources: events whose outputs it holds.
+    """
+
+    roles: Roles
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    sources: frozenset[int]
+    bound: ValueBound
+
+    def equals(self, other: TensorFacts) -> bool:
+        """The same, value by value."""
+        return self is other or (
+            self.roles == other.roles
+            and self.timed == other.timed
+            and self.step == other.step
+            and np.array_equal(self.active, other.active)
+            and self.constant == other.constant
+            and self.sources == other.sources
+            and self.bound == other.bound
+        )
+
+
+class TensorTrace:
+    """What is known of one live tensor: facts, and scans that all views of the same memory share."""
+
+    __slots__ = ("active", "bound", "constant", "facts", "roles", "scans", "sources", "step", "timed")
+
+    def __init__(self, facts: TensorFacts, scans: ScanResults | None = None) -> None:
+        self.facts = facts
+        self.scans = ScanResults() if scans is None else scans
+        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound = facts
+
+    def replace(self, *, scans: ScanResults | None = None, **changes: Any) -> TensorTrace:
+        """A copy with some facts changed; it shares the scans unless others are given."""
+        return TensorTrace(self.facts._replace(**changes), self.scans if scans is None else scans)
