@@ -65,10 +65,10 @@ EXPECTED: Mapping[str, str] = {
     "mul 8 | TB. -": "addcmul addcdiv lerp",
     "activation 4 | TB. =1x1": "relu abs",
     "activation 4 | TB. -": """
-        relu6 gelu silu tanh hardtanh hardswish leaky_relu elu celu selu mish rrelu expm1 log1p sqrt square neg negative
-        erf sin hardshrink softshrink tanhshrink softsign bernoulli sigmoid hardsigmoid softplus logsigmoid exp log log2 log10
-        rsqrt reciprocal erfc cos prelu threshold pow clamp clamp_min clamp_max clip remainder fmod
-        floor_divide""",
+        relu6 gelu silu tanh hardtanh hardswish leaky_relu elu celu selu mish rrelu expm1 log1p sqrt square neg
+        negative erf sin hardshrink softshrink tanhshrink softsign bernoulli sigmoid hardsigmoid softplus
+        logsigmoid exp log log2 log10 rsqrt reciprocal erfc cos prelu threshold pow clamp clamp_min clamp_max
+        clip remainder fmod floor_divide""",
     "activation 2 | TB. -": "glu",
     "activation 4 | TB. - | TB. -": "log_sigmoid_forward",
     "softmax 20 | TB. -": "softmax log_softmax softmin",
