@@ -38,11 +38,11 @@ from snn_energy.hardware.quantities import (
     quantities,
 )
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.actions import Charge
-from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, layers_left_out
+from snn_energy.pricing.actions import ActionCount
+from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, FloatArray, charged_work, layers_left_out
 from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.cycles import Places, flat, places_of, total_cycles
-from snn_energy.pricing.energy import charged_work, given_charges, prices_arithmetic, refuse_unpriced
+from snn_energy.pricing.cycles import LayerRows, flat, layer_rows_of, total_cycles
+from snn_energy.pricing.energy import prices_arithmetic, published_accesses, refuse_unpriced
 from snn_energy.pricing.memory import Numbers, accesses
 from snn_energy.pricing.policies import Policies, make_policies
 
@@ -57,7 +57,7 @@ class Field:
 
     key: str
     unit: str
-    values: Array
+    values: FloatArray
 
     @property
     def column(self) -> str:
@@ -160,14 +160,14 @@ def is_linear(hardware: HardwareProfile, key: str) -> bool:
 class Totals:
     """Per point and sample: energies in pJ, cycles and seconds (None where the profile has no latency section)."""
 
-    compute_pj: Array
-    memory_pj: Array
-    static_pj: Array
-    cycles: Array | None
-    seconds: Array | None
+    compute_pj: FloatArray
+    memory_pj: FloatArray
+    static_pj: FloatArray
+    cycles: FloatArray | None
+    seconds: FloatArray | None
 
     @property
-    def total_pj(self) -> Array:
+    def total_pj(self) -> FloatArray:
         """What is priced, static energy included."""
         return self.compute_pj + self.memory_pj + self.static_pj
 
@@ -217,7 +217,7 @@ def _is_of_time(key: str) -> bool:
     return key.startswith("latency.") or key.endswith(".bandwidth")
 
 
-def _base(number: Quantity | None, field: Field) -> tuple[Array, str]:
+def _base(number: Quantity | None, field: Field) -> tuple[FloatArray, str]:
     """Values in the units of the formulas, and the unit that tells whether they are multiples."""
     if number is None:
         return field.values, ""
@@ -225,8 +225,8 @@ def _base(number: Quantity | None, field: Field) -> tuple[Array, str]:
 
 
 def _combinations(
-    fields: Sequence[Field], base: Mapping[str, tuple[Array, str]], points: int
-) -> tuple[npt.NDArray[np.intp], dict[str, tuple[Array, str]], int]:
+    fields: Sequence[Field], base: Mapping[str, tuple[FloatArray, str]], points: int
+) -> tuple[npt.NDArray[np.intp], dict[str, tuple[FloatArray, str]], int]:
     """For every point the number of its combination of values; the different combinations, field by field; how many."""
     if not fields:
         return np.zeros(points, dtype=np.intp), {}, 1
@@ -243,7 +243,7 @@ def _combinations(
     return codes.reshape(-1), changes, len(places[0])
 
 
-Changes = Mapping[str, tuple[Array, str]]
+Changes = Mapping[str, tuple[FloatArray, str]]
 
 
 def _in_blocks(
@@ -266,22 +266,27 @@ def _in_blocks(
 
 
 def _actions(
-    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
-) -> dict[tuple[str, str], Array]:
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    work: ChargedWork,
+    changes: Changes,
+    combinations: int,
+) -> dict[tuple[str, str], FloatArray]:
     """Actions by (compute or memory, price key), added up over rows, for every combination of shaping numbers."""
     memory = hardware.memory
     by_events = memory is not None and memory.keep is not None and memory.spike_coding == "address-event"
-    together = work if by_events else work.compressed()  # where tensors go by their events, steps are not alike
-    found: dict[tuple[str, str], Array] = {}
+    together = work if by_events else work.deduplicated()  # where tensors go by their events, steps differ
+    found: dict[tuple[str, str], FloatArray] = {}
 
-    def add(kind: str, charges: Iterable[Charge], some: slice) -> None:
+    def add(kind: str, charges: Iterable[ActionCount], some: slice) -> None:
         for charge in charges:
             if charge.price is not None:
                 table = found.setdefault((kind, charge.price), np.zeros(combinations))
                 table[some] += charge.amount.sum(axis=-1)
 
     add("compute", compute_charges(together, hardware), slice(None))
-    if given := given_charges(counts, hardware):
+    if given := published_accesses(counts, hardware):
         add("memory", [charge for _, charge in given], slice(None))
     elif memory is not None:
         moving = together.take(np.flatnonzero(together.is_operation | together.is_neuron))
@@ -296,30 +301,31 @@ def _actions(
 
 
 def _cycles(
-    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
-) -> Array:
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    work: ChargedWork,
+    changes: Changes,
+    combinations: int,
+) -> FloatArray:
     """Cycles per sample for every combination of shaping numbers."""
     cycles = np.zeros(combinations)
     if "cycles" in counts.header:
         return cycles + float(counts.header["cycles"])
     assert hardware.latency is not None
-    places = places_of(counts, hardware.latency.timing == "array")
-    alone = work.take(places.rows)
+    by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
+    alone = work.take(by_layer.rows)
     by_work = policies.memory == "no_local_reuse" or (
         hardware.memory is not None and hardware.memory.spike_coding == "address-event"
     )
-    sorts = alone.alike(
-        (
-            "steps",
-            "firsts",
-            "arrivals",
-            *(("macs", "acs", "input_events", "other_events", *LAYER_EVENTS) if by_work else ()),
-        )
-    )
-    places = Places(np.arange(len(places.rows)), places.starts, places.names, sorts)
+    more: list[Column] = ["steps", "firsts", "external_inputs"]
+    if by_work:
+        more += ["macs", "acs", "input_events", "other_events", *LAYER_EVENTS]
+    distinct = alone.group_equal_rows(more)
+    by_layer = LayerRows(np.arange(len(by_layer.rows)), by_layer.starts, by_layer.names, distinct)
 
     def run(some: slice, n: Numbers) -> None:
-        cycles[some] = total_cycles(alone, hardware, n, policies.memory, places, counts.time_steps)
+        cycles[some] = total_cycles(alone, hardware, n, policies.memory, by_layer, counts.time_steps)
 
     _in_blocks(hardware, changes, combinations, alone.steps.size, run)
     return cycles

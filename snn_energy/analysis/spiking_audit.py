@@ -26,9 +26,9 @@ from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import Array, Flags, column, left_out
+from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, column, left_out
 from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.energy import charged_work, prices_arithmetic
+from snn_energy.pricing.energy import prices_arithmetic
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
 
 POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
@@ -362,7 +362,7 @@ def _averages(name: str) -> bool:
 class _Priced:
     """energy_pj: (rows,) per sample, NaN where not known. missing: what is not, per row. total_pj: as ``estimate``."""
 
-    energy_pj: Array
+    energy_pj: FloatArray
     missing: list[str]
     total_pj: float
 

@@ -13,13 +13,13 @@ import pandas as pd
 
 from snn_energy.core.errors import HardwareError, SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.transforms import needed_steps
+from snn_energy.counts.transforms import keep_needed_steps
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
 from snn_energy.hardware.tables import cannot_price
-from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, Charge
-from snn_energy.pricing.charged_work import Work, work_of
+from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, ActionCount
+from snn_energy.pricing.charged_work import ChargedWork, charged_work
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
 from snn_energy.pricing.memory import Numbers, accesses, check_homes, memory_charges, variants_of
@@ -29,28 +29,9 @@ Level = Literal["layer", "group", "time_step"]
 SAMPLES_AT_ONCE = 512
 
 
-def charged_work(
-    counts: Counts,
-    hardware: HardwareProfile,
-    policies: Policies,
-    without: Iterable[str] = (),
-    per_sample: slice | None = None,
-) -> Work:
-    """The work of a network that a device charges under the policies, per sample."""
-    return work_of(
-        counts,
-        integer=policies.integer,
-        products=policies.products,
-        encoder=policies.encoder,
-        zeros="gate" if hardware.latency is None else hardware.latency.zeros,
-        without=without,
-        per_sample=per_sample,
-    )
-
-
 def all_charges(
-    work: Work, hardware: HardwareProfile, policies: Policies, n: Numbers, placed: Work | None = None
-) -> list[Charge]:
+    work: ChargedWork, hardware: HardwareProfile, policies: Policies, n: Numbers, placed: ChargedWork | None = None
+) -> list[ActionCount]:
     """Every action of a network on a device with the numbers ``n``, and the price it is paid at."""
     charges = compute_charges(work, hardware)
     if hardware.memory is not None:
@@ -58,7 +39,7 @@ def all_charges(
     return charges
 
 
-def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, Charge]]:
+def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
     """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
     found = []
     for entry in counts.header.get("accesses", ()):
@@ -73,7 +54,7 @@ def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, 
                 "prices differ; count them apart"
             )
         key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
-        found.append((f"{level}: {entry['name']}", Charge("accesses_pj", key, np.array([float(entry["count"])]))))
+        found.append((f"{level}: {entry['name']}", ActionCount("accesses_pj", key, np.array([float(entry["count"])]))))
     return found
 
 
@@ -119,7 +100,7 @@ class Energy:
         return latency_of(self.counts, self.hardware, self.work, self.policies.memory)
 
     @cached_property
-    def work(self) -> Work:
+    def work(self) -> ChargedWork:
         """The charged work, as arrays."""
         return charged_work(self.counts, self.hardware, self.policies, self.without)
 
@@ -162,7 +143,7 @@ class Energy:
             return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         n = numbers(self.hardware)
         rows = []
-        if given := given_charges(self.counts, self.hardware):
+        if given := published_accesses(self.counts, self.hardware):
             for entry, (_, charge) in zip(self.counts.header["accesses"], given, strict=True):
                 words = float(charge.amount[0])
                 bits, energy_pj = words * n[f"{charge.price}.width_bits"], words * n[str(charge.price)]
@@ -180,7 +161,7 @@ class Energy:
 
         Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
         """
-        return self._of(needed_steps(self.counts))
+        return self._of(keep_needed_steps(self.counts))
 
     def _of(self, counts: Counts) -> Energy:
         return estimate(counts, self.hardware, without=self.without, **asdict(self.policies))
@@ -333,7 +314,7 @@ def estimate(
         unpriced["neuron_pj"] |= work.is_neuron
     if any(np.isnan(sums[part]).any() for part in MEMORY):
         check_homes(work, profile, list(counts.rows["layer"]), n, policies.memory)
-    given = given_charges(counts, profile)
+    given = published_accesses(counts, profile)
     columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
     if given:  # the source counted every access itself: nothing is derived
         sums |= {part: np.zeros(len(table)) for part in MEMORY}
@@ -355,7 +336,7 @@ def estimate(
     return energy
 
 
-def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.DataFrame:
+def _given_rows(given: list[tuple[str, ActionCount]], n: Numbers, order: int) -> pd.DataFrame:
     """Rows of the energy table for accesses that the source counted itself."""
     rows = []
     for label, charge in given:
@@ -375,7 +356,7 @@ def prices_arithmetic(hardware: HardwareProfile) -> bool:
     return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
 
 
-def refuse_unpriced(work: Work, counts: Counts, hardware: HardwareProfile) -> None:
+def refuse_unpriced(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
     """MACs and accumulates are what an energy is about: a device without a price for those needed is refused."""
     for charge in compute_charges(work, hardware):
         if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
