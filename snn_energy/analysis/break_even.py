@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,8 @@ from snn_energy.pricing.charged_work import (
 )
 from snn_energy.pricing.cycles import layer_rows_of, static_power_w, total_cycles
 from snn_energy.pricing.energy import all_charges
-from snn_energy.pricing.policies import Policies, make_policies
+from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
+from snn_energy.pricing.pricing import TOTAL, over_rows, price_charges
 
 REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
 GRID = 241  # factors tried at once
@@ -85,7 +86,7 @@ def break_even(
     hardware: str | Path | HardwareProfile,
     *,
     without: Sequence[str] = (),
-    **policies: Any,
+    **policies: Unpack[PolicyOptions],
 ) -> BreakEven:
     """At which spike rate, number of steps, MAC over AC and memory price ``snn`` stops winning against ``ann``.
 
@@ -179,9 +180,9 @@ def _knobs(
 
         return at
 
-    mac, ac = n.get("compute.mac"), n.get("compute.ac")
+    key = ["compute.mac"]
+    mac, ac = (n.scalar(k) if k in n else 0.0 for k in (*key, "compute.ac"))
     if mac and ac:
-        key = ["compute.mac"]
         found.append(Knob("MAC over AC", "x", mac / ac, priced(snn, key), priced(ann, key)))
     prices = [k for k in known if k.endswith((".read", ".write", ".inter_pe"))]  # stores, registers, hops
     if prices:
@@ -201,15 +202,13 @@ def total_of(
     timed: the work of single steps, how often each row comes, and the time steps, where they are not those of ``work``.
     """
     n = numbers(hardware)
-    found = np.zeros(work.steps.shape[0])
-    for charge in all_charges(work, hardware, policies, n):
-        if charge.price is not None:
-            found = found + charge.amount.sum(axis=-1) * n[charge.price]
+    charges = all_charges(work, hardware, policies, n)
+    found = price_charges(charges, n, work.steps.shape[0], TOTAL, over_rows)["total_pj"]
     if static_keys(hardware) and hardware.latency is not None:
         by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
         step, repeat, time_steps = timed or (work, None, counts.time_steps)
         cycles = total_cycles(step, hardware, n, policies.memory, by_layer, time_steps, repeat)
-        found = found + static_power_w(hardware) * cycles / n["latency.clock"] * 1e12
+        found = found + static_power_w(hardware) * cycles / n.scalar("latency.clock") * 1e12
     return found
 
 

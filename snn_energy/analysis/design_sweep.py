@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from snn_energy.core.errors import OutputError, SnnEnergyError, nearest
 from snn_energy.core.files import write_whole
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
-from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.numbers import Prices, numbers, static_keys
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
     RELATIVE,
@@ -43,8 +43,9 @@ from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, F
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import LayerRows, flat, layer_rows_of, total_cycles
 from snn_energy.pricing.energy import prices_arithmetic, published_accesses, refuse_unpriced
-from snn_energy.pricing.memory import Numbers, accesses
-from snn_energy.pricing.policies import Policies, make_policies
+from snn_energy.pricing.memory import accesses
+from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
+from snn_energy.pricing.pricing import BY_SUM, over_rows, price_charges
 
 MAX_POINTS = 20_000_000
 BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
@@ -192,13 +193,10 @@ def totals(
     codes, changes, combinations = _combinations([f for f in shaping if not _is_of_time(f.key)], base, points)
     actions = _actions(counts, hardware, policies, work, changes, combinations)
     priced = numbers(hardware, {k: v for k, v in base.items() if is_linear(hardware, k)})
-    sums = {"compute": np.zeros(points), "memory": np.zeros(points)}
-    fixed = {kind: np.zeros(combinations) for kind in sums}
-    for (kind, key), amount in actions.items():
-        if np.ndim(priced[key]) == 0:
-            fixed[kind] += amount * priced[key]
-        else:
-            sums[kind] += amount[codes] * priced[key]
+    swept = {key for key in priced if isinstance(priced[key], np.ndarray)}
+    fixed = price_charges((a for a in actions if a.price not in swept), priced, combinations, BY_SUM)
+    varied = (a for a in actions if a.price in swept)
+    sums = price_charges(varied, priced, points, BY_SUM, lambda amount: amount[codes])
     for kind in sums:
         sums[kind] += fixed[kind][codes]
     static, cycles, seconds = np.zeros(points), None, None
@@ -209,7 +207,7 @@ def totals(
         seconds = cycles / clock
         for key in static_keys(hardware):
             static = static + priced[key] * seconds * 1e12
-    return Totals(sums["compute"], sums["memory"], static, cycles, seconds)
+    return Totals(sums["compute_pj"], sums["memory_pj"], static, cycles, seconds)
 
 
 def _is_of_time(key: str) -> bool:
@@ -247,7 +245,7 @@ Changes = Mapping[str, tuple[FloatArray, str]]
 
 
 def _in_blocks(
-    hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Numbers], None]
+    hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Prices], None]
 ) -> None:
     """``run`` for slices of the combinations and their numbers, as many at a time as the machine has cores."""
     block = max(1, BLOCK // max(rows, 1))
@@ -272,8 +270,8 @@ def _actions(
     work: ChargedWork,
     changes: Changes,
     combinations: int,
-) -> dict[tuple[str, str], FloatArray]:
-    """Actions by (compute or memory, price key), added up over rows, for every combination of shaping numbers."""
+) -> list[ActionCount]:
+    """Actions by sum (compute_pj or memory_pj) and price, added up over rows: amounts (combinations,)."""
     memory = hardware.memory
     by_events = memory is not None and memory.keep is not None and memory.spike_coding == "address-event"
     together = work if by_events else work.deduplicated()  # where tensors go by their events, steps differ
@@ -283,21 +281,21 @@ def _actions(
         for charge in charges:
             if charge.price is not None:
                 table = found.setdefault((kind, charge.price), np.zeros(combinations))
-                table[some] += charge.amount.sum(axis=-1)
+                table[some] += over_rows(charge.amount)
 
-    add("compute", compute_charges(together, hardware), slice(None))
+    add("compute_pj", compute_charges(together, hardware), slice(None))
     if given := published_accesses(counts, hardware):
-        add("memory", [charge for _, charge in given], slice(None))
+        add("memory_pj", [charge for _, charge in given], slice(None))
     elif memory is not None:
         moving = together.take(np.flatnonzero(together.is_operation | together.is_neuron))
 
-        def run(some: slice, n: Numbers) -> None:
+        def run(some: slice, n: Prices) -> None:
             for access in accesses(moving, hardware, n, policies.memory):
-                words = access.bits.sum(axis=-1) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
-                found.setdefault(("memory", access.key), np.zeros(combinations))[some] += words
+                words = over_rows(access.bits) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
+                found.setdefault(("memory_pj", access.key), np.zeros(combinations))[some] += words
 
         _in_blocks(hardware, changes, combinations, moving.steps.size, run)
-    return found
+    return [ActionCount(kind, price, amount) for (kind, price), amount in found.items()]
 
 
 def _cycles(
@@ -324,7 +322,7 @@ def _cycles(
     distinct = alone.group_equal_rows(more)
     by_layer = LayerRows(np.arange(len(by_layer.rows)), by_layer.starts, by_layer.names, distinct)
 
-    def run(some: slice, n: Numbers) -> None:
+    def run(some: slice, n: Prices) -> None:
         cycles[some] = total_cycles(alone, hardware, n, policies.memory, by_layer, counts.time_steps)
 
     _in_blocks(hardware, changes, combinations, alone.steps.size, run)
@@ -347,7 +345,7 @@ def sweep(
     *,
     combine: bool = True,
     without: Iterable[str] = (),
-    **policies: Any,
+    **policies: Unpack[PolicyOptions],
 ) -> pd.DataFrame:
     """Energy and time of every network at every point: one row each, every digit.
 

@@ -16,7 +16,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.energy import Energy, estimate
+from snn_energy.pricing.policies import EstimateOptions
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -156,7 +157,7 @@ class ExitEnergy:
 
 
 def exit_energy(
-    counts: Counts, steps: npt.ArrayLike, hardware: str | Path | HardwareProfile, **policies: Any
+    counts: Counts, steps: npt.ArrayLike, hardware: str | Path | HardwareProfile, **policies: Unpack[EstimateOptions]
 ) -> ExitEnergy:
     """Price an inference whose samples stop at ``steps``. policies: the options of ``estimate``.
 
@@ -185,7 +186,7 @@ def exit_table(
     labels: npt.ArrayLike | None,
     thresholds: Sequence[float],
     hardware: str | Path | HardwareProfile,
-    **policies: Any,
+    **policies: Unpack[EstimateOptions],
 ) -> pd.DataFrame:
     """One row per threshold: accuracy, mean_steps, energies in pJ per sample, ratio over all T steps, the spread.
 

@@ -30,6 +30,7 @@ from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, col
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.energy import prices_arithmetic
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
+from snn_energy.pricing.pricing import TOTAL, price_charges
 
 POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
 
@@ -370,12 +371,12 @@ class _Priced:
 def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, without: Iterable[str]) -> _Priced:
     """Energy of compute of every row, without refusing what the device has no price for."""
     work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
-    energy = np.zeros(len(counts.rows))
+    charges = compute_charges(work, hardware)
+    energy = price_charges(charges, n, len(counts.rows), TOTAL)["total_pj"]
     unpriced, missing = np.zeros(len(energy), dtype=np.bool_), [""] * len(energy)
-    for charge in compute_charges(work, hardware):
+    for charge in charges:
         unknown = np.isnan(charge.amount) & (work.op != "unsupported")
         if charge.price is not None:
-            energy = energy + charge.amount * n[charge.price]
             _remark(missing, unknown, "the counts do not give it")
         else:
             here = (charge.amount > 0) | unknown

@@ -20,7 +20,7 @@ import pandas as pd
 from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.schema import HardwareProfile, Zeros
+from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.policies import EncoderPolicy, Policies
 
 FloatArray = npt.NDArray[np.float64]
@@ -232,6 +232,32 @@ class _Rows:
     active: Flags
     charged: Flags
 
+    @property
+    def real(self) -> Flags:
+        """Rows of real inputs."""
+        return np.asarray(self.kind == "real")
+
+    @property
+    def has_other(self) -> Flags:
+        """Rows with a second operand."""
+        return np.asarray(self.other_kind != None)  # noqa: E711
+
+    @property
+    def firing(self) -> Flags:
+        """Rows of neurons that work."""
+        return self.neuron & self.active
+
+    @property
+    def anew(self) -> Flags:
+        """Charged operations and neurons that do not read again what they read a step before."""
+        first = _edge(self.layer, self.charged)
+        return self.charged & (self.operation | self.neuron) & (first | ~(self.operation & self.repeated))
+
+    def of_network(self, sizes: FloatArray) -> float:
+        """The sum of a size over the layers that are kept, each once."""
+        once = ~pd.Series(self.layer).duplicated().to_numpy() & self.kept
+        return float((sizes * once).sum())
+
     def size(self, name: str) -> FloatArray:
         """A column that is not work."""
         return column(self.counts.rows, name)
@@ -281,53 +307,45 @@ def charged_work(
 ) -> ChargedWork:
     """The work of a network that a device charges under the policies, per sample.
 
-    Zeros of a device whose latency section says ``none`` are charged too. without: layers that run elsewhere.
-    per_sample: these samples one by one instead of their mean. Raises SnnEnergyError for a layer that is not there.
+    Zeros of a device whose latency section says ``none`` are charged too. without: layers that run elsewhere
+    (SnnEnergyError for one that is not there). per_sample: these samples one by one instead of their mean.
     """
     rows = _rows_of(counts, policies.encoder, without, per_sample)
-    operation, charged, firing = rows.operation, rows.charged, rows.neuron & rows.active
-    dense = rows.work("dense_macs", operation & charged)
-    macs, sparse_macs, acs = _operations(
-        rows, dense, policies, "gate" if hardware.latency is None else hardware.latency.zeros
-    )
-    real, has_other = rows.kind == "real", rows.other_kind != None  # noqa: E711
+    charged, operation = rows.charged, rows.operation & rows.charged
+    dense, neurons = rows.work("dense_macs", operation), np.where(rows.neuron, rows.size("neurons"), 0.0)
+    macs, sparse_macs, acs = _operations(rows, dense, policies, hardware)
     reads, writes = rows.work("membrane_reads", rows.kept), rows.work("membrane_writes", rows.kept)
-    sizes = {name: rows.size(name) for name in _SIZES}
-    masked = {name: np.where(operation, values, 0.0) for name, values in sizes.items()}
-    neurons = rows.size("neurons")
-    own_neurons = np.where(rows.neuron, neurons, 0.0)
-    anew = charged & (operation | rows.neuron) & (_edge(rows.layer, charged) | ~(operation & rows.repeated))
-    layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows, anew)
-    once = ~pd.Series(rows.layer).duplicated().to_numpy() & rows.kept
+    sizes, masked = _sizes(rows)
+    layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows)
     return ChargedWork(
         op=rows.op,
-        steps=(charged & (operation | rows.neuron)).astype(np.float64),
+        steps=(charged & (rows.operation | rows.neuron)).astype(np.float64),
         firsts=_edge(rows.layer, charged).astype(np.float64),
-        external_inputs=_external_inputs(rows, anew),
-        first_reads=np.where(_edge(rows.layer, firing), reads, 0.0),
-        last_writes=np.where(_edge(rows.layer[::-1], firing[::-1])[::-1], writes, 0.0),
+        external_inputs=_external_inputs(rows),
+        first_reads=np.where(_edge(rows.layer, rows.firing), reads, 0.0),
+        last_writes=np.where(_edge(rows.layer[::-1], rows.firing[::-1])[::-1], writes, 0.0),
         macs=macs,
         sparse_macs=sparse_macs,
         acs=acs,
-        dense=np.where(real, 0.0, dense),
+        dense=np.where(rows.real, 0.0, dense),
         dense_macs=dense,
-        input_events=rows.work("input_nonzeros", operation & charged),
-        other_events=rows.work("other_nonzeros", operation & charged & has_other),
-        spikes=rows.work("spikes", firing),
-        updates=np.where(firing, neurons, 0.0),
+        input_events=rows.work("input_nonzeros", operation),
+        other_events=rows.work("other_nonzeros", operation & rows.has_other),
+        spikes=rows.work("spikes", rows.firing),
+        updates=np.where(rows.firing, neurons, 0.0),
         membrane_reads=reads,
         membrane_writes=writes,
         elementwise=rows.work("elementwise_ops", charged),
-        real_input=real.astype(np.float64),
+        real_input=rows.real.astype(np.float64),
         input_bits_each=_bits_each(rows.kind, rows.size("max_k")),
         other_bits_each=_bits_each(rows.other_kind, rows.size("other_max_k")),
         input_width=_address_bits(sizes["input_elements"]),
         other_width=_address_bits(sizes["other_elements"]),
         input_elements=masked["input_elements"],
-        other_elements=np.where(has_other, masked["other_elements"], 0.0),
+        other_elements=np.where(rows.has_other, masked["other_elements"], 0.0),
         output_elements=sizes["output_elements"],
         weights=masked["weights"],
-        neurons=own_neurons,
+        neurons=neurons,
         reduction=masked["reduction"],
         out_channels=masked["out_channels"],
         positions=masked["positions"],
@@ -337,8 +355,8 @@ def charged_work(
         layer_input_events=layer_input_events,
         layer_other_events=layer_other_events,
         layer_spikes=layer_spikes,
-        network_weights=float((masked["weights"] * once).sum()),
-        network_neurons=float((own_neurons * once).sum()),
+        network_weights=rows.of_network(masked["weights"]),
+        network_neurons=rows.of_network(neurons),
     )
 
 
@@ -348,12 +366,18 @@ _SIZES = (
 )  # fmt: skip
 
 
+def _sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """The sizes of every row, and the same with 0 where the row is no operation."""
+    sizes = {name: rows.size(name) for name in _SIZES}
+    return sizes, {name: np.where(rows.operation, values, 0.0) for name, values in sizes.items()}
+
+
 def _operations(
-    rows: _Rows, dense: FloatArray, policies: Policies, zeros: Zeros
+    rows: _Rows, dense: FloatArray, policies: Policies, hardware: HardwareProfile
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """MACs, those of them that zeros are left out of, and accumulates of every row (design, section 6)."""
-    operation = rows.operation & rows.charged
-    real, integers = rows.kind == "real", rows.kind == "integer"
+    operation, zeros = rows.operation & rows.charged, "gate" if hardware.latency is None else hardware.latency.zeros
+    real, integers = rows.real, rows.kind == "integer"
     exact = "sops_gated" if policies.products == "gated" else "sops"
     sops = dense if zeros == "none" else rows.work(exact, operation)
     macs = np.where(real, dense, 0.0)
@@ -371,9 +395,9 @@ def _operations(
     return macs, sparse, acs
 
 
-def _per_layer(rows: _Rows, anew: Flags) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+def _per_layer(rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Of each row's layer, over the rows that read something new: steps, non-zeros of both operands, spikes."""
-    codes = pd.factorize(rows.layer)[0]
+    codes, anew = pd.factorize(rows.layer)[0], rows.anew
 
     def summed(values: FloatArray) -> FloatArray:
         return np.bincount(codes, np.where(anew, values, 0.0)).astype(np.float64)[codes]
@@ -381,7 +405,7 @@ def _per_layer(rows: _Rows, anew: Flags) -> tuple[FloatArray, FloatArray, FloatA
     return (
         summed(np.ones(len(codes))),
         summed(np.where(rows.operation, rows.mean("input_nonzeros"), 0.0)),
-        summed(np.where(rows.other_kind != None, rows.mean("other_nonzeros"), 0.0)),  # noqa: E711
+        summed(np.where(rows.has_other, rows.mean("other_nonzeros"), 0.0)),
         summed(np.where(rows.neuron, rows.mean("spikes"), 0.0)),
     )
 
@@ -400,13 +424,13 @@ def _edge(layers: npt.NDArray[np.object_], where: Flags) -> Flags:
     return found
 
 
-def _external_inputs(rows: _Rows, anew: Flags) -> FloatArray:
+def _external_inputs(rows: _Rows) -> FloatArray:
     """1 at rows of the network's first operation that do not read again what they read a step before."""
     if not rows.operation.any():
         return np.zeros(len(rows.op))
     orders = np.where(rows.operation, rows.size("order"), np.inf)
     first = rows.operation & (rows.layer == rows.layer[int(np.argmin(orders))])
-    return np.asarray(first & anew, dtype=np.float64)
+    return np.asarray(first & rows.anew, dtype=np.float64)
 
 
 def _bits_each(kinds: npt.NDArray[np.object_], max_k: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ Functions broadcast over many designs: numbers of a profile may be arrays (desig
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +25,10 @@ import pandas as pd
 from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
 from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
 from snn_energy.pricing.charged_work import ChargedWork, FloatArray, RowIndices
-from snn_energy.pricing.memory import LOADED_ONCE, Numbers, accesses
+from snn_energy.pricing.memory import LOADED_ONCE, accesses
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def _largest(values: FloatArray, by_layer: LayerRows) -> FloatArray:
     return np.maximum.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
-def row_cycles(work: ChargedWork, hardware: HardwareProfile, n: Numbers) -> FloatArray:
+def row_cycles(work: ChargedWork, hardware: HardwareProfile, n: Prices) -> FloatArray:
     """Cycles of the lanes for every row: ops . imbalance / (lanes . utilisation)."""
     model = hardware.latency
     assert model is not None
     ops = work.macs + work.acs if model.zeros == "skip" else work.dense_macs
     lanes = n["latency.lanes"]
-    return ops * lane_imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])  # type: ignore[no-any-return]
+    return ops * lane_imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])
 
 
-def lane_imbalance(work: ChargedWork, over: str, lanes: Any) -> FloatArray:
+def lane_imbalance(work: ChargedWork, over: str, lanes: Number) -> FloatArray:
     """ceil(n / lanes) . lanes / n for n output channels or positions: the last round leaves lanes idle.
 
     Counts tell no more: how spikes fall unevenly over positions is not in them, so this is a lower bound.
@@ -86,13 +86,13 @@ def lane_imbalance(work: ChargedWork, over: str, lanes: Any) -> FloatArray:
     if over == "any":
         return np.ones_like(work.steps)
     size = np.maximum(work.out_channels if over == "out_channels" else work.positions, 1.0)
-    return np.ceil(size / lanes) * lanes / size  # type: ignore[no-any-return]
+    return np.ceil(size / lanes) * lanes / size
 
 
 def store_cycles(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     variant: MemoryVariant,
     distinct_rows: tuple[RowIndices, RowIndices] | None = None,
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
@@ -130,7 +130,7 @@ class Cycles:
 def cycles_of(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     variant: MemoryVariant,
     by_layer: LayerRows,
     time_steps: int,
@@ -156,10 +156,10 @@ def cycles_of(
 def total_cycles(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     variant: MemoryVariant,
     by_layer: LayerRows,
-    time_steps: Any,
+    time_steps: Number,
     repeat: FloatArray | None = None,
 ) -> FloatArray:
     """``cycles_of(...).total`` alone, for many designs. repeat (designs, rows): every step so many times over."""
@@ -176,16 +176,16 @@ def _scheduled(
     load: FloatArray,
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     by_layer: LayerRows,
-    time_steps: Any,
+    time_steps: Number,
     repeat: FloatArray | None = None,
 ) -> FloatArray:
     """The three schedules over the cycles c and load of every row (design, section 7)."""
     model = hardware.latency
     assert model is not None
     rows, sync = by_layer.rows, flat(n["latency.sync"])
-    again: Any = 1.0 if repeat is None else repeat
+    again: Number = 1.0 if repeat is None else repeat
     if model.schedule == "layer-serial":
         return (c * again)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
     if model.schedule == "step-serial":
@@ -194,9 +194,9 @@ def _scheduled(
     return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
-def flat(value: Any) -> Any:
+def flat(value: Number) -> Number:
     """(designs, 1) -> (designs,); a plain number stays one."""
-    return value[..., 0] if np.ndim(value) else value
+    return value[..., 0] if isinstance(value, np.ndarray) else value
 
 
 def _slowest(cycles: list[FloatArray]) -> FloatArray:
@@ -209,7 +209,7 @@ def _slowest(cycles: list[FloatArray]) -> FloatArray:
 
 def _array_cycles(
     work: ChargedWork,
-    n: Numbers,
+    n: Prices,
     by_layer: LayerRows,
     moving: dict[str, FloatArray],
     loading: dict[str, FloatArray],
@@ -220,7 +220,7 @@ def _array_cycles(
     groups = np.maximum(work.groups, 1.0)
     product = work.op == "matmul"
     fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
-    again: Any = 1.0 if repeat is None else repeat
+    again: Number = 1.0 if repeat is None else repeat
     streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * again
     dense = np.where(product, work.dense_macs, 0.0) * again
     moving = {level: found * again for level, found in moving.items()}
@@ -268,7 +268,7 @@ class Latency:
 def static_power_w(hardware: HardwareProfile) -> float:
     """Static power of the device and leakage of its stores in watt."""
     n = numbers(hardware)
-    return float(sum(n[key] for key in static_keys(hardware)))
+    return float(sum(n.scalar(key) for key in static_keys(hardware)))
 
 
 def no_latency(hardware: HardwareProfile) -> HardwareError:
@@ -289,7 +289,9 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, var
         raise no_latency(hardware)
     if "cycles" in counts.header:
         given = float(counts.header["cycles"])
-        return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
+        return Latency(
+            hardware, "given by the source", model.zeros, given, given, n.scalar("latency.clock"), _LAYERS.copy()
+        )
     by_layer = layer_rows_of(counts, joined=model.timing == "array")
     found = cycles_of(work, hardware, n, variant, by_layer, counts.time_steps)
     levels = {} if hardware.memory is None else hardware.memory.levels
@@ -315,7 +317,7 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, var
     layers.loc[np.isnan(table).any(0), "bound"] = "not known"
     return Latency(
         hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
-        n["latency.clock"], layers,
+        n.scalar("latency.clock"), layers,
     )  # fmt: skip
 
 

@@ -32,15 +32,14 @@ skipped (Sze et al. 2017, section V).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
 from snn_energy.core.errors import HardwareError
-from snn_energy.hardware.numbers import Number
+from snn_energy.hardware.numbers import Number, Prices
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
     MEMORY_VARIANTS,
@@ -51,9 +50,8 @@ from snn_energy.hardware.schema import (
     Tensor,
 )
 from snn_energy.pricing.actions import ActionCount
-from snn_energy.pricing.charged_work import ChargedWork, FloatArray, Operand
+from snn_energy.pricing.charged_work import ChargedWork, Flags, FloatArray, Operand
 
-Numbers = Mapping[str, Number]
 LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first active step, not in every one
 
 
@@ -89,7 +87,7 @@ def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
 
 
 def spike_bits(
-    work: ChargedWork, operand: Operand, n: Numbers, memory: MemoryModel, whole_layer: bool = False
+    work: ChargedWork, operand: Operand, n: Prices, memory: MemoryModel, whole_layer: bool = False
 ) -> tuple[FloatArray, FloatArray]:
     """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
 
@@ -111,7 +109,7 @@ def spike_bits(
     return np.where(work.is_operation, bits, 0.0), each
 
 
-def output_bits(work: ChargedWork, n: Numbers, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
+def output_bits(work: ChargedWork, n: Prices, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
     """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
     steps = work.layer_steps if whole_layer else work.steps
     spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
@@ -121,7 +119,7 @@ def output_bits(work: ChargedWork, n: Numbers, memory: MemoryModel, whole_layer:
     return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
 
 
-def membrane_bits(work: ChargedWork, n: Numbers, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
+def membrane_bits(work: ChargedWork, n: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
     """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
     reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
@@ -130,10 +128,10 @@ def membrane_bits(work: ChargedWork, n: Numbers, memory: MemoryModel) -> tuple[F
 
 def folds(size: FloatArray, lanes: Number) -> FloatArray:
     """ceil(size / lanes), at least 1: how often an array must be filled to cover a dimension."""
-    return np.maximum(np.ceil(size / lanes), 1.0)  # type: ignore[no-any-return]
+    return np.maximum(np.ceil(size / lanes), 1.0)
 
 
-def flows(work: ChargedWork, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> list[TensorTraffic]:
+def flows(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> list[TensorTraffic]:
     """What crosses the border between memory and array, by tensor."""
     memory = _memory(hardware)
     reads, writes = membrane_bits(work, n, memory)
@@ -201,17 +199,17 @@ def operations(work: ChargedWork) -> FloatArray:
     return work.macs + work.acs
 
 
-def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Numbers) -> dict[Tensor, FloatArray]:
+def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[Tensor, FloatArray]:
     """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
     memory = _memory(hardware)
-    assert memory.keep is not None
-    names = list(memory.levels)
-    ordered = sorted(flow, key=lambda f: memory.keep.index(f.tensor))  # type: ignore[union-attr]
-    home: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
-    settled: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    keep, names = memory.keep, list(memory.levels)
+    assert keep is not None
+    ordered = sorted(flow, key=lambda f: keep.index(f.tensor))
+    home: dict[Tensor, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
+    settled: dict[Tensor, Flags] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
     for index in range(len(names) - 1, 0, -1):
         holds = memory.levels[names[index]].holds
-        left: Any = n[f"memory.levels.{names[index]}.size"]
+        left: Number = n[f"memory.levels.{names[index]}.size"]
         for f in ordered:
             if holds is not None and f.tensor not in holds:
                 continue
@@ -229,7 +227,7 @@ def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Numbe
 
 
 def accesses(
-    work: ChargedWork, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, placed: ChargedWork | None = None
+    work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant, placed: ChargedWork | None = None
 ) -> list[Access]:
     """Bits that every store moves, per row and sample. ``placed``: the work by which homes are chosen (its means).
 
@@ -249,7 +247,7 @@ def accesses(
 
 
 def _routed(
-    found: list[TensorTraffic], placed: list[TensorTraffic], hardware: HardwareProfile, n: Numbers
+    found: list[TensorTraffic], placed: list[TensorTraffic], hardware: HardwareProfile, n: Prices
 ) -> Iterator[Access]:
     """The same flows at the stores that serve them."""
     memory = _memory(hardware)
@@ -286,7 +284,7 @@ def _routed(
                     yield Access(f.tensor, level, f"memory.levels.{level}.{action}", reduce(np.add, parts))
 
 
-def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:
+def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> Iterator[Access]:
     """Registers and hops between elements, for the prices that the profile has."""
     memory, array = _memory(hardware), hardware.array
     assert array is not None
@@ -319,13 +317,13 @@ def _of_operands(work: ChargedWork, level: str, key: str, bits: FloatArray) -> I
     yield Access("inputs", level, key, np.where(product, bits, 0.0))
 
 
-def memory_charges(moved: list[Access], n: Numbers) -> list[ActionCount]:
+def memory_charges(moved: list[Access], n: Prices) -> list[ActionCount]:
     """Bits as words of the store that moves them, each at its price."""
     return [ActionCount(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
 
 
-def check_homes(
-    work: ChargedWork, hardware: HardwareProfile, layers: Sequence[str], n: Numbers, variant: MemoryVariant
+def check_levels(
+    work: ChargedWork, hardware: HardwareProfile, layers: Sequence[str], n: Prices, variant: MemoryVariant
 ) -> None:
     """Raise HardwareError, with file and line, for a tensor that fits on no level."""
     if _memory(hardware).keep is None:
