@@ -23,7 +23,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "demo": ("studies.demo",),
     "distributions": ("paper.step_distributions",),
     "early_exit": ("analysis.exit_energy", "studies.early_exit_run"),
-    "energy": ("pricing.energy", "pricing.policies", "pricing.actions", "counts.transforms"),
+    "energy": ("pricing.energy", "pricing.charged_work", "pricing.policies", "pricing.actions", "counts.transforms"),
     "errors": ("core.errors",),
     "events": ("datasets.events",),
     "files": ("core.files",),
@@ -76,15 +76,32 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
+# Old name -> new name, in the places above.
+RENAMED: dict[str, dict[str, str]] = {
+    "charges": {"Charge": "ActionCount"},
+    "energy": {
+        "Charge": "ActionCount",
+        "Work": "ChargedWork",
+        "given_charges": "published_accesses",
+        "needed_steps": "keep_needed_steps",
+    },
+    "latency": {"Places": "LayerRows", "imbalance": "lane_imbalance", "places_of": "layer_rows_of"},
+    "memory": {"Charge": "ActionCount", "Flow": "TensorTraffic", "Work": "ChargedWork", "homes": "assign_levels"},
+    "work": {"Array": "FloatArray", "Work": "ChargedWork"},
+}
+
+
 class _MovedModule(ModuleType):
     """Stands for an old module. It can be called where the public function of its name would be (``audit``)."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
-            for place in MOVED[self.__name__.removeprefix("snn_energy.")]:
+            old = self.__name__.removeprefix("snn_energy.")
+            new = RENAMED.get(old, {}).get(name, name)
+            for place in MOVED[old]:
                 module = import_module(f"snn_energy.{place}")
-                if hasattr(module, name):
-                    return getattr(module, name)
+                if hasattr(module, new):
+                    return getattr(module, new)
         raise AttributeError(f"module '{self.__name__}' has no attribute '{name}'")
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

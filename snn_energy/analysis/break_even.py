@@ -7,11 +7,10 @@ they meet is found on ever finer grids, so it holds for every profile, whether o
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -24,10 +23,19 @@ from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers, static_keys
 from snn_energy.hardware.quantities import Price
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, column, layers_left_out
-from snn_energy.pricing.cycles import places_of, static_power_w, total_cycles
-from snn_energy.pricing.energy import all_charges, charged_work
-from snn_energy.pricing.policies import Policies, make_policies
+from snn_energy.pricing.charged_work import (
+    LAYER_EVENTS,
+    ChargedWork,
+    Column,
+    FloatArray,
+    charged_work,
+    column,
+    layers_left_out,
+)
+from snn_energy.pricing.cycles import layer_rows_of, static_power_w, total_cycles
+from snn_energy.pricing.energy import all_charges
+from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
+from snn_energy.pricing.pricing import TOTAL, over_rows, price_charges
 
 REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
 GRID = 241  # factors tried at once
@@ -46,8 +54,8 @@ class Knob:
     name: str
     unit: str
     now: float
-    snn_pj: Callable[[Array], Array]
-    ann_pj: Callable[[Array], Array]
+    snn_pj: Callable[[FloatArray], FloatArray]
+    ann_pj: Callable[[FloatArray], FloatArray]
     largest: float = REACH
     smallest: float = 1 / REACH
 
@@ -78,7 +86,7 @@ def break_even(
     hardware: str | Path | HardwareProfile,
     *,
     without: Sequence[str] = (),
-    **policies: Any,
+    **policies: Unpack[PolicyOptions],
 ) -> BreakEven:
     """At which spike rate, number of steps, MAC over AC and memory price ``snn`` stops winning against ``ann``.
 
@@ -142,13 +150,13 @@ def _knobs(
     activity = snn.activity()
     rate_limit = 1.0 / activity["sa"] if activity["sa"] else REACH
 
-    def ann_pj(factors: Array) -> Array:
+    def ann_pj(factors: FloatArray) -> FloatArray:
         return np.full(len(factors), now_pj)
 
-    def of_rate(factors: Array) -> Array:
+    def of_rate(factors: FloatArray) -> FloatArray:
         return total_of(scaled_rate(work, snn, hardware, policies, factors), snn, hardware, policies)
 
-    def of_steps(factors: Array) -> Array:
+    def of_steps(factors: FloatArray) -> FloatArray:
         again = repeated(snn, policies, factors)
         longer = scaled_steps(work, snn, again)
         return total_of(longer, snn, hardware, policies, (work, again, snn.time_steps * factors))
@@ -161,20 +169,20 @@ def _knobs(
 
     n = numbers(hardware)
 
-    def priced(counts: Counts, keys: Sequence[str]) -> Callable[[Array], Array]:
+    def priced(counts: Counts, keys: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
         """Totals with these prices times the factors; what is a multiple of the MAC stays at its price of today."""
         relative = [k for k, number in known.items() if isinstance(number, Price) and number.is_relative]
 
-        def at(factors: Array) -> Array:
+        def at(factors: FloatArray) -> FloatArray:
             turned = {k: n[k] * (factors if k in keys else np.ones(len(factors))) for k in (*keys, *relative)}
             fields = [Field(k, "pJ", v) for k, v in turned.items()]
             return totals(counts, hardware, policies, fields, without[counts.model]).total_pj
 
         return at
 
-    mac, ac = n.get("compute.mac"), n.get("compute.ac")
+    key = ["compute.mac"]
+    mac, ac = (n.scalar(k) if k in n else 0.0 for k in (*key, "compute.ac"))
     if mac and ac:
-        key = ["compute.mac"]
         found.append(Knob("MAC over AC", "x", mac / ac, priced(snn, key), priced(ann, key)))
     prices = [k for k in known if k.endswith((".read", ".write", ".inter_pe"))]  # stores, registers, hops
     if prices:
@@ -183,36 +191,36 @@ def _knobs(
 
 
 def total_of(
-    work: Work,
+    work: ChargedWork,
     counts: Counts,
     hardware: HardwareProfile,
     policies: Policies,
-    timed: tuple[Work, Array, Array] | None = None,
-) -> Array:
+    timed: tuple[ChargedWork, FloatArray, FloatArray] | None = None,
+) -> FloatArray:
     """total_pj of work whose columns are (points, rows).
 
     timed: the work of single steps, how often each row comes, and the time steps, where they are not those of ``work``.
     """
     n = numbers(hardware)
-    found = np.zeros(work.steps.shape[0])
-    for charge in all_charges(work, hardware, policies, n):
-        if charge.price is not None:
-            found = found + charge.amount.sum(axis=-1) * n[charge.price]
+    charges = all_charges(work, hardware, policies, n)
+    found = price_charges(charges, n, work.steps.shape[0], TOTAL, over_rows)["total_pj"]
     if static_keys(hardware) and hardware.latency is not None:
-        places = places_of(counts, hardware.latency.timing == "array")
+        by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
         step, repeat, time_steps = timed or (work, None, counts.time_steps)
-        cycles = total_cycles(step, hardware, n, policies.memory, places, time_steps, repeat)
-        found = found + static_power_w(hardware) * cycles / n["latency.clock"] * 1e12
+        cycles = total_cycles(step, hardware, n, policies.memory, by_layer, time_steps, repeat)
+        found = found + static_power_w(hardware) * cycles / n.scalar("latency.clock") * 1e12
     return found
 
 
-PER_STEP = (
+PER_STEP: tuple[Column, ...] = (
     "steps", "macs", "acs", "dense", "dense_macs", "input_events", "other_events", "spikes", "updates",
     "membrane_reads", "membrane_writes", "elementwise", "layer_steps", *LAYER_EVENTS,
 )  # fmt: skip
 
 
-def scaled_rate(work: Work, counts: Counts, hardware: HardwareProfile, policies: Policies, factors: Array) -> Work:
+def scaled_rate(
+    work: ChargedWork, counts: Counts, hardware: HardwareProfile, policies: Policies, factors: FloatArray
+) -> ChargedWork:
     """The same network with ``factors`` (n,) times as many spikes everywhere; columns become (n, rows).
 
     Accumulates, events and spikes scale, coincidences of two sparse operands with the square, none beyond what there is
@@ -230,7 +238,7 @@ def scaled_rate(work: Work, counts: Counts, hardware: HardwareProfile, policies:
     if hardware.latency is not None and hardware.latency.zeros == "none":
         more = np.ones_like(more)
     spiking = kind != "real"
-    scaled = {
+    scaled: dict[Column, FloatArray] = {
         "acs": work.acs * more,
         "macs": work.macs + work.sparse_macs * (more - 1),
         "spikes": np.minimum(work.spikes * f, work.updates),
@@ -238,13 +246,13 @@ def scaled_rate(work: Work, counts: Counts, hardware: HardwareProfile, policies:
         "other_events": np.where(
             other != "real", np.minimum(work.other_events * f, work.other_elements), work.other_events
         ),
-        **{name: work.columns[name] * f for name in LAYER_EVENTS},
+        **{name: work.column(name) * f for name in LAYER_EVENTS},
         "steps": work.steps + 0 * f,
     }  # fmt: skip
-    return dataclasses.replace(work, columns={**work.columns, **scaled})
+    return work.with_columns(scaled.items())
 
 
-def repeated(counts: Counts, policies: Policies, factors: Array) -> Array:
+def repeated(counts: Counts, policies: Policies, factors: FloatArray) -> FloatArray:
     """(n, rows): how often a row comes where there are ``factors`` times as many steps: once-only work stays single."""
     once = (counts.rows["time_step"] < 0).to_numpy()
     if policies.encoder == "once":
@@ -253,12 +261,12 @@ def repeated(counts: Counts, policies: Policies, factors: Array) -> Array:
     return np.where(once, 1.0, factors[:, None])
 
 
-def scaled_steps(work: Work, counts: Counts, again: Array) -> Work:
+def scaled_steps(work: ChargedWork, counts: Counts, again: FloatArray) -> ChargedWork:
     """The same network with its steps ``again`` (n, rows) times over, each like the present mean."""
-    scaled = {name: work.columns[name] * again for name in PER_STEP}
+    scaled: dict[Column, FloatArray] = {name: work.column(name) * again for name in PER_STEP}
     shown_once = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any").to_numpy(dtype=np.bool_)
-    scaled["arrivals"] = np.where(shown_once, work.arrivals, work.arrivals * again)
-    return dataclasses.replace(work, columns={**work.columns, **scaled})
+    scaled["external_inputs"] = np.where(shown_once, work.external_inputs, work.external_inputs * again)
+    return work.with_columns(scaled.items())
 
 
 def crossing(knob: Knob) -> float | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import pandas as pd
 
@@ -14,9 +14,9 @@ from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import layers_left_out
-from snn_energy.pricing.energy import Energy, estimate
+from snn_energy.pricing.energy import Energy, estimate, price_counts
 from snn_energy.pricing.memory import variants_of
-from snn_energy.pricing.policies import Policies
+from snn_energy.pricing.policies import Policies, PolicyOptions
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,7 @@ class Comparison:
         rows = []
         for variant in variants_of(self.hardware):
             energies = {
-                label: estimate(
-                    e.counts,
-                    e.hardware,
-                    without=e.without,
-                    memory=variant,
-                    integer=e.policies.integer,
-                    products=e.policies.products,
-                    encoder=e.policies.encoder,
-                )
+                label: price_counts(e.counts, e.hardware, replace(e.policies, memory=variant), e.without)
                 for label, e in self.energies.items()
             }
             base = energies[self.baseline]
@@ -145,20 +137,21 @@ def compare(
     hardware: str | Path | HardwareProfile,
     *,
     baseline: str,
-    **policies: Any,
+    without: Iterable[str] = (),
+    **policies: Unpack[PolicyOptions],
 ) -> Comparison:
     """Price several networks on one device; ``baseline`` names the one that the others are divided by.
 
-    counts: a mapping name -> counts, or a sequence (named by model, or by file where models share a name). policies:
-    as for ``estimate``; ``without`` among them leaves a layer out of every network that has it. Raises
-    SnnEnergyError where the baseline is not among them or names collide.
+    counts: a mapping name -> counts, or a sequence (named by model, or by file where models share a name). without:
+    leaves a layer out of every network that has it. policies: as for ``estimate``. Raises SnnEnergyError where the
+    baseline is not among them or names collide.
     """
     named = dict(counts) if isinstance(counts, Mapping) else dict(zip(labels_of(counts), counts, strict=True))
     if not named:
         raise SnnEnergyError("nothing to compare: give at least one counts file")
     label = find_baseline(baseline, named)
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    left = layers_left_out(list(named.values()), policies.pop("without", ()))
+    left = layers_left_out(list(named.values()), without)
     energies = {
         name: estimate(c, profile, without=names, **policies)
         for (name, c), names in zip(named.items(), left, strict=True)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from snn_energy.core.errors import OutputError, SnnEnergyError, nearest
 from snn_energy.core.files import write_whole
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
-from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.numbers import Prices, numbers, static_keys
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
     RELATIVE,
@@ -38,13 +38,14 @@ from snn_energy.hardware.quantities import (
     quantities,
 )
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.actions import Charge
-from snn_energy.pricing.charged_work import LAYER_EVENTS, Array, Work, layers_left_out
+from snn_energy.pricing.actions import ActionCount
+from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, FloatArray, charged_work, layers_left_out
 from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.cycles import Places, flat, places_of, total_cycles
-from snn_energy.pricing.energy import charged_work, given_charges, prices_arithmetic, refuse_unpriced
-from snn_energy.pricing.memory import Numbers, accesses
-from snn_energy.pricing.policies import Policies, make_policies
+from snn_energy.pricing.cycles import LayerRows, flat, layer_rows_of, total_cycles
+from snn_energy.pricing.energy import prices_arithmetic, published_accesses, refuse_unpriced
+from snn_energy.pricing.memory import accesses
+from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
+from snn_energy.pricing.pricing import BY_SUM, over_rows, price_charges
 
 MAX_POINTS = 20_000_000
 BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
@@ -57,7 +58,7 @@ class Field:
 
     key: str
     unit: str
-    values: Array
+    values: FloatArray
 
     @property
     def column(self) -> str:
@@ -160,14 +161,14 @@ def is_linear(hardware: HardwareProfile, key: str) -> bool:
 class Totals:
     """Per point and sample: energies in pJ, cycles and seconds (None where the profile has no latency section)."""
 
-    compute_pj: Array
-    memory_pj: Array
-    static_pj: Array
-    cycles: Array | None
-    seconds: Array | None
+    compute_pj: FloatArray
+    memory_pj: FloatArray
+    static_pj: FloatArray
+    cycles: FloatArray | None
+    seconds: FloatArray | None
 
     @property
-    def total_pj(self) -> Array:
+    def total_pj(self) -> FloatArray:
         """What is priced, static energy included."""
         return self.compute_pj + self.memory_pj + self.static_pj
 
@@ -192,13 +193,10 @@ def totals(
     codes, changes, combinations = _combinations([f for f in shaping if not _is_of_time(f.key)], base, points)
     actions = _actions(counts, hardware, policies, work, changes, combinations)
     priced = numbers(hardware, {k: v for k, v in base.items() if is_linear(hardware, k)})
-    sums = {"compute": np.zeros(points), "memory": np.zeros(points)}
-    fixed = {kind: np.zeros(combinations) for kind in sums}
-    for (kind, key), amount in actions.items():
-        if np.ndim(priced[key]) == 0:
-            fixed[kind] += amount * priced[key]
-        else:
-            sums[kind] += amount[codes] * priced[key]
+    swept = {key for key in priced if isinstance(priced[key], np.ndarray)}
+    fixed = price_charges((a for a in actions if a.price not in swept), priced, combinations, BY_SUM)
+    varied = (a for a in actions if a.price in swept)
+    sums = price_charges(varied, priced, points, BY_SUM, lambda amount: amount[codes])
     for kind in sums:
         sums[kind] += fixed[kind][codes]
     static, cycles, seconds = np.zeros(points), None, None
@@ -209,7 +207,7 @@ def totals(
         seconds = cycles / clock
         for key in static_keys(hardware):
             static = static + priced[key] * seconds * 1e12
-    return Totals(sums["compute"], sums["memory"], static, cycles, seconds)
+    return Totals(sums["compute_pj"], sums["memory_pj"], static, cycles, seconds)
 
 
 def _is_of_time(key: str) -> bool:
@@ -217,7 +215,7 @@ def _is_of_time(key: str) -> bool:
     return key.startswith("latency.") or key.endswith(".bandwidth")
 
 
-def _base(number: Quantity | None, field: Field) -> tuple[Array, str]:
+def _base(number: Quantity | None, field: Field) -> tuple[FloatArray, str]:
     """Values in the units of the formulas, and the unit that tells whether they are multiples."""
     if number is None:
         return field.values, ""
@@ -225,8 +223,8 @@ def _base(number: Quantity | None, field: Field) -> tuple[Array, str]:
 
 
 def _combinations(
-    fields: Sequence[Field], base: Mapping[str, tuple[Array, str]], points: int
-) -> tuple[npt.NDArray[np.intp], dict[str, tuple[Array, str]], int]:
+    fields: Sequence[Field], base: Mapping[str, tuple[FloatArray, str]], points: int
+) -> tuple[npt.NDArray[np.intp], dict[str, tuple[FloatArray, str]], int]:
     """For every point the number of its combination of values; the different combinations, field by field; how many."""
     if not fields:
         return np.zeros(points, dtype=np.intp), {}, 1
@@ -243,11 +241,11 @@ def _combinations(
     return codes.reshape(-1), changes, len(places[0])
 
 
-Changes = Mapping[str, tuple[Array, str]]
+Changes = Mapping[str, tuple[FloatArray, str]]
 
 
 def _in_blocks(
-    hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Numbers], None]
+    hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Prices], None]
 ) -> None:
     """``run`` for slices of the combinations and their numbers, as many at a time as the machine has cores."""
     block = max(1, BLOCK // max(rows, 1))
@@ -266,60 +264,66 @@ def _in_blocks(
 
 
 def _actions(
-    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
-) -> dict[tuple[str, str], Array]:
-    """Actions by (compute or memory, price key), added up over rows, for every combination of shaping numbers."""
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    work: ChargedWork,
+    changes: Changes,
+    combinations: int,
+) -> list[ActionCount]:
+    """Actions by sum (compute_pj or memory_pj) and price, added up over rows: amounts (combinations,)."""
     memory = hardware.memory
     by_events = memory is not None and memory.keep is not None and memory.spike_coding == "address-event"
-    together = work if by_events else work.compressed()  # where tensors go by their events, steps are not alike
-    found: dict[tuple[str, str], Array] = {}
+    together = work if by_events else work.deduplicated()  # where tensors go by their events, steps differ
+    found: dict[tuple[str, str], FloatArray] = {}
 
-    def add(kind: str, charges: Iterable[Charge], some: slice) -> None:
+    def add(kind: str, charges: Iterable[ActionCount], some: slice) -> None:
         for charge in charges:
             if charge.price is not None:
                 table = found.setdefault((kind, charge.price), np.zeros(combinations))
-                table[some] += charge.amount.sum(axis=-1)
+                table[some] += over_rows(charge.amount)
 
-    add("compute", compute_charges(together, hardware), slice(None))
-    if given := given_charges(counts, hardware):
-        add("memory", [charge for _, charge in given], slice(None))
+    add("compute_pj", compute_charges(together, hardware), slice(None))
+    if given := published_accesses(counts, hardware):
+        add("memory_pj", [charge for _, charge in given], slice(None))
     elif memory is not None:
         moving = together.take(np.flatnonzero(together.is_operation | together.is_neuron))
 
-        def run(some: slice, n: Numbers) -> None:
+        def run(some: slice, n: Prices) -> None:
             for access in accesses(moving, hardware, n, policies.memory):
-                words = access.bits.sum(axis=-1) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
-                found.setdefault(("memory", access.key), np.zeros(combinations))[some] += words
+                words = over_rows(access.bits) / flat(n[f"{access.key}.width_bits"])  # memory_charges, summed first
+                found.setdefault(("memory_pj", access.key), np.zeros(combinations))[some] += words
 
         _in_blocks(hardware, changes, combinations, moving.steps.size, run)
-    return found
+    return [ActionCount(kind, price, amount) for (kind, price), amount in found.items()]
 
 
 def _cycles(
-    counts: Counts, hardware: HardwareProfile, policies: Policies, work: Work, changes: Changes, combinations: int
-) -> Array:
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    work: ChargedWork,
+    changes: Changes,
+    combinations: int,
+) -> FloatArray:
     """Cycles per sample for every combination of shaping numbers."""
     cycles = np.zeros(combinations)
     if "cycles" in counts.header:
         return cycles + float(counts.header["cycles"])
     assert hardware.latency is not None
-    places = places_of(counts, hardware.latency.timing == "array")
-    alone = work.take(places.rows)
+    by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
+    alone = work.take(by_layer.rows)
     by_work = policies.memory == "no_local_reuse" or (
         hardware.memory is not None and hardware.memory.spike_coding == "address-event"
     )
-    sorts = alone.alike(
-        (
-            "steps",
-            "firsts",
-            "arrivals",
-            *(("macs", "acs", "input_events", "other_events", *LAYER_EVENTS) if by_work else ()),
-        )
-    )
-    places = Places(np.arange(len(places.rows)), places.starts, places.names, sorts)
+    more: list[Column] = ["steps", "firsts", "external_inputs"]
+    if by_work:
+        more += ["macs", "acs", "input_events", "other_events", *LAYER_EVENTS]
+    distinct = alone.group_equal_rows(more)
+    by_layer = LayerRows(np.arange(len(by_layer.rows)), by_layer.starts, by_layer.names, distinct)
 
-    def run(some: slice, n: Numbers) -> None:
-        cycles[some] = total_cycles(alone, hardware, n, policies.memory, places, counts.time_steps)
+    def run(some: slice, n: Prices) -> None:
+        cycles[some] = total_cycles(alone, hardware, n, policies.memory, by_layer, counts.time_steps)
 
     _in_blocks(hardware, changes, combinations, alone.steps.size, run)
     return cycles
@@ -341,7 +345,7 @@ def sweep(
     *,
     combine: bool = True,
     without: Iterable[str] = (),
-    **policies: Any,
+    **policies: Unpack[PolicyOptions],
 ) -> pd.DataFrame:
     """Energy and time of every network at every point: one row each, every digit.
 

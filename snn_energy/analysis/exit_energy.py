@@ -16,19 +16,20 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.core.errors import CountsError, SnnEnergyError
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import PER_SAMPLE
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.energy import Energy, estimate
+from snn_energy.pricing.policies import EstimateOptions
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -81,7 +82,7 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
     chosen = _checked_steps(counts, steps)
     found = {int(t): _part(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
     for t, part in found.items():
-        problem = imbalance(part)
+        problem = balance_error(part)
         if problem is not None:
             raise CountsError(f"{counts.model}: samples that stop at step {t}: {problem}: profile again")
     return found
@@ -156,7 +157,7 @@ class ExitEnergy:
 
 
 def exit_energy(
-    counts: Counts, steps: npt.ArrayLike, hardware: str | Path | HardwareProfile, **policies: Any
+    counts: Counts, steps: npt.ArrayLike, hardware: str | Path | HardwareProfile, **policies: Unpack[EstimateOptions]
 ) -> ExitEnergy:
     """Price an inference whose samples stop at ``steps``. policies: the options of ``estimate``.
 
@@ -185,7 +186,7 @@ def exit_table(
     labels: npt.ArrayLike | None,
     thresholds: Sequence[float],
     hardware: str | Path | HardwareProfile,
-    **policies: Any,
+    **policies: Unpack[EstimateOptions],
 ) -> pd.DataFrame:
     """One row per threshold: accuracy, mean_steps, energies in pJ per sample, ratio over all T steps, the spread.
 

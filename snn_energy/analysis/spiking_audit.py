@@ -26,10 +26,11 @@ from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import Array, Flags, column, left_out
+from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, column, left_out
 from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.energy import charged_work, prices_arithmetic
+from snn_energy.pricing.energy import prices_arithmetic
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
+from snn_energy.pricing.pricing import TOTAL, price_charges
 
 POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
 
@@ -362,7 +363,7 @@ def _averages(name: str) -> bool:
 class _Priced:
     """energy_pj: (rows,) per sample, NaN where not known. missing: what is not, per row. total_pj: as ``estimate``."""
 
-    energy_pj: Array
+    energy_pj: FloatArray
     missing: list[str]
     total_pj: float
 
@@ -370,12 +371,12 @@ class _Priced:
 def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, without: Iterable[str]) -> _Priced:
     """Energy of compute of every row, without refusing what the device has no price for."""
     work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
-    energy = np.zeros(len(counts.rows))
+    charges = compute_charges(work, hardware)
+    energy = price_charges(charges, n, len(counts.rows), TOTAL)["total_pj"]
     unpriced, missing = np.zeros(len(energy), dtype=np.bool_), [""] * len(energy)
-    for charge in compute_charges(work, hardware):
+    for charge in charges:
         unknown = np.isnan(charge.amount) & (work.op != "unsupported")
         if charge.price is not None:
-            energy = energy + charge.amount * n[charge.price]
             _remark(missing, unknown, "the counts do not give it")
         else:
             here = (charge.amount > 0) | unknown

@@ -19,7 +19,7 @@ from snn_energy.analysis.design_sweep import Field, Totals, is_linear, sweepable
 from snn_energy.core.errors import SnnEnergyError
 from snn_energy.hardware.quantities import Ranged, quantities
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import Array
+from snn_energy.pricing.charged_work import FloatArray
 from snn_energy.pricing.energy import Energy
 
 MAX_RANGES = 16
@@ -116,7 +116,7 @@ def ratio_range(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _totals(energy: Energy, points: Mapping[str, Array]) -> Totals:
+def _totals(energy: Energy, points: Mapping[str, FloatArray]) -> Totals:
     known = sweepable(energy.hardware)
     fields = [Field(key, known[key].unit, values) for key, values in points.items()]  # type: ignore[union-attr]
     return totals(energy.counts, energy.hardware, energy.policies, fields, energy.without)

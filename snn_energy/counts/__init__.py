@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import (
     COLUMNS,
     CONVENTION_VERSION,
@@ -25,6 +25,8 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
 from snn_energy.counts.sample_store import BLOCK_BYTES, IN_MEMORY_BYTES, SampleRows, blocks, samples_path
 
+imbalance = balance_error  # its name in version 0.1
+
 __all__ = [
     "BLOCK_BYTES",
     "COLUMNS",
@@ -44,6 +46,7 @@ __all__ = [
     "WORK",
     "Counts",
     "SampleRows",
+    "balance_error",
     "blocks",
     "imbalance",
     "load_counts",

@@ -13,7 +13,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.sample_store import blocks
 
 
-def imbalance(counts: Counts) -> str | None:
+def balance_error(counts: Counts) -> str | None:
     """The first thing in a counts frame that does not add up (design, section 5), or None."""
     rows, samples = counts.rows, counts.samples
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from snn_energy.core.errors import CountsError
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import COLUMNS, SCHEMA_VERSION, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.file_format import _check_header, _check_records, _digest, _once
@@ -58,7 +58,7 @@ def load_counts(path: str | Path) -> Counts:
             raise CountsError(f"{path}: header 'per_sample' must be the name of a file beside it: profile again")
         per_sample = _load_samples(path, path.with_name(header["per_sample"]))
     counts = Counts({**header, "file": path.stem}, rows, per_sample)
-    problem = imbalance(counts)
+    problem = balance_error(counts)
     if problem is not None:
         raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
     if header.get("content_sha256") != _digest(header, rows, per_sample):

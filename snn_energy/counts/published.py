@@ -31,7 +31,7 @@ from snn_energy.core import bundled
 from snn_energy.core.errors import CountsError, nearest
 from snn_energy.core.groups import layer_group
 from snn_energy.core.yaml_file import Document, read_yaml
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import COLUMNS, CONVENTION_VERSION, OPERATIONS, WORK, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.published_schema import (
@@ -72,7 +72,7 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
         "convention": CONVENTION_VERSION, "by_layer": network.layers is not None,
     }  # fmt: skip
     counts = Counts(header | _given(network), make_rows(_columns(network)))
-    problem = imbalance(counts)
+    problem = balance_error(counts)
     if problem is not None:
         raise document.error(f"networks.{wanted}: {problem}; correct it", ("networks", wanted))
     return counts

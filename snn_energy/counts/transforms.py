@@ -23,7 +23,7 @@ def every_step(counts: Counts) -> Counts:
     return dataclasses.replace(counts, rows=rows, per_sample=None)
 
 
-def needed_steps(counts: Counts) -> Counts:
+def keep_needed_steps(counts: Counts) -> Counts:
     """Counts in which only rows that are both active and needed are active."""
     needed = counts.rows["needed"].astype(bool)
     rows = counts.rows.copy()

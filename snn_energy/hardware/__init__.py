@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from snn_energy.core.sources import Source
 from snn_energy.hardware.files import FORM, SCHEMA_VERSION, SUFFIXES, hardware_path, list_hardware, load_hardware
-from snn_energy.hardware.numbers import Number, numbers, static_keys
+from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
 from snn_energy.hardware.quantities import (
     BANDWIDTH_UNITS,
     CLOCK_UNITS,
@@ -94,6 +94,7 @@ __all__ = [
     "Positive",
     "Power",
     "Price",
+    "Prices",
     "Quantity",
     "Ranged",
     "Registers",

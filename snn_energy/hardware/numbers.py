@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
+import numpy as np
+import numpy.typing as npt
+
+from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.hardware.quantities import CYCLE_BANDWIDTH_UNITS, RELATIVE, base_value, quantities
 from snn_energy.hardware.schema import HardwareProfile
 
-Number = Any  # a float, or an array of them where many designs are priced at once
+Number = float | npt.NDArray[np.float64]  # an array where many designs are priced at once
 
 
-def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] | None = None) -> dict[str, Number]:
+class Prices:
+    """The numbers of one device by their dotted keys, in the units of the formulas: pJ, bit, bit/s, W, Hz.
+
+    A number is a float, or an array of designs. ``KEY.width_bits`` is the word width of the price ``KEY``.
+    """
+
+    def __init__(self, device: str, numbers: Mapping[str, Number]) -> None:
+        self._device, self._numbers = device, dict(numbers)
+
+    def __getitem__(self, key: str) -> Number:
+        """The number of a key. Raises HardwareError, with the nearest key, for one that the device does not have."""
+        try:
+            return self._numbers[key]
+        except KeyError:
+            raise HardwareError(f"{self._device} has no number '{key}'{nearest(key, self._numbers)}") from None
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._numbers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def get(self, key: str) -> Number | None:
+        """The number of a key, None where the device does not have it."""
+        return self._numbers.get(key)
+
+    def scalar(self, key: str) -> float:
+        """The number of a key for a single design. Raises HardwareError as ``[]`` does."""
+        return float(self[key])
+
+
+def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] | None = None) -> Prices:
     """All numbers of a profile by their dotted keys: energies in pJ, sizes in bit, bandwidths in bit/s, W, Hz.
 
     A price's word width is ``KEY.width_bits``. Prices in MACs are multiplied by ``compute.mac``, bandwidths per cycle
@@ -32,7 +69,7 @@ def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] 
             found[key] = found[key] * found["compute.mac"]
         elif unit in CYCLE_BANDWIDTH_UNITS:
             found[key] = found[key] * found["latency.clock"]
-    return found
+    return Prices(profile.name, found)
 
 
 def static_keys(hardware: HardwareProfile) -> list[str]:

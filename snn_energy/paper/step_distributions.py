@@ -23,7 +23,7 @@ from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.schema import HardwareProfile, MemoryVariant
-from snn_energy.pricing.charged_work import Array
+from snn_energy.pricing.charged_work import FloatArray
 from snn_energy.pricing.energy import estimate
 from snn_energy.pricing.memory import LOADED_ONCE
 
@@ -69,10 +69,10 @@ class MemoryCosts:
     """
 
     lifs: tuple[str, ...]
-    own: Array
+    own: FloatArray
     sources: tuple[Sources, ...]
-    step: Array
-    once: Array
+    step: FloatArray
+    once: FloatArray
     constant: float
 
     def active_steps(self, steps: Steps) -> Steps:
@@ -83,7 +83,7 @@ class MemoryCosts:
         ]
         return np.stack(columns, axis=-1)
 
-    def energy_pj(self, steps: Steps) -> Array:
+    def energy_pj(self, steps: Steps) -> FloatArray:
         """T_l (..., spiking layers) -> memory energy (...)."""
         active = self.active_steps(steps)
         found = self.constant + steps @ self.own + active @ self.step + (active > 0) @ self.once
@@ -126,7 +126,7 @@ def memory_costs(
     )
 
 
-def _of(values: pd.Series, names: Sequence[str]) -> Array:
+def _of(values: pd.Series, names: Sequence[str]) -> FloatArray:
     return values[list(names)].to_numpy(dtype=np.float64)
 
 

@@ -1,17 +1,17 @@
 """What a network does, as arrays: the columns of a counts frame that cost something, per sample.
 
-Every formula of energy, memory and latency takes a ``Work`` and broadcasts: arrays end in the axis of rows, (rows,)
-for the means over samples, (samples, rows) for every sample on its own. Columns are of two sorts. *Work* adds up when
-rows are put together (``compressed``); *geometry* is the same for all of them. Unknown figures are NaN, never zero.
-No torch here.
+Every formula of energy, memory and latency takes a ``ChargedWork`` and broadcasts: arrays end in the axis of rows,
+(rows,) for the means over samples, (samples, rows) for every sample on its own. Columns are of two sorts. *Work* adds
+up when rows are put together (``deduplicated``); *geometry* is the same for all of them. Unknown figures are NaN, never
+zero. No torch here.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,49 +20,110 @@ import pandas as pd
 from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
+from snn_energy.hardware.schema import HardwareProfile
+from snn_energy.pricing.policies import EncoderPolicy, Policies
 
-Array = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+RowIndices = npt.NDArray[np.intp]
 
-ADDITIVE = (
-    "steps", "firsts", "arrivals", "first_reads", "last_writes", "macs", "sparse_macs", "acs", "dense",
+WorkColumn = Literal[
+    "steps", "firsts", "external_inputs", "first_reads", "last_writes", "macs", "sparse_macs", "acs", "dense",
     "dense_macs", "input_events", "other_events", "spikes", "updates", "membrane_reads", "membrane_writes",
     "elementwise",
-)  # fmt: skip
-GEOMETRY = (
-    "op", "real_input", "input_bits_each", "other_bits_each", "input_width", "other_width", "input_elements",
+]  # fmt: skip
+GeometryColumn = Literal[
+    "real_input", "input_bits_each", "other_bits_each", "input_width", "other_width", "input_elements",
     "other_elements", "output_elements", "weights", "neurons", "reduction", "out_channels", "positions", "groups",
     "feeds_neuron", "layer_steps",
-)  # fmt: skip
-LAYER_EVENTS = ("layer_input_events", "layer_other_events", "layer_spikes")  # geometry where spikes are addresses
+]  # fmt: skip
+LayerColumn = Literal["layer_input_events", "layer_other_events", "layer_spikes"]
+Column = WorkColumn | GeometryColumn | LayerColumn
+
+ADDITIVE: tuple[WorkColumn, ...] = get_args(WorkColumn)
+GEOMETRY: tuple[GeometryColumn, ...] = get_args(GeometryColumn)  # beside op
+LAYER_EVENTS: tuple[LayerColumn, ...] = get_args(LayerColumn)  # geometry where spikes are addresses
+COLUMNS: tuple[Column, ...] = (*ADDITIVE, *GEOMETRY, *LAYER_EVENTS)
 
 
 @dataclass(frozen=True)
-class Work:
+class Operand:
+    """One operand of the rows: its elements, non-zeros in the row and in all steps of its layer.
+
+    bits_each: bits per element, NaN for real ones (the device's activation width). width: bits that tell one element
+    from another (its address).
+    """
+
+    elements: FloatArray
+    events: FloatArray
+    layer_events: FloatArray
+    bits_each: FloatArray
+    width: FloatArray
+
+
+@dataclass(frozen=True)
+class ChargedWork:
     """Rows of a counts frame as arrays. See the module for the two sorts of columns.
 
     steps: 1 where the row is charged (active, and not left out), else 0. firsts: 1 at the first charged row of a
-    layer. arrivals: 1 where the first operation of the network reads something new, which comes from outside.
+    layer. external_inputs: 1 where the first operation of the network reads something new, which comes from outside.
     first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: what the
     policies make of the row; sparse_macs: those of macs that zeros are left out of; dense_macs: all its operations;
-    dense: those asked whether an input is zero (none for real inputs). input_events, other_events: non-zeros of the
+    dense: those checked for a zero input (none for real inputs). input_events, other_events: non-zeros of the
     operands. updates: neurons that are updated.
-    input_bits_each, other_bits_each: bits per element, NaN for real ones (the device's activation width).
-    input_width, other_width: bits that tell one element of the operand from another (its address). layer_steps: charged
-    steps of the row's layer that differ from the one before; layer_input_events, layer_other_events, layer_spikes: mean
-    non-zeros of its operands and its spikes in them: what must be stored between layers that run one after another.
+    input_*, other_*: see ``Operand``. layer_steps: charged steps of the row's layer that differ from the one before;
+    layer_input_events, layer_other_events, layer_spikes: mean non-zeros of its operands and its spikes in them: what
+    must be stored between layers that run one after another.
     """
 
     op: npt.NDArray[np.str_]
-    columns: Mapping[str, Array]
+    steps: FloatArray
+    firsts: FloatArray
+    external_inputs: FloatArray
+    first_reads: FloatArray
+    last_writes: FloatArray
+    macs: FloatArray
+    sparse_macs: FloatArray
+    acs: FloatArray
+    dense: FloatArray
+    dense_macs: FloatArray
+    input_events: FloatArray
+    other_events: FloatArray
+    spikes: FloatArray
+    updates: FloatArray
+    membrane_reads: FloatArray
+    membrane_writes: FloatArray
+    elementwise: FloatArray
+    real_input: FloatArray
+    input_bits_each: FloatArray
+    other_bits_each: FloatArray
+    input_width: FloatArray
+    other_width: FloatArray
+    input_elements: FloatArray
+    other_elements: FloatArray
+    output_elements: FloatArray
+    weights: FloatArray
+    neurons: FloatArray
+    reduction: FloatArray
+    out_channels: FloatArray
+    positions: FloatArray
+    groups: FloatArray
+    feeds_neuron: FloatArray
+    layer_steps: FloatArray
+    layer_input_events: FloatArray
+    layer_other_events: FloatArray
+    layer_spikes: FloatArray
     network_weights: float
     network_neurons: float
 
-    def __getattr__(self, name: str) -> Array:
-        try:
-            return self.columns[name]
-        except KeyError:
-            raise AttributeError(name) from None
+    def column(self, name: Column) -> FloatArray:
+        """One column by its name."""
+        found: FloatArray = getattr(self, name)
+        return found
+
+    def with_columns(self, changed: Iterable[tuple[Column, FloatArray]]) -> ChargedWork:
+        """The same work with other values in these columns."""
+        return dataclasses.replace(self, **dict(changed))  # type: ignore[arg-type]  # every Column is a FloatArray
 
     @property
     def is_operation(self) -> Flags:
@@ -74,26 +135,43 @@ class Work:
         """Rows of spiking neurons."""
         return np.asarray(self.op == "neuron")
 
-    def take(self, rows: npt.NDArray[np.intp]) -> Work:
-        """These rows alone."""
-        columns = {name: values[..., rows] for name, values in self.columns.items()}
-        return dataclasses.replace(self, op=self.op[rows], columns=columns)
+    @property
+    def input_operand(self) -> Operand:
+        """What is streamed: the input of a layer, the operand of lower kind of a product."""
+        return Operand(
+            self.input_elements, self.input_events, self.layer_input_events, self.input_bits_each, self.input_width
+        )
 
-    def alike(self, more: Iterable[str] = ()) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Rows of equal geometry (and equal columns ``more``): the first of each sort, and the sort of every row."""
-        names = [name for name in GEOMETRY if name != "op"]  # LAYER_EVENTS: asked for where they matter
-        table = pd.DataFrame({name: self.columns[name] for name in (*names, *more)}).assign(op=self.op)
+    @property
+    def other_operand(self) -> Operand:
+        """The other operand of a product; no elements elsewhere."""
+        return Operand(
+            self.other_elements, self.other_events, self.layer_other_events, self.other_bits_each, self.other_width
+        )
+
+    def take(self, rows: RowIndices) -> ChargedWork:
+        """These rows alone."""
+        taken = self.with_columns((name, self.column(name)[..., rows]) for name in COLUMNS)
+        return dataclasses.replace(taken, op=self.op[rows])
+
+    def group_equal_rows(self, more: Iterable[Column] = ()) -> tuple[RowIndices, RowIndices]:
+        """Rows of equal geometry (and equal columns ``more``): the first of each group, and the group of every row.
+
+        LAYER_EVENTS are compared only where they are among ``more``.
+        """
+        table = pd.DataFrame({name: self.column(name) for name in (*GEOMETRY, *more)}).assign(op=self.op)
         codes, _ = pd.factorize(pd.util.hash_pandas_object(table, index=False))
         first = np.unique(codes, return_index=True)[1]
         assert table.iloc[first[codes]].reset_index(drop=True).equals(table), "two geometries share a hash"
         return first, codes
 
-    def compressed(self) -> Work:
+    def deduplicated(self) -> ChargedWork:
         """The same work with rows of equal geometry put together: what costs the same per unit is priced once."""
-        first, codes = self.alike()
-        together = self.take(first)
-        sums = {n: np.bincount(codes, self.columns[n], len(first)).astype(np.float64) for n in ADDITIVE}
-        return dataclasses.replace(together, columns={**together.columns, **sums})
+        first, codes = self.group_equal_rows()
+        sums: Iterator[tuple[WorkColumn, FloatArray]] = (
+            (name, np.bincount(codes, self.column(name), len(first)).astype(np.float64)) for name in ADDITIVE
+        )
+        return self.take(first).with_columns(sums)
 
 
 def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
@@ -133,116 +211,211 @@ def _named(layers: pd.Series, name: str) -> Flags:
     return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
-def work_of(
-    counts: Counts,
-    *,
-    integer: str = "ac",
-    products: str = "coincidence",
-    encoder: str = "per-step",
-    zeros: str = "gate",
-    without: Iterable[str] = (),
-    per_sample: slice | None = None,
-) -> Work:
-    """The charged work of a network, per sample.
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of counts, and what decides whether they are charged: arrays of one element per row.
 
-    integer, products, encoder: see ``energy.Policies``; zeros: ``none`` charges the accumulates of zeros too. without:
-    layers that run elsewhere. per_sample: these samples one by one instead of their mean.
+    kept: not left out. active: kept, and works in its time step. charged: active, and not a repetition of an input
+    that is encoded once.
     """
-    rows, samples = counts.rows, counts.samples
-    size = {name: column(rows, name) for name in (*_SIZES, "order")}
-    op = rows["op"].to_numpy(dtype=str)
-    operation, neuron = np.isin(op, OPERATIONS), op == "neuron"
-    kept = ~left_out(rows["layer"], without)
-    active = rows["active"].to_numpy(dtype=np.bool_) & kept
-    charged = active & ~rows["input_repeated"].to_numpy(dtype=np.bool_) if encoder == "once" else active
-    kind, other_kind = rows["input_kind"].to_numpy(dtype=object), rows["other_kind"].to_numpy(dtype=object)
-    real, integers = kind == "real", kind == "integer"
-    layer = rows["layer"].to_numpy(dtype=object)
 
-    def work(name: str, where: Flags) -> Array:
-        if per_sample is not None and counts.per_sample is not None and name in counts.per_sample:
-            values = counts.per_sample[name][:, per_sample].T.astype(np.float64)
+    counts: Counts
+    per_sample: slice | None
+    op: npt.NDArray[np.str_]
+    layer: npt.NDArray[np.object_]
+    kind: npt.NDArray[np.object_]
+    other_kind: npt.NDArray[np.object_]
+    operation: Flags
+    neuron: Flags
+    repeated: Flags
+    kept: Flags
+    active: Flags
+    charged: Flags
+
+    @property
+    def real(self) -> Flags:
+        """Rows of real inputs."""
+        return np.asarray(self.kind == "real")
+
+    @property
+    def has_other(self) -> Flags:
+        """Rows with a second operand."""
+        return np.asarray(self.other_kind != None)  # noqa: E711
+
+    @property
+    def firing(self) -> Flags:
+        """Rows of neurons that work."""
+        return self.neuron & self.active
+
+    @property
+    def anew(self) -> Flags:
+        """Charged operations and neurons that do not read again what they read a step before."""
+        first = _edge(self.layer, self.charged)
+        return self.charged & (self.operation | self.neuron) & (first | ~(self.operation & self.repeated))
+
+    def of_network(self, sizes: FloatArray) -> float:
+        """The sum of a size over the layers that are kept, each once."""
+        once = ~pd.Series(self.layer).duplicated().to_numpy() & self.kept
+        return float((sizes * once).sum())
+
+    def size(self, name: str) -> FloatArray:
+        """A column that is not work."""
+        return column(self.counts.rows, name)
+
+    def work(self, name: str, where: Flags) -> FloatArray:
+        """A work column per sample, 0 elsewhere: means (rows,), or (samples, rows) of the samples chosen."""
+        each = self.counts.per_sample
+        if self.per_sample is not None and each is not None and name in each:
+            values = each[name][:, self.per_sample].T.astype(np.float64)
         else:
-            values = column(rows, name) / samples
+            values = self.mean(name)
         return np.where(where, values, 0.0)
 
-    dense = work("dense_macs", operation & charged)
-    sops = work("sops_gated" if products == "gated" else "sops", operation & charged)
-    if zeros == "none":
-        sops = dense
-    macs = np.where(real, dense, 0.0)
-    sparse = np.zeros_like(macs)
-    acs = np.where(~real & ~integers, sops, 0.0)
-    if integer == "mac-dense":
-        macs = macs + np.where(integers, dense, 0.0)
-    elif integer == "mac":
-        sparse = np.where(integers, sops, 0.0)
-        macs = macs + sparse
-    else:
-        many = sops if integer == "ac" or zeros == "none" else work("sops_multi", integers & operation & charged)
-        acs = acs + np.where(integers, many, 0.0)
-    firing = neuron & active
-    reads, writes = work("membrane_reads", kept), work("membrane_writes", kept)
-    columns = {
-        "steps": (charged & (operation | neuron)).astype(np.float64),
-        "firsts": _edge(layer, charged).astype(np.float64),
-        "first_reads": np.where(_edge(layer, firing), reads, 0.0),
-        "last_writes": np.where(_edge(layer[::-1], firing[::-1])[::-1], writes, 0.0),
-        "macs": macs,
-        "sparse_macs": sparse,
-        "acs": acs,
-        "dense": np.where(real, 0.0, dense),
-        "dense_macs": dense,
-        "input_events": work("input_nonzeros", operation & charged),
-        "other_events": work("other_nonzeros", operation & charged & (other_kind != None)),  # noqa: E711
-        "spikes": work("spikes", firing),
-        "updates": np.where(firing, size["neurons"], 0.0),
-        "membrane_reads": reads,
-        "membrane_writes": writes,
-        "elementwise": work("elementwise_ops", charged),
-        "real_input": real.astype(np.float64),
-        "input_bits_each": _bits_each(kind, column(rows, "max_k")),
-        "other_bits_each": _bits_each(other_kind, column(rows, "other_max_k")),
-        "input_width": _address_bits(size["input_elements"]),
-        "other_width": _address_bits(size["other_elements"]),
-        "feeds_neuron": rows["feeds_neuron"].to_numpy(dtype=np.float64),
-        **{name: np.where(operation, size[name], 0.0) for name in _SIZES},
-        "output_elements": size["output_elements"],
-        "neurons": np.where(neuron, size["neurons"], 0.0),
-    }
-    repeated = operation & rows["input_repeated"].to_numpy(dtype=np.bool_)
-    anew = charged & (operation | neuron) & (_edge(layer, charged) | ~repeated)
-    columns["arrivals"] = _arrivals(rows, operation, anew)
-    codes = pd.factorize(layer)[0]
-    for name, values in (
-        ("layer_steps", np.ones(len(rows))),
-        ("layer_input_events", np.where(operation, column(rows, "input_nonzeros") / samples, 0.0)),
-        ("layer_other_events", np.where(other_kind != None, column(rows, "other_nonzeros") / samples, 0.0)),  # noqa: E711
-        ("layer_spikes", np.where(neuron, column(rows, "spikes") / samples, 0.0)),
-    ):
-        columns[name] = np.bincount(codes, np.where(anew, values, 0.0))[codes]
-    columns["other_elements"] = np.where(other_kind == None, 0.0, columns["other_elements"])  # noqa: E711
-    once = ~pd.Series(layer).duplicated().to_numpy() & kept
-    return Work(
+    def mean(self, name: str) -> FloatArray:
+        """A work column over the samples."""
+        return column(self.counts.rows, name) / self.counts.samples
+
+
+def _rows_of(counts: Counts, encoder: EncoderPolicy, without: Iterable[str], per_sample: slice | None) -> _Rows:
+    rows = counts.rows
+    op = rows["op"].to_numpy(dtype=str)
+    kept = ~left_out(rows["layer"], without)
+    active = rows["active"].to_numpy(dtype=np.bool_) & kept
+    repeated = rows["input_repeated"].to_numpy(dtype=np.bool_)
+    return _Rows(
+        counts,
+        per_sample,
         op,
-        columns,
-        float((columns["weights"] * once).sum()),
-        float((columns["neurons"] * once).sum()),
+        layer=rows["layer"].to_numpy(dtype=object),
+        kind=rows["input_kind"].to_numpy(dtype=object),
+        other_kind=rows["other_kind"].to_numpy(dtype=object),
+        operation=np.isin(op, OPERATIONS),
+        neuron=op == "neuron",
+        repeated=repeated,
+        kept=kept,
+        active=active,
+        charged=active & ~repeated if encoder == "once" else active,
+    )
+
+
+def charged_work(
+    counts: Counts,
+    hardware: HardwareProfile,
+    policies: Policies,
+    without: Iterable[str] = (),
+    per_sample: slice | None = None,
+) -> ChargedWork:
+    """The work of a network that a device charges under the policies, per sample.
+
+    Zeros of a device whose latency section says ``none`` are charged too. without: layers that run elsewhere
+    (SnnEnergyError for one that is not there). per_sample: these samples one by one instead of their mean.
+    """
+    rows = _rows_of(counts, policies.encoder, without, per_sample)
+    charged, operation = rows.charged, rows.operation & rows.charged
+    dense, neurons = rows.work("dense_macs", operation), np.where(rows.neuron, rows.size("neurons"), 0.0)
+    macs, sparse_macs, acs = _operations(rows, dense, policies, hardware)
+    reads, writes = rows.work("membrane_reads", rows.kept), rows.work("membrane_writes", rows.kept)
+    sizes, masked = _sizes(rows)
+    layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows)
+    return ChargedWork(
+        op=rows.op,
+        steps=(charged & (rows.operation | rows.neuron)).astype(np.float64),
+        firsts=_edge(rows.layer, charged).astype(np.float64),
+        external_inputs=_external_inputs(rows),
+        first_reads=np.where(_edge(rows.layer, rows.firing), reads, 0.0),
+        last_writes=np.where(_edge(rows.layer[::-1], rows.firing[::-1])[::-1], writes, 0.0),
+        macs=macs,
+        sparse_macs=sparse_macs,
+        acs=acs,
+        dense=np.where(rows.real, 0.0, dense),
+        dense_macs=dense,
+        input_events=rows.work("input_nonzeros", operation),
+        other_events=rows.work("other_nonzeros", operation & rows.has_other),
+        spikes=rows.work("spikes", rows.firing),
+        updates=np.where(rows.firing, neurons, 0.0),
+        membrane_reads=reads,
+        membrane_writes=writes,
+        elementwise=rows.work("elementwise_ops", charged),
+        real_input=rows.real.astype(np.float64),
+        input_bits_each=_bits_each(rows.kind, rows.size("max_k")),
+        other_bits_each=_bits_each(rows.other_kind, rows.size("other_max_k")),
+        input_width=_address_bits(sizes["input_elements"]),
+        other_width=_address_bits(sizes["other_elements"]),
+        input_elements=masked["input_elements"],
+        other_elements=np.where(rows.has_other, masked["other_elements"], 0.0),
+        output_elements=sizes["output_elements"],
+        weights=masked["weights"],
+        neurons=neurons,
+        reduction=masked["reduction"],
+        out_channels=masked["out_channels"],
+        positions=masked["positions"],
+        groups=masked["groups"],
+        feeds_neuron=counts.rows["feeds_neuron"].to_numpy(dtype=np.float64),
+        layer_steps=layer_steps,
+        layer_input_events=layer_input_events,
+        layer_other_events=layer_other_events,
+        layer_spikes=layer_spikes,
+        network_weights=rows.of_network(masked["weights"]),
+        network_neurons=rows.of_network(neurons),
     )
 
 
 _SIZES = (
-    "input_elements", "other_elements", "output_elements", "weights", "neurons", "reduction", "out_channels",
-    "positions", "groups",
+    "input_elements", "other_elements", "output_elements", "weights", "reduction", "out_channels", "positions",
+    "groups",
 )  # fmt: skip
 
 
-def column(rows: pd.DataFrame, name: str) -> Array:
+def _sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+    """The sizes of every row, and the same with 0 where the row is no operation."""
+    sizes = {name: rows.size(name) for name in _SIZES}
+    return sizes, {name: np.where(rows.operation, values, 0.0) for name, values in sizes.items()}
+
+
+def _operations(
+    rows: _Rows, dense: FloatArray, policies: Policies, hardware: HardwareProfile
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """MACs, those of them that zeros are left out of, and accumulates of every row (design, section 6)."""
+    operation, zeros = rows.operation & rows.charged, "gate" if hardware.latency is None else hardware.latency.zeros
+    real, integers = rows.real, rows.kind == "integer"
+    exact = "sops_gated" if policies.products == "gated" else "sops"
+    sops = dense if zeros == "none" else rows.work(exact, operation)
+    macs = np.where(real, dense, 0.0)
+    sparse = np.zeros_like(macs)
+    acs = np.where(~real & ~integers, sops, 0.0)
+    if policies.integer == "mac-dense":
+        macs = macs + np.where(integers, dense, 0.0)
+    elif policies.integer == "mac":
+        sparse = np.where(integers, sops, 0.0)
+        macs = macs + sparse
+    else:
+        is_single = policies.integer == "ac" or zeros == "none"
+        many = sops if is_single else rows.work("sops_multi", integers & operation)
+        acs = acs + np.where(integers, many, 0.0)
+    return macs, sparse, acs
+
+
+def _per_layer(rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of each row's layer, over the rows that read something new: steps, non-zeros of both operands, spikes."""
+    codes, anew = pd.factorize(rows.layer)[0], rows.anew
+
+    def summed(values: FloatArray) -> FloatArray:
+        return np.bincount(codes, np.where(anew, values, 0.0)).astype(np.float64)[codes]
+
+    return (
+        summed(np.ones(len(codes))),
+        summed(np.where(rows.operation, rows.mean("input_nonzeros"), 0.0)),
+        summed(np.where(rows.has_other, rows.mean("other_nonzeros"), 0.0)),
+        summed(np.where(rows.neuron, rows.mean("spikes"), 0.0)),
+    )
+
+
+def column(rows: pd.DataFrame, name: str) -> FloatArray:
     """A column of whole numbers as floats, NaN where it is not known."""
     return np.asarray(rows[name].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _edge(layers: Any, where: Flags) -> Flags:
+def _edge(layers: npt.NDArray[np.object_], where: Flags) -> Flags:
     """True at the first row of each layer of which ``where`` is true."""
     places = np.flatnonzero(where)
     first = ~pd.Series(layers[places]).duplicated().to_numpy(dtype=np.bool_)
@@ -251,17 +424,16 @@ def _edge(layers: Any, where: Flags) -> Flags:
     return found
 
 
-def _arrivals(rows: pd.DataFrame, operation: Flags, anew: Flags) -> Array:
+def _external_inputs(rows: _Rows) -> FloatArray:
     """1 at rows of the network's first operation that do not read again what they read a step before."""
-    if not operation.any():
-        return np.zeros(len(rows))
-    layer = rows["layer"].to_numpy(dtype=object)
-    orders = np.where(operation, column(rows, "order"), np.inf)
-    first = operation & (layer == layer[int(np.argmin(orders))])
-    return np.asarray(first & anew, dtype=np.float64)
+    if not rows.operation.any():
+        return np.zeros(len(rows.op))
+    orders = np.where(rows.operation, rows.size("order"), np.inf)
+    first = rows.operation & (rows.layer == rows.layer[int(np.argmin(orders))])
+    return np.asarray(first & rows.anew, dtype=np.float64)
 
 
-def _bits_each(kinds: Any, max_k: Array) -> Array:
+def _bits_each(kinds: npt.NDArray[np.object_], max_k: FloatArray) -> FloatArray:
     """Bits per element of a kind: binary 1, ternary 2, integer ceil(log2(max_k + 1)); NaN for real, 0 for none."""
     bits = np.zeros(len(kinds))
     bits[kinds == "binary"], bits[kinds == "ternary"], bits[kinds == "real"] = 1.0, 2.0, np.nan
@@ -270,6 +442,6 @@ def _bits_each(kinds: Any, max_k: Array) -> Array:
     return bits
 
 
-def _address_bits(elements: Array) -> Array:
+def _address_bits(elements: FloatArray) -> FloatArray:
     """Bits that name one of so many elements, at least one."""
     return np.ceil(np.log2(np.maximum(np.nan_to_num(elements, nan=2.0), 2.0)))

@@ -11,57 +11,57 @@ import numpy as np
 
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.actions import Charge
-from snn_energy.pricing.charged_work import Work
+from snn_energy.pricing.actions import ActionCount
+from snn_energy.pricing.charged_work import ChargedWork
 
 
-def compute_charges(work: Work, hardware: HardwareProfile) -> list[Charge]:
+def compute_charges(work: ChargedWork, hardware: HardwareProfile) -> list[ActionCount]:
     """All charges of arithmetic, per sample."""
     return [*_multiplies(work, hardware), *_zero_checks(work, hardware), *_neurons(work, hardware),
             *_elementwise(work, hardware)]  # fmt: skip
 
 
-def _multiplies(work: Work, hardware: HardwareProfile) -> Iterator[Charge]:
+def _multiplies(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
     """e_mac * MACs and e_ac * accumulates, those of an operation at its own price where the device has one."""
     mac = None if hardware.compute.mac is None else "compute.mac"
-    yield Charge("mac_pj", mac, work.macs, "multiply-accumulates")
+    yield ActionCount("mac_pj", mac, work.macs, "multiply-accumulates")
     rest = work.acs
     for op in OPERATIONS:
         if getattr(hardware.compute, f"ac_{op}") is not None:
             of_op = work.op == op
-            yield Charge("ac_pj", f"compute.ac_{op}", np.where(of_op, work.acs, 0.0))
+            yield ActionCount("ac_pj", f"compute.ac_{op}", np.where(of_op, work.acs, 0.0))
             rest = np.where(of_op, 0.0, rest)
-    yield Charge("ac_pj", None if hardware.compute.ac is None else "compute.ac", rest, "accumulates")
+    yield ActionCount("ac_pj", None if hardware.compute.ac is None else "compute.ac", rest, "accumulates")
 
 
-def _zero_checks(work: Work, hardware: HardwareProfile) -> Iterator[Charge]:
+def _zero_checks(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
     """e_zc * dense_macs of rows that are not real, or e_zc * input_elements."""
     check = hardware.compute.zero_check
     if check is not None:
         elements = work.input_elements * work.steps * (1 - work.real_input)
-        yield Charge("zero_check_pj", "compute.zero_check", work.dense if check.per == "operation" else elements)
+        yield ActionCount("zero_check_pj", "compute.zero_check", work.dense if check.per == "operation" else elements)
 
 
-def _neurons(work: Work, hardware: HardwareProfile) -> Iterator[Charge]:
+def _neurons(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
     """Updates of neurons in active steps, those that spike and those that do not; spikes sent."""
     compute = hardware.compute
     if compute.neuron_update is not None:
-        yield Charge("neuron_pj", "compute.neuron_update", work.updates)
+        yield ActionCount("neuron_pj", "compute.neuron_update", work.updates)
     elif compute.neuron_spiking is not None:
-        yield Charge("neuron_pj", "compute.neuron_spiking", work.spikes)
-        yield Charge("neuron_pj", "compute.neuron_silent", work.updates - work.spikes)
+        yield ActionCount("neuron_pj", "compute.neuron_spiking", work.spikes)
+        yield ActionCount("neuron_pj", "compute.neuron_silent", work.updates - work.spikes)
     else:
-        yield Charge("neuron_pj", None, work.updates, "neuron updates")
+        yield ActionCount("neuron_pj", None, work.updates, "neuron updates")
     if compute.spike is not None:
-        yield Charge("spike_pj", "compute.spike", work.spikes)
+        yield ActionCount("spike_pj", "compute.spike", work.spikes)
 
 
-def _elementwise(work: Work, hardware: HardwareProfile) -> Iterator[Charge]:
+def _elementwise(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
     """Additions, poolings, norms and the like, each kind at its own price."""
     for op in dict.fromkeys(work.op.tolist()):
         if op not in (*OPERATIONS, "neuron"):
             priced = hardware.compute.elementwise.price(op) is not None
             key = f"compute.elementwise.{op}" if priced else None
-            yield Charge(
+            yield ActionCount(
                 "elementwise_pj", key, np.where(work.op == op, work.elementwise, 0.0), "element-wise operations"
             )

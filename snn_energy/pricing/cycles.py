@@ -16,7 +16,7 @@ Functions broadcast over many designs: numbers of a profile may be arrays (desig
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,27 +25,27 @@ import pandas as pd
 from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.hardware.numbers import numbers, static_keys
+from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
 from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
-from snn_energy.pricing.charged_work import Array, Work
-from snn_energy.pricing.memory import LOADED_ONCE, Numbers, accesses
+from snn_energy.pricing.charged_work import ChargedWork, FloatArray, RowIndices
+from snn_energy.pricing.memory import LOADED_ONCE, accesses
 
 
 @dataclass(frozen=True)
-class Places:
+class LayerRows:
     """The operation rows of a network, layer by layer: their row numbers, and where each layer starts among them.
 
-    names: one per layer; both products of an attention are one layer where ``joined``. sorts: rows that move the same
-    data, as (the first row of each sort, the sort of every row), so that stores need be asked once a sort.
+    names: one per layer; both products of an attention are one layer where ``joined``. distinct_rows: rows that move
+    the same data, as (the first row of each group, the group of every row): traffic is computed once a group.
     """
 
-    rows: npt.NDArray[np.intp]
-    starts: npt.NDArray[np.intp]
+    rows: RowIndices
+    starts: RowIndices
     names: list[str]
-    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None
+    distinct_rows: tuple[RowIndices, RowIndices] | None = None
 
 
-def places_of(counts: Counts, joined: bool = False) -> Places:
+def layer_rows_of(counts: Counts, joined: bool = False) -> LayerRows:
     """Operation rows in the order of their layers."""
     layers = counts.rows["layer"].to_numpy(dtype=object)
     if joined:
@@ -56,29 +56,29 @@ def places_of(counts: Counts, joined: bool = False) -> Places:
     codes, names = pd.factorize(layers[rows])
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(len(names)))
-    return Places(rows[order], starts, [str(name) for name in names])
+    return LayerRows(rows[order], starts, [str(name) for name in names])
 
 
-def _per_layer(values: Array, places: Places) -> Array:
+def _per_layer(values: FloatArray, by_layer: LayerRows) -> FloatArray:
     """Sums over the rows of each layer: (..., rows) -> (..., layers)."""
-    return np.add.reduceat(values[..., places.rows], places.starts, axis=-1)
+    return np.add.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
-def _largest(values: Array, places: Places) -> Array:
+def _largest(values: FloatArray, by_layer: LayerRows) -> FloatArray:
     """The largest row of each layer."""
-    return np.maximum.reduceat(values[..., places.rows], places.starts, axis=-1)
+    return np.maximum.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
-def row_cycles(work: Work, hardware: HardwareProfile, n: Numbers) -> Array:
+def row_cycles(work: ChargedWork, hardware: HardwareProfile, n: Prices) -> FloatArray:
     """Cycles of the lanes for every row: ops . imbalance / (lanes . utilisation)."""
     model = hardware.latency
     assert model is not None
     ops = work.macs + work.acs if model.zeros == "skip" else work.dense_macs
     lanes = n["latency.lanes"]
-    return ops * imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])  # type: ignore[no-any-return]
+    return ops * lane_imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])
 
 
-def imbalance(work: Work, over: str, lanes: Any) -> Array:
+def lane_imbalance(work: ChargedWork, over: str, lanes: Number) -> FloatArray:
     """ceil(n / lanes) . lanes / n for n output channels or positions: the last round leaves lanes idle.
 
     Counts tell no more: how spikes fall unevenly over positions is not in them, so this is a lower bound.
@@ -86,32 +86,32 @@ def imbalance(work: Work, over: str, lanes: Any) -> Array:
     if over == "any":
         return np.ones_like(work.steps)
     size = np.maximum(work.out_channels if over == "out_channels" else work.positions, 1.0)
-    return np.ceil(size / lanes) * lanes / size  # type: ignore[no-any-return]
+    return np.ceil(size / lanes) * lanes / size
 
 
 def store_cycles(
-    work: Work,
+    work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     variant: MemoryVariant,
-    sorts: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] | None = None,
-) -> tuple[dict[str, Array], dict[str, Array]]:
+    distinct_rows: tuple[RowIndices, RowIndices] | None = None,
+) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """Cycles in which each store with a bandwidth moves a row's data, and those of weights that are loaded once."""
-    moving: dict[str, Array] = {}
-    loading: dict[str, Array] = {}
+    moving: dict[str, FloatArray] = {}
+    loading: dict[str, FloatArray] = {}
     levels = {} if hardware.memory is None else hardware.memory.levels
     if all(level.bandwidth is None for level in levels.values()):
         return moving, loading
-    asked = work if sorts is None else work.take(sorts[0])
-    for access in accesses(asked, hardware, n, variant):
+    moved = work if distinct_rows is None else work.take(distinct_rows[0])
+    for access in accesses(moved, hardware, n, variant):
         level = levels.get(access.level)
         if level is None or level.bandwidth is None:
             continue
-        per_bit = asked.is_operation * (n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"])
+        per_bit = moved.is_operation * (n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"])
         kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
         kind[access.level] = kind.get(access.level, 0.0) + access.bits * per_bit
-    if sorts is not None:
-        moving, loading = ({k: c[..., sorts[1]] for k, c in kind.items()} for kind in (moving, loading))
+    if distinct_rows is not None:
+        moving, loading = ({k: c[..., distinct_rows[1]] for k, c in kind.items()} for kind in (moving, loading))
     return moving, loading
 
 
@@ -119,82 +119,87 @@ def store_cycles(
 class Cycles:
     """Cycles per sample: total, the interval between samples in a stream, and per layer what makes them up."""
 
-    total: Array
-    interval: Array
-    compute: Array
-    stores: dict[str, Array]
-    load: Array
-    layer: Array
+    total: FloatArray
+    interval: FloatArray
+    compute: FloatArray
+    stores: dict[str, FloatArray]
+    load: FloatArray
+    layer: FloatArray
 
 
 def cycles_of(
-    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, places: Places, time_steps: int
+    work: ChargedWork,
+    hardware: HardwareProfile,
+    n: Prices,
+    variant: MemoryVariant,
+    by_layer: LayerRows,
+    time_steps: int,
 ) -> Cycles:
     """The formulas of this module for one design, layer by layer."""
     model = hardware.latency
     assert model is not None
-    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
+    moving, loading = store_cycles(work, hardware, n, variant, by_layer.distinct_rows)
     if model.timing == "array":
-        compute, stores, layer = _array_cycles(work, n, places, moving, loading)
+        compute, stores, layer = _array_cycles(work, n, by_layer, moving, loading)
         return Cycles(layer.sum(-1), layer.sum(-1), compute, stores, np.zeros_like(compute), layer)
     lanes = row_cycles(work, hardware, n)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(lanes), *loading.values()])
-    total = _scheduled(c, load, work, hardware, n, places, time_steps)
-    layer, layer_load = _per_layer(c, places), _per_layer(load, places)
+    total = _scheduled(c, load, work, hardware, n, by_layer, time_steps)
+    layer, layer_load = _per_layer(c, by_layer), _per_layer(load, by_layer)
     if model.schedule != "layer-serial":
         layer_load = np.zeros_like(layer_load)
     interval = layer.max(-1, initial=0.0) if model.schedule == "layer-pipelined" else total
-    stores = {level: _per_layer(cycles + np.zeros_like(c), places) for level, cycles in moving.items()}
-    return Cycles(total, interval, _per_layer(lanes, places), stores, layer_load, layer + layer_load)
+    stores = {level: _per_layer(cycles + np.zeros_like(c), by_layer) for level, cycles in moving.items()}
+    return Cycles(total, interval, _per_layer(lanes, by_layer), stores, layer_load, layer + layer_load)
 
 
 def total_cycles(
-    work: Work,
+    work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
+    n: Prices,
     variant: MemoryVariant,
-    places: Places,
-    time_steps: Any,
-    repeat: Array | None = None,
-) -> Array:
+    by_layer: LayerRows,
+    time_steps: Number,
+    repeat: FloatArray | None = None,
+) -> FloatArray:
     """``cycles_of(...).total`` alone, for many designs. repeat (designs, rows): every step so many times over."""
-    moving, loading = store_cycles(work, hardware, n, variant, places.sorts)
+    moving, loading = store_cycles(work, hardware, n, variant, by_layer.distinct_rows)
     if hardware.latency is not None and hardware.latency.timing == "array":
-        return np.asarray(_array_cycles(work, n, places, moving, loading, repeat)[2].sum(-1))
+        return np.asarray(_array_cycles(work, n, by_layer, moving, loading, repeat)[2].sum(-1))
     lanes = row_cycles(work, hardware, n)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
-    return _scheduled(c, load, work, hardware, n, places, time_steps, repeat)
+    return _scheduled(c, load, work, hardware, n, by_layer, time_steps, repeat)
 
 
 def _scheduled(
-    c: Array,
-    load: Array,
-    work: Work,
+    c: FloatArray,
+    load: FloatArray,
+    work: ChargedWork,
     hardware: HardwareProfile,
-    n: Numbers,
-    places: Places,
-    time_steps: Any,
-    repeat: Array | None = None,
-) -> Array:
+    n: Prices,
+    by_layer: LayerRows,
+    time_steps: Number,
+    repeat: FloatArray | None = None,
+) -> FloatArray:
     """The three schedules over the cycles c and load of every row (design, section 7)."""
     model = hardware.latency
     assert model is not None
-    rows, sync = places.rows, flat(n["latency.sync"])
-    again: Any = 1.0 if repeat is None else repeat
+    rows, sync = by_layer.rows, flat(n["latency.sync"])
+    again: Number = 1.0 if repeat is None else repeat
     if model.schedule == "layer-serial":
         return (c * again)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
     if model.schedule == "step-serial":
         return (c * again)[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
-    steps, slowest = _per_layer(work.steps * again, places), _largest(c, places)
+    steps, slowest = _per_layer(work.steps * again, by_layer), _largest(c, by_layer)
     return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
-def flat(value: Any) -> Any:
+def flat(value: Number) -> Number:
     """(designs, 1) -> (designs,); a plain number stays one."""
-    return value[..., 0] if np.ndim(value) else value
+    return value[..., 0] if isinstance(value, np.ndarray) else value
 
 
-def _slowest(cycles: list[Array]) -> Array:
+def _slowest(cycles: list[FloatArray]) -> FloatArray:
     """The largest of several, element by element."""
     found = cycles[0]
     for other in cycles[1:]:
@@ -203,28 +208,28 @@ def _slowest(cycles: list[Array]) -> Array:
 
 
 def _array_cycles(
-    work: Work,
-    n: Numbers,
-    places: Places,
-    moving: dict[str, Array],
-    loading: dict[str, Array],
-    repeat: Array | None = None,
-) -> tuple[Array, dict[str, Array], Array]:
+    work: ChargedWork,
+    n: Prices,
+    by_layer: LayerRows,
+    moving: dict[str, FloatArray],
+    loading: dict[str, FloatArray],
+    repeat: FloatArray | None = None,
+) -> tuple[FloatArray, dict[str, FloatArray], FloatArray]:
     """Weight-stationary array as Prosperity models it, one floor over all steps: compute, stores, slowest by layer."""
     rows, columns = n["array.rows"], n["array.columns"]
     groups = np.maximum(work.groups, 1.0)
     product = work.op == "matmul"
     fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
-    again: Any = 1.0 if repeat is None else repeat
+    again: Number = 1.0 if repeat is None else repeat
     streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * again
     dense = np.where(product, work.dense_macs, 0.0) * again
     moving = {level: found * again for level, found in moving.items()}
-    compute = _largest(fills, places) * np.floor(_per_layer(streamed, places) / rows)
-    compute = compute + np.floor(_per_layer(dense, places) / (rows * columns))
-    stores: dict[str, Array] = {}
+    compute = _largest(fills, by_layer) * np.floor(_per_layer(streamed, by_layer) / rows)
+    compute = compute + np.floor(_per_layer(dense, by_layer) / (rows * columns))
+    stores: dict[str, FloatArray] = {}
     for cycles in (moving, loading):
         for level, found in cycles.items():
-            stores[level] = stores.get(level, 0.0) + _per_layer(found, places) + np.zeros_like(compute)
+            stores[level] = stores.get(level, 0.0) + _per_layer(found, by_layer) + np.zeros_like(compute)
     return compute, stores, _slowest([compute, *stores.values()])
 
 
@@ -263,7 +268,7 @@ class Latency:
 def static_power_w(hardware: HardwareProfile) -> float:
     """Static power of the device and leakage of its stores in watt."""
     n = numbers(hardware)
-    return float(sum(n[key] for key in static_keys(hardware)))
+    return float(sum(n.scalar(key) for key in static_keys(hardware)))
 
 
 def no_latency(hardware: HardwareProfile) -> HardwareError:
@@ -274,7 +279,7 @@ def no_latency(hardware: HardwareProfile) -> HardwareError:
     )
 
 
-def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: MemoryVariant) -> Latency:
+def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, variant: MemoryVariant) -> Latency:
     """Latency of charged work on a device that has a latency section; counted cycles of a source are taken as they are.
 
     Raises HardwareError without the section.
@@ -284,20 +289,22 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
         raise no_latency(hardware)
     if "cycles" in counts.header:
         given = float(counts.header["cycles"])
-        return Latency(hardware, "given by the source", model.zeros, given, given, n["latency.clock"], _LAYERS.copy())
-    places = places_of(counts, joined=model.timing == "array")
-    found = cycles_of(work, hardware, n, variant, places, counts.time_steps)
+        return Latency(
+            hardware, "given by the source", model.zeros, given, given, n.scalar("latency.clock"), _LAYERS.copy()
+        )
+    by_layer = layer_rows_of(counts, joined=model.timing == "array")
+    found = cycles_of(work, hardware, n, variant, by_layer, counts.time_steps)
     levels = {} if hardware.memory is None else hardware.memory.levels
     idle = np.zeros_like(found.compute)
     stores = {name: found.stores.get(name, idle) for name, level in levels.items() if level.bandwidth is not None}
-    first = counts.rows.iloc[places.rows[places.starts]]
+    first = counts.rows.iloc[by_layer.rows[by_layer.starts]]
     layers = pd.DataFrame(
         {
-            "layer": places.names,
+            "layer": by_layer.names,
             "group": first["group"].to_numpy(),
             "op": first["op"].to_numpy(),
-            "active_steps": _largest_steps(work, counts, places),
-            "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, places),
+            "active_steps": _largest_steps(work, counts, by_layer),
+            "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, by_layer),
             "compute_cycles": found.compute,
             **{f"{level}_cycles": cycles for level, cycles in stores.items()},
             "load_cycles": found.load,
@@ -310,7 +317,7 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: Work, variant: M
     layers.loc[np.isnan(table).any(0), "bound"] = "not known"
     return Latency(
         hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
-        n["latency.clock"], layers,
+        n.scalar("latency.clock"), layers,
     )  # fmt: skip
 
 
@@ -319,11 +326,11 @@ _LAYERS = pd.DataFrame(
 )
 
 
-def _largest_steps(work: Work, counts: Counts, places: Places) -> npt.NDArray[np.int64]:
+def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> npt.NDArray[np.int64]:
     """A_l of each layer; of joined products that of the first."""
     layer = counts.rows["layer"].to_numpy(dtype=object)
     per_name = pd.Series(work.steps).groupby(layer).sum()
-    return np.asarray(per_name[layer[places.rows[places.starts]]].to_numpy(), dtype=np.int64)
+    return np.asarray(per_name[layer[by_layer.rows[by_layer.starts]]].to_numpy(), dtype=np.int64)
 
 
 def with_latency(

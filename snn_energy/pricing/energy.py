@@ -2,55 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import pandas as pd
 
 from snn_energy.core.errors import HardwareError, SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.transforms import needed_steps
+from snn_energy.counts.transforms import keep_needed_steps
 from snn_energy.hardware.files import load_hardware
-from snn_energy.hardware.numbers import numbers
+from snn_energy.hardware.numbers import Prices, numbers
 from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
 from snn_energy.hardware.tables import cannot_price
-from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, Charge
-from snn_energy.pricing.charged_work import Work, work_of
+from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, ActionCount
+from snn_energy.pricing.charged_work import ChargedWork, Flags, charged_work
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
-from snn_energy.pricing.memory import Numbers, accesses, check_homes, memory_charges, variants_of
-from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
+from snn_energy.pricing.memory import accesses, check_levels, memory_charges, variants_of
+from snn_energy.pricing.policies import (
+    EncoderPolicy,
+    IntegerPolicy,
+    Policies,
+    PolicyOptions,
+    ProductPolicy,
+    make_policies,
+)
+from snn_energy.pricing.pricing import BY_KIND, over_rows, price_charges, unpriced_charges
 
-Level = Literal["layer", "group", "time_step"]
+Aggregation = Literal["layer", "group", "time_step"]
 SAMPLES_AT_ONCE = 512
 
 
-def charged_work(
-    counts: Counts,
-    hardware: HardwareProfile,
-    policies: Policies,
-    without: Iterable[str] = (),
-    per_sample: slice | None = None,
-) -> Work:
-    """The work of a network that a device charges under the policies, per sample."""
-    return work_of(
-        counts,
-        integer=policies.integer,
-        products=policies.products,
-        encoder=policies.encoder,
-        zeros="gate" if hardware.latency is None else hardware.latency.zeros,
-        without=without,
-        per_sample=per_sample,
-    )
-
-
 def all_charges(
-    work: Work, hardware: HardwareProfile, policies: Policies, n: Numbers, placed: Work | None = None
-) -> list[Charge]:
+    work: ChargedWork, hardware: HardwareProfile, policies: Policies, n: Prices, placed: ChargedWork | None = None
+) -> list[ActionCount]:
     """Every action of a network on a device with the numbers ``n``, and the price it is paid at."""
     charges = compute_charges(work, hardware)
     if hardware.memory is not None:
@@ -58,7 +47,7 @@ def all_charges(
     return charges
 
 
-def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, Charge]]:
+def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
     """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
     found = []
     for entry in counts.header.get("accesses", ()):
@@ -73,8 +62,29 @@ def given_charges(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, 
                 "prices differ; count them apart"
             )
         key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
-        found.append((f"{level}: {entry['name']}", Charge("accesses_pj", key, np.array([float(entry["count"])]))))
+        found.append((f"{level}: {entry['name']}", ActionCount("accesses_pj", key, np.array([float(entry["count"])]))))
     return found
+
+
+class EnergySummary(TypedDict):
+    """``Energy.summary``: a figure is None where it is not known."""
+
+    model: str
+    hardware: str
+    memory: MemoryVariant
+    integer: IntegerPolicy
+    products: ProductPolicy
+    encoder: EncoderPolicy
+    without: list[str]
+    compute_pj: float | None
+    memory_pj: float | None
+    static_pj: float | None
+    total_pj: float | None
+    total_of_needed_steps_pj: float | None
+    latency_s: float | None
+    edp_js: float | None
+    unpriced: list[dict[Hashable, object]]
+    cannot_price: list[str]
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ class Energy:
         return latency_of(self.counts, self.hardware, self.work, self.policies.memory)
 
     @cached_property
-    def work(self) -> Work:
+    def work(self) -> ChargedWork:
         """The charged work, as arrays."""
         return charged_work(self.counts, self.hardware, self.policies, self.without)
 
@@ -135,7 +145,7 @@ class Energy:
         """Energy-delay product per sample in joule seconds; None without a latency."""
         return None if self.latency is None else self.total_pj * 1e-12 * self.latency.seconds
 
-    def to_frame(self, by: Level | None = None) -> pd.DataFrame:
+    def to_frame(self, by: Aggregation | None = None) -> pd.DataFrame:
         """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
 
         A part that the profile does not price is NaN, not 0; compute_pj and total_pj are the sums of what is priced.
@@ -162,16 +172,18 @@ class Energy:
             return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         n = numbers(self.hardware)
         rows = []
-        if given := given_charges(self.counts, self.hardware):
+        if given := published_accesses(self.counts, self.hardware):
             for entry, (_, charge) in zip(self.counts.header["accesses"], given, strict=True):
                 words = float(charge.amount[0])
-                bits, energy_pj = words * n[f"{charge.price}.width_bits"], words * n[str(charge.price)]
+                bits, energy_pj = words * n.scalar(f"{charge.price}.width_bits"), words * n.scalar(str(charge.price))
                 rows.append((entry["name"], entry["level"], entry["action"], bits, words, energy_pj))
             return pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         for a in accesses(self.work, self.hardware, n, self.policies.memory):
             bits, action = float(a.bits.sum()), a.key.rsplit(".", 1)[1]
-            words = bits / n[f"{a.key}.width_bits"]
-            rows.append((a.tensor, a.level, "hop" if action == "inter_pe" else action, bits, words, words * n[a.key]))
+            words = bits / n.scalar(f"{a.key}.width_bits")
+            rows.append(
+                (a.tensor, a.level, "hop" if action == "inter_pe" else action, bits, words, words * n.scalar(a.key))
+            )
         table = pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         return table[table["bits"] != 0].reset_index(drop=True)
 
@@ -180,10 +192,10 @@ class Energy:
 
         Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
         """
-        return self._of(needed_steps(self.counts))
+        return self._of(keep_needed_steps(self.counts))
 
     def _of(self, counts: Counts) -> Energy:
-        return estimate(counts, self.hardware, without=self.without, **asdict(self.policies))
+        return price_counts(counts, self.hardware, self.policies, self.without)
 
     def per_sample(self) -> pd.DataFrame:
         """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
@@ -194,19 +206,18 @@ class Energy:
         if self.counts.per_sample is None:
             raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
         n, samples = numbers(self.hardware), self.counts.samples
-        sums = {"compute": np.zeros(samples), "memory": np.zeros(samples)}
+        sums = {"compute_pj": np.zeros(samples), "memory_pj": np.zeros(samples)}
         for start in range(0, samples, SAMPLES_AT_ONCE):
-            some = slice(start, start + SAMPLES_AT_ONCE)
+            some = slice(start, min(start + SAMPLES_AT_ONCE, samples))
             work = charged_work(self.counts, self.hardware, self.policies, self.without, some)
-            for charge in all_charges(work, self.hardware, self.policies, n, self.work):
-                if charge.price is not None:
-                    kind = "compute" if charge.part in COMPUTE else "memory"
-                    sums[kind][some] += charge.amount.sum(axis=-1) * n[charge.price]
-        table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute"]})
+            charges = all_charges(work, self.hardware, self.policies, n, self.work)
+            for kind, found in price_charges(charges, n, some.stop - start, BY_KIND, over_rows).items():
+                sums[kind][some] = found
+        table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute_pj"]})
         if not prices_arithmetic(self.hardware):
             table["compute_pj"] = np.nan
-        table["memory_pj"] = sums["memory"] if self.hardware.memory is not None else np.nan
-        table["total_pj"] = sums["compute"] + sums["memory"] + self.static_pj
+        table["memory_pj"] = sums["memory_pj"] if self.hardware.memory is not None else np.nan
+        table["total_pj"] = sums["compute_pj"] + sums["memory_pj"] + self.static_pj
         return table
 
     def spread(self) -> dict[str, float]:
@@ -221,27 +232,26 @@ class Energy:
 
     def alternatives(self) -> pd.DataFrame:
         """What every other choice of one policy at a time would give: policy, choice, used, the totals in pJ."""
+        used = self.policies
+        choices: list[tuple[str, str, Policies]] = [
+            *(("memory", v, replace(used, memory=v)) for v in variants_of(self.hardware)),
+            *(("integer", v, replace(used, integer=v)) for v in get_args(IntegerPolicy)),
+            *(("products", v, replace(used, products=v)) for v in get_args(ProductPolicy)),
+            *(("encoder", v, replace(used, encoder=v)) for v in get_args(EncoderPolicy)),
+        ]
         found = []
-        used = asdict(self.policies)
-        choices: tuple[tuple[str, Sequence[str]], ...] = (
-            ("memory", variants_of(self.hardware)),
-            ("integer", get_args(IntegerPolicy)),
-            ("products", get_args(ProductPolicy)),
-            ("encoder", get_args(EncoderPolicy)),
-        )
-        for name, values in choices:
-            for choice in values:
-                other = estimate(self.counts, self.hardware, without=self.without, **(used | {name: choice}))
-                found.append(
-                    {
-                        "policy": name,
-                        "choice": choice,
-                        "used": choice == used[name],
-                        "compute_pj": other.compute_pj,
-                        "memory_pj": other.memory_pj,
-                        "total_pj": other.total_pj,
-                    }
-                )
+        for name, choice, policies in choices:
+            other = price_counts(self.counts, self.hardware, policies, self.without)
+            found.append(
+                {
+                    "policy": name,
+                    "choice": choice,
+                    "used": policies == used,
+                    "compute_pj": other.compute_pj,
+                    "memory_pj": other.memory_pj,
+                    "total_pj": other.total_pj,
+                }
+            )
         return pd.DataFrame(found)
 
     def unpriced(self) -> pd.DataFrame:
@@ -269,14 +279,17 @@ class Energy:
             found.append({"op": "memory", "what": "memory traffic (the counts do not give all sizes)", "amount": pd.NA})
         return pd.DataFrame(found, columns=["op", "what", "amount"])
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> EnergySummary:
         """Totals, policies and what stays unpriced, as plain values."""
         unpriced = self.unpriced()
         found = self.latency
         return {
             "model": self.counts.model,
             "hardware": self.hardware.name,
-            **asdict(self.policies),
+            "memory": self.policies.memory,
+            "integer": self.policies.integer,
+            "products": self.policies.products,
+            "encoder": self.policies.encoder,
             "without": list(self.without),
             "compute_pj": _known(self.compute_pj),
             "memory_pj": _known(self.memory_pj),
@@ -318,48 +331,58 @@ def estimate(
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     policies = make_policies(profile, memory, integer, products, encoder)
     left = (without,) if isinstance(without, str) else tuple(without)
-    work, n = charged_work(counts, profile, policies, left), numbers(profile)
-    refuse_unpriced(work, counts, profile)
+    return price_counts(counts, profile, policies, left)
+
+
+def price_counts(
+    counts: Counts, hardware: HardwareProfile, policies: Policies, without: tuple[str, ...] = ()
+) -> Energy:
+    """``estimate`` for a loaded profile and chosen policies."""
+    work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
+    refuse_unpriced(work, counts, hardware)
     table = counts.rows[["layer", "order", "group", "op", "time_step"]].copy()
-    sums = {part: np.zeros(len(table)) for part in (*COMPUTE, *MEMORY)}
-    unpriced = {part: np.zeros(len(table), dtype=np.bool_) for part in COMPUTE}
-    for charge in all_charges(work, profile, policies, n):
-        if charge.price is not None:
-            sums[charge.part] += charge.amount * n[charge.price]
-        else:
-            unpriced[charge.part] |= ~(charge.amount <= 0)  # also where the amount is not known
-    unpriced["elementwise_pj"] |= work.op == "unsupported"
-    if profile.compute.neuron_prices is None:
-        unpriced["neuron_pj"] |= work.is_neuron
+    charges = all_charges(work, hardware, policies, n)
+    sums = price_charges(charges, n, len(table))
     if any(np.isnan(sums[part]).any() for part in MEMORY):
-        check_homes(work, profile, list(counts.rows["layer"]), n, policies.memory)
-    given = given_charges(counts, profile)
+        check_levels(work, hardware, list(counts.rows["layer"]), n, policies.memory)
+    given = published_accesses(counts, hardware)
     columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
     if given:  # the source counted every access itself: nothing is derived
         sums |= {part: np.zeros(len(table)) for part in MEMORY}
     columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
     unknown = np.full(len(table), np.nan)
-    columns["total_pj"] = columns["compute_pj"] + (0.0 if profile.memory is None else columns["memory_pj"])
-    if profile.memory is None:
+    columns["total_pj"] = columns["compute_pj"] + (0.0 if hardware.memory is None else columns["memory_pj"])
+    if hardware.memory is None:
         sums |= dict.fromkeys(MEMORY, unknown)
         columns["memory_pj"] = unknown
-    if not prices_arithmetic(profile):
+    if not prices_arithmetic(hardware):
         columns["compute_pj"] = unknown
-    for part, rows in unpriced.items():
+    for part, rows in _unpriced_rows(charges, work, hardware).items():
         sums[part] = np.where(rows & (sums[part] == 0), np.nan, sums[part])
     table = table.assign(**sums, **columns)
     if given:
         table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
-    energy = Energy(counts, profile, policies, table, left)
+    energy = Energy(counts, hardware, policies, table, without)
     energy.__dict__["work"] = work  # its cached property, known already
     return energy
 
 
-def _given_rows(given: list[tuple[str, Charge]], n: Numbers, order: int) -> pd.DataFrame:
+def _unpriced_rows(charges: Iterable[ActionCount], work: ChargedWork, hardware: HardwareProfile) -> dict[str, Flags]:
+    """Part of compute -> rows with work that the device has no price for, or whose work is not known."""
+    found = {part: np.zeros(len(work.op), dtype=np.bool_) for part in COMPUTE}
+    for charge in unpriced_charges(charges):
+        found[charge.part] |= ~(charge.amount <= 0)  # also where the amount is not known
+    found["elementwise_pj"] |= work.op == "unsupported"
+    if hardware.compute.neuron_prices is None:
+        found["neuron_pj"] |= work.is_neuron
+    return found
+
+
+def _given_rows(given: list[tuple[str, ActionCount]], n: Prices, order: int) -> pd.DataFrame:
     """Rows of the energy table for accesses that the source counted itself."""
     rows = []
     for label, charge in given:
-        energy_pj = float(charge.amount[0]) * n[str(charge.price)]
+        energy_pj = float(charge.amount[0]) * n.scalar(str(charge.price))
         zeros = dict.fromkeys((*COMPUTE, *MEMORY, *TOTALS), 0.0)
         rows.append(
             {"layer": label, "order": order, "group": "other", "op": "access", "time_step": -1, **zeros}
@@ -375,7 +398,7 @@ def prices_arithmetic(hardware: HardwareProfile) -> bool:
     return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
 
 
-def refuse_unpriced(work: Work, counts: Counts, hardware: HardwareProfile) -> None:
+def refuse_unpriced(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
     """MACs and accumulates are what an energy is about: a device without a price for those needed is refused."""
     for charge in compute_charges(work, hardware):
         if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
@@ -395,15 +418,13 @@ def estimate_latency(
     schedule: Schedule | None = None,
     zeros: Zeros | None = None,
     without: Iterable[str] = (),
-    **policies: Any,
+    **policies: Unpack[PolicyOptions],
 ) -> Latency:
     """How long an inference takes on a device. schedule, zeros: the profile's own unless given.
 
     policies: memory, integer, products, encoder, as for ``estimate``. Raises HardwareError for a profile without a
     latency section.
     """
-    from snn_energy.pricing.policies import make_policies
-
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     profile = with_latency(profile, schedule, zeros)
     chosen = make_policies(profile, **policies)

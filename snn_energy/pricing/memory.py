@@ -32,15 +32,14 @@ skipped (Sze et al. 2017, section V).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
 
 import numpy as np
 
 from snn_energy.core.errors import HardwareError
-from snn_energy.hardware.numbers import Number
+from snn_energy.hardware.numbers import Number, Prices
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
     MEMORY_VARIANTS,
@@ -50,25 +49,24 @@ from snn_energy.hardware.schema import (
     MemoryVariant,
     Tensor,
 )
-from snn_energy.pricing.actions import Charge
-from snn_energy.pricing.charged_work import Array, Work
+from snn_energy.pricing.actions import ActionCount
+from snn_energy.pricing.charged_work import ChargedWork, Flags, FloatArray, Operand
 
-Numbers = Mapping[str, Number]
 LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first active step, not in every one
 
 
 @dataclass(frozen=True)
-class Flow:
+class TensorTraffic:
     """Bits per row of one tensor: ``reads`` towards the array, ``writes`` from it, ``footprint`` while it is needed.
 
     fill: bits that come from the outermost level to the tensor's home once (weights, what the network is given).
     """
 
     tensor: Tensor
-    reads: Array
-    writes: Array
-    footprint: Array
-    fill: Array
+    reads: FloatArray
+    writes: FloatArray
+    footprint: FloatArray
+    fill: FloatArray
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Access:
     tensor: Tensor
     level: str
     key: str
-    bits: Array
+    bits: FloatArray
 
 
 def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
@@ -89,8 +87,8 @@ def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
 
 
 def spike_bits(
-    work: Work, n: Numbers, memory: MemoryModel, operand: str, whole_layer: bool = False
-) -> tuple[Array, Array]:
+    work: ChargedWork, operand: Operand, n: Prices, memory: MemoryModel, whole_layer: bool = False
+) -> tuple[FloatArray, FloatArray]:
     """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
 
     whole_layer: in all steps of the layer, not in the row's own.
@@ -98,20 +96,20 @@ def spike_bits(
     Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
     Dense: elements * a, whatever they hold.
     """
-    each = work.columns[f"{operand}_bits_each"]
+    each = operand.bits_each
     real = np.isnan(each)
     wide = real | ((memory.spike_coding == "dense") & (each > 0))
     each = np.where(wide, n["widths.activations"], np.nan_to_num(each))
-    bits = work.columns[f"{operand}_elements"] * each * (work.layer_steps if whole_layer else work.steps)
+    bits = operand.elements * each * (work.layer_steps if whole_layer else work.steps)
     if memory.spike_coding == "address-event":
         value = np.where(each > 1, each, 0.0)
-        events = work.columns[f"layer_{operand}_events" if whole_layer else f"{operand}_events"]
-        events = events * (work.columns[f"{operand}_width"] + value)
+        events = operand.layer_events if whole_layer else operand.events
+        events = events * (operand.width + value)
         bits = np.where(real, bits, events)
     return np.where(work.is_operation, bits, 0.0), each
 
 
-def output_bits(work: Work, n: Numbers, memory: MemoryModel, whole_layer: bool = False) -> Array:
+def output_bits(work: ChargedWork, n: Prices, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
     """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
     steps = work.layer_steps if whole_layer else work.steps
     spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
@@ -121,19 +119,19 @@ def output_bits(work: Work, n: Numbers, memory: MemoryModel, whole_layer: bool =
     return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
 
 
-def membrane_bits(work: Work, n: Numbers, memory: MemoryModel) -> tuple[Array, Array]:
+def membrane_bits(work: ChargedWork, n: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
     """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
     reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
     return reads * n["widths.membrane"], writes * n["widths.membrane"]
 
 
-def folds(size: Array, lanes: Number) -> Array:
+def folds(size: FloatArray, lanes: Number) -> FloatArray:
     """ceil(size / lanes), at least 1: how often an array must be filled to cover a dimension."""
-    return np.maximum(np.ceil(size / lanes), 1.0)  # type: ignore[no-any-return]
+    return np.maximum(np.ceil(size / lanes), 1.0)
 
 
-def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> list[Flow]:
+def flows(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> list[TensorTraffic]:
     """What crosses the border between memory and array, by tensor."""
     memory = _memory(hardware)
     reads, writes = membrane_bits(work, n, memory)
@@ -141,7 +139,7 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
     by_step = variant == "ws_reload"
     stays = work.is_operation | work.is_neuron if by_step else work.is_neuron
     state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * stays
-    membrane = Flow("membrane", reads, writes, state + none, none)
+    membrane = TensorTraffic("membrane", reads, writes, state + none, none)
     if variant == "state_only":
         return [membrane]
     w, p = n["widths.weights"], n["widths.partial_sums"]
@@ -149,8 +147,8 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
     columns = none + 1.0
     if hardware.array is not None and not (stationary and memory.keep is None):
         columns = folds(work.out_channels / np.maximum(work.groups, 1.0), n["array.columns"])
-    inputs, _ = spike_bits(work, n, memory, "input")
-    other, other_each = spike_bits(work, n, memory, "other")
+    inputs, _ = spike_bits(work, work.input_operand, n, memory)
+    other, other_each = spike_bits(work, work.other_operand, n, memory)
     streamed = inputs * columns
     resident = np.where(work.is_operation, work.weights, 0.0) * w
     times = work.firsts if variant in LOADED_ONCE else work.steps
@@ -170,45 +168,48 @@ def flows(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVari
         spills = folds(work.reduction, n["array.rows"]) - 1
         spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
     per_step = np.maximum(work.steps, 1.0)
-    given = np.minimum(inputs, streamed) / per_step * work.arrivals  # a stride may pass over elements
+    given = np.minimum(inputs, streamed) / per_step * work.external_inputs  # a stride may pass over elements
     held = work.network_weights * w * stays if by_step else resident
     outputs = output_bits(work, n, memory)
     read, written = (inputs + other) / per_step, outputs / per_step
     if not by_step:  # what lies between two layers is there for all steps
-        read = spike_bits(work, n, memory, "input", True)[0] + spike_bits(work, n, memory, "other", True)[0]
+        read = (
+            spike_bits(work, work.input_operand, n, memory, True)[0]
+            + spike_bits(work, work.other_operand, n, memory, True)[0]
+        )
         written = output_bits(work, n, memory, True)
     return [
         membrane,
-        Flow("weights", loaded, none, held + none, resident * work.firsts),
-        Flow("inputs", streamed + other_loaded, none, read, given),
-        Flow("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
-        Flow("outputs", none, outputs, written, none),
+        TensorTraffic("weights", loaded, none, held + none, resident * work.firsts),
+        TensorTraffic("inputs", streamed + other_loaded, none, read, given),
+        TensorTraffic("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
+        TensorTraffic("outputs", none, outputs, written, none),
     ]
 
 
-def _taps(work: Work) -> Array:
+def _taps(work: ChargedWork) -> FloatArray:
     """How many positions read an element of the input: M K g / elements, all taps of a convolution counted."""
     with np.errstate(divide="ignore", invalid="ignore"):
         taps = work.positions * work.reduction * work.groups / work.input_elements
     return np.where(work.is_operation & (work.input_elements > 0), taps, 1.0)
 
 
-def operations(work: Work) -> Array:
+def operations(work: ChargedWork) -> FloatArray:
     """Operations that the array performs: MACs and accumulates charged, those of zeros only where none are skipped."""
     return work.macs + work.acs
 
 
-def homes(flow: list[Flow], hardware: HardwareProfile, n: Numbers) -> dict[Tensor, Array]:
+def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[Tensor, FloatArray]:
     """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
     memory = _memory(hardware)
-    assert memory.keep is not None
-    names = list(memory.levels)
-    ordered = sorted(flow, key=lambda f: memory.keep.index(f.tensor))  # type: ignore[union-attr]
-    home: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
-    settled: dict[Tensor, Any] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    keep, names = memory.keep, list(memory.levels)
+    assert keep is not None
+    ordered = sorted(flow, key=lambda f: keep.index(f.tensor))
+    home: dict[Tensor, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
+    settled: dict[Tensor, Flags] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
     for index in range(len(names) - 1, 0, -1):
         holds = memory.levels[names[index]].holds
-        left: Any = n[f"memory.levels.{names[index]}.size"]
+        left: Number = n[f"memory.levels.{names[index]}.size"]
         for f in ordered:
             if holds is not None and f.tensor not in holds:
                 continue
@@ -226,7 +227,7 @@ def homes(flow: list[Flow], hardware: HardwareProfile, n: Numbers) -> dict[Tenso
 
 
 def accesses(
-    work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant, placed: Work | None = None
+    work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant, placed: ChargedWork | None = None
 ) -> list[Access]:
     """Bits that every store moves, per row and sample. ``placed``: the work by which homes are chosen (its means).
 
@@ -245,7 +246,9 @@ def accesses(
     return moved
 
 
-def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n: Numbers) -> Iterator[Access]:
+def _routed(
+    found: list[TensorTraffic], placed: list[TensorTraffic], hardware: HardwareProfile, n: Prices
+) -> Iterator[Access]:
     """The same flows at the stores that serve them."""
     memory = _memory(hardware)
     if memory.placement is not None:
@@ -254,7 +257,7 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
             yield Access(f.tensor, level, f"memory.levels.{level}.read", f.reads)
             yield Access(f.tensor, level, f"memory.levels.{level}.write", f.writes)
         return
-    home = homes(placed, hardware, n)
+    home = assign_levels(placed, hardware, n)
     names = list(memory.levels)
     last = len(names) - 1
     for f in found:
@@ -263,8 +266,8 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
         for index, level in enumerate(names):
             if f.tensor not in (memory.levels[level].holds or TENSORS):
                 continue
-            reads: list[Array] = []
-            writes: list[Array] = []
+            reads: list[FloatArray] = []
+            writes: list[FloatArray] = []
             if is_read:  # served here, or staged here on the way in from a level further out
                 reads.append(f.reads * (at <= index) if index < last else f.reads)
                 writes += [f.reads * (at < index)] * (index > 0)
@@ -281,20 +284,20 @@ def _routed(found: list[Flow], placed: list[Flow], hardware: HardwareProfile, n:
                     yield Access(f.tensor, level, f"memory.levels.{level}.{action}", reduce(np.add, parts))
 
 
-def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: MemoryVariant) -> Iterator[Access]:
+def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> Iterator[Access]:
     """Registers and hops between elements, for the prices that the profile has."""
     memory, array = _memory(hardware), hardware.array
     assert array is not None
     performed = operations(work)
     w, p = n["widths.weights"], n["widths.partial_sums"]
-    _, each = spike_bits(work, n, memory, "input")
-    stationary = np.where(work.op == "matmul", spike_bits(work, n, memory, "other")[1], w)
+    _, each = spike_bits(work, work.input_operand, n, memory)
+    stationary = np.where(work.op == "matmul", spike_bits(work, work.other_operand, n, memory)[1], w)
     if array.registers is not None and variant == "output_stationary":
         yield Access("partial_sums", "registers", "array.registers.read", performed * p)
         yield Access("partial_sums", "registers", "array.registers.write", performed * p)
     elif array.registers is not None and variant != "no_local_reuse":
         times = work.firsts if variant in LOADED_ONCE else work.steps
-        loaded = work.weights * w * times + spike_bits(work, n, memory, "other")[0]
+        loaded = work.weights * w * times + spike_bits(work, work.other_operand, n, memory)[0]
         yield from _of_operands(work, "registers", "array.registers.read", performed * stationary)
         yield from _of_operands(work, "registers", "array.registers.write", loaded)
     if array.inter_pe is not None:
@@ -307,27 +310,27 @@ def _inside_array(work: Work, hardware: HardwareProfile, n: Numbers, variant: Me
             yield Access("partial_sums", "inter_pe", "array.inter_pe", passed * p)
 
 
-def _of_operands(work: Work, level: str, key: str, bits: Array) -> Iterator[Access]:
+def _of_operands(work: ChargedWork, level: str, key: str, bits: FloatArray) -> Iterator[Access]:
     """What the array does with weights, or with a product's other operand, which is of the inputs."""
     product = work.op == "matmul"
     yield Access("weights", level, key, np.where(product, 0.0, bits))
     yield Access("inputs", level, key, np.where(product, bits, 0.0))
 
 
-def memory_charges(moved: list[Access], n: Numbers) -> list[Charge]:
+def memory_charges(moved: list[Access], n: Prices) -> list[ActionCount]:
     """Bits as words of the store that moves them, each at its price."""
-    return [Charge(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
+    return [ActionCount(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
 
 
-def check_homes(
-    work: Work, hardware: HardwareProfile, layers: Sequence[str], n: Numbers, variant: MemoryVariant
+def check_levels(
+    work: ChargedWork, hardware: HardwareProfile, layers: Sequence[str], n: Prices, variant: MemoryVariant
 ) -> None:
     """Raise HardwareError, with file and line, for a tensor that fits on no level."""
     if _memory(hardware).keep is None:
         return
     outermost = next(iter(_memory(hardware).levels))
     found = flows(work, hardware, n, variant)
-    home = homes(found, hardware, n)
+    home = assign_levels(found, hardware, n)
     for f in found:
         lost = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
         if lost.any():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import get_args
+from typing import TypedDict, get_args
 
 from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.core.vocabulary import EncoderPolicy as EncoderPolicy
@@ -40,6 +40,21 @@ class Policies:
                 raise SnnEnergyError(
                     f"unknown {name} policy '{value}'{nearest(str(value), allowed)}; choose one of {', '.join(allowed)}"
                 )
+
+
+class PolicyOptions(TypedDict, total=False):
+    """Policies as options of ``estimate`` and its neighbours; memory None: the profile's own variant."""
+
+    memory: MemoryVariant | None
+    integer: IntegerPolicy
+    products: ProductPolicy
+    encoder: EncoderPolicy
+
+
+class EstimateOptions(PolicyOptions, total=False):
+    """The same with the layers that run elsewhere."""
+
+    without: Iterable[str]
 
 
 def make_policies(

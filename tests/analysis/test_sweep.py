@@ -31,7 +31,8 @@ from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.energy import charged_work, estimate
+from snn_energy.pricing.charged_work import charged_work
+from snn_energy.pricing.energy import estimate
 from snn_energy.pricing.policies import make_policies
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -17,7 +17,7 @@ from snn_energy.core import bundled
 from snn_energy.core.errors import CountsError, HardwareError
 from snn_energy.core.yaml_file import Document
 from snn_energy.counts import published
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
@@ -516,7 +516,7 @@ def test_every_network_that_comes_along_balances_and_every_source_is_cited(file:
     assert {network["source"] for network in networks.values()} == set(document.tree["sources"])  # type: ignore[call-overload]
     for name in published_names(f"published:{file}"):
         counts = load_counts(f"published:{file}:{name}")
-        assert imbalance(counts) is None
+        assert balance_error(counts) is None
         assert len(str(counts.header["source"])) > 20
         assert counts.rows["op"].isin(OPERATIONS).any()
 

@@ -17,8 +17,9 @@ from snn_energy.core.errors import HardwareError
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.cycles import Latency, places_of, total_cycles
-from snn_energy.pricing.energy import Energy, charged_work, estimate, estimate_latency
+from snn_energy.pricing.charged_work import charged_work
+from snn_energy.pricing.cycles import Latency, layer_rows_of, total_cycles
+from snn_energy.pricing.energy import Energy, estimate, estimate_latency
 from snn_energy.pricing.policies import make_policies
 
 MakeCounts = Callable[..., Counts]
@@ -59,7 +60,7 @@ def test_an_inference_takes_what_a_scalar_loop_says(block: int, make_counts: Mak
         left_out = asked.pop("without")
         work = charged_work(counts, profile, make_policies(profile, **asked), left_out)
         if work.is_operation.any():  # what a sweep asks for
-            places = places_of(counts, joined=timing.timing == "array")
+            places = layer_rows_of(counts, joined=timing.timing == "array")
             total = total_cycles(work, profile, numbers(profile), policy.memory, places, time_steps)  # type: ignore[arg-type]
             assert float(total) == pytest.approx(expected.cycles, rel=1e-9), seed
 

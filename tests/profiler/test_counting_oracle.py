@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
-from snn_energy.counts.balance import imbalance
+from snn_energy.counts.balance import balance_error
 
 # Random cases of each family; every family asserts that it ran them all.
 CASES = {
@@ -146,7 +146,7 @@ class Expected:
 def check(counts: se.Counts, rows: pd.DataFrame, want: Expected, about: object) -> None:
     """Every number of one operation, per step and per sample."""
     steps, samples = want.sops.shape
-    assert imbalance(counts) is None, about  # a saved file would load
+    assert balance_error(counts) is None, about  # a saved file would load
     assert rows["time_step"].tolist() == list(range(steps)), about
     assert counts.samples == samples, about
     assert set(rows["input_kind"]) == {want.kind}, about

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -48,6 +48,18 @@ class TensorFacts(NamedTuple):
         )
 
 
+class FactChanges(TypedDict, total=False):
+    """Facts that a copy of a trace has other values of, as in ``TensorFacts``."""
+
+    roles: Roles
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    sources: frozenset[int]
+    bound: ValueBound
+
+
 class TensorTrace:
     """What is known of one live tensor: facts, and scans that all views of the same memory share."""
 
@@ -58,6 +70,6 @@ class TensorTrace:
         self.scans = ScanResults() if scans is None else scans
         self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound = facts
 
-    def replace(self, *, scans: ScanResults | None = None, **changes: Any) -> TensorTrace:
+    def replace(self, *, scans: ScanResults | None = None, **changes: Unpack[FactChanges]) -> TensorTrace:
         """A copy with some facts changed; it shares the scans unless others are given."""
         return TensorTrace(self.facts._replace(**changes), self.scans if scans is None else scans)
