@@ -83,11 +83,9 @@ def profile_run(
 ) -> Counts:
     """Counts of a network over data. Raises SnnEnergyError. device: cpu, cuda or auto.
 
-    parts: a folder in which the counts are kept as they come, every ``save_every_s`` seconds: a run that was killed
-    goes on from there, and processes started by torchrun share the samples; the caller removes it (``remove_parts``)
-    when the counts are safe. All processes return the same rows, the first one the per-sample counts too. on_start:
-    called with how many samples were counted before, and how many there are. A loader by reference is run by one
-    process from its beginning.
+    parts: a folder in which counts are kept every ``save_every_s`` seconds: a run that was killed goes on from there,
+    and processes of torchrun share the samples; all return the same rows, the first one the per-sample counts too. The
+    caller removes it when the counts are safe. on_start: called with the samples counted before, and all of them.
     """
     import torch
 
