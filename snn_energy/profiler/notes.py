@@ -1,21 +1,16 @@
 """What the rows of element-wise operations say of the values that they work on: spikes, sums of spikes, real values.
 
-A note is the function's name, then " of ..." where that is known, then " before weights" for an average that a weight
-layer or a product reads with no neuron in between: "max_pool2d of spikes", "avg_pool2d of spikes before weights",
-"add of real values". A BatchNorm that does not fold says why: "batch_norm: behind sps.pool (max_pool2d)".
-Pure functions of events; what is not known is left out, never guessed.
+Pure functions of events; what is not known is left out, never guessed. The texts are those of snn_energy.counts.notes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, unfolded_norm
 from snn_energy.profiler.operands import AVERAGE_OF_SPIKES, Claim
 from snn_energy.profiler.trace import Event
-
-Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
 
 _NAMED = ("unsupported", "activation", "norm", "softmax")
 _TOLD = ("pool", "mean", "add", "mul", "reduce", "compare")  # of these the note says what they read
@@ -34,13 +29,10 @@ def notes_of(
     for index, event in enumerate(events):
         if event.op in _TOLD:
             averages = is_average(event)
-            name = event.note if not averages or _says_average(event.note) else f"{event.note} (average)"
-            nature = read[index]
-            found.append(
-                f"{name}{f' of {nature}' if nature else ''}{' before weights' if averages and weighted[index] else ''}"
-            )
+            name = averaging_name(event.note) if averages else event.note
+            found.append(ElementwiseNote(name, read[index], averages and weighted[index]).text)
         elif event.op == "norm" and "batch_norm" in event.note:
-            found.append(f"{event.note}: {why_unfolded(index, events, layers, readers, outputs)}")
+            found.append(unfolded_norm(event.note, why_unfolded(index, events, layers, readers, outputs)))
         else:
             found.append(event.note if event.op in _NAMED else "")
     return found
@@ -50,10 +42,6 @@ def is_average(event: Event) -> bool:
     """True for a pooling or a mean that mixes values instead of choosing one of them."""
     mixes = event.leaves is not None and (event.leaves.reason or "").startswith("average of")
     return event.op == "mean" or (event.op == "pool" and mixes)
-
-
-def _says_average(name: str) -> bool:
-    return "avg" in name or "mean" in name
 
 
 def values_read(events: Sequence[Event]) -> list[Nature | None]:
