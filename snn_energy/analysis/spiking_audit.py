@@ -10,7 +10,6 @@ what the policies for sums of spikes decide.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,8 +20,16 @@ import numpy as np
 import pandas as pd
 
 from snn_energy.core.errors import CountsError
-from snn_energy.counts.columns import INTEGRATES, OPERATIONS
+from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
+from snn_energy.counts.notes import (
+    Nature,
+    average_read,
+    is_folded,
+    is_more_than_spiking,
+    parse_elementwise,
+    says_why_unfolded,
+)
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
@@ -60,10 +67,9 @@ PURE = ""  # category of what a spiking network may do
 
 UNTOLD = "these counts do not say"
 _MAXIMA = frozenset(("max", "amax", "maximum", "fmax"))
-_NOTE = re.compile(
-    r"(?P<name>.*?)(?: of (?P<nature>spikes|sums of spikes|averages of spikes|real values|the network's input))?"
-    r"(?P<weighted> before weights)?"
-)
+_MAX_OVER: Mapping[Nature | None, str] = {
+    "real values": REAL_MAX, "averages of spikes": REAL_MAX, "sums of spikes": MAX_OF_SUMS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -294,8 +300,8 @@ def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps
     if op in OPERATIONS:
         return _of_operation(row, note, is_repeated, time_steps)
     if op == "neuron":
-        return (NEURON, note) if note.startswith("emits ") or note == INTEGRATES else (PURE, "")
-    if note.startswith("folds into") or (not works and op in ("norm", "scale")):
+        return (NEURON, note) if is_more_than_spiking(note) else (PURE, "")
+    if is_folded(note) or (not works and op in ("norm", "scale")):
         return PURE, note
     return _of_elementwise(op, note)
 
@@ -311,9 +317,9 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
         return REAL_PRODUCT, f"both operands are real{f': {note}' if note else ''}"
     if kind == "real" and is_repeated:
         return DIRECT_ENCODING, f"the same real values at each of {time_steps} time steps{f': {note}' if note else ''}"
-    if kind == "real" and note.startswith("average of spikes"):
+    if kind == "real" and average_read(note) == "spikes":
         return AVERAGE_BEFORE_WEIGHTS, note
-    if kind == "real" and note.startswith("average ("):
+    if kind == "real" and average_read(note) == "unknown values":
         return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {UNTOLD}"
     if kind == "real":
         return REAL_INPUT, note or f"real, why {UNTOLD}"
@@ -326,23 +332,20 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
 
 def _of_elementwise(op: str, note: str) -> tuple[str, str]:
     if op == "norm" and "batch_norm" in note:
-        return UNFOLDED_NORM, note if ":" in note else f"{note}, why {UNTOLD}"
-    match = _NOTE.fullmatch(note)
-    assert match is not None  # it matches every text
-    name, nature = match["name"], match["nature"]
+        return UNFOLDED_NORM, note if says_why_unfolded(note) else f"{note}, why {UNTOLD}"
+    parsed = parse_elementwise(note)
+    name, nature = parsed.name, parsed.nature
     told = note or op
     untold = told if nature else f"{told}, of what {UNTOLD}"
     chooses = (op == "pool" and "max" in name) or name in _MAXIMA
     if chooses and nature == "spikes":
         return PURE, told
     if chooses:
-        return {"real values": REAL_MAX, "averages of spikes": REAL_MAX, "sums of spikes": MAX_OF_SUMS}.get(
-            nature, UNKNOWN_MAX
-        ), untold
-    if op == "pool" and not _averages(name) and (nature or "nearest" in name):
+        return _MAX_OVER.get(nature, UNKNOWN_MAX), untold
+    if op == "pool" and not parsed.averages and (nature or "nearest" in name):
         return PURE, f"{told}: copies to the nearest neighbours"
     if op in ("pool", "mean"):
-        if match["weighted"] and nature in ("spikes", "sums of spikes", "averages of spikes"):
+        if parsed.before_weights and nature in ("spikes", "sums of spikes", "averages of spikes"):
             return AVERAGE_BEFORE_WEIGHTS, told
         return AVERAGE, untold
     if op == "mul" and nature == "spikes":
@@ -350,10 +353,6 @@ def _of_elementwise(op: str, note: str) -> tuple[str, str]:
     if op == "add" or name in ("sum", "nansum", "cumsum"):
         return SUM, untold
     return REAL_ARITHMETIC, told
-
-
-def _averages(name: str) -> bool:
-    return "avg" in name or "(average)" in name or name.startswith(("lp_pool", "upsample_bilinear"))
 
 
 # --- What they cost -----------------------------------------------------------------------------------------

@@ -20,8 +20,9 @@ import pandas as pd
 
 from snn_energy.core.errors import CountsError
 from snn_energy.core.files import Writer, write_all_whole
-from snn_energy.counts.columns import CONVENTION_VERSION, INTEGRATES, OPERATIONS, SCHEMA_VERSION
+from snn_energy.counts.columns import CONVENTION_VERSION, OPERATIONS, SCHEMA_VERSION
 from snn_energy.counts.file_format import _digest, _records
+from snn_energy.counts.notes import integrates_only
 from snn_energy.counts.sample_store import _write_samples, samples_path
 
 _FURTHER_CALL = re.compile(r"#call\d+$")
@@ -71,7 +72,7 @@ class Counts:
         rate = spikes / (neurons * T_max), rate_active = spikes / (neurons * T_l), spikes_per_neuron = S_l. Layers that
         integrate and never spike (a read-out) are not among them.
         """
-        neurons = self.rows[(self.rows["op"] == "neuron") & (self.rows["note"] != INTEGRATES)]
+        neurons = self.rows[(self.rows["op"] == "neuron") & ~self.rows["note"].map(integrates_only).astype(bool)]
         table = neurons.groupby("layer", sort=False).agg(
             group=("group", "first"), neurons=("neurons", "first"), t_l=("active", "sum"), spikes=("spikes", "sum")
         )

@@ -1,25 +1,20 @@
 """What the rows of element-wise operations say of the values that they work on: spikes, sums of spikes, real values.
 
-A note is the function's name, then " of ..." where that is known, then " before weights" for an average that a weight
-layer or a product reads with no neuron in between: "max_pool2d of spikes", "avg_pool2d of spikes before weights",
-"add of real values". A BatchNorm that does not fold says why: "batch_norm: behind sps.pool (max_pool2d)".
-Pure functions of events; what is not known is left out, never guessed.
+Pure functions of operation records; what is not known is left out, never guessed. The texts are those of
+snn_energy.counts.notes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.profiler.tracking.operation_log import OperationRecord as Event
-from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES
-from snn_energy.profiler.values.bounds import ValueBound as Claim
-
-Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
+from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, unfolded_norm
+from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES, ValueBound
 
 _NAMED = ("unsupported", "activation", "norm", "softmax")
-_TOLD = ("pool", "mean", "add", "mul", "reduce", "compare")  # of these the note says what they read
+_WITH_INPUTS = ("pool", "mean", "add", "mul", "reduce", "compare")  # of these the note says what they read
 _TWO_VALUED = frozenset(("gt", "ge", "lt", "le", "greater", "greater_equal", "less", "less_equal", "heaviside"))
 _KIND: Mapping[str, Nature] = {
     "binary": "spikes", "ternary": "spikes", "integer": "sums of spikes", "real": "real values",
@@ -27,57 +22,50 @@ _KIND: Mapping[str, Nature] = {
 
 
 def notes_of(
-    events: Sequence[Event], layers: Sequence[str], readers: Mapping[int, set[int]], outputs: frozenset[int]
+    records: Sequence[OperationRecord], layers: Sequence[str], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> list[str]:
-    """The note of every event, as if nothing folded. layers: their final names; readers: see ``profile.readers_of``."""
-    read, weighted = values_read(events), feeds_weights(events, readers)
+    """The note of every record, as if nothing folded. layers: final names; readers: see ``placement.readers_of``."""
+    read, weighted = values_read(records), feeds_weights(records, readers)
     found = []
-    for index, event in enumerate(events):
-        if event.op in _TOLD:
-            averages = is_average(event)
-            name = event.note if not averages or _says_average(event.note) else f"{event.note} (average)"
-            nature = read[index]
-            found.append(
-                f"{name}{f' of {nature}' if nature else ''}{' before weights' if averages and weighted[index] else ''}"
-            )
-        elif event.op == "norm" and "batch_norm" in event.note:
-            found.append(f"{event.note}: {why_unfolded(index, events, layers, readers, outputs)}")
+    for index, record in enumerate(records):
+        if record.op in _WITH_INPUTS:
+            averages = is_average(record)
+            name = averaging_name(record.note) if averages else record.note
+            found.append(ElementwiseNote(name, read[index], averages and weighted[index]).text)
+        elif record.op == "norm" and "batch_norm" in record.note:
+            found.append(unfolded_norm(record.note, why_unfolded(index, records, layers, readers, outputs)))
         else:
-            found.append(event.note if event.op in _NAMED else "")
+            found.append(record.note if record.op in _NAMED else "")
     return found
 
 
-def is_average(event: Event) -> bool:
+def is_average(record: OperationRecord) -> bool:
     """True for a pooling or a mean that mixes values instead of choosing one of them."""
-    mixes = event.leaves is not None and (event.leaves.reason or "").startswith("average of")
-    return event.op == "mean" or (event.op == "pool" and mixes)
+    mixes = record.leaves is not None and (record.leaves.reason or "").startswith("average of")
+    return record.op == "mean" or (record.op == "pool" and mixes)
 
 
-def _says_average(name: str) -> bool:
-    return "avg" in name or "mean" in name
-
-
-def values_read(events: Sequence[Event]) -> list[Nature | None]:
-    """What every event reads; None where that is not known. Inputs of an event are earlier ones."""
+def values_read(records: Sequence[OperationRecord]) -> list[Nature | None]:
+    """What every record reads; None where that is not known. Inputs of an record are earlier ones."""
     read: list[Nature | None] = []
     left: list[Nature | None] = []
-    for event in events:
-        read.append(_read(event, [left[source] for source in sorted(event.inputs)]))
-        left.append(_left(event, read[-1]))
+    for record in records:
+        read.append(_read(record, [left[source] for source in sorted(record.inputs)]))
+        left.append(_left(record, read[-1]))
     return read
 
 
-def _read(event: Event, producers: Sequence[Nature | None]) -> Nature | None:
+def _read(record: OperationRecord, producers: Sequence[Nature | None]) -> Nature | None:
     """By what is proven of the operands' values, else by what made them."""
-    claims = event.reads
-    if claims and all(claim.unit is not None for claim in claims):
-        return "spikes" if all(claim.proven and claim.max_k == 1 for claim in claims) else "sums of spikes"
-    if any(_averages_spikes(claim) for claim in claims):
+    claims = record.reads
+    if claims and all(bound.unit is not None for bound in claims):
+        return "spikes" if all(bound.proven and bound.max_k == 1 for bound in claims) else "sums of spikes"
+    if any(_averages_spikes(bound) for bound in claims):
         return "averages of spikes"
-    if "real values" in producers or "averages of spikes" in producers or any(claim.reason for claim in claims):
+    if "real values" in producers or "averages of spikes" in producers or any(bound.reason for bound in claims):
         return "real values"
-    if any(claim.loader for claim in claims):
-        return None if event.inputs else "the network's input"
+    if any(bound.loader for bound in claims):
+        return None if record.inputs else "the network's input"
     if not producers or len(claims) > len(producers):
         return None
     if all(nature == "spikes" for nature in producers):
@@ -85,59 +73,59 @@ def _read(event: Event, producers: Sequence[Nature | None]) -> Nature | None:
     return "sums of spikes" if all(nature in ("spikes", "sums of spikes") for nature in producers) else None
 
 
-def _averages_spikes(claim: Claim) -> bool:
-    return claim.reason is not None and claim.reason.startswith(AVERAGE_OF_SPIKES)
+def _averages_spikes(bound: ValueBound) -> bool:
+    return bound.reason is not None and bound.reason.startswith(AVERAGE_OF_SPIKES)
 
 
-def _left(event: Event, read: Nature | None) -> Nature | None:
-    """What an event leaves to its readers."""
-    if event.op == "neuron":
-        values = None if event.emitted is None else event.emitted.values
-        return "real values" if event.integrates_only else "spikes" if values is None else _KIND[values.kind]
-    if event.op in ("conv", "linear", "norm", "softmax") or (event.op == "activation" and event.note != "relu"):
+def _left(record: OperationRecord, read: Nature | None) -> Nature | None:
+    """What an record leaves to its readers."""
+    if record.op == "neuron":
+        values = None if record.emitted is None else record.emitted.values
+        return "real values" if record.integrates_only else "spikes" if values is None else _KIND[values.kind]
+    if record.op in ("conv", "linear", "norm", "softmax") or (record.op == "activation" and record.note != "relu"):
         return "real values"
-    if is_average(event):
+    if is_average(record):
         return "averages of spikes" if read in ("spikes", "sums of spikes", "averages of spikes") else "real values"
-    if event.op == "pool" and event.note.startswith(("lp_pool", "avg_pool")):
+    if record.op == "pool" and record.note.startswith(("lp_pool", "avg_pool")):
         return "sums of spikes" if read in ("spikes", "sums of spikes") else "real values"
-    if event.op in ("pool", "scale", "activation"):
+    if record.op in ("pool", "scale", "activation"):
         return read
-    if event.op == "compare":
-        return "spikes" if event.note in _TWO_VALUED else None
-    if event.op in ("add", "mul") and read in ("spikes", "sums of spikes"):
-        if len(event.reads) < 2:  # with a constant
+    if record.op == "compare":
+        return "spikes" if record.note in _TWO_VALUED else None
+    if record.op in ("add", "mul") and read in ("spikes", "sums of spikes"):
+        if len(record.reads) < 2:  # with a constant
             return None
-        return "sums of spikes" if event.op == "add" else read
-    return "real values" if read == "real values" and event.op != "unsupported" else None
+        return "sums of spikes" if record.op == "add" else read
+    return "real values" if read == "real values" and record.op != "unsupported" else None
 
 
-def feeds_weights(events: Sequence[Event], readers: Mapping[int, set[int]]) -> list[bool]:
-    """For every event whether a weight layer or product reads its result, element-wise steps between aside."""
-    found = [False] * len(events)
-    for index in range(len(events) - 1, -1, -1):
+def feeds_weights(records: Sequence[OperationRecord], readers: Mapping[int, set[int]]) -> list[bool]:
+    """For every record whether a weight layer or product reads its result, element-wise steps between aside."""
+    found = [False] * len(records)
+    for index in range(len(records) - 1, -1, -1):
         found[index] = any(
-            events[r].op in OPERATIONS or (events[r].op != "neuron" and found[r]) for r in readers.get(index, ())
+            records[r].op in OPERATIONS or (records[r].op != "neuron" and found[r]) for r in readers.get(index, ())
         )
     return found
 
 
 def why_unfolded(
     index: int,
-    events: Sequence[Event],
+    records: Sequence[OperationRecord],
     layers: Sequence[str],
     readers: Mapping[int, set[int]],
     outputs: frozenset[int],
 ) -> str:
     """Why a BatchNorm does not fold into the layer before it (design, rule 6)."""
-    event = events[index]
-    if not event.foldable:
+    record = records[index]
+    if not record.foldable:
         return "statistics of the batch itself"
-    if not event.inputs:
+    if not record.inputs:
         return "of the network's input"
-    if len(event.inputs) > 1:
-        return f"behind {len(event.inputs)} layers at once"
-    (source,) = event.inputs
-    before = events[source]
+    if len(record.inputs) > 1:
+        return f"behind {len(record.inputs)} layers at once"
+    (source,) = record.inputs
+    before = records[source]
     if before.op not in ("conv", "linear"):
         return f"behind {layers[source]} ({before.note or before.op})"
     if source in outputs or readers.get(source, set()) != {index}:

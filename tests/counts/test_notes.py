@@ -1,0 +1,109 @@
+"""Notes: what is written is read back, part by part."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import snn_energy as se
+from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.counts import Counts
+from snn_energy.counts.notes import (
+    NATURES,
+    ElementwiseNote,
+    average_read,
+    averaging_name,
+    emitted,
+    folded_into,
+    integrates_only,
+    is_folded,
+    is_more_than_spiking,
+    parse_elementwise,
+    says_why_unfolded,
+    unfolded_norm,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("max_pool2d", "avg_pool2d", "adaptive_max_pool2d (average)", "add", "mul", "mean", "cumsum", "gt", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "nature", "weighted"), list(itertools.product(NAMES, (None, *NATURES), (False, True)))
+)
+def test_what_is_written_is_read_back(name: str, nature: str | None, weighted: bool) -> None:
+    note = ElementwiseNote(name, nature, weighted)
+    assert parse_elementwise(note.text) == note
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("avg_pool2d of spikes before weights", ElementwiseNote("avg_pool2d", "spikes", True)),
+        ("max_pool2d of sums of spikes", ElementwiseNote("max_pool2d", "sums of spikes")),
+        ("add of the network's input", ElementwiseNote("add", "the network's input")),
+        ("mean before weights", ElementwiseNote("mean", None, True)),
+        ("sum of squares", ElementwiseNote("sum of squares")),
+        ("", ElementwiseNote("")),
+        ("two\nlines", ElementwiseNote("two\nlines")),
+    ],
+)
+def test_the_texts_are_those_of_files(text: str, note: ElementwiseNote) -> None:
+    assert parse_elementwise(text) == note
+    assert note.text == text
+
+
+def test_every_note_of_the_shipped_counts_is_read_and_written_alike() -> None:
+    notes = {
+        note
+        for file in sorted(ROOT.glob("reports/*/*-2-*.json"))
+        for note in se.load_counts(file).rows["note"].astype(str)
+    }
+    assert len(notes) > 5
+    assert {parse_elementwise(note).text for note in notes} == notes
+
+
+def test_functions_that_average_say_so() -> None:
+    assert [averaging_name(n) for n in ("avg_pool2d", "mean", "interpolate")] == [
+        "avg_pool2d",
+        "mean",
+        "interpolate (average)",
+    ]
+    averages = ("avg_pool2d", "interpolate (average)", "lp_pool2d", "upsample_bilinear")
+    assert all(ElementwiseNote(name).averages for name in averages)
+    assert not any(ElementwiseNote(name).averages for name in ("max_pool2d", "interpolate", "upsample_nearest"))
+
+
+def test_norms_say_why_they_do_not_fold() -> None:
+    assert unfolded_norm("batch_norm", "behind pool (max_pool2d)") == "batch_norm: behind pool (max_pool2d)"
+    assert says_why_unfolded(unfolded_norm("batch_norm", "of the network's input"))
+    assert not says_why_unfolded("batch_norm")
+
+
+def test_what_folds_says_where() -> None:
+    assert folded_into("sps.conv0") == "folds into sps.conv0"
+    assert is_folded(folded_into("its readers"))
+    assert not is_folded("batch_norm: conv0 has other readers")
+
+
+def test_a_read_out_is_told_from_a_spiking_neuron(make_counts: Callable[..., Counts]) -> None:
+    assert integrates_only(INTEGRATES)
+    assert not any(integrates_only(note) for note in ("", emitted("ternary", 1)))
+    neuron = {"op": "neuron", "neurons": 2, "membrane_reads": 2, "membrane_writes": 2, "input_kind": None}
+    rows = [neuron | {"layer": "lif"}, neuron | {"layer": "read-out", "note": INTEGRATES}]
+    assert make_counts(rows).spiking_layers()["layer"].tolist() == ["lif"]
+
+
+def test_neurons_that_give_more_than_single_spikes_say_so() -> None:
+    assert emitted("integer", 3) == "emits up to 3 spikes per step; spikes counts the neurons that fired"
+    assert emitted("ternary", 1) == "emits ternary values; spikes counts those that are not zero"
+    assert all(is_more_than_spiking(note) for note in (INTEGRATES, emitted("integer", 2), emitted("real", 1)))
+    assert not is_more_than_spiking("")
+
+
+def test_what_was_averaged_before_weights() -> None:
+    assert average_read("average of spikes (avg_pool2d)") == "spikes"
+    assert average_read("average (mean)") == "unknown values"
+    assert average_read("declared real") is None
