@@ -889,6 +889,8 @@ def test_a_sharp_softmax_leaves_only_the_coincidences_that_are_left() -> None:
 
 def test_counts_that_no_32_bit_number_holds_are_exact() -> None:
     class Square(nn.Module):
+        spiking_neuron = False  # else it is tried out as one, and takes a second a run
+
         def forward(self, x: Tensor) -> Tensor:
             return x @ x
 

@@ -34,6 +34,7 @@ from snn_energy.models.neurons import DTSS, LIF, HoyerSpike, TriangularSpike, ho
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.running.processes import Processes, join_batch_norms
 from snn_energy.training.augment import augmented, cut_out, draw, mixed
+from snn_energy.training.evaluation import to_float16
 from snn_energy.training.losses import cross_entropy, hoyer_loss, tet_loss
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.run_files import partial_path
@@ -528,7 +529,7 @@ def test_cross_entropy_of_shares_is_that_of_torch() -> None:
 
 def test_a_checkpoint_in_16_bits_keeps_its_masks_and_says_both_accuracies(tmp_path: Path, tiny: Recipe) -> None:
     result = train(tiny.with_changes(epochs=10), tmp_path / "a.safetensors")
-    before, after = loop.to_float16(result.path, tiny.data or "", tmp_path / "b.safetensors")
+    before, after = to_float16(result.path, tiny.data or "", tmp_path / "b.safetensors")
     said = read_metadata(tmp_path / "b.safetensors")
     assert before == result.accuracy
     assert (said["test_accuracy"], said["test_accuracy_32_bit"]) == (after, before)
@@ -625,8 +626,8 @@ def test_neither_training_nor_halving_overwrites_what_it_reads(tmp_path: Path, t
         lambda: train(tiny, tmp_path / "d.safetensors", data=f"npz:{tmp_path / 'd.safetensors'}"),
         lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.safetensors"),
         lambda: train(tiny, tmp_path / "a.safetensors", start_from=tmp_path / "a.best.safetensors"),
-        lambda: loop.to_float16(result.path, f"npz:{tmp_path / 'd.safetensors'}", tmp_path / "d.safetensors"),
-        lambda: loop.to_float16(result.path, spec, result.path),
+        lambda: to_float16(result.path, f"npz:{tmp_path / 'd.safetensors'}", tmp_path / "d.safetensors"),
+        lambda: to_float16(result.path, spec, result.path),
     ):
         with pytest.raises(OutputError, match="is the input itself and would be overwritten"):
             wrong()
