@@ -203,7 +203,7 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     shape = [1] * (out.dim() - x.dim()) + list(x.shape)
     roles: list[Role | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
     has_no_time = not trace.timed and trace.step is None
-    changes: dict[str, Any] = {}
+    moved = trace.replace(scans=ScanResults())
     if has_no_time and batch.time_steps > 1 and out.numel() == batch.time_steps * x.numel():
         is_of_rows = out.shape[0] == batch.rows(True) and shape[0] == batch.samples
         if out.shape[0] == batch.time_steps and shape[0] == 1:
@@ -215,10 +215,9 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         elif name in ("repeat", "tile") and is_of_rows:
             roles[0] = merge(True, True, batch)
         else:  # T copies, but not in front: a time axis that is not followed
-            unknown = trace.replace(roles=(None,) * out.dim(), scans=ScanResults())
-            return Outcome(traces=[(out, unknown)])
-        changes = {"timed": True, "active": np.repeat(trace.active, batch.time_steps), "constant": True}
-    return Outcome(traces=[(out, trace.replace(roles=tuple(roles), scans=ScanResults(), **changes))])
+            return Outcome(traces=[(out, moved.replace(roles=(None,) * out.dim()))])
+        moved = moved.replace(timed=True, active=np.repeat(trace.active, batch.time_steps), constant=True)
+    return Outcome(traces=[(out, moved.replace(roles=tuple(roles)))])
 
 
 def _written(call: Call, context: BatchContext) -> Outcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
@@ -14,17 +14,17 @@ from snn_energy.profiler.values.scan import NonzeroSums
 
 
 class ScanResults(dict[Hashable, NonzeroSums]):
-    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
+    """Scans of one piece of memory by the layout in which it was read; ``writer`` names the call that wrote it."""
 
     writer: tuple[str, int] | None = None
 
 
 class TensorFacts(NamedTuple):
-    """What is known of a tensor before its values are looked at.
+    """What is known of a tensor before its values are read.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
     step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
-    every step. sources: events whose outputs it holds.
+    every step. sources: operations whose outputs it holds.
     """
 
     roles: Roles
@@ -48,6 +48,18 @@ class TensorFacts(NamedTuple):
         )
 
 
+class FactChanges(TypedDict, total=False):
+    """Facts of a tensor by name, some of them."""
+
+    roles: Roles
+    timed: bool
+    step: int | None
+    active: Steps
+    constant: bool
+    sources: frozenset[int]
+    bound: ValueBound
+
+
 class TensorTrace:
     """What is known of one live tensor: facts, and scans that all views of the same memory share."""
 
@@ -58,6 +70,6 @@ class TensorTrace:
         self.scans = ScanResults() if scans is None else scans
         self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound = facts
 
-    def replace(self, *, scans: ScanResults | None = None, **changes: Any) -> TensorTrace:
+    def replace(self, *, scans: ScanResults | None = None, **changes: Unpack[FactChanges]) -> TensorTrace:
         """A copy with some facts changed; it shares the scans unless others are given."""
         return TensorTrace(self.facts._replace(**changes), self.scans if scans is None else scans)
