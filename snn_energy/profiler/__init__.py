@@ -1,1 +1,1 @@
-"""One walker over a network, a table of counting rules, kinds of values, time and skipping."""
+"""Counting: a mode that is given every call of a network, rules by name, what is known of tensors, time and kinds."""

@@ -23,7 +23,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
 
     named: classes, their (dotted) names, or names of layers; ProfilingError where one matches nothing. A module within
     a spiking one is part of it. A neuron with weights of its own (recurrent ones) is left out: its weights are
-    counted, so it must be seen as the operations that it is made of (``with_weights`` lists them).
+    counted, so it is decomposed into the operations that it is made of (``with_weights`` lists them).
     """
     wanted = list(named)
     found: dict[str, NeuronSpec] = {}

@@ -24,7 +24,7 @@ class NeuronSpec:
     framework: "snn_energy", "nir", "spikingjelly", "snntorch", "sinabs", "norse" or "hand-written". known_by: "its
     class", "its name" (the user gave it) or "its output". layout: where time is in what it reads; None where only a run
     can tell. amplitude: the value of every spike where the framework's own forward proves it, else None: the values are
-    looked at. integrates_only: it keeps a potential and never spikes. threshold, reset: as texts, for a reader.
+    read. integrates_only: it keeps a potential and never spikes. threshold, reset: as texts, for a reader.
     """
 
     framework: str

@@ -25,7 +25,7 @@ class StepSums(NamedTuple):
 
     @classmethod
     def zeros(cls, layout: SumLayout, time_steps: int, device: torch.device) -> StepSums:
-        """No step seen yet."""
+        """No step observed yet."""
         (rows, p, q), dim = layout
         shape = (rows // time_steps, p, q)
         of_steps = torch.zeros(time_steps, shape[0], shape[3 - dim], device=device)

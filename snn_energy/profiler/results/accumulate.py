@@ -135,7 +135,7 @@ class Tally:
         if event.other is not None:
             arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, counting)
         if event.emitted is not None:
-            given = event.emitted.settle(int(arrays["spikes"].sum()))
+            given = event.emitted.resolve_values(int(arrays["spikes"].sum()))
             before = self.values.get((item.layer, "emitted"), ZERO)
             self.values[item.layer, "emitted"] = join(before, given, max(self.max_k, given.max_k or 0))[0]
         if not layer.active.all():
@@ -163,7 +163,7 @@ class Tally:
     ) -> npt.NDArray[np.int64]:
         """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
         key = (item.layer, side)
-        values = operand.scan.settle(int(arrays[f"nonzeros_{side}"].sum()))
+        values = operand.scan.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
         if operand.scan.bound.loader and operand.scan.bound.reason is None:

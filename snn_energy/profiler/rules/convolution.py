@@ -37,7 +37,7 @@ def transposed_convolution(call: Call, context: BatchContext, scans: ScanCache) 
 
 @rule("convolution convolution_overrideable mkldnn_convolution cudnn_convolution", scans_operands=True, is_layer=True)
 def any_convolution(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """The operations of aten, which are told whether they are transposed."""
+    """The operations of aten, with an argument that says whether they are transposed."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
     return _convolved(call, context, scans, call.bound(*names))
 

@@ -18,7 +18,7 @@ from snn_energy.profiler.rules.unknown import unsupported
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_union
 from snn_energy.profiler.values.scan_cache import ScanCache
-from snn_energy.profiler.values.traces import FactChanges, ScanResults, TensorFacts, TensorTrace
+from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
 # Answers about a tensor, and tensors made beside it, that carry none of its values.
 QUESTIONS = """size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex shape
@@ -203,7 +203,7 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     shape = [1] * (out.dim() - x.dim()) + list(x.shape)
     roles: list[Role | None] = [r if out.shape[i] == shape[i] else None for i, r in enumerate(aligned)]
     has_no_time = not trace.timed and trace.step is None
-    changes: FactChanges = {}
+    moved = trace.replace(scans=ScanResults())
     if has_no_time and batch.time_steps > 1 and out.numel() == batch.time_steps * x.numel():
         is_of_rows = out.shape[0] == batch.rows(True) and shape[0] == batch.samples
         if out.shape[0] == batch.time_steps and shape[0] == 1:
@@ -215,11 +215,9 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         elif name in ("repeat", "tile") and is_of_rows:
             roles[0] = merge(True, True, batch)
         else:  # T copies, but not in front: a time axis that is not followed
-            unknown = trace.replace(roles=(None,) * out.dim(), scans=ScanResults())
-            return Outcome(traces=[(out, unknown)])
-        changes = {"timed": True, "active": np.repeat(trace.active, batch.time_steps), "constant": True}
-    changes["roles"] = tuple(roles)
-    return Outcome(traces=[(out, trace.replace(scans=ScanResults(), **changes))])
+            return Outcome(traces=[(out, moved.replace(roles=(None,) * out.dim()))])
+        moved = moved.replace(timed=True, active=np.repeat(trace.active, batch.time_steps), constant=True)
+    return Outcome(traces=[(out, moved.replace(roles=tuple(roles)))])
 
 
 def _written(call: Call, context: BatchContext) -> Outcome:

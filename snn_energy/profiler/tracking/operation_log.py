@@ -20,7 +20,7 @@ from snn_energy.profiler.values.traces import TensorTrace
 
 @dataclass
 class Operand:
-    """What an event read: size per row, non-zeros per row, and its scan for the kind."""
+    """What an operation read: size per row, non-zeros per row, and its scan for the kind."""
 
     elements: int
     nonzeros: Tensor

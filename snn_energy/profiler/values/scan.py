@@ -18,13 +18,13 @@ from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
 INT8_MAX = 127
-SAMPLE = 2048  # values looked at before a whole tensor is; they can prove "real" or "factor 1", never "binary"
+SAMPLE = 2048  # values read before a whole tensor is; they can prove "real" or "factor 1", never "binary"
 SAMPLE_RUN = 32  # of multiples: neighbours at some SAMPLE / SAMPLE_RUN places
 
 
 @dataclass
 class NonzeroSums:
-    """Sums over the channels of one tensor seen as (R, C, P): rows, channels, positions.
+    """Sums over the channels of one tensor read as (R, C, P): rows, channels, positions.
 
     nonzeros (R, P) int32; levels (R, P) int32 sums of |k| in units of ``values``, None where all k are 1 or the
     values are real. ``values`` is None where the claim says all: {0, amplitude}.
@@ -35,7 +35,7 @@ class NonzeroSums:
     values: Values | None
     bound: ValueBound
 
-    def settle(self, totals: int) -> Values:
+    def resolve_values(self, totals: int) -> Values:
         """The values of this tensor, once the number of its non-zeros is known on the host."""
         if self.values is not None:
             return self.values
@@ -57,10 +57,10 @@ def scan(
 ) -> tuple[NonzeroSums, Tensor | None]:
     """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
-    ``stays_real`` tells that the operand is known to be real already: then only zeros and NaN are looked for.
-    ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not asked for.
+    ``stays_real``: the operand is known to be real already; then only zeros and NaN are searched for.
+    ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not needed.
     ``known`` are multiples that the same operand had in earlier batches.
-    Where only zeros are looked for, the smallest and largest value come back as well, to be tested for NaN when the
+    Where only zeros are searched for, the smallest and largest value come back as well, to be tested for NaN when the
     device is done.
     """
     flat = x.reshape(shape)

@@ -18,7 +18,7 @@ from snn_energy.profiler.values.traces import TensorTrace
 
 DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
 
-SumLayout = tuple[tuple[int, int, int], int]  # a tensor seen as (A, P, Q), summed over this axis of it
+SumLayout = tuple[tuple[int, int, int], int]  # a tensor read as (A, P, Q), summed over this axis of it
 
 
 class ScanRequest(NamedTuple):

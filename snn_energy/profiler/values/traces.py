@@ -14,17 +14,17 @@ from snn_energy.profiler.values.scan import NonzeroSums
 
 
 class ScanResults(dict[Hashable, NonzeroSums]):
-    """Scans of one piece of memory by how it was seen; ``writer`` names the call that wrote it."""
+    """Scans of one piece of memory by the layout in which it was read; ``writer`` names the call that wrote it."""
 
     writer: tuple[str, int] | None = None
 
 
 class TensorFacts(NamedTuple):
-    """What is known of a tensor before its values are looked at.
+    """What is known of a tensor before its values are read.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
     step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
-    every step. sources: events whose outputs it holds.
+    every step. sources: operations whose outputs it holds.
     """
 
     roles: Roles
@@ -49,7 +49,7 @@ class TensorFacts(NamedTuple):
 
 
 class FactChanges(TypedDict, total=False):
-    """Facts that a copy of a trace has other values of, as in ``TensorFacts``."""
+    """Facts of a tensor by name, some of them."""
 
     roles: Roles
     timed: bool
