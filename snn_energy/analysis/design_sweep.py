@@ -308,8 +308,8 @@ def _cycles(
 ) -> FloatArray:
     """Cycles per sample for every combination of shaping numbers."""
     cycles = np.zeros(combinations)
-    if "cycles" in counts.header:
-        return cycles + float(counts.header["cycles"])
+    if (given := counts.head.cycles) is not None:
+        return cycles + given
     assert hardware.latency is not None
     by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
     alone = work.take(by_layer.rows)
@@ -388,9 +388,7 @@ def sweep(
 
 def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
     """Refuse (SnnEnergyError) to sweep the write price of accesses that were counted as either: they go by the read."""
-    untold = {
-        f"memory.levels.{e['level']}.write" for e in counts.header.get("accesses", ()) if e["action"] == "accesses"
-    }
+    untold = {f"memory.levels.{e['level']}.write" for e in counts.head.accesses if e["action"] == "accesses"}
     for field in fields:
         if field.key in untold:
             raise SnnEnergyError(

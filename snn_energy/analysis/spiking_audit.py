@@ -234,9 +234,9 @@ def audit(
     HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    if not counts.header.get("by_layer", True):
+    if not counts.head.by_layer:
         raise CountsError(
-            f"{counts.header.get('file', counts.model)}: its figures are totals of a whole network, so which layers "
+            f"{counts.head.file or counts.model}: its figures are totals of a whole network, so which layers "
             "are not spiking cannot be told; give counts by layer (a profile, or a published file with layers)"
         )
     left = (without,) if isinstance(without, str) else tuple(without)

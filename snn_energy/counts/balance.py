@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def balance_error(counts: Counts) -> str | None:
         (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
         ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
         (operation & ~rows["input_kind"].isin(KINDS), "input_kind is unknown"),
-        (_countable(rows, counts.header) & rows["sops_multi"].isna(), "sops_multi is missing"),
+        (_countable(rows, counts.head.published) & rows["sops_multi"].isna(), "sops_multi is missing"),
         ((rows["input_kind"] == "integer") & rows["max_k"].isna(), "an integer input without its max_k"),
         ((rows["other_kind"] == "integer") & rows["other_max_k"].isna(), "an integer operand without its max_k"),
         (rows.duplicated(["layer", "time_step"]), "appears twice"),
@@ -55,9 +54,9 @@ def balance_error(counts: Counts) -> str | None:
     return _sample_imbalance(counts, first)
 
 
-def _countable(rows: pd.DataFrame, header: Mapping[str, Any]) -> pd.Series:
+def _countable(rows: pd.DataFrame, published: bool) -> pd.Series:
     """Operations whose sum of |k| * fan-out is known; a publication gives none for integers."""
-    kinds = ("binary", "ternary") if header.get("published") else ("binary", "ternary", "integer")
+    kinds = ("binary", "ternary") if published else ("binary", "ternary", "integer")
     return rows["op"].isin(OPERATIONS) & rows["input_kind"].isin(kinds) & rows["sops"].notna()
 
 

@@ -22,6 +22,7 @@ from snn_energy.core.errors import CountsError
 from snn_energy.core.files import Writer, write_all_whole
 from snn_energy.counts.columns import CONVENTION_VERSION, OPERATIONS, SCHEMA_VERSION
 from snn_energy.counts.file_format import _digest, _records
+from snn_energy.counts.header import Header
 from snn_energy.counts.notes import integrates_only
 from snn_energy.counts.sample_store import _write_samples, samples_path
 
@@ -41,19 +42,24 @@ class Counts:
     per_sample: Mapping[str, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
     @property
+    def head(self) -> Header:
+        """The header, typed."""
+        return Header(self.header)
+
+    @property
     def samples(self) -> int:
         """Number of profiled samples."""
-        return int(self.header["samples"])
+        return self.head.samples
 
     @property
     def time_steps(self) -> int:
         """T_max."""
-        return int(self.header["time_steps"])
+        return self.head.time_steps
 
     @property
     def model(self) -> str:
         """Name of the model."""
-        return str(self.header["model"])
+        return self.head.model
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the rows, with the rate-based SOPs (rule 2) beside the exact ones.
@@ -118,7 +124,7 @@ class Counts:
                 "dead_layers": layers.loc[layers["t_l"] == 0, "layer"].tolist(),
                 "silent_layers": layers.loc[(layers["t_l"] > 0) & (layers["spikes"] == 0), "layer"].tolist(),
             }
-        if len(layers) and not self._by_layer:
+        if len(layers) and not self.head.by_layer:
             result |= dict.fromkeys(("spiking_layers", "t_avg", "mean_layer_rate", "rate_active"))
         return result
 
@@ -138,25 +144,21 @@ class Counts:
         used = own["layer"].isin(rows.loc[rows["active"], "layer"])
         macs = ops["positions"] * ops["reduction"] * ops["out_channels"]
         once = ops["time_step"] == -1
-        told = bool(self.header.get("published")) and self._by_layer
+        head = self.head
+        told = head.published and head.by_layer
         weights = own.loc[own["op"].isin(OPERATIONS), "weights"]
         return {
-            "weights": _total(weights) if self._by_layer else self.header.get("weights"),
+            "weights": _total(weights) if head.by_layer else head.weights,
             "parameters": _total(parameters) if told else None,
             "parameters_unused": _total(parameters[~used]) if told else None,
             "neurons": _total(neurons["neurons"]),
             "neurons_by_group": {
                 group: _total(values) for group, values in neurons["neurons"].groupby(neurons["group"], sort=False)
-            } if self._by_layer else None,
-            "spiking_layers": len(neurons) if self._by_layer or not len(neurons) else None,
-            "macs_per_step": _total(macs[~once]) if self._by_layer else None,
-            "macs_once": _total(macs[once]) if self._by_layer else None,
+            } if head.by_layer else None,
+            "spiking_layers": len(neurons) if head.by_layer or not len(neurons) else None,
+            "macs_per_step": _total(macs[~once]) if head.by_layer else None,
+            "macs_once": _total(macs[once]) if head.by_layer else None,
         }  # fmt: skip
-
-    @property
-    def _by_layer(self) -> bool:
-        """False for published counts that are totals of a whole network."""
-        return bool(self.header.get("by_layer", True))
 
     def save(self, path: str | Path) -> list[Path]:
         """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it.
@@ -164,7 +166,7 @@ class Counts:
         Returns the paths written, ``path`` first. Raises CountsError for published counts, which need not be whole.
         """
         path = Path(path)
-        if self.header.get("published"):
+        if self.head.published:
             raise CountsError(f"{path}: counts of '{self.model}' are published ones, and stay in their YAML file")
         writers: dict[Path, Writer] = {}
         header = {"convention": CONVENTION_VERSION, **self.header}
