@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
+import pages
 import pytest
 
 import snn_energy as se
@@ -12,8 +12,8 @@ from snn_energy.hardware.numbers import numbers
 from snn_energy.pricing.energy import Energy, estimate, estimate_latency
 from snn_energy.pricing.memory import accesses
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "how-a-number-comes-about.md").read_text(encoding="utf-8")
+ROOT = pages.ROOT
+PAGE = pages.page("how-a-number-comes-about.md")
 ROW = 12
 ACTIVE = 3  # active steps of the page's layer, sps.conv1
 

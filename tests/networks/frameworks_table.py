@@ -1,4 +1,4 @@
-"""The README's table of frameworks and what works, written by the tests that ran: a pytest plugin.
+"""The table of frameworks in docs/your-network.md: what works, written by the tests that ran: a pytest plugin.
 
 ``make frameworks`` runs the tests that the rows name and writes reports/frameworks/table.md. A row is answered by its
 tests alone: its answer where every one of them passed, "not run" or "fails" otherwise.

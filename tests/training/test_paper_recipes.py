@@ -118,7 +118,8 @@ def test_the_page_on_the_paper_names_every_equation_and_table() -> None:
 
 def test_code_that_the_page_on_the_paper_names_exists() -> None:
     text = PAPER.read_text(encoding="utf-8")
-    named = re.findall(r"`((?:models|training|profiler)/\w+\.py|\w+\.py): ([\w.]+)`", text)
+    named = re.findall(r"`((?:\w+/)+\w+\.py): ([\w.]+)`", text)
+    assert len(named) == len(re.findall(r"\w+\.py\b", text))  # each with its folder and a name in it
     assert len(named) > 15
     for file, name in named:
         module = importlib.import_module("snn_energy." + file.removesuffix(".py").replace("/", "."))
