@@ -109,7 +109,7 @@ def killer(mutant: Mutant) -> str | None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mutated(mutant, folder)
-        for tests in (QUICK, SLOW):
+        for tests in (QUICK, *((path,) for path in SLOW)):
             run = subprocess.run(
                 [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *tests],
                 cwd=folder, capture_output=True, text=True, check=False,
