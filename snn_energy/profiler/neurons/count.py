@@ -30,12 +30,12 @@ def count_own_neuron(
 ) -> None:
     """Count a call of a LIF or DTSS. Raises ProfilingError where it does not map (T, B, ...) to the same."""
     context = calls.context
-    call = _call(calls, args[0] if args else next(iter(kwargs.values())), out)
+    call = _call(calls, args[0] if args else next(iter(kwargs.values())), out, own.gives_its_own_spikes(module))
     own.require_steps(call, out, context.shape)
-    steps, is_known = tuple(observer.steps), own.gives_its_own_spikes(module)
+    steps = tuple(observer.steps)
     work = functools.partial(own.own_neuron, module, call, steps, context)
     facts = (steps, module.amplitude)
-    outcome = _outcome(calls, call, facts, work) if steps and is_known else calls.next(work())
+    outcome = _outcome(calls, call, facts, work) if steps and call.is_known else calls.next(work())
     assert outcome.record is not None
     own.count_spikes(module, call, outcome.record, outcome.traces[0][1], observer, context.shape, calls.scans)
     calls.keep(outcome)
@@ -49,23 +49,23 @@ def count_foreign_neuron(
     current, spike = next(tensors_in([args, kwargs]), None), next(tensors_in([out]), None)
     if current is None or spike is None or (spike.shape != current.shape and not spec.integrates_only):
         raise ProfilingError(f"{calls.scopes.layer}: a neuron must read a tensor and give one of the same shape")
-    call = _call(calls, current, spike)
+    call = _call(calls, current, spike, own.is_unhooked(module))
     foreign.require_layout(module, spec, call, args, kwargs, context)
     if spec.integrates_only:
         calls.keep(calls.next(foreign.integrator(spec, call, out, context, calls.scans)))
         return
-    work = functools.partial(foreign.foreign_neuron, module, spec, call, context)
-    outcome = _outcome(calls, call, (own.is_unhooked(module),), work)
+    work = functools.partial(foreign.foreign_neuron, spec, call, context)
+    outcome = _outcome(calls, call, (call.is_known,), work)
     assert outcome.record is not None
     foreign.count_spikes(call, outcome.record, outcome.traces[0][1], context.shape, calls.scans)
     calls.keep(outcome)
 
 
-def _call(calls: CallCounter, current: Tensor, spike: Tensor) -> NeuronCall:
+def _call(calls: CallCounter, current: Tensor, spike: Tensor, is_known: bool) -> NeuronCall:
     trace = calls.table.get(current)
     if trace is None:
         raise ProfilingError(f"{calls.scopes.layer}: the neuron reads a tensor that does not stem from the loader")
-    return NeuronCall(calls.scopes.layer, calls.scopes.site(), current, trace, spike)
+    return NeuronCall(calls.scopes.layer, calls.scopes.site(), current, trace, spike, is_known)
 
 
 def _outcome(calls: CallCounter, call: NeuronCall, facts: tuple[Any, ...], work: Callable[[], Outcome]) -> Outcome:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.axes.roles import BatchShape, Roles, fed_roles
-from snn_energy.profiler.neurons.own import NeuronCall, is_unhooked, wide_enough
+from snn_energy.profiler.neurons.own import NeuronCall, wide_enough
 from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.rules.records import record_at, tensors_in
 from snn_energy.profiler.rules.registry import BatchContext
@@ -65,11 +65,10 @@ def _misread(
     return None if is_there else f"{wanted}, with time elsewhere"
 
 
-def foreign_neuron(module: nn.Module, spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:
+def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:
     """The outcome of one call of a neuron that spikes, but for the counts."""
     record = _record(spec, call, context)
-    is_known = spec.amplitude is not None and is_unhooked(module)
-    bound = spikes(spec.amplitude) if is_known and spec.amplitude is not None else NOTHING
+    bound = spikes(spec.amplitude) if call.is_known and spec.amplitude is not None else NOTHING
     facts = _facts(record, call.trace)._replace(bound=bound)
     return Outcome(record, [(call.spike, TensorTrace(facts))])
 

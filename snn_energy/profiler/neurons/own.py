@@ -26,13 +26,17 @@ from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
 class NeuronCall(NamedTuple):
-    """A call of a neuron: what it read, with what is known of it, and the spikes that it gave."""
+    """A call of a neuron: what it read, with what is known of it, and the spikes that it gave.
+
+    is_known: nobody observes or changes what it gives, so that the spikes of a known class are its own.
+    """
 
     layer: str
     site: CallSite
     current: Tensor
     trace: TensorTrace
     spike: Tensor
+    is_known: bool
 
 
 def is_unhooked(module: nn.Module) -> bool:
@@ -59,7 +63,7 @@ def require_steps(call: NeuronCall, out: object, batch: BatchShape) -> None:
 
 def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: BatchContext) -> Outcome:
     """The outcome of one call, but for the counts. steps: those in which it was observed to give spikes."""
-    batch, is_known = context.shape, gives_its_own_spikes(module)
+    batch, is_known = context.shape, call.is_known
     if steps and is_known:
         active = np.zeros(batch.time_steps, dtype=np.bool_)
         active[list(steps)] = True
@@ -73,10 +77,10 @@ def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: Bat
     return Outcome(record, [(call.spike, TensorTrace(facts))])
 
 
-def has_sums(module: LIF, call: NeuronCall, observer: SpikeObserver, batch: BatchShape) -> bool:
+def has_sums(call: NeuronCall, observer: SpikeObserver, batch: BatchShape) -> bool:
     """True where the observer's sums are those of what the neuron gave."""
     in_order: Roles = ("T" if batch.time_steps > 1 else None, "B" if batch.samples > 1 else None)
-    was_observed = bool(observer.sums) and gives_its_own_spikes(module)
+    was_observed = bool(observer.sums) and call.is_known
     return was_observed and call.trace.roles[:2] == in_order and call.spike.is_contiguous()
 
 
@@ -92,11 +96,11 @@ def count_spikes(
     """Fill in a record's spikes, by the observer's sums where it has them, and what must be finite."""
     # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
     potential, current = observer.last_potential, call.current
-    if module.rule == "paper" and potential is not None and gives_its_own_spikes(module):
+    if module.rule == "paper" and potential is not None and call.is_known:
         scans.add_range(record.layer, potential.sum(dtype=wide_enough(potential)))
     elif current.numel():
         scans.add_range(record.layer, torch.stack(torch.aminmax(current)))
-    if has_sums(module, call, observer, batch):
+    if has_sums(call, observer, batch):
         result.scans.writer = record.layer, record.invocation
         for sums in observer.sums:
             found = NonzeroSums(whole_sums(sums.of_steps.flatten(0, 1), module.amplitude), None, None, result.bound)

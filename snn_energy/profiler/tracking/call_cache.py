@@ -193,14 +193,15 @@ def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Mi
         return Miss.OTHER_CALL
     if len(call.tensors) != len(cached.operands):
         return Miss.OTHER_ARGUMENTS
-    if not plain_values(call.rest) or not plain_values(call.options.values()):
+    if not plain_values(call.rest) or call.rest != cached.rest:
         return Miss.OTHER_ARGUMENTS
-    if call.rest != cached.rest or call.options != cached.options:
+    if (call.options or cached.options) and (not plain_values(call.options.values()) or call.options != cached.options):
         return Miss.OTHER_ARGUMENTS
     if not cached.out.matches(call.out, None):
         return Miss.OTHER_TENSORS
-    if not all(map(TensorKey.matches, cached.operands, call.tensors, call.traces)):
-        return Miss.OTHER_TENSORS
+    for operand, tensor, known in zip(cached.operands, call.tensors, call.traces, strict=True):
+        if not operand.matches(tensor, known):
+            return Miss.OTHER_TENSORS
     for trace, key in zip(call.traces, cached.scan_keys, strict=False):
         if trace is None or key not in trace.scans:
             return Miss.NO_SCAN
@@ -266,14 +267,17 @@ def split_arguments(
     return tensors, rest, options
 
 
-def plain_values(values: Iterable[Any]) -> bool:
+_PLAIN = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device))
+
+
+def plain_values(values: Iterable[object]) -> bool:
     """True where values can be compared with ``==`` and are no tensors: numbers, texts, tuples of them."""
-    return all(
-        value is None
-        or isinstance(value, (bool, int, float, str, torch.dtype, torch.device))
-        or (isinstance(value, (tuple, list)) and all(isinstance(v, (bool, int, float, str)) for v in value))
-        for value in values
-    )
+    for value in values:
+        if type(value) in _PLAIN or isinstance(value, (int, float, str)):
+            continue
+        if not isinstance(value, (tuple, list)) or not all(isinstance(v, (bool, int, float, str)) for v in value):
+            return False
+    return True
 
 
 def keeps_scans(record: OperationRecord, keys: Sequence[Hashable], before: Sequence[TensorTrace | None]) -> bool:
