@@ -253,7 +253,15 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 @pytest.mark.parametrize("path", [*TEXTS, ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
 def test_every_file_that_a_page_names_exists(path: Path) -> None:
-    named = re.findall(
-        r"`((?:snn_energy|tests|reports|hardware_profiles|published)/[\w./-]*)`", path.read_text("utf-8")
-    )
-    assert [name for name in named if not (ROOT / name).exists()] == []
+    folders = "snn_energy|tests|docs|reports|hardware_profiles|published"
+    named = re.findall(rf"`((?:{folders})/[\w./-]*)`", path.read_text(encoding="utf-8"))
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
+
+
+def test_the_tree_for_contributors_has_every_folder_and_only_files_that_exist() -> None:
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## The tree", 1)[1].split("\n## ", 1)[0]
+    packages = {path.parent.name for path in (ROOT / "snn_energy").glob("*/__init__.py")}
+    packages |= {path.parent.name for path in (ROOT / "snn_energy" / "profiler").glob("*/__init__.py")}
+    assert {name for name in packages if f"{name}/" not in tree} == set()
+    files = {path.name for path in (ROOT / "snn_energy").rglob("*.py")} | {"test_layout.py"}
+    assert set(re.findall(r"\w+\.py", tree)) <= files
