@@ -263,5 +263,5 @@ def test_the_tree_for_contributors_has_every_folder_and_only_files_that_exist() 
     packages = {path.parent.name for path in (ROOT / "snn_energy").glob("*/__init__.py")}
     packages |= {path.parent.name for path in (ROOT / "snn_energy" / "profiler").glob("*/__init__.py")}
     assert {name for name in packages if f"{name}/" not in tree} == set()
-    files = {path.name for path in (ROOT / "snn_energy").rglob("*.py")} | {"test_layout.py"}
+    files = {path.name for path in (ROOT / "snn_energy").rglob("*.py")} | {"test_source_layout.py"}
     assert set(re.findall(r"\w+\.py", tree)) <= files
