@@ -103,6 +103,7 @@ OTHERS: dict[str, tuple[Situation, Miss]] = {
     "number of tensors": (Situation(tensors=2), Miss.OTHER_ARGUMENTS),
     "argument that cannot be compared": (Situation(rest=("<tensor>", object())), Miss.OTHER_ARGUMENTS),
     "shape": (Situation(shape=(2, 4, 3)), Miss.OTHER_TENSORS),
+    "shape of the same strides": (Situation(shape=(3, 3, 4)), Miss.OTHER_TENSORS),
     "stride": (Situation(transposed=True), Miss.OTHER_TENSORS),
     "dtype": (Situation(dtype=torch.float64), Miss.OTHER_TENSORS),
     "dtype of the result": (Situation(out_dtype=torch.float64), Miss.OTHER_TENSORS),
