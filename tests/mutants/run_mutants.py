@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = ("tests/profiler/tracking", "tests/profiler/rules", "tests/profiler/test_timesteps.py")
+QUICK = ("tests/profiler/tracking", "tests/profiler/rules", "tests/profiler/values", "tests/profiler/test_timesteps.py")
 SLOW = (
     "tests/profiler/test_later_batches.py",
     "tests/profiler/test_profiler_semantics.py",
@@ -49,14 +49,14 @@ MUTANTS = (
     Mutant("replay without position", CACHE, " or cached.record_at != call.record_at:", ":"),
     Mutant("replay without index", CACHE, "!= cached.record.index", "!= counters.get(cached.record.label, 0)"),
     Mutant("replay without scope", CACHE, " or cached.scope != call.scope", ""),
-    Mutant("replay without arguments", CACHE, "if call.rest != cached.rest or ", "if "),
-    Mutant("replay without keywords", CACHE, " or call.options != cached.options:", ":"),
+    Mutant("replay without arguments", CACHE, " or call.rest != cached.rest:", ":"),
+    Mutant("replay without keywords", CACHE, " or call.options != cached.options):", "):"),
     Mutant("replay without the result's type", CACHE, "if not cached.out.matches(call.out, None):", "if False:"),
     Mutant("replay in another batch shape", CACHE, "if batch != self._batch:", "if False:"),
     Mutant("constant operand kept", CACHE, "if call.constants_matter and any(", "if False and any("),
     Mutant("writes kept", CACHE, 'if outcome.written or "out" in call.options:', "if False:"),
     Mutant("unsupported kept", CACHE, 'outcome.record.op == "unsupported":', "False:"),
-    Mutant("any argument is plain", CACHE, "    return all(\n        value is None", "    return True or all(\n        value is None"),
+    Mutant("any argument is plain", CACHE, "v in value):\n            return False\n    return True\n", "v in value):\n            return True\n    return True\n"),
     Mutant("facts never compared", CACHE, "self._facts[at].equals(facts):", "True:"),
     Mutant("neuron without its steps", "neurons/count.py", "facts = (steps, module.amplitude)", "facts = (module.amplitude,)"),
     Mutant("scan without layout", SCANS, "key: Hashable = (layout, with_levels)", "key: Hashable = with_levels"),
