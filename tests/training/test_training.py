@@ -574,3 +574,18 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_1(
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "file" / "folder")]) == 1
     assert re.fullmatch(r"error: .*the folder cannot be made.*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("name: !foo x", "the tag !foo"),
+        ("epochs: !!set {a, b}", "a commentedset"),
+        ("seed: 2001-01-01", "a date"),
+        ("seed: !!binary aGVsbG8=", "a bytes"),
+    ],
+)
+def test_what_is_no_plain_yaml_value_is_refused_in_one_line(line: str, what: str) -> None:
+    with pytest.raises(RecipeError, match=f"^r.yaml: {what} is not read; write numbers, texts") as caught:
+        parse_recipe(f"{line}\n", "r.yaml")
+    assert "\n" not in str(caught.value)
