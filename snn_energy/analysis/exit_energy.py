@@ -61,7 +61,7 @@ def stop_steps(logits: npt.ArrayLike, threshold: float) -> Ints:
     The first step whose confidence is above the threshold, else T; a threshold of 1 stops nothing early.
     Raises SnnEnergyError for a threshold outside (0, 1].
     """
-    _check_threshold(threshold)
+    check_threshold(threshold)
     sure = confidences(logits) > threshold
     sure[-1] = True
     return np.asarray(sure.argmax(axis=0) + 1, dtype=np.int64)
@@ -219,7 +219,7 @@ def exit_table(
     return pd.DataFrame(rows)
 
 
-def _check_threshold(threshold: float) -> None:
+def check_threshold(threshold: float) -> None:
     """Raise SnnEnergyError for a threshold that is no confidence."""
     if isinstance(threshold, bool) or not 0 < threshold <= 1:
         raise SnnEnergyError(f"threshold must lie above 0 and be at most 1 (a confidence), not {threshold}")

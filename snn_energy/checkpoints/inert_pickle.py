@@ -19,8 +19,8 @@ import torch
 
 from snn_energy.core.errors import CheckpointError
 
-_CONVERT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
-_WHOLE = (
+CONVERT_HINT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+SAVE_STATE_HINT = (
     "save its state_dict() where you trust the file, torch.save(model.state_dict(), 'weights.pt'), "
     "and give the code with --model file.py:function"
 )
@@ -43,7 +43,7 @@ _UNREADABLE = (
     struct.error,
 )
 
-_ZIP = b"PK\x03\x04"  # how a PyTorch file begins since 1.6; a pickle before
+ZIP_MAGIC = b"PK\x03\x04"  # how a PyTorch file begins since 1.6; a pickle before
 _RUNS_CODE = (
     *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "importlib", "runpy"),
     *("code", "marshal", "pickle", "_pickle", "webbrowser"),
@@ -88,31 +88,33 @@ def load_tensors_only(path: str | Path) -> Any:
     file = existing(path)
     with file.open("rb") as stream:
         start = stream.read(9)
-    if not start.startswith((_ZIP, b"\x80")):
+    if not start.startswith((ZIP_MAGIC, b"\x80")):
         mend = "; it looks like the former: rename it to .safetensors" if start[8:] == b"{" else ""
         raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{mend}")
     names: set[str] = set()
     try:
-        names = _names_in(file, start.startswith(_ZIP))
+        names = _names_in(file, start.startswith(ZIP_MAGIC))
         told = ", ".join(sorted(filter(_could_run_code, names)))
         if told:
             raise CheckpointError(
-                f"{path}: a pickle that names {told}; loading it could run code, so it was not loaded; {_CONVERT}"
+                f"{path}: a pickle that names {told}; loading it could run code, so it was not loaded; {CONVERT_HINT}"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; the outcome is checked by the caller
             return _load_inertly(file, names)
     except _UNREADABLE as error:
         if any(name.startswith("torch.nn.") and "Parameter" not in name for name in names):
-            raise CheckpointError(f"{path}: holds a whole pickled module, not a state dict; {_WHOLE}") from error
+            raise CheckpointError(
+                f"{path}: holds a whole pickled module, not a state dict; {SAVE_STATE_HINT}"
+            ) from error
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path}: a pickle that holds more than weights, or is damaged; loading it could run code, so it "
-                f"was not loaded; {_CONVERT}"
+                f"was not loaded; {CONVERT_HINT}"
             ) from error
         raise CheckpointError(
             f"{path}: truncated, damaged or not a PyTorch state dict ({type(error).__name__}); save it "
-            f"again or {_CONVERT}"
+            f"again or {CONVERT_HINT}"
         ) from error
 
 
@@ -142,7 +144,9 @@ def _names_in(path: Path, zipped: bool) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             members = {name.rpartition("/")[2]: name for name in archive.namelist()}
             if "constants.pkl" in members:
-                raise CheckpointError(f"{path}: a TorchScript archive, which is code and weights in one; {_WHOLE}")
+                raise CheckpointError(
+                    f"{path}: a TorchScript archive, which is code and weights in one; {SAVE_STATE_HINT}"
+                )
             if "data.pkl" in members:
                 _scan(io.BytesIO(archive.read(members["data.pkl"])), 1, names)
     else:

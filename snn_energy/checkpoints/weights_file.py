@@ -20,7 +20,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from snn_energy.checkpoints.inert_pickle import _CONVERT, _WHOLE, _ZIP, Inert, existing, load_tensors_only
+from snn_energy.checkpoints.inert_pickle import (
+    CONVERT_HINT,
+    SAVE_STATE_HINT,
+    ZIP_MAGIC,
+    Inert,
+    existing,
+    load_tensors_only,
+)
 from snn_energy.core.errors import CheckpointError
 
 PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
@@ -71,7 +78,7 @@ def why_not_safetensors(path: Path) -> str:
     """What a file of that name seems to be instead."""
     with path.open("rb") as file:
         start = file.read(9)
-    if start.startswith((_ZIP, b"\x80")):
+    if start.startswith((ZIP_MAGIC, b"\x80")):
         return "named .safetensors but looks like a PyTorch pickle; rename it to .pt to have it tried as such"
     if start[8:9] == b"{":
         return "a truncated or damaged safetensors file; copy or save it again"
@@ -139,14 +146,14 @@ def _why_no_state_dict(content: Any) -> str:
             break
         content = inner[0]
     if isinstance(content, Inert):
-        return f"holds a whole pickled {content.stands_for}, not a state dict; {_WHOLE}"
+        return f"holds a whole pickled {content.stands_for}, not a state dict; {SAVE_STATE_HINT}"
     if not isinstance(content, dict) or not content:
-        return f"holds a {type(content).__name__}, not a state dict; {_CONVERT}"
+        return f"holds a {type(content).__name__}, not a state dict; {CONVERT_HINT}"
     key, value = next(
         (key, value) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     )
     what = f", but a pickled {value.stands_for}" if isinstance(value, Inert) else ""
-    return f"'{key}' is no tensor{what}, so this is no state dict; {_CONVERT}"
+    return f"'{key}' is no tensor{what}, so this is no state dict; {CONVERT_HINT}"
 
 
 def fitted(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:

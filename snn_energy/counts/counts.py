@@ -21,10 +21,10 @@ import pandas as pd
 from snn_energy.core.errors import CountsError
 from snn_energy.core.files import Writer, write_all_whole
 from snn_energy.counts.columns import CONVENTION_VERSION, OPERATIONS, SCHEMA_VERSION
-from snn_energy.counts.file_format import _digest, _records
+from snn_energy.counts.file_format import content_digest, row_records
 from snn_energy.counts.header import Header
 from snn_energy.counts.notes import integrates_only
-from snn_energy.counts.sample_store import _write_samples, samples_path
+from snn_energy.counts.sample_store import samples_path, write_samples
 
 _FURTHER_CALL = re.compile(r"#call\d+$")
 
@@ -174,13 +174,13 @@ class Counts:
         if self.per_sample is not None:
             side = samples_path(path)
             header["per_sample"] = side.name
-            header["content_sha256"] = _digest(header, self.rows, self.per_sample)
+            header["content_sha256"] = content_digest(header, self.rows, self.per_sample)
             arrays = self.per_sample
-            writers[side] = lambda temporary: _write_samples(temporary, arrays)
+            writers[side] = lambda temporary: write_samples(temporary, arrays)
         else:
             header.pop("per_sample", None)
-            header["content_sha256"] = _digest(header, self.rows, None)
-        lines = [json.dumps(row, allow_nan=False) for row in _records(self.rows)]
+            header["content_sha256"] = content_digest(header, self.rows, None)
+        lines = [json.dumps(row, allow_nan=False) for row in row_records(self.rows)]
         text = (
             "{\n"
             f'"schema": {SCHEMA_VERSION},\n'

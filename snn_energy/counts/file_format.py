@@ -27,10 +27,10 @@ from snn_energy.counts.columns import (
 from snn_energy.counts.sample_store import blocks
 
 
-def _digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
+def content_digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
     """SHA-256 over header, rows and per-sample counts, as hexadecimal."""
     told = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
-    digest = hashlib.sha256(json.dumps([told, _records(rows)], sort_keys=True, allow_nan=False).encode())
+    digest = hashlib.sha256(json.dumps([told, row_records(rows)], sort_keys=True, allow_nan=False).encode())
     for name in PER_SAMPLE if per_sample is not None else ():
         values = per_sample[name]  # type: ignore[index]
         digest.update(f"{name}{values.shape}".encode())
@@ -39,7 +39,7 @@ def _digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[s
     return digest.hexdigest()
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object without a key given twice. Raises ValueError."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -48,7 +48,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _check_header(path: Path, header: Any) -> None:
+def check_header(path: Path, header: Any) -> None:
+    """Raise CountsError where the header of a counts file is not whole."""
     if not isinstance(header, dict):
         raise CountsError(f"{path}: header must be a mapping")
     for key in ("model", "samples", "time_steps"):
@@ -69,7 +70,8 @@ def _check_header(path: Path, header: Any) -> None:
             raise CountsError(f"{path}: header '{key}' must be a whole number of at least 1, not {header[key]!r}")
 
 
-def _check_records(path: Path, records: Any) -> None:
+def check_records(path: Path, records: Any) -> None:
+    """Raise CountsError, with the row and the column, where the rows of a counts file are not whole."""
     if not isinstance(records, list) or not records:
         raise CountsError(f"{path}: rows must be a list of at least one row: profile again")
     for number, row in enumerate(records):
@@ -102,7 +104,7 @@ def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
 _ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS}
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def row_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows as plain JSON values."""
     columns: dict[str, list[Any]] = {}
     for name in COLUMNS:

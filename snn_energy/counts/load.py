@@ -9,8 +9,8 @@ from snn_energy.core.errors import CountsError
 from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import COLUMNS, SCHEMA_VERSION, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.file_format import _check_header, _check_records, _digest, _once
-from snn_energy.counts.sample_store import _load_samples, samples_path
+from snn_energy.counts.file_format import check_header, check_records, content_digest, object_of_distinct_keys
+from snn_energy.counts.sample_store import load_samples, samples_path
 
 
 def load_counts(path: str | Path) -> Counts:
@@ -35,7 +35,7 @@ def load_counts(path: str | Path) -> Counts:
     except OSError as error:
         raise CountsError(f"{path}: cannot be read as a counts file ({error.strerror})") from None
     try:
-        data = json.loads(text, object_pairs_hook=_once)
+        data = json.loads(text, object_pairs_hook=object_of_distinct_keys)
     except json.JSONDecodeError as error:
         raise CountsError(
             f"{path}:{error.lineno}: not a whole JSON file ({error.msg}); it was cut off or edited: profile again"
@@ -49,19 +49,19 @@ def load_counts(path: str | Path) -> Counts:
             f"{path}: counts schema {data['schema']!r}, this version reads {SCHEMA_VERSION}: profile the network again"
         )
     header, records = data["header"], data["rows"]
-    _check_header(path, header)
-    _check_records(path, records)
+    check_header(path, header)
+    check_records(path, records)
     rows = make_rows({name: [row[name] for row in records] for name in COLUMNS})
     per_sample = None
     if header.get("per_sample"):
         if header["per_sample"] != Path(str(header["per_sample"])).name:
             raise CountsError(f"{path}: header 'per_sample' must be the name of a file beside it: profile again")
-        per_sample = _load_samples(path, path.with_name(header["per_sample"]))
+        per_sample = load_samples(path, path.with_name(header["per_sample"]))
     counts = Counts({**header, "file": path.stem}, rows, per_sample)
     problem = balance_error(counts)
     if problem is not None:
         raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
-    if header.get("content_sha256") != _digest(header, rows, per_sample):
+    if header.get("content_sha256") != content_digest(header, rows, per_sample):
         raise CountsError(
             f"{path}: header 'content_sha256' is not that of its content; the file or {samples_path(path).name} was "
             "edited or damaged: profile again"

@@ -87,8 +87,8 @@ def is_folded(note: str) -> bool:
     return note.startswith(_FOLDS)
 
 
-def emitted(kind: Literal["ternary", "integer", "real"], max_k: int) -> str:
-    """The note of a neuron that gives something else than 0 and one constant. max_k: most spikes in a time step."""
+def emitted(kind: Literal["ternary", "integer", "real"], max_k: int | None) -> str:
+    """The note of a neuron that gives something else than 0 and one constant. max_k: spikes per step, of integers."""
     if kind == "integer":
         return f"{_EMITS}up to {max_k} spikes per step; spikes counts the neurons that fired"
     also = " (or more spikes per step than max_k)" if kind == "real" else ""

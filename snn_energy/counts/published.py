@@ -41,9 +41,9 @@ from snn_energy.counts.published_schema import (
     Network,
     Published,
     Totals,
-    _product,
     derive,
     expand,
+    product_or_none,
 )
 
 _NAMED = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<network>.+))?")
@@ -220,7 +220,7 @@ def _feeds_neuron(layer: Layer, later: Iterable[Layer]) -> bool:
 def _facts(layer: Layer) -> dict[str, Any]:
     """Sizes of a layer, and its work in an active step."""
     if layer.op == "neuron":
-        spikes = layer.spikes if layer.spikes is not None else _product(layer.firing_rate, layer.neurons)
+        spikes = layer.spikes if layer.spikes is not None else product_or_none(layer.firing_rate, layer.neurons)
         sizes = dict.fromkeys(("neurons", "membrane_reads", "membrane_writes"), layer.neurons)
         return {**NOTHING, **sizes, "output_elements": layer.neurons, "spikes": spikes}
     if layer.op not in OPERATIONS:
@@ -230,7 +230,7 @@ def _facts(layer: Layer) -> dict[str, Any]:
             facts |= {key: facts[key] or 0 for key in ("weights", "biases")}
         return {**NOTHING, **facts}
     derived, product = derive(layer), layer.op == "matmul"
-    gated = _product(layer.rate, derived.macs)
+    gated = product_or_none(layer.rate, derived.macs)
     sops = layer.sops if layer.sops is not None or product else gated
     gated = gated if product else sops
     return {
@@ -238,7 +238,7 @@ def _facts(layer: Layer) -> dict[str, Any]:
         "input_kind": layer.input_kind,
         "max_k": _largest(layer.input_kind, layer.max_k),
         "input_elements": derived.input_elements,
-        "input_nonzeros": _product(layer.rate, derived.input_elements),
+        "input_nonzeros": product_or_none(layer.rate, derived.input_elements),
         "other_kind": layer.other_kind,
         "other_max_k": _largest(layer.other_kind, layer.other_max_k),
         "other_elements": derived.other_elements,

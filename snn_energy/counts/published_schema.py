@@ -252,7 +252,7 @@ def _check_operation(layer: Layer) -> None:
         raise fault(f"times reduction times out_channels is more than can be counted ({LARGEST})", "positions")
     if layer.sops is not None and derived.macs is not None and layer.sops > derived.macs:
         raise fault(f"does not add up: more than the {derived.macs} dense MACs; sops are per time step", "sops")
-    gated = _product(layer.rate, derived.macs)
+    gated = product_or_none(layer.rate, derived.macs)
     if product and layer.sops is not None and gated is not None and layer.sops > gated:
         raise fault(f"does not add up: more than rate times dense MACs, {gated}; sops are coincidences", "sops")
 
@@ -290,19 +290,19 @@ def derive(layer: Layer) -> Derived:
     """M*K*N, and the sizes that follow from it."""
     m, k, n, g = layer.positions, layer.reduction, layer.out_channels, layer.groups
     product = layer.op == "matmul"
-    left, right = _product(m, k, g), _product(k, n)
+    left, right = product_or_none(m, k, g), product_or_none(k, n)
     streamed, other = (left, right) if layer.streamed == "left" else (right, left)
-    inputs = streamed if product else _product(m, k) if layer.op == "linear" else None
+    inputs = streamed if product else product_or_none(m, k) if layer.op == "linear" else None
     return Derived(
-        macs=_or(_product(m, k, n), layer.macs),
-        weights=0 if product else _or(_product(k, n), layer.weights),
+        macs=_or(product_or_none(m, k, n), layer.macs),
+        weights=0 if product else _or(product_or_none(k, n), layer.weights),
         input_elements=_or(inputs, layer.input_elements),
         other_elements=other if product else None,
-        output_elements=_or(_product(m, n), layer.output_elements),
+        output_elements=_or(product_or_none(m, n), layer.output_elements),
     )
 
 
-def _product(*factors: int | float | None) -> Any:
+def product_or_none(*factors: int | float | None) -> Any:
     """The product of numbers; None where one of them is not known."""
     known = [factor for factor in factors if factor is not None]
     return math.prod(known) if len(known) == len(factors) else None

@@ -22,7 +22,8 @@ def samples_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".json") + ".samples.npz")
 
 
-def _load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
+def load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
+    """Per-sample counts beside ``path``: column -> (rows, samples). Raises CountsError."""
     try:
         with side.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -122,7 +123,7 @@ class SampleRows:
             ) from error
 
 
-def _write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+def write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
     """What ``numpy.savez_compressed`` writes of the arrays in their smallest types, block by block."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, values in arrays.items():

@@ -13,7 +13,8 @@ DIGITS_PIXELS = 8
 DIGITS_MAX = 16
 
 
-def _load_digits(split: Split, image_size: int, in_channels: int) -> ImageSet:
+def load_digits(split: Split, image_size: int, in_channels: int) -> ImageSet:
+    """One split of the bundled digits, each pixel repeated up to the size. Raises DataError."""
     if in_channels != 1:
         raise DataError(f"digits: the images have 1 channel, the model wants {in_channels}")
     if image_size < DIGITS_PIXELS or image_size % DIGITS_PIXELS:

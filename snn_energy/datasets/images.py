@@ -160,7 +160,8 @@ def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_
     wanted = (in_channels, image_size, image_size)
     if found != wanted:
         raise DataError(
-            f"{name}: the images are {_shape(found)} (channels x height x width), the model wants {_shape(wanted)}"
+            f"{name}: the images are {shape_text(found)} (channels x height x width), "
+            f"the model wants {shape_text(wanted)}"
         )
 
 
@@ -174,5 +175,6 @@ def first_line(error: Exception) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-def _shape(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """``(3, 32, 32)`` -> ``3x32x32``."""
     return "x".join(map(str, shape)) or "a single number"

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_energy.core.errors import DataError
-from snn_energy.datasets.images import ImageSet, Split, _shape, first_line, require_shape
+from snn_energy.datasets.images import ImageSet, Split, first_line, require_shape, shape_text
 
 _NPZ_HOLDS = "arrays images (N,H,W) or (N,C,H,W) and labels (N,), optionally is_test (N,) of booleans"
 
 
-def _load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> ImageSet:
-    arrays = _read_npz(path)
+def load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> ImageSet:
+    """One split of the images of an .npz, values as stored. Raises DataError."""
+    arrays = read_npz(path)
     images, labels, note = _as_images(path, arrays["images"]), _as_labels(path, arrays["labels"]), ""
     if len(images) != len(labels):
         raise DataError(f"{path}: {len(images)} images but {len(labels)} labels; there must be one label an image")
@@ -37,13 +38,14 @@ def _load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Im
 
 def npz_shape(path: Path) -> tuple[int, int]:
     """(image size, channels) of the images of an .npz. Raises DataError where they are not square."""
-    shape = _as_images(path, _read_npz(path)["images"]).shape
+    shape = _as_images(path, read_npz(path)["images"]).shape
     if shape[2] != shape[3]:
         raise DataError(f"{path}: the images are {shape[2]}x{shape[3]}; only square ones fit here")
     return shape[2], shape[1]
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays images, labels and perhaps is_test. Raises DataError."""
     return read_arrays(path, ("images", "labels"), ("is_test",), _NPZ_HOLDS)
 
 
@@ -78,7 +80,7 @@ def _as_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.float32]:
     if images.dtype.kind not in "buif":
         raise DataError(f"{path}: images must be numbers, not {images.dtype}")
     if images.ndim not in (3, 4):
-        raise DataError(f"{path}: images must be (N,H,W) or (N,C,H,W), not of shape {_shape(images.shape)}")
+        raise DataError(f"{path}: images must be (N,H,W) or (N,C,H,W), not of shape {shape_text(images.shape)}")
     with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is refused
         as_float = images.astype(np.float32)
     return as_float[:, None] if images.ndim == 3 else as_float
@@ -87,7 +89,8 @@ def _as_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.float32]:
 def _as_labels(path: Path, labels: NDArray[np.generic]) -> NDArray[np.int64]:
     if labels.dtype.kind not in "ui" or labels.ndim != 1:
         raise DataError(
-            f"{path}: labels must be whole numbers of shape (N,), not {labels.dtype} of shape ({_shape(labels.shape)})"
+            f"{path}: labels must be whole numbers of shape (N,), "
+            f"not {labels.dtype} of shape ({shape_text(labels.shape)})"
         )
     if len(labels) and int(labels.min()) < 0:
         raise DataError(f"{path}: label {labels.min()} is negative; classes are counted from 0")

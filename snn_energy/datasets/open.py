@@ -12,10 +12,10 @@ Machine Learning Repository, 1998, CC BY 4.0.
 from __future__ import annotations
 
 from snn_energy.core.errors import DataError
-from snn_energy.datasets.digits import _load_digits
+from snn_energy.datasets.digits import load_digits
 from snn_energy.datasets.images import Images, Split
 from snn_energy.datasets.names import DATASETS, EVENT_DATASETS, parse_data
-from snn_energy.datasets.npz import _load_npz, _read_npz
+from snn_energy.datasets.npz import load_npz, read_npz
 
 
 def load_images(spec: str, split: Split, image_size: int, in_channels: int, samples: int | None = None) -> Images:
@@ -33,9 +33,9 @@ def load_images(spec: str, split: Split, image_size: int, in_channels: int, samp
         raise DataError(f"{spec}: event recordings, not images; name images here ({', '.join(DATASETS)})")
     loaded: Images
     if path is None:
-        loaded = _load_digits(split, image_size, in_channels)
+        loaded = load_digits(split, image_size, in_channels)
     elif name == "npz":
-        loaded = _load_npz(path, split, image_size, in_channels)
+        loaded = load_npz(path, split, image_size, in_channels)
     elif name in ("cifar10", "cifar100"):
         from snn_energy.datasets.cifar import load_cifar
 
@@ -60,4 +60,4 @@ def load_images(spec: str, split: Split, image_size: int, in_channels: int, samp
 def has_own_test_split(spec: str) -> bool:
     """Whether train and test images of a dataset are known to be disjoint. Raises DataError."""
     name, path = parse_data(spec)
-    return name != "npz" or path is None or "is_test" in _read_npz(path)
+    return name != "npz" or path is None or "is_test" in read_npz(path)

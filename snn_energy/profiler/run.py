@@ -28,7 +28,7 @@ from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking
 from snn_energy.profiler.results.accumulate import Tally
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
-from snn_energy.running.evaluated import _as_evaluated
+from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, require_one_argument, step_by_step
 
@@ -108,7 +108,7 @@ def _count(
     mode, steps = settled.mode, settled.time_steps
     counting = CountingMode(model, max_k, input_kind, settled.spiking, settled.decomposed_layers)
     tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
-    with kept.listening(), _as_evaluated(model), _state_kept(model) as state, counting.tracing():
+    with kept.listening(), as_evaluated(model), _state_kept(model) as state, counting.tracing():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
@@ -143,13 +143,7 @@ def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
 
 def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, header: Any) -> None:
     """Raise ProfilingError for arguments of the wrong sort."""
-    if not isinstance(model, nn.Module):
-        raise ProfilingError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(loader, (Tensor, str)) or not isinstance(loader, Iterable):
-        what = (
-            "one tensor; give a list of batches, such as [x]" if isinstance(loader, Tensor) else type(loader).__name__
-        )
-        raise ProfilingError(f"loader must be an iterable of x or (x, y) batches, not {what}")
+    require_model_and_loader(model, loader)
     for name, value in (("time_steps", time_steps), ("max_k", max_k)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ProfilingError(f"{name} must be a whole number of at least 1, not {value!r}")
@@ -194,7 +188,7 @@ def settle_first(
     x = _unpack(batches[0])[0] if batches else None
     with torch._C.DisableTorchFunction():
         x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-    with _as_evaluated(model):
+    with as_evaluated(model):
         try:
             settled = settle(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
         except ProfilingError:

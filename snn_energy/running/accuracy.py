@@ -23,4 +23,9 @@ def right_answers(out: Any, y: Any, mode: TimeMode, steps: int, samples: int) ->
         raise ProfilingError(f"the loader gave {len(labels)} labels for {samples} samples; give one a sample, or none")
     if logits is None or labels is None or labels.shape != (samples,) or labels.is_floating_point():
         return None
+    return count_hits(logits, labels)
+
+
+def count_hits(logits: Tensor, labels: Tensor) -> int:
+    """How many of the logits (B, classes) have their maximum at the label (B,)."""
     return int((logits.argmax(1).cpu() == labels.cpu()).sum())

@@ -1,13 +1,6 @@
-"""Early exit per sample: an inference stops at the first time step at which the network is sure of its answer.
+"""Early exit of a network: logits of every step, counts with a head at every step, the table of a checkpoint.
 
-SEENN-I (Li, Geller, Kim, Panda, *SEENN: Towards Temporal Spiking Early-Exit Neural Networks*, NeurIPS 2023): the
-confidence after step t is the largest softmax of the mean of the logits of steps 1 to t; the first step at which it is
-above the threshold is a sample's last one. (The authors' test script adds the logits up instead of averaging them: the
-same threshold then stops earlier.)
-
-Spiking neurons are causal: what a sample does up to its last step is what it does there in a run of all steps. So one
-set of counts, per sample, is split into counts of the samples that stop together (``early_exit``), and every threshold
-is priced without running the network again. Running a network imports torch; the rest does not.
+``analysis.exit_energy`` has the method and its source, and prices the counts without running a network.
 """
 
 from __future__ import annotations
@@ -20,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from snn_energy.analysis.exit_energy import Floats, Ints, _check_threshold, exit_table, stop_steps
+from snn_energy.analysis.exit_energy import Floats, Ints, check_threshold, exit_table, stop_steps
 from snn_energy.core.errors import ModelError
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
@@ -93,7 +86,7 @@ def exits_of_checkpoint(
     from snn_energy.datasets.open import load_images
 
     for threshold in thresholds:
-        _check_threshold(threshold)
+        check_threshold(threshold)
     device = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     network: Any = load_checkpoint(path)
     _forward_steps(network)

@@ -18,19 +18,18 @@ from snn_energy.datasets.open import load_images
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.running.processes import Processes
-from snn_energy.training.run_files import Network, _checkpoint_place
+from snn_energy.training.run_files import Network, checkpoint_place
 
 TEST_BATCH = 120
 
 
 def accuracy(model: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
     """Share of images (0..1) whose largest logit is their label; the model is left in the mode it was in."""
-    return (
-        _accuracy(model, images, Processes(0, 1, next(model.parameters(), torch.zeros(())).device), batch_size) or 0.0
-    )
+    alone = Processes(0, 1, next(model.parameters(), torch.zeros(())).device)
+    return shared_accuracy(model, images, alone, batch_size) or 0.0
 
 
-def _accuracy(model: nn.Module, images: Images | None, group: Processes, size: int = TEST_BATCH) -> float | None:
+def shared_accuracy(model: nn.Module, images: Images | None, group: Processes, size: int = TEST_BATCH) -> float | None:
     """``accuracy`` in float32, every process taking its share of the batches."""
     if images is None:
         return None
@@ -51,7 +50,7 @@ def to_float16(checkpoint: str | Path, data: str, output: str | Path) -> tuple[f
 
     The metadata's ``test_accuracy`` is the one after; the one before stands beside it. Raises SnnEnergyError.
     """
-    output, data_path = _checkpoint_place(output), parse_data(data)[1]
+    output, data_path = checkpoint_place(output), parse_data(data)[1]
     require_apart([output], [Path(found) for found in (checkpoint, data_path) if found is not None])
     network: Any = load_checkpoint(checkpoint)
     said = read_metadata(checkpoint)

@@ -34,7 +34,9 @@ EpochRecord = dict[str, float | int | None]
 
 
 @dataclass
-class _Data:
+class RunData:
+    """The images of a run, and what identifies them and the weights that it starts from."""
+
     train: Images
     test: Images
     held_out: Images | None
@@ -43,7 +45,7 @@ class _Data:
 
 
 @dataclass
-class _Run:
+class RunState:
     """All that changes while training; what a partial file holds. order: of the epoch that is under way."""
 
     model: Network
@@ -85,9 +87,9 @@ def log_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.log.csv")
 
 
-def _checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
+def checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
     """Where the checkpoint goes. Raises OutputError where it cannot go there, or would overwrite what is read."""
-    output = _checkpoint_place(path)
+    output = checkpoint_place(path)
     data = parse_data(recipe.data or BUNDLED)[1]
     read = [Path(found) for found in (data, recipe.start_from) if found is not None]
     written = [output, best_path(output), recipe_path(output), log_path(output), partial_path(output)]
@@ -99,7 +101,7 @@ def _checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
     return output
 
 
-def _checkpoint_place(path: str | Path) -> Path:
+def checkpoint_place(path: str | Path) -> Path:
     """The path of a checkpoint to write. Raises OutputError."""
     output = Path(path)
     if not str(path) or output.is_dir() or not output.parent.is_dir():
@@ -109,7 +111,7 @@ def _checkpoint_place(path: str | Path) -> Path:
     return output
 
 
-def _write_log(epochs: list[EpochRecord], path: Path) -> None:
+def write_epoch_log(epochs: list[EpochRecord], path: Path) -> None:
     """One line an epoch; test accuracy is empty where it was not measured. Raises OutputError."""
     text = io.StringIO()
     writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
@@ -120,16 +122,17 @@ def _write_log(epochs: list[EpochRecord], path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _fingerprint(recipe: Recipe, data: _Data) -> str:
+def _fingerprint(recipe: Recipe, data: RunData) -> str:
     """Names a recipe with its seed, the weights it starts from and the data it sees, wherever they lie."""
     text = recipe.model_copy(update={"data": None, "start_from": None}).model_dump_json() + data.fingerprint
     start = "" if data.started_from is None else data.started_from["sha256"]
     return hashlib.sha256((text + start).encode()).hexdigest()
 
 
-def _write_partial(
-    run: _Run, recipe: Recipe, data: _Data, output: Path, group: Processes, generator_state: Tensor
+def write_partial(
+    run: RunState, recipe: Recipe, data: RunData, output: Path, group: Processes, generator_state: Tensor
 ) -> None:
+    """Write the state of a run, whole or not at all, and its recipe; the first process alone. Raises OutputError."""
     if not group.is_first:
         return
     state = {
@@ -158,7 +161,7 @@ def _write_partial(
         write_text(resolved, text)
 
 
-def _read_partial(run: _Run, recipe: Recipe, data: _Data, output: Path) -> None:
+def read_partial(run: RunState, recipe: Recipe, data: RunData, output: Path) -> None:
     """Put a run where an interrupted one stopped. Raises CheckpointError."""
     path = partial_path(output)
     if not path.exists():

@@ -20,7 +20,7 @@ from snn_energy.running.processes import Processes
 from snn_energy.training.augment import Draws, augmented, draw, mixed
 from snn_energy.training.losses import cross_entropy, hoyer_loss, mask_loss, tet_loss
 from snn_energy.training.recipe import Recipe
-from snn_energy.training.run_files import _Run
+from snn_energy.training.run_files import RunState
 
 LEAST_THRESHOLD = 0.01  # of a Hoyer neuron, whose potentials are divided by it
 
@@ -37,7 +37,7 @@ class _Batch:
     generator_state: Tensor  # after this batch's draws
 
 
-def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     """Three groups: weights (decayed), norms and biases (not), TP (its own learning rate, not decayed)."""
     named, plan = list(model.named_parameters()), recipe.optimiser
     scores = [p for name, p in named if name.endswith(".tp")]
@@ -52,15 +52,15 @@ def _optimiser(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
 
 
-def _schedule(step: int, warmup_steps: int, total_steps: int) -> float:
+def learning_rate_share(step: int, warmup_steps: int, total_steps: int) -> float:
     """Share of the peak learning rate at a step (from 0): a linear warm-up, then a cosine to zero."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
 
 
-def _batches(
-    run: _Run, recipe: Recipe, images: Images, chunks: tuple[Tensor, ...], group: Processes
+def batches_ahead(
+    run: RunState, recipe: Recipe, images: Images, chunks: tuple[Tensor, ...], group: Processes
 ) -> Iterator[_Batch]:
     """The batches that are left, each read by a thread while the one before is worked on."""
 
@@ -88,7 +88,7 @@ def _batches(
             yield coming.result()
 
 
-def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
+def training_step(run: RunState, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     """One step of the optimiser; returns this process's share of SUMS over the batch's images, (4,) float64."""
     labels = batch.labels.to(group.device, non_blocking=True)
     images = batch.pixels.to(group.device, non_blocking=True)
@@ -130,7 +130,7 @@ def _step(run: _Run, recipe: Recipe, batch: _Batch, group: Processes) -> Tensor:
     return torch.cat([means, hits[None]])
 
 
-def _check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch: int) -> None:
+def check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch: int) -> None:
     """Raise RecipeError where training has diverged; NaN weights alone would show as a network without spikes."""
     finite = all(bool(torch.isfinite(value).all()) for value in weights.values())
     if not (finite and math.isfinite(loss)):

@@ -33,28 +33,28 @@ from snn_energy.models.create import create_model
 from snn_energy.running.processes import Processes, join_batch_norms, processes
 from snn_energy.training.evaluation import (
     TEST_BATCH,
-    _accuracy,
     active_steps_by_layer,
     dead_layers,
     layers_held_by_floor,
+    shared_accuracy,
 )
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
 from snn_energy.training.run_files import (
     SUMS,
     EpochRecord,
-    _checked_output,
-    _Data,
-    _read_partial,
-    _Run,
-    _write_log,
-    _write_partial,
+    RunData,
+    RunState,
     best_path,
+    checked_output,
     log_path,
     partial_path,
+    read_partial,
+    write_epoch_log,
+    write_partial,
 )
 from snn_energy.training.speed import clock, freed_memory_is_kept, fuse, precision
-from snn_energy.training.step import _batches, _check_finite, _optimiser, _schedule, _step
+from snn_energy.training.step import batches_ahead, check_finite, learning_rate_share, make_optimiser, training_step
 
 MEASURED_STEPS = 5  # by ``measure_steps``
 CHECK_EVERY = 100  # batches between two looks at the loss, each of which waits for the device
@@ -109,12 +109,12 @@ def train(
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
     recipe = _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from))
-    output = _checked_output(output_path, recipe, resume=resume)
+    output = checked_output(output_path, recipe, resume=resume)
     with _prepared(recipe, device) as group, contextlib.ExitStack() as stack:
         loaded = _load_data(recipe)
         run = _start(recipe, group)
         if resume:
-            _read_partial(run, recipe, loaded, output)
+            read_partial(run, recipe, loaded, output)
         group.wait()
         report = stack.enter_context(Reporter(recipe, len(loaded.train.labels), enabled=progress and group.is_first))
         report.resume(len(run.epochs), run.next_batch * recipe.batch_size)
@@ -124,8 +124,8 @@ def train(
         for epoch in range(len(run.epochs) + 1, last + 1):
             record = _train_epoch(run, recipe, loaded.train, epoch, group, report, files.after_batch)
             evaluate = epoch == last or epoch % recipe.test_every == 0
-            record["held_out_accuracy"] = _accuracy(run.model, loaded.held_out, group) if evaluate else None
-            record["test_accuracy"] = _accuracy(run.model, loaded.test, group) if evaluate else None
+            record["held_out_accuracy"] = shared_accuracy(run.model, loaded.held_out, group) if evaluate else None
+            record["test_accuracy"] = shared_accuracy(run.model, loaded.test, group) if evaluate else None
             run.count_seconds()
             run.epochs.append(record)
             files.after_epoch(epoch)
@@ -143,9 +143,9 @@ class _RunFiles:
 
     def __init__(
         self,
-        run: _Run,
+        run: RunState,
         recipe: Recipe,
-        data: _Data,
+        data: RunData,
         output: Path,
         group: Processes,
         save_every_s: float,
@@ -178,14 +178,14 @@ class _RunFiles:
             partial_path(self.output).unlink(missing_ok=True)
 
     def _save(self, generator_state: Tensor) -> None:
-        _write_partial(self.run, self.recipe, self.data, self.output, self.group, generator_state)
+        write_partial(self.run, self.recipe, self.data, self.output, self.group, generator_state)
         self.saved_at = time.monotonic()
         if self.on_save is not None:
             self.on_save(self.run.seconds)
 
     def _log(self) -> None:
         if self.group.is_first and self.write_log:
-            _write_log(self.run.epochs, log_path(self.output))
+            write_epoch_log(self.run.epochs, log_path(self.output))
 
 
 def best_epoch(epochs: list[EpochRecord]) -> int:
@@ -224,15 +224,15 @@ def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path
         run = _start(recipe, group)
         chunks = torch.randperm(len(data.train.labels), generator=run.generator).split(recipe.batch_size)
         seconds: list[float] = []
-        for batch in _batches(run, recipe, data.train, chunks[: 2 + MEASURED_STEPS], group):
+        for batch in batches_ahead(run, recipe, data.train, chunks[: 2 + MEASURED_STEPS], group):
             started = run.clock()
-            float(_step(run, recipe, batch, group)[0])  # waits for the device
+            float(training_step(run, recipe, batch, group)[0])  # waits for the device
             seconds.append(run.clock() - started)
         evaluated = [images for images in (data.held_out, data.test) if images is not None]
         sample = evaluated[-1].first(min(TEST_BATCH, len(evaluated[-1].labels)))
-        _accuracy(run.model, sample, group)
+        shared_accuracy(run.model, sample, group)
         started = run.clock()
-        _accuracy(run.model, sample, group)
+        shared_accuracy(run.model, sample, group)
         per_image = (run.clock() - started) / len(sample.labels)
     evaluation_s = per_image * sum(len(images.labels) for images in evaluated)
     return StepTimes(statistics.median(seconds[2:] or seconds), evaluation_s, len(chunks))
@@ -247,7 +247,7 @@ def _changed(recipe: Recipe, **changes: Any) -> Recipe:
     return changed
 
 
-def _load_data(recipe: Recipe) -> _Data:
+def _load_data(recipe: Recipe) -> RunData:
     model, spec = recipe.model, recipe.data or ""
     if not has_own_test_split(spec):
         raise RecipeError(
@@ -261,7 +261,7 @@ def _load_data(recipe: Recipe) -> _Data:
     fingerprint = hashlib.sha256(train_set.fingerprint() + test_set.fingerprint())
     rest, chosen = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
     start = None if recipe.start_from is None else _origin(recipe.start_from)
-    return _Data(rest, test_set, chosen, fingerprint.hexdigest(), start)
+    return RunData(rest, test_set, chosen, fingerprint.hexdigest(), start)
 
 
 @contextlib.contextmanager
@@ -288,7 +288,7 @@ def _prepared(recipe: Recipe, device: str) -> Iterator[Processes]:
         yield group
 
 
-def _start(recipe: Recipe, group: Processes) -> _Run:
+def _start(recipe: Recipe, group: Processes) -> RunState:
     """Epoch 0: a network with seeded weights, a fresh optimiser and a generator."""
     if group.size > 1 and recipe.model.neuron == "hoyer":
         raise RecipeError(f"{recipe.name}: neuron hoyer takes statistics of the whole batch; train it in one process")
@@ -309,8 +309,8 @@ def _start(recipe: Recipe, group: Processes) -> _Run:
     generator, sums = torch.Generator().manual_seed(recipe.seed), torch.zeros(len(SUMS)).double()
     dtype = precision(recipe, group.device)
     watch = clock(group.device, recipe.threads)
-    return _Run(
-        model.train(), _optimiser(model, recipe), generator, [], None, 0, sums, dtype, watch, at=watch()
+    return RunState(
+        model.train(), make_optimiser(model, recipe), generator, [], None, 0, sums, dtype, watch, at=watch()
     )  # fmt: skip
 
 
@@ -334,7 +334,7 @@ def _total_steps(recipe: Recipe, images: int) -> int:
 
 
 def _train_epoch(
-    run: _Run,
+    run: RunState,
     recipe: Recipe,
     images: Images,
     epoch: int,
@@ -350,18 +350,18 @@ def _train_epoch(
     before, warmup = (epoch - 1) * every, round(recipe.optimiser.warmup_epochs * every)
     chunks = run.order.split(recipe.batch_size)[: total - before]  # a part of a pass at the end
     run.sums = run.sums.to(group.device)
-    for batch in _batches(run, recipe, images, chunks, group):
-        share = _schedule(before + run.next_batch, min(warmup, total - 1), total)
+    for batch in batches_ahead(run, recipe, images, chunks, group):
+        share = learning_rate_share(before + run.next_batch, min(warmup, total - 1), total)
         for parameters in run.optimiser.param_groups:
             parameters["lr"] = parameters["peak_lr"] * share
-        run.sums += group.add_up(_step(run, recipe, batch, group))
+        run.sums += group.add_up(training_step(run, recipe, batch, group))
         run.next_batch += 1
         report.batch(batch.count)
         if run.next_batch % CHECK_EVERY == 0:
-            _check_finite({}, float(run.sums[0]), recipe, epoch)
+            check_finite({}, float(run.sums[0]), recipe, epoch)
         after_batch(batch.generator_state)
     sums = dict(zip(SUMS, run.sums.tolist(), strict=True))
-    _check_finite(run.model.state_dict(), sums["loss"], recipe, epoch)
+    check_finite(run.model.state_dict(), sums["loss"], recipe, epoch)
     count = sum(len(chunk) for chunk in chunks)
     record: EpochRecord = {"epoch": epoch, **{key: value / count for key, value in sums.items()}}
     steps = list(active_steps_by_layer(run.model).values())
@@ -371,7 +371,7 @@ def _train_epoch(
     return record
 
 
-def _result(run: _Run, recipe: Recipe, output: Path) -> TrainingResult:
+def _result(run: RunState, recipe: Recipe, output: Path) -> TrainingResult:
     steps = active_steps_by_layer(run.model)
     return TrainingResult(
         recipe_name=recipe.name,
@@ -393,7 +393,7 @@ def without_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None})
 
 
-def _metadata(recipe: Recipe, data: _Data, run: _Run, which: str) -> dict[str, Any]:
+def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[str, Any]:
     """What the checkpoint says of its weights. The same for the same recipe, so no times and no paths."""
     record, steps = run.epochs[-1], active_steps_by_layer(run.model)
     chooser = "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"

@@ -32,7 +32,7 @@ from snn_energy.training.losses import mask_loss
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
 from snn_energy.training.run_files import partial_path
-from snn_energy.training.step import _optimiser, _schedule
+from snn_energy.training.step import learning_rate_share, make_optimiser
 from snn_energy.training.train import train
 
 TINY = """\
@@ -227,7 +227,7 @@ def test_a_network_without_dtss_layers_has_no_mask_loss() -> None:
 def test_tp_has_its_own_learning_rate_and_no_weight_decay(tiny: Recipe) -> None:
     model = create_model("dts-spikformer-1-16", image_size=8)
     recipe = changed(tiny, optimiser__weight_decay=0.1, optimiser__tp_learning_rate=0.5)
-    groups = _optimiser(model, recipe).param_groups
+    groups = make_optimiser(model, recipe).param_groups
     scores = {id(layer.tp) for layer in spiking_layers(model).values() if isinstance(layer, DTSS)}
     assert {id(p) for p in groups[2]["params"]} == scores
     assert [(group["peak_lr"], group["weight_decay"]) for group in groups] == [
@@ -240,7 +240,7 @@ def test_tp_has_its_own_learning_rate_and_no_weight_decay(tiny: Recipe) -> None:
 
 
 def test_the_learning_rate_climbs_in_a_line_and_falls_in_a_cosine() -> None:
-    shares = [_schedule(step, 4, 12) for step in range(12)]
+    shares = [learning_rate_share(step, 4, 12) for step in range(12)]
     assert shares[:4] == [0.25, 0.5, 0.75, 1.0]
     assert shares[4] == 1
     assert shares[8] == pytest.approx(0.5)

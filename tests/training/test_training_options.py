@@ -345,7 +345,7 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(
 ) -> None:
     recipe, calls = tiny.with_changes(**MIXED), [0]
     whole = train(recipe, tmp_path / "whole.safetensors", write_log=True)
-    original = loop._step
+    original = loop.training_step
 
     def interrupted(*arguments: Any) -> Tensor:
         calls[0] += 1
@@ -353,14 +353,14 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(loop, "_step", interrupted)
+    monkeypatch.setattr(loop, "training_step", interrupted)
     output = tmp_path / "parts.safetensors"
     if step < 15:
         with pytest.raises(KeyboardInterrupt):
             train(recipe, output, save_every_s=0)
         state = torch.load(partial_path(output), weights_only=True)
         assert len(state["epochs"]) * 5 + state["next_batch"] % 5 == step
-    monkeypatch.setattr(loop, "_step", original)
+    monkeypatch.setattr(loop, "training_step", original)
     parts = train(recipe, output, write_log=True, resume=step < 15)
     assert output.read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert parts.best_path.read_bytes() == whole.best_path.read_bytes()

@@ -14,22 +14,22 @@ import torch
 from torch import nn
 
 from snn_energy.checkpoints.checkpoint import sha256_of
-from snn_energy.checkpoints.nir.layers import _PLAIN, _shape
+from snn_energy.checkpoints.nir.layers import PLAIN_NODES, shape_tuple
 from snn_energy.checkpoints.nir.network import NIRNetwork, Step
 from snn_energy.checkpoints.nir.nodes import RESETS, RULES, Delay, NIRIntegrator, NIRNeuron, NIRThreshold, Reset, Rule
-from snn_energy.checkpoints.nir.order import _depth_first, _depths, _legal_names, _loop_among, _reads
+from snn_energy.checkpoints.nir.order import depth_first, depths_of, legal_names, loop_among, reads_of
 from snn_energy.checkpoints.nir.read import (
-    _FIELDS,
-    _NUMBERS,
-    _OPTIONAL,
-    _SPIKING,
-    _STATEFUL,
     MAX_DEPTH,
+    NODE_FIELDS,
+    NUMERIC,
+    OPTIONAL_FIELDS,
+    SPIKING_NODES,
+    STATEFUL_NODES,
     Params,
     Shape,
-    _read_file,
-    _read_graph,
-    _text,
+    read_file,
+    read_graph,
+    shape_text,
 )
 from snn_energy.core.errors import CheckpointError, nearest
 
@@ -51,7 +51,7 @@ def load_nir(source: str | Path | Any, *, dt: float = 1.0, rule: Rule = "nir", r
         raise CheckpointError(f"dt={dt!r} must be a number above 0, in the unit of the file's time constants")
     is_file = isinstance(source, str | Path)
     where = str(source) if is_file else "the NIR graph"
-    graph = _read_file(Path(source)) if is_file else _read_graph(source)
+    graph = read_file(Path(source)) if is_file else read_graph(source)
     network = _Builder(where, float(dt), rule, reset).build(graph)
     if is_file:
         network.__dict__["snn_energy_checkpoint"] = {
@@ -95,9 +95,9 @@ class _Builder:
             for name in order
             if name != entry
         ]
-        input_shape = _shape(nodes[entry]["shape"])
+        input_shape = shape_tuple(nodes[entry]["shape"])
         self._require_fit(nodes, modules, steps, entry, input_shape)
-        legal = _legal_names([name for name in order if modules[name] is not None])
+        legal = legal_names([name for name in order if modules[name] is not None])
         named = [Step(s.name, legal.get(s.name), s.reads, s.reads_before) for s in steps]
         kept = {legal[name]: module for name in legal if (module := modules[name]) is not None}
         network = NIRNetwork(kept, named, entry, exits, input_shape)
@@ -147,13 +147,13 @@ class _Builder:
     def _require_known(self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]]) -> None:
         for name, node in nodes.items():
             kind = node.get("type")
-            if kind != "Port" and kind not in _FIELDS:
-                known = [k for k in _FIELDS if k != "NIRGraph"]
+            if kind != "Port" and kind not in NODE_FIELDS:
+                known = [k for k in NODE_FIELDS if k != "NIRGraph"]
                 raise self._fail(
                     f"node '{name}' is of type {kind}{nearest(str(kind), known)}, which is not supported "
                     f"(supported: {', '.join(known)})"
                 )
-            for field in ("shape",) if kind == "Port" else _FIELDS[str(kind)]:
+            for field in ("shape",) if kind == "Port" else NODE_FIELDS[str(kind)]:
                 if node.get(field) is None:
                     raise self._fail(f"node '{name}' ({kind}) has no {field}; save the graph with nir.write")
         for a, b in edges:
@@ -179,15 +179,15 @@ class _Builder:
                 raise self._fail(f"an edge leads from '{a}' into the Input node '{b}', which reads the loader alone")
             leads[a].append(b)
             reads[b].append(a)
-        depth = _depths(leads, entry)
+        depth = depths_of(leads, entry)
         lone = next((name for name in sorted(nodes) if name not in depth), None)
         if lone is not None:
             raise self._fail(f"no edge leads from the Input to node '{lone}' ({nodes[lone]['type']}); mend the edges")
         for ahead in leads.values():
             ahead.sort(key=lambda name: (depth[name], name))
-        order, closing = _depth_first(leads, entry)
-        stateless = {name for name in nodes if nodes[name]["type"] not in _STATEFUL}
-        loop = _loop_among(stateless, leads)
+        order, closing = depth_first(leads, entry)
+        stateless = {name for name in nodes if nodes[name]["type"] not in STATEFUL_NODES}
+        loop = loop_among(stateless, leads)
         if loop:
             raise self._fail(f"the cycle through {', '.join(loop)} holds no neuron and no delay; it has no result")
         return reads, order, closing
@@ -195,21 +195,21 @@ class _Builder:
     def _module(self, name: str, node: Params) -> nn.Module | None:
         """The module of a node; None where it hands its input on. Raises CheckpointError."""
         kind = str(node["type"])
-        fields = (*_FIELDS.get(kind, ()), *_OPTIONAL)
+        fields = (*NODE_FIELDS.get(kind, ()), *OPTIONAL_FIELDS)
         params: dict[str, Any] = {k: node[k] for k in fields if node.get(k) is not None}
-        for key in _NUMBERS:
+        for key in NUMERIC:
             if key in params:
                 params[key] = self._numbers(name, kind, key, params[key])
         if kind in ("Input", "Output", "Port"):
             return None
-        if kind in _SPIKING or kind in ("I", "LI", "CubaLI"):
+        if kind in SPIKING_NODES or kind in ("I", "LI", "CubaLI"):
             return self._neuron(name, kind, params)
         if kind == "Threshold":
             return NIRThreshold({"threshold": self._numbers(name, kind, "threshold", params["threshold"])})
         if kind == "Delay":
             return Delay(self._delay_steps(name, params["delay"]))
         try:
-            return _PLAIN[kind](params)
+            return PLAIN_NODES[kind](params)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise self._fail(f"node '{name}' ({kind}): {error}; mend the node") from error
 
@@ -231,7 +231,7 @@ class _Builder:
                     f"node '{name}' ({kind}): {key} = {params[key].min():g} is shorter than the time step dt = "
                     f"{self.dt:g}; give dt in the unit of the file (snnTorch writes seconds with dt=1e-4)"
                 )
-        if kind not in _SPIKING:
+        if kind not in SPIKING_NODES:
             return NIRIntegrator(kind, params, self.dt)
         if self.rule == "sinabs" and (kind != "IF" or params["v_threshold"].min() <= 0):
             raise self._fail(
@@ -261,20 +261,21 @@ class _Builder:
             read = {shapes[source] for source in step.reads}
             what = f"node '{step.name}' ({node['type'] if node['type'] != 'Port' else 'port of a graph'})"
             if len(read) > 1:
-                raise self._fail(f"{what} adds up {' and '.join(map(_text, sorted(read)))}; mend the edges")
+                raise self._fail(f"{what} adds up {' and '.join(map(shape_text, sorted(read)))}; mend the edges")
             (shape,) = read
-            wanted = _reads(node, shape)
+            wanted = reads_of(node, shape)
             if wanted is not None and wanted != shape:
-                raise self._fail(f"{what} reads {_text(wanted)}, but '{step.reads[0]}' gives {_text(shape)}")
+                raise self._fail(f"{what} reads {shape_text(wanted)}, but '{step.reads[0]}' gives {shape_text(shape)}")
             try:
                 with torch.no_grad():
                     shapes[step.name] = shape if module is None else tuple(module(torch.zeros(1, *shape)).shape[1:])
             except (RuntimeError, IndexError, ValueError) as error:
-                raise self._fail(f"{what} does not take {_text(shape)}: {error}") from error
+                raise self._fail(f"{what} does not take {shape_text(shape)}: {error}") from error
         for step in steps:
             for source in step.reads_before:
                 reads = shapes[step.reads[0]]
                 if shapes[source] != reads:
                     raise self._fail(
-                        f"node '{step.name}' reads {_text(reads)}, but '{source}' gives {_text(shapes[source])}"
+                        f"node '{step.name}' reads {shape_text(reads)}, "
+                        f"but '{source}' gives {shape_text(shapes[source])}"
                     )

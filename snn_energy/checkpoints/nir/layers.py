@@ -10,21 +10,23 @@ import torch
 from torch import nn
 
 from snn_energy.checkpoints.nir.nodes import Scale, SumPool2d
-from snn_energy.checkpoints.nir.read import Array, Params, Shape, _text
+from snn_energy.checkpoints.nir.read import Array, Params, Shape, shape_text
 
 
-def _flatten_shape(value: Any) -> Shape | None:
+def flatten_shape(value: Any) -> Shape | None:
+    """The shape that a Flatten node reads; None where it does not say."""
     found = value.get("input") if isinstance(value, Mapping) else value
-    return None if found is None else _shape(found)
+    return None if found is None else shape_tuple(found)
 
 
-def _shape(value: Any) -> Shape:
+def shape_tuple(value: Any) -> Shape:
+    """A shape as a file holds it, as a tuple."""
     return tuple(int(v) for v in np.asarray(value).reshape(-1))
 
 
 def _sizes(value: Any, axes: int) -> Shape:
     """One whole number, or one per axis."""
-    found = _shape(value)
+    found = shape_tuple(value)
     found = found * axes if len(found) == 1 else found
     if len(found) != axes or min(found) < 0:
         raise ValueError(f"{found} must be {axes} whole numbers")
@@ -67,7 +69,7 @@ def _filled(layer: nn.Module, weight: Array, bias: Array) -> nn.Module:
         layer.weight.copy_(torch.tensor(weight, dtype=torch.float32))  # type: ignore[operator]
         if layer.bias is not None:
             if bias.shape != (weight.shape[0],):
-                raise ValueError(f"its bias is {_text(bias.shape)}, not {weight.shape[0]}")
+                raise ValueError(f"its bias is {shape_text(bias.shape)}, not {weight.shape[0]}")
             layer.bias.copy_(torch.tensor(bias, dtype=torch.float32))  # type: ignore[operator]
     return layer
 
@@ -89,7 +91,7 @@ def _average_pool(params: Params) -> nn.Module:
     return nn.AvgPool2d((kernel[0], kernel[1]), (stride[0], stride[1]), (padding[0], padding[1]))
 
 
-_PLAIN: Mapping[str, Callable[[Params], nn.Module]] = {
+PLAIN_NODES: Mapping[str, Callable[[Params], nn.Module]] = {
     "Affine": _linear,
     "AvgPool2d": _average_pool,
     "Conv1d": lambda params: _convolution(params, 1),

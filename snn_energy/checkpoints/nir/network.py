@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from snn_energy.checkpoints.nir.nodes import Delay, NIRIntegrator, NIRThreshold
-from snn_energy.checkpoints.nir.read import Shape, _text
+from snn_energy.checkpoints.nir.read import Shape, shape_text
 from snn_energy.core.errors import DataError
 
 
@@ -53,7 +53,7 @@ class NIRNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """x: (B, ...) input of one time step. A tuple where the graph has several outputs. Raises DataError."""
         if tuple(x.shape[1:]) != self.input_shape:
-            raise DataError(f"the graph reads (B, {_text(self.input_shape)}) in every step, not {tuple(x.shape)}")
+            raise DataError(f"the graph reads (B, {shape_text(self.input_shape)}) in every step, not {tuple(x.shape)}")
         values = {self.entry: x}
         for step in self.steps:
             read = [values[name] for name in step.reads]

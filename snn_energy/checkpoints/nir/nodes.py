@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snn_energy.checkpoints.nir.read import Array, Params, Shape, _tensor
+from snn_energy.checkpoints.nir.read import Array, Params, Shape, as_tensor
 
 Rule = Literal["nir", "sinabs"]
 Reset = Literal["file", "subtract", "v_reset"]
@@ -59,7 +59,7 @@ class NIRIntegrator(nn.Module):
     def _hold(self, name: str, values: Array | None, neutral: float | None) -> None:
         """A constant as a buffer; None where it changes nothing. One number where all neurons have the same."""
         is_neutral = values is None or (neutral is not None and bool((values == neutral).all()))
-        self.register_buffer(name, None if is_neutral else _tensor(values), persistent=False)
+        self.register_buffer(name, None if is_neutral else as_tensor(values), persistent=False)
 
     def reset_state(self) -> None:
         """Forget the potential: the next step starts at rest."""
@@ -129,7 +129,7 @@ class NIRThreshold(nn.Module):
 
     def __init__(self, params: Params) -> None:
         super().__init__()
-        self.register_buffer("v_threshold", _tensor(params["threshold"]), persistent=False)
+        self.register_buffer("v_threshold", as_tensor(params["threshold"]), persistent=False)
 
     def reset_state(self) -> None:
         """There is none."""
@@ -160,7 +160,7 @@ class Scale(nn.Module):
 
     def __init__(self, scale: Array) -> None:
         super().__init__()
-        self.register_buffer("scale", _tensor(scale), persistent=False)
+        self.register_buffer("scale", as_tensor(scale), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, ...)."""

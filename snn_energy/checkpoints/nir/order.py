@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from torch import nn
 
-from snn_energy.checkpoints.nir.layers import _flatten_shape, _shape
+from snn_energy.checkpoints.nir.layers import flatten_shape, shape_tuple
 from snn_energy.checkpoints.nir.network import NIRNetwork
-from snn_energy.checkpoints.nir.read import _PER_ELEMENT, Params, Shape
+from snn_energy.checkpoints.nir.read import PER_ELEMENT, Params, Shape
 
 
-def _depths(leads: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
+def depths_of(leads: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
     """How many edges lie between the input and every node that it reaches."""
     depth, waiting = {entry: 0}, deque([entry])
     while waiting:
@@ -26,7 +26,7 @@ def _depths(leads: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
     return depth
 
 
-def _depth_first(leads: Mapping[str, Sequence[str]], entry: str) -> tuple[list[str], set[tuple[str, str]]]:
+def depth_first(leads: Mapping[str, Sequence[str]], entry: str) -> tuple[list[str], set[tuple[str, str]]]:
     """A topological order, and the edges that lead back to a node on the way: without them there is no cycle."""
     finished: list[str] = []
     closing: set[tuple[str, str]] = set()
@@ -48,7 +48,7 @@ def _depth_first(leads: Mapping[str, Sequence[str]], entry: str) -> tuple[list[s
     return finished[::-1], closing
 
 
-def _loop_among(names: set[str], leads: Mapping[str, Sequence[str]]) -> list[str]:
+def loop_among(names: set[str], leads: Mapping[str, Sequence[str]]) -> list[str]:
     """Nodes of cycles within ``names`` (and between two of them); empty where there is none."""
     left = set(names)
     while True:
@@ -59,7 +59,7 @@ def _loop_among(names: set[str], leads: Mapping[str, Sequence[str]]) -> list[str
         left = inner
 
 
-def _legal_names(names: Iterable[str]) -> dict[str, str]:
+def legal_names(names: Iterable[str]) -> dict[str, str]:
     """Names of nodes -> names of submodules, all different: no dots, and none that a module has already."""
     legal: dict[str, str] = {}
     taken = {"steps", "entry", "exits", "input_shape", "kept", "before"}
@@ -72,18 +72,18 @@ def _legal_names(names: Iterable[str]) -> dict[str, str]:
     return legal
 
 
-def _reads(node: Params, shape: Shape) -> Shape | None:
+def reads_of(node: Params, shape: Shape) -> Shape | None:
     """The shape that a node says it reads, given what comes; None where it does not say."""
     kind = node["type"]
     if kind in ("Input", "Output", "Port"):
-        return _shape(node["shape"])
+        return shape_tuple(node["shape"])
     if kind in ("Affine", "Linear"):
         return (int(np.shape(node["weight"])[-1]),)
     if kind == "Flatten":
-        return None if node.get("input_type") is None else _flatten_shape(node["input_type"])
+        return None if node.get("input_type") is None else flatten_shape(node["input_type"])
     if kind in ("Conv1d", "Conv2d"):
         given = node.get("input_shape")
-        return None if given is None or not shape else (shape[0], *_shape(given))
-    own = {np.shape(node[key]) for key in _PER_ELEMENT if node.get(key) is not None}
+        return None if given is None or not shape else (shape[0], *shape_tuple(given))
+    own = {np.shape(node[key]) for key in PER_ELEMENT if node.get(key) is not None}
     large = {found for found in own if math.prod(found) != 1}  # one number serves all elements
     return next(iter(sorted(large, key=lambda found: found == shape)), None)  # one that does not fit first

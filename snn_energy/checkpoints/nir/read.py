@@ -22,7 +22,7 @@ MAX_DEPTH = 16  # of graphs within graphs
 MAX_EXPANSION = 1100  # of bytes in a file to bytes in memory; gzip does not get above 1032
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
     """The root node of a .nir file as nested dicts, whatever version of nir wrote it. Raises CheckpointError."""
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "no such file"
@@ -63,7 +63,7 @@ def _read_node(h5py: Any, group: Any, path: Path, depth: int) -> dict[str, Any]:
     return found
 
 
-def _read_graph(graph: Any) -> dict[str, Any]:
+def read_graph(graph: Any) -> dict[str, Any]:
     """A graph of the nir package in memory. Raises CheckpointError for anything else."""
     if not hasattr(graph, "nodes") or not callable(getattr(graph, "to_dict", None)):
         raise CheckpointError(f"load_nir wants the path of a .nir file or a nir.NIRGraph, not {type(graph).__name__}")
@@ -72,7 +72,7 @@ def _read_graph(graph: Any) -> dict[str, Any]:
 
 
 # type -> the fields that it must have
-_FIELDS: Mapping[str, tuple[str, ...]] = {
+NODE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "Affine": ("weight", "bias"),
     "AvgPool2d": ("kernel_size", "stride", "padding"),
     "Conv1d": ("weight", "bias", "stride", "padding", "dilation", "groups"),
@@ -93,19 +93,32 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
     "SumPool2d": ("kernel_size", "stride", "padding"),
     "Threshold": ("threshold",),
 }
-_OPTIONAL = ("w_in", "v_reset")
-_SPIKING = ("IF", "LIF", "CubaLIF")
-_STATEFUL = (*_SPIKING, "I", "LI", "CubaLI", "Delay")
-_PER_ELEMENT = ("r", "tau", "tau_mem", "tau_syn", "v_leak", "v_threshold", "v_reset", "w_in", "scale", "delay",
+OPTIONAL_FIELDS = ("w_in", "v_reset")
+SPIKING_NODES = ("IF", "LIF", "CubaLIF")
+STATEFUL_NODES = (*SPIKING_NODES, "I", "LI", "CubaLI", "Delay")
+PER_ELEMENT = ("r", "tau", "tau_mem", "tau_syn", "v_leak", "v_threshold", "v_reset", "w_in", "scale", "delay",
                 "threshold")  # fmt: skip
-_NUMBERS = ("weight", "bias", "r", "tau", "tau_mem", "tau_syn", "v_leak", "v_threshold", "v_reset", "w_in", "scale")
+NUMERIC = (
+    "weight",
+    "bias",
+    "r",
+    "tau",
+    "tau_mem",
+    "tau_syn",
+    "v_leak",
+    "v_threshold",
+    "v_reset",
+    "w_in",
+    "scale",
+)
 
 
-def _text(shape: Shape) -> str:
+def shape_text(shape: Shape) -> str:
+    """``(2, 8, 8)`` -> ``2x8x8``."""
     return "x".join(map(str, shape)) or "a single number"
 
 
-def _tensor(values: Array | None) -> Tensor:
+def as_tensor(values: Array | None) -> Tensor:
     """float32; a single number where all are the same."""
     found = np.asarray(values, np.float64)
     if found.size and bool((found == found.flat[0]).all()):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler.discovery.observe import Heard, _listen, neurons_heard
-from snn_energy.profiler.discovery.weights_guard import _weights_kept
+from snn_energy.profiler.discovery.observe import Heard, neurons_heard, observe_run
+from snn_energy.profiler.discovery.weights_guard import weights_kept
 from snn_energy.profiler.neurons.known import (
     hides_work,
     holds_weights,
@@ -84,7 +84,7 @@ def settle(
     several neurons speak for different ones; the message says how to declare it.
     """
     require_one_argument(model, x)
-    with _weights_kept(model):
+    with weights_kept(model):
         settled = _settle(model, x, time, time_steps, named, has_time)
         _require_repeatable(model, x, settled)
     return settled
@@ -154,7 +154,7 @@ def _settle(
         try:
             names = [*spiking, *unknown, *weighted]
             runs = [
-                _listen(model, names, MODES[mode].first_samples(x, n, steps or 1), MODES[mode], steps or 1)
+                observe_run(model, names, MODES[mode].first_samples(x, n, steps or 1), MODES[mode], steps or 1)
                 for n in SAMPLES
             ]
         except Exception as error:  # noqa: BLE001 a shape that the model cannot take: this reading does not fit
@@ -200,7 +200,7 @@ def _settle_as_declared(
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
             some = x if samples is None else MODES[time].first_samples(x, samples, steps)
-            run = _listen(model, [*unknown, *named], some, MODES[time], steps)
+            run = observe_run(model, [*unknown, *named], some, MODES[time], steps)
         except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
             continue
         _require_bare(run, spiking)

@@ -34,7 +34,7 @@ class Heard:
 
 
 @torch.no_grad()
-def _listen(model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int) -> dict[str, Heard]:
+def observe_run(model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int) -> dict[str, Heard]:
     """Run the model on a few samples, from rest; what the named modules did."""
     heard = {name: Heard(is_known=known_class(model.get_submodule(name)) is not None) for name in names}
     state = State(model)

@@ -15,7 +15,7 @@ MOST_COPIED = 50_000_000  # weights
 
 
 @contextmanager
-def _weights_kept(model: nn.Module) -> Iterator[None]:
+def weights_kept(model: nn.Module) -> Iterator[None]:
     """Raises ProfilingError where a forward has changed weights: nobody could count it then. Puts them back.
 
     Of networks with more than ``MOST_COPIED`` weights no copy is made: a change is seen by torch's own count of

@@ -14,6 +14,7 @@ from snn_energy.core.groups import layer_group
 from snn_energy.core.kinds import KINDS, ZERO, Values, join, of_loader
 from snn_energy.counts.columns import COLUMNS, INTEGRATES, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
+from snn_energy.counts.notes import emitted as emitted_note
 from snn_energy.counts.sample_store import SampleRows
 from snn_energy.profiler.axes.needed_steps import Node, Steps, needed_steps
 from snn_energy.profiler.results.part import Operation, Part, Side, Work
@@ -202,7 +203,7 @@ def _row(
         note = INTEGRATES
     elif (item.layer, "emitted") in whole.values and item.op == "neuron":
         emitted = whole.values[item.layer, "emitted"]
-        note = "" if emitted.kind == "binary" else emits(emitted)
+        note = "" if emitted.kind == "binary" else emitted_note(emitted.kind, emitted.max_k)
     known = item.op != "unsupported"
 
     def work_of(per_sample: int) -> list[int]:
@@ -226,11 +227,3 @@ def _row(
         "reduction": item.reduction, "out_channels": item.out_channels, "positions": item.positions,
         "groups": item.groups, "feeds_neuron": item.feeds_neuron, "note": note,
     }  # fmt: skip
-
-
-def emits(values: Values) -> str:
-    """Note of a neuron that gives something else than 0 and one constant."""
-    if values.kind == "integer":
-        return f"emits up to {values.max_k} spikes per step; spikes counts the neurons that fired"
-    also = " (or more spikes per step than max_k)" if values.kind == "real" else ""
-    return f"emits {values.kind} values{also}; spikes counts those that are not zero"

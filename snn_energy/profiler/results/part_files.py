@@ -21,7 +21,7 @@ from snn_energy.counts.columns import smallest
 from snn_energy.profiler.results.part import Operation, Part, Work
 
 FORMAT = 1
-_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
+PART_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
 
 
 def parts_path(output: str | Path) -> Path:
@@ -115,19 +115,19 @@ def _require_same_run(path: Path, found: Mapping[str, Any], run: Mapping[str, An
 
 def remove_parts(folder: str | Path) -> None:
     """Delete the parts of a run that is done, and what a killed one left half-written; other files stay."""
-    for path in _part_files(Path(folder), half_written=True):
+    for path in part_files_in(Path(folder), half_written=True):
         with contextlib.suppress(OSError):
             path.unlink()
     with contextlib.suppress(OSError):
         Path(folder).rmdir()
 
 
-def _part_files(folder: Path, *, half_written: bool = False) -> list[Path]:
+def part_files_in(folder: Path, *, half_written: bool = False) -> list[Path]:
     """The parts in a folder, in the order of their samples."""
     try:
-        found = sorted(path for path in folder.iterdir() if _NAME.match(path.name))
+        found = sorted(path for path in folder.iterdir() if PART_NAME.match(path.name))
     except FileNotFoundError:
         return []
     except OSError as error:
         raise OutputError(f"{folder}: cannot be read as the folder of a run's parts ({error.strerror})") from error
-    return [path for path in found if half_written or (_NAME.fullmatch(path.name) and path.name[0] != ".")]
+    return [path for path in found if half_written or (PART_NAME.fullmatch(path.name) and path.name[0] != ".")]

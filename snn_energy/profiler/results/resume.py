@@ -18,7 +18,7 @@ from snn_energy.core.errors import CountsError
 from snn_energy.core.files import locked, make_folder
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.results.part import Part, Run
-from snn_energy.profiler.results.part_files import _NAME, _part_files, read_part, write_part
+from snn_energy.profiler.results.part_files import PART_NAME, part_files_in, read_part, write_part
 
 if TYPE_CHECKING:
     from snn_energy.running.processes import Processes
@@ -81,7 +81,7 @@ class Parts:
 
     def files(self) -> list[Path]:
         """The parts that are files."""
-        return [] if self.folder is None else _part_files(self.folder)
+        return [] if self.folder is None else part_files_in(self.folder)
 
     def __iter__(self) -> Iterator[Part]:
         """All parts in the order of their samples, one at a time in memory. Raises CountsError."""
@@ -153,7 +153,7 @@ def open_parts(
         found: list[Run] = []
         if is_first:
             stack.enter_context(locked(make_folder(place)))
-            paths = _part_files(place)
+            paths = part_files_in(place)
             found = covered(paths)
             for path in paths:
                 read_part(path, run)
@@ -174,7 +174,7 @@ def covered(paths: Sequence[Path]) -> list[Run]:
     """The samples of part files, in order, by their names. Raises CountsError where two parts overlap."""
     runs = []
     for path in paths:
-        match = _NAME.fullmatch(path.name)
+        match = PART_NAME.fullmatch(path.name)
         if match is not None:
             runs.append((int(match[1]), int(match[2])))
     for path, (_, stop), (start, _) in zip(paths, runs, runs[1:], strict=False):

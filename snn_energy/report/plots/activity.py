@@ -34,7 +34,7 @@ def activity_map(networks: Mapping[str, Counts]) -> Figure:
         for ax, (label, (names, rate)) in zip(axes, rates.items(), strict=True):
             image = ax.imshow(rate, cmap=ACTIVITY, vmin=0, vmax=top, aspect="auto", interpolation="nearest")
             for y, x in np.argwhere(np.isnan(rate)):
-                ax.add_patch(_masked_cell(x, y))
+                ax.add_patch(masked_cell(x, y))
             ax.set_xticks(range(rate.shape[1]), [str(t) for t in range(rate.shape[1])])
             ax.set_yticks(range(len(names)), names, fontsize=6)
             ax.set_xlabel("time step")
@@ -48,7 +48,8 @@ def activity_map(networks: Mapping[str, Counts]) -> Figure:
     return figure
 
 
-def _masked_cell(x: int, y: int) -> Rectangle:
+def masked_cell(x: int, y: int) -> Rectangle:
+    """The hatched cell of a masked time step."""
     return Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=MASKED, edgecolor="#777777", hatch="////", linewidth=0)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from snn_energy.report.plots.activity import _masked_cell
+from snn_energy.report.plots.activity import masked_cell
 from snn_energy.report.plots.style import STYLE
 
 TIME_LINES = ("-", (0, (5, 1)), (0, (2, 1)), (0, (4, 1, 1, 1)))  # told apart by dashes as well as by colour
@@ -153,7 +153,7 @@ def _cosine_map(
     ax.imshow(values, cmap="cividis", vmin=lowest, vmax=1, aspect="auto", interpolation="nearest")
     for (y, x), value in np.ndenumerate(values):
         if np.isnan(value):
-            ax.add_patch(_masked_cell(x, y))
+            ax.add_patch(masked_cell(x, y))
             continue
         text = f"({value:.2f})" if masked[y, x] else f"{value:.2f}"
         colour = "white" if (value - lowest) / (1 - lowest) < 0.5 else "black"

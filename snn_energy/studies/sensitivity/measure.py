@@ -21,18 +21,20 @@ from snn_energy.core.groups import GROUPS, layer_group
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.report.tables import csv
+from snn_energy.running.accuracy import count_hits
+from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
 from snn_energy.running.module_state import State
 from snn_energy.studies.sensitivity.figures import MOST_BINS, RANGE, StepFigures, merged, step_figures
 from snn_energy.studies.sensitivity.recommend import (
     POINTS,
     THRESHOLD,
-    _form,
-    _name_of,
-    _notes,
-    _rows,
     cut_rows,
+    figure_rows,
     firing_level,
     group_rows,
+    labels_text,
+    model_title,
+    notes_on,
     recommend,
 )
 
@@ -163,9 +165,9 @@ def _cut_answers(
     run: Run, x: Tensor, labels: Tensor, out: Any, members: Mapping[str, list[LIF]], time_steps: int
 ) -> dict[str, NDArray[np.int64]]:
     """Group -> (T,) right answers with the group's spikes zeroed from step 1, 2, ... on; the last one: not at all."""
-    whole = right_answers(out, labels)
+    whole = count_hits(out, labels)
     return {
-        group: np.array([*(right_answers(run(x, ending(layers, k)), labels) for k in range(1, time_steps)), whole])
+        group: np.array([*(count_hits(run(x, ending(layers, k)), labels) for k in range(1, time_steps)), whole])
         for group, layers in members.items()
     }
 
@@ -198,7 +200,7 @@ def measure(
     names, members = inputs.names, inputs.by_group()
     samples, labelled, hits = 0, False, dict[str, NDArray[np.int64]]()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    with _as_evaluated(model) as run:
+    with _forwards(model) as run:
         for batch in loader:
             x, y = _images_of(batch).to(device), _labels_of(batch) if cut else None
             inputs.shapes.clear()
@@ -219,15 +221,15 @@ def measure(
     if not found:
         raise ProfilingError("no LIF or DTSS layer got any input; the loader gave no samples, or none reach a layer")
     measured = {name: layer for layer, name in names.items() if name in found}
-    rows = _rows(measured, found, inputs.levels)
+    rows = figure_rows(measured, found, inputs.levels)
     return Sensitivity(
         rows,
         counts=np.stack([step.histogram for name in measured for step in found[name]]),
         edges=np.linspace(-RANGE, RANGE, bins + 1),
         samples=samples,
         time_steps=len(next(iter(found.values()))),
-        title=_name_of(model),
-        notes=tuple(_notes(rows, [name for name in names.values() if name not in found], cut, labelled)),
+        title=model_title(model),
+        notes=tuple(notes_on(rows, [name for name in names.values() if name not in found], cut, labelled)),
         hits={group: tuple(hits[group].tolist()) for group in GROUPS if labelled and group in set(rows["group"])},
     )
 
@@ -284,24 +286,19 @@ def ending(layers: Iterable[LIF], kept: int) -> Iterator[RemovableHandle]:
     return (layer.register_forward_hook(end) for layer in layers)
 
 
-def right_answers(logits: Tensor, labels: Tensor) -> int:
-    """How many of the logits (B, classes) have their maximum at the label (B,)."""
-    return int((logits.argmax(1).cpu() == labels).sum())
-
-
 def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
     """(B,) int64 labels on the CPU. Raises ProfilingError where they or the network's output do not fit a batch."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples or not logits.isfinite().all():
         raise ProfilingError(
-            f"to count right answers the network must give finite logits ({samples}, classes), not {_form(logits)}; "
-            "mend it or measure with cut=False"
+            f"to count right answers the network must give finite logits ({samples}, classes), "
+            f"not {labels_text(logits)}; mend it or measure with cut=False"
         )
     try:
         labels = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {_form(y)}") from error
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {labels_text(y)}") from error
     if labels.shape != (samples,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {_form(labels)}")
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {labels_text(labels)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise ProfilingError(
@@ -312,13 +309,7 @@ def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
 
 def _require_arguments(model: Any, loader: Any, bins: Any) -> None:
     """Raise ProfilingError for arguments of the wrong sort."""
-    if not isinstance(model, nn.Module):
-        raise ProfilingError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    if isinstance(loader, (Tensor, str)) or not isinstance(loader, Iterable):
-        what = (
-            "one tensor; give a list of batches, such as [x]" if isinstance(loader, Tensor) else type(loader).__name__
-        )
-        raise ProfilingError(f"loader must be an iterable of x or (x, y) batches, not {what}")
+    require_model_and_loader(model, loader)
     if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
         raise ProfilingError(f"bins must be a whole number from 1 to {MOST_BINS}, not {bins!r}")
 
@@ -357,7 +348,7 @@ Run = Callable[[Tensor, Iterable[RemovableHandle]], Any]
 
 
 @contextmanager
-def _as_evaluated(model: nn.Module) -> Iterator[Run]:
+def _forwards(model: nn.Module) -> Iterator[Run]:
     """run(x, hooks): a forward of a copy of x under hooks, in eval mode without gradients, from the state at hand now.
 
     State and every module's own mode are as before afterwards. Hooks keep a DTSS network from skipping steps.
@@ -369,15 +360,11 @@ def _as_evaluated(model: nn.Module) -> Iterator[Run]:
         with _hooked(hooks):
             return model(x.clone())
 
-    modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), as_evaluated(model):
             yield run
     finally:
         state.restore()
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -187,7 +187,7 @@ def _by_group(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(group=rows["group"].astype(order))
 
 
-def _rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], levels: dict[str, float]) -> pd.DataFrame:
+def figure_rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], levels: dict[str, float]) -> pd.DataFrame:
     """The frame of ``Sensitivity.to_frame``."""
     rows: list[dict[str, Any]] = []
     for name, layer in layers.items():
@@ -223,7 +223,7 @@ def _rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], levels: d
     return pd.DataFrame(rows)
 
 
-def _notes(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
+def notes_on(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
     """Lines on what makes the figures say less than they seem to."""
     if (rows["neuron"] == "DTSS").any():
         masked = int((~rows["active"]).sum())
@@ -259,10 +259,11 @@ def _some(names: Iterable[str]) -> str:
     return ", ".join(unique[:3]) + (f" and {len(unique) - 3} more" if len(unique) > 3 else "")
 
 
-def _name_of(model: nn.Module) -> str:
+def model_title(model: nn.Module) -> str:
+    """The registry name of a network of ours, else its class."""
     return model.config.name if isinstance(model, Spikformer) else type(model).__name__
 
 
-def _form(value: Any) -> str:
+def labels_text(value: Any) -> str:
     """What a tensor or another thing is, for an error."""
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
