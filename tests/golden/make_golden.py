@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 import snn_energy as se
-from snn_energy.datasets.open import load_images
+from snn_energy.datasets import load_images
 from snn_energy.models.neurons import DTSS, LIF
 
 ROOT = Path(__file__).parents[2]
