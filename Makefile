@@ -41,7 +41,8 @@ test: $(PEERS)
 
 # What a change breaks first: rules, formulas, formats, layout. Under a minute.
 test-quick: $(PEERS)
-	$(PYTEST) $(addprefix tests/,contract core counts hardware pricing running report profiler/test_timesteps.py profiler/test_counting_oracle.py)
+	$(PYTEST) $(addprefix tests/,contract core counts hardware running pricing/test_energy.py profiler/rules \
+	  profiler/tracking profiler/values profiler/test_timesteps.py)
 
 check: $(PEERS)
 	$(BIN)/ruff format --check snn_energy tests
