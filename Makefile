@@ -65,7 +65,7 @@ format: $(STAMP)
 
 bench: $(PEERS)
 	$(BIN)/python tests/bench/bench_training.py
-	$(BIN)/python tests/bench/bench.py
+	PYTHONPATH=tests/oracles:tests/networks $(BIN)/python tests/bench/bench.py
 
 gpu: $(PEERS)
 	$(BIN)/python tests/bench/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
