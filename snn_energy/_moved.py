@@ -23,7 +23,14 @@ MOVED: dict[str, tuple[str, ...]] = {
     "demo": ("studies.demo",),
     "distributions": ("paper.step_distributions",),
     "early_exit": ("analysis.exit_energy", "studies.early_exit_run"),
-    "energy": ("pricing.energy", "pricing.charged_work", "pricing.policies", "pricing.actions", "counts.transforms"),
+    "energy": (
+        "pricing.energy",
+        "pricing.charged_work",
+        "pricing.left_out",
+        "pricing.policies",
+        "pricing.actions",
+        "counts.transforms",
+    ),
     "errors": ("core.errors",),
     "events": ("datasets.events",),
     "files": ("core.files",),
@@ -51,6 +58,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     ),
     "profile_run": ("jobs.profile_run",),
     "profiler.accuracy": ("running.accuracy",),
+    "profiler.belief": ("profiler.inspection_report",),
     "profiler.counting": ("profiler.values.exact_sums",),
     "profiler.frameworks": ("profiler.neurons.known", "profiler.neurons.spec"),
     "profiler.inspection": ("profiler.discovery.interpret", "running.time_mode", "profiler.discovery.observe"),
@@ -62,7 +70,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "profiler.timesteps": ("profiler.axes.roles", "profiler.axes.needed_steps", "core.vocabulary"),
     "profiler.trace": ("profiler.values.traces", "profiler.tracking.operation_log", "profiler.tracking.call_cache"),
     "profiler.walker": ("profiler.counting_mode",),
-    "published": ("counts.published", "counts.published_schema"),
+    "published": ("counts.published", "counts.published_schema", "counts.published_amounts"),
     "record": ("paper.record",),
     "references": ("jobs.references",),
     "reproduce": ("paper.reproduce",),
@@ -76,7 +84,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "training.trio": ("studies.trio",),
     "uncertainty": ("analysis.uncertainty",),
     "weights_file": ("checkpoints.weights_file", "checkpoints.inert_pickle"),
-    "work": ("pricing.charged_work",),
+    "work": ("pricing.charged_work", "pricing.left_out"),
     "yaml_file": ("core.yaml_file",),
 }
 
@@ -92,7 +100,16 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "latency": {"Places": "LayerRows", "imbalance": "lane_imbalance", "places_of": "layer_rows_of"},
     "memory": {"Charge": "ActionCount", "Flow": "TensorTraffic", "Work": "ChargedWork", "homes": "assign_levels"},
+    "profile_run": {"Asked": "ProfileRequest"},
+    "profiler.belief": {"Belief": "InspectionReport"},
+    "profiler.inspection": {"Heard": "ModuleObservation", "Settled": "Interpretation", "settle": "interpret"},
+    "profiler.kinds": {"Values": "ValueSet", "join": "least_upper_bound", "of_loader": "check_declared_kind"},
+    "profiler.parts": {"Part": "PartialCounts"},
+    "profiler.profile": {"settle_first": "interpret_first"},
+    "profiler.timesteps": {"Steps": "StepMask"},
+    "record": {"Record": "PublishedRecord"},
     "work": {"Array": "FloatArray", "Work": "ChargedWork"},
+    "yaml_file": {"Record": "StrictModel", "fault": "schema_error"},
 }
 
 

@@ -30,10 +30,10 @@ from snn_energy.pricing.charged_work import (
     FloatArray,
     charged_work,
     column,
-    layers_left_out,
 )
 from snn_energy.pricing.cycles import layer_rows_of, static_power_w, total_cycles
 from snn_energy.pricing.energy import all_charges
+from snn_energy.pricing.left_out import layers_left_out
 from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
 from snn_energy.pricing.pricing import TOTAL, over_rows, price_charges
 

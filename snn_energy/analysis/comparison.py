@@ -13,8 +13,8 @@ from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import layers_left_out
 from snn_energy.pricing.energy import Energy, estimate, price_counts
+from snn_energy.pricing.left_out import layers_left_out
 from snn_energy.pricing.memory import variants_of
 from snn_energy.pricing.policies import Policies, PolicyOptions
 
@@ -71,8 +71,8 @@ class Comparison:
         for key in ("dataset", "split", "data_note", "samples", "input_kind"):
             values = {label: energy.counts.header.get(key) for label, energy in self.energies.items()}
             if len({str(value) for value in values.values()}) > 1:
-                told = ", ".join(f"{label} {value}" for label, value in values.items())
-                found.append(f"the networks were counted on different {key.replace('_', ' ')}: {told}")
+                text = ", ".join(f"{label} {value}" for label, value in values.items())
+                found.append(f"the networks were counted on different {key.replace('_', ' ')}: {text}")
         return found
 
     def memory_range(self) -> pd.DataFrame:

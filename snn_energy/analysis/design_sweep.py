@@ -39,10 +39,11 @@ from snn_energy.hardware.quantities import (
 )
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.actions import ActionCount
-from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, FloatArray, charged_work, layers_left_out
+from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, FloatArray, charged_work
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.cycles import LayerRows, flat, layer_rows_of, total_cycles
 from snn_energy.pricing.energy import prices_arithmetic, published_accesses, refuse_unpriced
+from snn_energy.pricing.left_out import layers_left_out
 from snn_energy.pricing.memory import accesses
 from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
 from snn_energy.pricing.pricing import BY_SUM, over_rows, price_charges
@@ -360,15 +361,15 @@ def sweep(
     named = _named(counts)
     if not named:
         raise SnnEnergyError("nothing to sweep: give at least one network")
-    asked = _fields(fields, profile)
-    twice = next((f.key for i, f in enumerate(asked) if f.key in [g.key for g in asked[:i]]), None)
+    swept = _fields(fields, profile)
+    twice = next((f.key for i, f in enumerate(swept) if f.key in [g.key for g in swept[:i]]), None)
     if twice is not None:
         raise SnnEnergyError(f"{twice}: is swept twice; give all its values at once")
-    if not combine and len({len(f.values) for f in asked}) > 1:
+    if not combine and len({len(f.values) for f in swept}) > 1:
         raise SnnEnergyError("without combining them, all fields need the same number of values")
-    points = grid(asked) if combine else list(asked)
+    points = grid(swept) if combine else list(swept)
     for c in named.values():
-        _check_given(c, asked)
+        _check_given(c, swept)
     tables = []
     for (label, c), left in zip(named.items(), layers_left_out(list(named.values()), without), strict=True):
         found = totals(c, profile, chosen, points, left)
@@ -388,9 +389,9 @@ def sweep(
 
 def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
     """Refuse (SnnEnergyError) to sweep the write price of accesses that were counted as either: they go by the read."""
-    untold = {f"memory.levels.{e['level']}.write" for e in counts.head.accesses if e["action"] == "accesses"}
+    unresolved = {f"memory.levels.{e['level']}.write" for e in counts.head.accesses if e["action"] == "accesses"}
     for field in fields:
-        if field.key in untold:
+        if field.key in unresolved:
             raise SnnEnergyError(
                 f"{field.key}: {counts.model} does not tell reads from writes; sweep "
                 f"{field.key.removesuffix('write')}read, which stands for both"

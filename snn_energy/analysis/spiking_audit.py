@@ -33,9 +33,10 @@ from snn_energy.counts.notes import (
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, column, left_out
+from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, column
 from snn_energy.pricing.compute import compute_charges
 from snn_energy.pricing.energy import prices_arithmetic
+from snn_energy.pricing.left_out import left_out
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
 from snn_energy.pricing.pricing import TOTAL, price_charges
 
@@ -65,7 +66,7 @@ CATEGORIES = (
 )  # fmt: skip
 PURE = ""  # category of what a spiking network may do
 
-UNTOLD = "these counts do not say"
+NOT_RECORDED = "these counts do not say"
 _MAXIMA = frozenset(("max", "amax", "maximum", "fmax"))
 _MAX_OVER: Mapping[Nature | None, str] = {
     "real values": REAL_MAX, "averages of spikes": REAL_MAX, "sums of spikes": MAX_OF_SUMS,
@@ -146,13 +147,13 @@ class Audit:
         impure = weighted[weighted["category"] != PURE]
         binary = len(weighted) - len(impure)
         read = "binary spikes" if self.is_spiking else "binary values"
-        told = f"{binary} of {len(weighted)} weight layers and products read {read}"
+        text = f"{binary} of {len(weighted)} weight layers and products read {read}"
         if not self.is_spiking:
-            told = f"the counts of {self.counts.model} know no spiking neurons; {told}"
+            text = f"the counts of {self.counts.model} know no spiking neurons; {text}"
         if not len(impure):
-            return f"{told} alone"
+            return f"{text} alone"
         does = "does" if len(impure) == 1 else "do"
-        return f"{told}; {len(impure)} {does} not and {_carry(len(impure))} {self._shares_told(impure)}"
+        return f"{text}; {len(impure)} {does} not and {_carry(len(impure))} {self._shares_text(impure)}"
 
     def verdict_elementwise(self) -> str:
         """The same of the operations that are neither weight layers nor products; empty where there is no finding."""
@@ -161,11 +162,11 @@ class Audit:
             return ""
         priced = beside[beside["energy_pj_ac"].notna()]
         unpriced = len(beside) - len(priced)
-        told = f"{len(beside)} further {'finding lies' if len(beside) == 1 else 'findings lie'} outside them"
-        carried = f"; {len(priced)} of these {_carry(len(priced))} {self._shares_told(priced)}" if len(priced) else ""
-        return f"{told}{carried}" + (f"; {self.hardware.name} has no price for {unpriced} of these" * bool(unpriced))
+        text = f"{len(beside)} further {'finding lies' if len(beside) == 1 else 'findings lie'} outside them"
+        carried = f"; {len(priced)} of these {_carry(len(priced))} {self._shares_text(priced)}" if len(priced) else ""
+        return f"{text}{carried}" + (f"; {self.hardware.name} has no price for {unpriced} of these" * bool(unpriced))
 
-    def _shares_told(self, operations: pd.DataFrame) -> str:
+    def _shares_text(self, operations: pd.DataFrame) -> str:
         shares = self.shares(operations)
         texts = {p: "an unknown share" if s is None else f"{100 * s:.3g} %" for p, s in shares.items()}
         if len(set(texts.values())) == 1:
@@ -296,7 +297,7 @@ def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps
     """What a row of the counts is, and why."""
     op, note = row["op"], str(row["note"])
     if op == "unsupported":
-        return UNSUPPORTED, note or UNTOLD
+        return UNSUPPORTED, note or NOT_RECORDED
     if op in OPERATIONS:
         return _of_operation(row, note, is_repeated, time_steps)
     if op == "neuron":
@@ -320,9 +321,9 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
     if kind == "real" and average_read(note) == "spikes":
         return AVERAGE_BEFORE_WEIGHTS, note
     if kind == "real" and average_read(note) == "unknown values":
-        return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {UNTOLD}"
+        return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {NOT_RECORDED}"
     if kind == "real":
-        return REAL_INPUT, note or f"real, why {UNTOLD}"
+        return REAL_INPUT, note or f"real, why {NOT_RECORDED}"
     if is_product and other != "binary":
         return MIXED_PRODUCT, "one operand is binary, the other unknown" if other is None else (
             f"one operand is binary, the other {other}"
@@ -332,27 +333,27 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
 
 def _of_elementwise(op: str, note: str) -> tuple[str, str]:
     if op == "norm" and "batch_norm" in note:
-        return UNFOLDED_NORM, note if says_why_unfolded(note) else f"{note}, why {UNTOLD}"
+        return UNFOLDED_NORM, note if says_why_unfolded(note) else f"{note}, why {NOT_RECORDED}"
     parsed = parse_elementwise(note)
     name, nature = parsed.name, parsed.nature
-    told = note or op
-    untold = told if nature else f"{told}, of what {UNTOLD}"
+    text = note or op
+    unknown_text = text if nature else f"{text}, of what {NOT_RECORDED}"
     chooses = (op == "pool" and "max" in name) or name in _MAXIMA
     if chooses and nature == "spikes":
-        return PURE, told
+        return PURE, text
     if chooses:
-        return _MAX_OVER.get(nature, UNKNOWN_MAX), untold
+        return _MAX_OVER.get(nature, UNKNOWN_MAX), unknown_text
     if op == "pool" and not parsed.averages and (nature or "nearest" in name):
-        return PURE, f"{told}: copies to the nearest neighbours"
+        return PURE, f"{text}: copies to the nearest neighbours"
     if op in ("pool", "mean"):
         if parsed.before_weights and nature in ("spikes", "sums of spikes", "averages of spikes"):
-            return AVERAGE_BEFORE_WEIGHTS, told
-        return AVERAGE, untold
+            return AVERAGE_BEFORE_WEIGHTS, text
+        return AVERAGE, unknown_text
     if op == "mul" and nature == "spikes":
-        return PURE, told  # both fired
+        return PURE, text  # both fired
     if op == "add" or name in ("sum", "nansum", "cumsum"):
-        return SUM, untold
-    return REAL_ARITHMETIC, told
+        return SUM, unknown_text
+    return REAL_ARITHMETIC, text
 
 
 # --- What they cost -----------------------------------------------------------------------------------------
@@ -382,9 +383,9 @@ def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, witho
             _remark(missing, here, f"not priced by {hardware.name}: {charge.what}")
             unpriced |= here
     _remark(missing, work.op == "unsupported", "its work is not known")
-    is_told = prices_arithmetic(hardware) and not (unpriced & work.is_operation).any()
-    lost = (unpriced & (work.is_operation | (energy == 0))) | (work.op == "unsupported")
-    return _Priced(np.where(lost, np.nan, energy), missing, float(energy.sum()) if is_told else np.nan)
+    is_known = prices_arithmetic(hardware) and not (unpriced & work.is_operation).any()
+    is_unpriced = (unpriced & (work.is_operation | (energy == 0))) | (work.op == "unsupported")
+    return _Priced(np.where(is_unpriced, np.nan, energy), missing, float(energy.sum()) if is_known else np.nan)
 
 
 def _remark(missing: list[str], where: Flags, text: str) -> None:

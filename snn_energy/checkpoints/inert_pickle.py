@@ -89,15 +89,15 @@ def load_tensors_only(path: str | Path) -> Any:
     with file.open("rb") as stream:
         start = stream.read(9)
     if not start.startswith((ZIP_MAGIC, b"\x80")):
-        mend = "; it looks like the former: rename it to .safetensors" if start[8:] == b"{" else ""
-        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{mend}")
+        hint = "; it looks like the former: rename it to .safetensors" if start[8:] == b"{" else ""
+        raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{hint}")
     names: set[str] = set()
     try:
         names = _names_in(file, start.startswith(ZIP_MAGIC))
-        told = ", ".join(sorted(filter(_could_run_code, names)))
-        if told:
+        unsafe = ", ".join(sorted(filter(_could_run_code, names)))
+        if unsafe:
             raise CheckpointError(
-                f"{path}: a pickle that names {told}; loading it could run code, so it was not loaded; {CONVERT_HINT}"
+                f"{path}: a pickle that names {unsafe}; loading it could run code, so it was not loaded; {CONVERT_HINT}"
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old formats; the outcome is checked by the caller

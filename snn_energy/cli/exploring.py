@@ -52,9 +52,9 @@ def sweep(
     swept = [parse_field(text, device) for text in fields]
     points = run([load_counts(path) for path in counts_files], device, swept, **policies.arguments())
     write_points(points, output)
-    lost = int(points["total_pj"].isna().sum())
-    if lost:
-        warn(f"at {lost:,} of {len(points):,} points a tensor fits nowhere or is not known")
+    unpriced = int(points["total_pj"].isna().sum())
+    if unpriced:
+        warn(f"at {unpriced:,} of {len(points):,} points a tensor fits nowhere or is not known")
     if plot is not None and picture_format is not None:
         save_figure(sweep_figure(points, [field.column for field in swept]), plot.with_suffix(""), (picture_format,))
     for line in sweep_sentences(points, swept):

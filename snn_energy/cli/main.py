@@ -92,8 +92,8 @@ def _one_line_warning(message: Warning | str, category: type[Warning], *rest: ob
         warn(str(message))
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         print(__version__)
         raise typer.Exit
 

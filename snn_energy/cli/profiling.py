@@ -13,7 +13,7 @@ from snn_energy.cli.output import is_first_process, note, progress, say, show, w
 
 if TYPE_CHECKING:
     from snn_energy.counts.counts import Counts
-    from snn_energy.jobs.profile_run import Asked
+    from snn_energy.jobs.profile_run import ProfileRequest
 
 CheckpointArgument = Annotated[
     Path | None,
@@ -45,8 +45,8 @@ def profile(
 
     require_writable(output)
     require_apart([output, samples_path(output)], _files_read(checkpoint, data, network))
-    asked = _asked(checkpoint, data, network, samples)
-    counts = _counted(asked, parts_path(output), batch_size=batch_size, strict=strict, device=device)
+    request = _request(checkpoint, data, network, samples)
+    counts = _counted(request, parts_path(output), batch_size=batch_size, strict=strict, device=device)
     if not is_first_process():
         return
     counts.save(output)
@@ -72,7 +72,7 @@ def inspect(
     from snn_energy.jobs.profile_run import inspect_run
     from snn_energy.report.sentences import assumptions
 
-    found = inspect_run(_asked(checkpoint, data, network))
+    found = inspect_run(_request(checkpoint, data, network))
     for line in assumptions(found.counts):
         note(line)
     for line in found.lines():
@@ -105,10 +105,10 @@ def models() -> None:
         say(f"  {name}")
 
 
-def _asked(checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None) -> Asked:
+def _request(checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None) -> ProfileRequest:
     """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for options at odds."""
     from snn_energy.jobs.inputs import EventOptions
-    from snn_energy.jobs.profile_run import Asked
+    from snn_energy.jobs.profile_run import ProfileRequest
     from snn_energy.jobs.references import is_reference, parse_arguments
 
     model = network.model
@@ -127,7 +127,7 @@ def _asked(checkpoint: Path | None, data: str, network: NetworkOptions, samples:
         given["time_steps"] = network.time_steps
     if not by_name and "num_classes" in given:
         raise typer.BadParameter("--num-classes: only with --model and a registry name; say it in --model-args")
-    return Asked(
+    return ProfileRequest(
         checkpoint,
         data,
         samples,
@@ -157,14 +157,14 @@ def _files_read(checkpoint: Path | None, data: str, network: NetworkOptions) -> 
     return [each for each in (checkpoint, path) if each is not None] + [Path(name) for name in named if name]
 
 
-def _counted(asked: Asked, parts: Path, *, batch_size: int, strict: bool, device: str) -> Counts:
+def _counted(request: ProfileRequest, parts: Path, *, batch_size: int, strict: bool, device: str) -> Counts:
     """Counts with a progress bar. Raises SnnEnergyError; typer.Exit where a signal stopped it."""
     from snn_energy.jobs.profile_run import profile_run
     from snn_energy.profiler.results.resume import Interrupted
 
     with progress() as bar:
-        name = Path(asked.checkpoint).name if asked.checkpoint is not None else str(asked.model)
-        task = bar.add_task(name, total=asked.samples)
+        name = Path(request.checkpoint).name if request.checkpoint is not None else str(request.model)
+        task = bar.add_task(name, total=request.samples)
 
         def on_start(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
@@ -173,7 +173,7 @@ def _counted(asked: Asked, parts: Path, *, batch_size: int, strict: bool, device
 
         try:
             return profile_run(
-                asked,
+                request,
                 on_batch=lambda done: bar.update(task, completed=done),
                 batch_size=batch_size,
                 strict=strict,

@@ -1,7 +1,7 @@
 """What kind of numbers an operation reads: binary < ternary < integer < real (design rule 4).
 
 Decided on values alone. A set of values is described by its unit c and the whole numbers k with which it occurs
-(values = k*c); the sets of several steps, samples and batches are joined with ``join``. No torch here.
+(values = k*c); the sets of several steps, samples and batches are joined with ``least_upper_bound``. No torch here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ULPS = 4  # a value counts as k*c when it lies within this many float32 units in
 
 
 @dataclass(frozen=True)
-class Values:
+class ValueSet:
     """The non-zero values that an operand took: {k * unit for k in levels}, or anything (``reason`` says why real).
 
     An empty set of levels means: zeros only. The unit is the largest that fits, so levels have no common factor.
@@ -53,29 +53,29 @@ class Values:
         return max((abs(k) for k in self.levels), default=1)
 
 
-ZERO = Values()
+ZERO = ValueSet()
 
 
-def real(reason: str) -> Values:
+def real(reason: str) -> ValueSet:
     """The set of which only the reason is known why it is real."""
-    return Values(reason=reason)
+    return ValueSet(reason=reason)
 
 
-def not_multiples(max_k: int) -> Values:
+def not_multiples(max_k: int) -> ValueSet:
     """The set of values that are no multiples of one constant, or of too many: they do not all come in one batch."""
     return real(f"not multiples k*c of one constant with |k| <= {max_k}")
 
 
-def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> Values:
+def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> ValueSet:
     """Largest unit for the given levels: {2c, 4c} becomes {1, 2} times 2c; a single level becomes 1 or -1."""
     kept = frozenset(k for k in levels if k)
     if not kept:
         return ZERO
     common = math.gcd(*kept)
-    return Values(unit * common, frozenset(k // common for k in kept), exact=exact)
+    return ValueSet(unit * common, frozenset(k // common for k in kept), exact=exact)
 
 
-def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
+def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
     """Describe distinct values (any order, zeros allowed): the largest c with every value within 4 ulp of k*c.
 
     c is tried as the smallest magnitude over j = 1, 2, ... max_k. More than max_k multiples make it real.
@@ -98,7 +98,7 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> Values:
     return not_multiples(max_k)
 
 
-def join(a: Values, b: Values, max_k: int) -> tuple[Values, int, int]:
+def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, int, int]:
     """Least upper bound of two sets, and by how many units of the result a unit of a, and of b, counts.
 
     The factors bring sums of \\|k\\| that were taken in the old units to the new one. They are 1 where real.
@@ -124,7 +124,7 @@ def join(a: Values, b: Values, max_k: int) -> tuple[Values, int, int]:
     return normalised(both.unit, levels, exact), factor_a, factor_b
 
 
-def of_loader(values: Values, declared: str | None, where: str) -> Values:
+def check_declared_kind(values: ValueSet, declared: str | None, where: str) -> ValueSet:
     """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4). ProfilingError."""
     if declared is None:
         return real("grey levels of the input are not spikes") if values.kind == "integer" else values

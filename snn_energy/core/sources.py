@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from snn_energy.core.yaml_file import Record, Text
+from snn_energy.core.yaml_file import StrictModel, Text
 
 
-class Source(Record):
+class Source(StrictModel):
     """A citation with the place in it; the note says how its numbers were read."""
 
     citation: Text

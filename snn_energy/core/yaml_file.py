@@ -35,7 +35,7 @@ class Form:
     missing: str
 
 
-def fault(message: str, *at: str) -> PydanticCustomError:
+def schema_error(message: str, *at: str) -> PydanticCustomError:
     """A validation error in our own words, ``at`` being the keys below the place where it is raised."""
     return PydanticCustomError("file", "{message}", {"message": message, "at": at})
 
@@ -49,7 +49,7 @@ def show_value(value: object) -> str:
     return f"the text {value!r}" if isinstance(value, str) else str(value)
 
 
-class Record(BaseModel):
+class StrictModel(BaseModel):
     """Frozen; unknown keys are errors that suggest the nearest known one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
@@ -61,7 +61,7 @@ class Record(BaseModel):
         for key in data if isinstance(data, dict) else ():
             if key not in known:
                 hint = nearest(str(key), known) or f"; known here: {', '.join(known)}"
-                raise fault(f"unknown key{hint}", str(key))
+                raise schema_error(f"unknown key{hint}", str(key))
         return data
 
 
@@ -189,13 +189,13 @@ _SCALARS: Mapping[str, Callable[[str], object]] = {
 
 def first_fault(document: Document, error: ValidationError) -> SnnEnergyError:
     """The fault nearest to the top of the file, and how many there are besides."""
-    faults = [_fault_at(details) for details in error.errors(include_url=False)]
+    faults = [_location_and_text(details) for details in error.errors(include_url=False)]
     loc, words = min(faults, key=lambda fault: document.line_of(fault[0]))
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     return document.error(f"{'.'.join(loc)}: {words}{more}", loc)
 
 
-def _fault_at(details: ErrorDetails) -> tuple[Keys, str]:
+def _location_and_text(details: ErrorDetails) -> tuple[Keys, str]:
     """The key a fault of pydantic's is about, and what is wrong in our words."""
     context = details.get("ctx", {})
     loc = (*map(str, details["loc"]), *context.get("at", ()))

@@ -145,12 +145,12 @@ class Counts:
         macs = ops["positions"] * ops["reduction"] * ops["out_channels"]
         once = ops["time_step"] == -1
         head = self.head
-        told = head.published and head.by_layer
+        has_layers = head.published and head.by_layer
         weights = own.loc[own["op"].isin(OPERATIONS), "weights"]
         return {
             "weights": _total(weights) if head.by_layer else head.weights,
-            "parameters": _total(parameters) if told else None,
-            "parameters_unused": _total(parameters[~used]) if told else None,
+            "parameters": _total(parameters) if has_layers else None,
+            "parameters_unused": _total(parameters[~used]) if has_layers else None,
             "neurons": _total(neurons["neurons"]),
             "neurons_by_group": {
                 group: _total(values) for group, values in neurons["neurons"].groupby(neurons["group"], sort=False)

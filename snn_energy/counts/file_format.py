@@ -29,8 +29,8 @@ from snn_energy.counts.sample_store import blocks
 
 def content_digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
     """SHA-256 over header, rows and per-sample counts, as hexadecimal."""
-    told = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
-    digest = hashlib.sha256(json.dumps([told, row_records(rows)], sort_keys=True, allow_nan=False).encode())
+    hashed = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
+    digest = hashlib.sha256(json.dumps([hashed, row_records(rows)], sort_keys=True, allow_nan=False).encode())
     for name in PER_SAMPLE if per_sample is not None else ():
         values = per_sample[name]  # type: ignore[index]
         digest.update(f"{name}{values.shape}".encode())

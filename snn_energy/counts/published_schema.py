@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from snn_energy.core.errors import CountsError, nearest
 from snn_energy.core.groups import Group
 from snn_energy.core.sources import Source
-from snn_energy.core.yaml_file import Form, Record, Text, fault, show_value
+from snn_energy.core.vocabulary import Kind
+from snn_energy.core.yaml_file import Form, StrictModel, Text, schema_error
 from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.published_amounts import LARGEST, Count, Number, PerInference, Share, Whole
 
 BUNDLED = "published:"  # published:FILE[:NETWORK] is a file that comes with snn_energy
 SCHEMA_VERSION = 1
@@ -25,111 +25,15 @@ FORM = Form(
     CountsError,
     f"check the path, or name a file that comes with snn_energy as {BUNDLED}FILE",
 )
-UNITS: Mapping[str, int] = {"k": 3, "M": 6, "G": 9, "T": 12}  # power of ten
-LARGEST = 2**63 - 1
 MOST_ROWS = 10**6  # layers times time steps
 Op = Literal[
     "conv", "linear", "matmul", "neuron", "norm", "add", "mul", "scale", "activation", "softmax", "pool", "mean",
     "reduce",
 ]  # fmt: skip
-Kind = Literal["binary", "ternary", "integer", "real"]
 LOWEST_FIRST: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 
 
-def _number(value: object) -> int | float:
-    """A finite number >= 0, plain or as "6.82 G"; whole numbers stay whole, and no digit is lost."""
-    if isinstance(value, str):
-        exact = _with_unit(value)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise fault(f"must be a number, not {show_value(value)}")
-    elif not math.isfinite(value):
-        raise fault(f"must be finite, not {value}; remove the key if the count is not known")
-    else:
-        exact = Decimal(repr(value))
-    if exact < 0:
-        raise fault(f"must not be negative, but is {value}")
-    if exact > LARGEST:
-        raise fault(f"is more than can be counted ({LARGEST})")
-    return _plain(exact)
-
-
-def _plain(exact: Decimal) -> int | float:
-    return int(exact) if exact == exact.to_integral_value() else float(exact)
-
-
-def _with_unit(text: str) -> Decimal:
-    """ "6.82 G" as 6.82 * 10^9."""
-    found = re.fullmatch(r"([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*(\S*)", text.strip())
-    try:
-        exact = Decimal(found[1] if found is not None else "")
-    except InvalidOperation:
-        raise fault(f'must be a number, or one with a unit such as "6.82 G", not the text {text!r}') from None
-    unit = found[2] if found is not None else ""
-    if unit and unit not in UNITS:
-        near = {known.lower(): known for known in UNITS}.get(unit[0].lower())
-        raise fault(f"unit '{unit}' is not one of {', '.join(UNITS)}" + (f"; did you mean '{near}'?" if near else ""))
-    try:
-        return exact.scaleb(UNITS.get(unit, 0))
-    except InvalidOperation:
-        raise fault(f"is more than can be counted ({LARGEST})") from None
-
-
-def _whole(value: object) -> int:
-    """A whole number >= 0."""
-    number = _number(value)
-    if isinstance(number, float):
-        raise fault(f"must be a whole number, not {show_value(value)}")
-    return number
-
-
-def _count(value: object) -> int:
-    """A whole number >= 1."""
-    number = _whole(value)
-    if number < 1:
-        raise fault(f"must be at least 1, not {show_value(value)}")
-    return number
-
-
-def _share(value: object) -> int | float:
-    """A number between 0 and 1."""
-    number = _number(value)
-    if number > 1:
-        raise fault(f"is a share, at most 1, not {show_value(value)}")
-    return number
-
-
-Number = Annotated[int | float, BeforeValidator(_number)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[int, BeforeValidator(_count)]
-Share = Annotated[int | float, BeforeValidator(_share)]
-
-
-class Steps(Record):
-    """So many once per inference, and so many more in every time step."""
-
-    once: Number = 0
-    per_step: Number = 0
-
-    @model_validator(mode="after")
-    def _something(self) -> Steps:
-        if not self.model_fields_set:
-            raise fault("is empty; write a number, or {once: N, per_step: N}")
-        return self
-
-    def total(self, time_steps: int) -> int | float:
-        """once + per_step * time_steps, exactly."""
-        return _plain(Decimal(repr(self.once)) + Decimal(repr(self.per_step)) * time_steps)
-
-
-def _steps(value: object) -> object:
-    """A plain number is one per inference."""
-    return value if isinstance(value, dict) else Steps(once=_number(value))
-
-
-PerInference = Annotated[Steps, BeforeValidator(_steps)]
-
-
-class Totals(Record):
+class Totals(StrictModel):
     """A whole network, per inference: multiply-accumulates of real inputs, accumulates of spikes.
 
     ``neurons`` of all spiking layers, ``spikes`` over all time steps, ``weights`` of all layers.
@@ -142,7 +46,7 @@ class Totals(Record):
     weights: Whole | None = None
 
 
-class Layer(Record):
+class Layer(StrictModel):
     """One layer, per sample and active time step. An operation (conv, linear, matmul), neurons, or element-wise work.
 
     Operations: M = ``positions``, K = ``reduction`` (inputs per output), N = ``out_channels`` (over all ``groups``).
@@ -194,7 +98,7 @@ class Layer(Record):
             _check_keys(self)
             _check_operation(self) if self.op in OPERATIONS else _check_neurons(self)
         elif not isinstance(self, Entry):
-            raise fault("is missing; add the key 'op'", "op")
+            raise schema_error("is missing; add the key 'op'", "op")
         return self
 
 
@@ -222,9 +126,9 @@ def _check_keys(layer: Layer) -> None:
     known = _keys_of(str(layer.op))
     for key in sorted(layer.model_fields_set):
         if key not in known:
-            raise fault(f"says nothing about op '{layer.op}'; remove it", key)
+            raise schema_error(f"says nothing about op '{layer.op}'; remove it", key)
     if layer.once and "active_steps" in layer.model_fields_set:
-        raise fault("and 'once' exclude each other; keep one", "active_steps")
+        raise schema_error("and 'once' exclude each other; keep one", "active_steps")
 
 
 def _check_operation(layer: Layer) -> None:
@@ -232,38 +136,44 @@ def _check_operation(layer: Layer) -> None:
     for kind, largest in (("input_kind", "max_k"), ("other_kind", "other_max_k")):
         found = getattr(layer, kind)
         if found is None and (product or kind == "input_kind"):
-            raise fault(f"is missing; add the key '{kind}': {', '.join(LOWEST_FIRST)}", kind)
+            raise schema_error(f"is missing; add the key '{kind}': {', '.join(LOWEST_FIRST)}", kind)
         if found == "integer" and getattr(layer, largest) is None:
-            raise fault(f"is missing; an integer input needs its largest value '{largest}'", largest)
+            raise schema_error(f"is missing; an integer input needs its largest value '{largest}'", largest)
         if found != "integer" and getattr(layer, largest) is not None:
-            raise fault(f"is for integers alone; remove it, or make {kind} integer", largest)
+            raise schema_error(f"is for integers alone; remove it, or make {kind} integer", largest)
     if product and LOWEST_FIRST.index(layer.input_kind) > LOWEST_FIRST.index(layer.other_kind):
-        raise fault("is the lower kind of the two, the one streamed; exchange it with other_kind", "input_kind")
+        raise schema_error("is the lower kind of the two, the one streamed; exchange it with other_kind", "input_kind")
     if layer.out_channels is not None and layer.out_channels % layer.groups:
-        raise fault(f"does not divide out_channels {layer.out_channels}; correct one of them", "groups")
+        raise schema_error(f"does not divide out_channels {layer.out_channels}; correct one of them", "groups")
     derived = derive(layer)
     for key, value in vars(derived).items():
         given = getattr(layer, key, None)
         if given is not None and given != value:
-            raise fault(f"does not add up: {FORMULAS[key, product]} is {value}, not {given}; correct one", key)
+            raise schema_error(f"does not add up: {FORMULAS[key, product]} is {value}, not {given}; correct one", key)
     if layer.biases and layer.out_channels is not None and layer.biases != layer.out_channels:
-        raise fault(f"does not add up: there are {layer.out_channels} out_channels or none; correct it", "biases")
+        raise schema_error(
+            f"does not add up: there are {layer.out_channels} out_channels or none; correct it", "biases"
+        )
     if derived.macs is not None and derived.macs > LARGEST:
-        raise fault(f"times reduction times out_channels is more than can be counted ({LARGEST})", "positions")
+        raise schema_error(f"times reduction times out_channels is more than can be counted ({LARGEST})", "positions")
     if layer.sops is not None and derived.macs is not None and layer.sops > derived.macs:
-        raise fault(f"does not add up: more than the {derived.macs} dense MACs; sops are per time step", "sops")
+        raise schema_error(f"does not add up: more than the {derived.macs} dense MACs; sops are per time step", "sops")
     gated = product_or_none(layer.rate, derived.macs)
     if product and layer.sops is not None and gated is not None and layer.sops > gated:
-        raise fault(f"does not add up: more than rate times dense MACs, {gated}; sops are coincidences", "sops")
+        raise schema_error(f"does not add up: more than rate times dense MACs, {gated}; sops are coincidences", "sops")
 
 
 def _check_neurons(layer: Layer) -> None:
     if layer.spikes is None or layer.neurons is None:
         return
     if layer.spikes > layer.neurons:
-        raise fault(f"does not add up: more than the {layer.neurons} neurons; spikes are per time step", "spikes")
+        raise schema_error(
+            f"does not add up: more than the {layer.neurons} neurons; spikes are per time step", "spikes"
+        )
     if layer.firing_rate is not None and not math.isclose(layer.firing_rate * layer.neurons, layer.spikes):
-        raise fault(f"does not add up: {layer.spikes} spikes of {layer.neurons} neurons; keep one", "firing_rate")
+        raise schema_error(
+            f"does not add up: {layer.spikes} spikes of {layer.neurons} neurons; keep one", "firing_rate"
+        )
 
 
 @dataclass(frozen=True)
@@ -324,14 +234,16 @@ class Entry(Layer):
     @model_validator(mode="after")
     def _layer_or_block(self) -> Entry:
         if self.layers is None and self.op is None:
-            raise fault("is missing; add the key 'op', or 'layers' for a block of them", "op")
+            raise schema_error("is missing; add the key 'op', or 'layers' for a block of them", "op")
         if self.layers is not None and (own := self.model_fields_set - {"layers", "repeat", "note"}):
             key = min(own)
-            raise fault("belongs to a layer, and this is a block of them; remove it or write it in 'layers'", key)
+            raise schema_error(
+                "belongs to a layer, and this is a block of them; remove it or write it in 'layers'", key
+            )
         return self
 
 
-class Accesses(Record):
+class Accesses(StrictModel):
     """Reads and writes of a store for one tensor, per inference; ``accesses`` where a source does not part the two."""
 
     reads: PerInference | None = None
@@ -341,16 +253,16 @@ class Accesses(Record):
     @model_validator(mode="after")
     def _counted_once(self) -> Accesses:
         if not self.model_fields_set:
-            raise fault("is empty; give reads, writes, or accesses")
+            raise schema_error("is empty; give reads, writes, or accesses")
         if self.accesses is not None and len(self.model_fields_set) > 1:
-            raise fault("are reads and writes together; give either them or these", "accesses")
+            raise schema_error("are reads and writes together; give either them or these", "accesses")
         return self
 
 
 FORMS = ("totals", "layers", "accesses")
 
 
-class Network(Record):
+class Network(StrictModel):
     """One network of a file: where its counts are from, T_max, and the counts in one of three forms."""
 
     source: Text
@@ -365,22 +277,24 @@ class Network(Record):
     def _one_form(self) -> Network:
         given = [name for name in FORMS if getattr(self, name) is not None]
         if not given:
-            raise fault(f"has no counts; add one of {', '.join(FORMS)}")
+            raise schema_error(f"has no counts; add one of {', '.join(FORMS)}")
         if len(given) > 1:
-            raise fault(f"and '{given[0]}' exclude each other; keep one, or make two networks", given[1])
+            raise schema_error(f"and '{given[0]}' exclude each other; keep one, or make two networks", given[1])
         if self.cycles is not None and self.accesses is None:
-            raise fault("are those of the device whose accesses are given; remove them, or add 'accesses'", "cycles")
+            raise schema_error(
+                "are those of the device whose accesses are given; remove them, or add 'accesses'", "cycles"
+            )
         return self
 
     @model_validator(mode="after")
     def _totals_add_up(self) -> Network:
         totals = self.totals
         if self.time_steps > MOST_ROWS:
-            raise fault(f"are more than {MOST_ROWS}", "time_steps")
+            raise schema_error(f"are more than {MOST_ROWS}", "time_steps")
         if totals is not None and totals.spikes is not None and totals.neurons is not None:
             most = totals.neurons * self.time_steps
             if totals.spikes > most:
-                raise fault(
+                raise schema_error(
                     f"does not add up: {totals.neurons} neurons spike {most} times in {self.time_steps} time steps at "
                     "most",
                     "totals",
@@ -393,17 +307,17 @@ class Network(Record):
         seen: set[str] = set()
         for name, layer, at in expand(self.layers or {}):
             if name in seen:
-                raise fault(f"is there twice ('{name}'); rename one", *at)
+                raise schema_error(f"is there twice ('{name}'); rename one", *at)
             seen.add(name)
             if len(seen) * self.time_steps > MOST_ROWS:
-                raise fault(
+                raise schema_error(
                     f"{len(seen)} layers and more in {self.time_steps} time steps are more than {MOST_ROWS} rows; "
                     "correct repeat or time_steps",
                     *at[:2],
                     "repeat",
                 )
             if layer.active_steps is not None and layer.active_steps > self.time_steps:
-                raise fault(
+                raise schema_error(
                     f"does not add up: there are {self.time_steps} time steps; correct one", *at, "active_steps"
                 )
         return self
@@ -413,8 +327,8 @@ def expand(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Layer, tuple[str
     """Name, layer and keys of every layer, blocks and repetitions written out, in the order in which they run."""
     for name, entry in entries.items():
         if ("{i}" in name) != (entry.repeat is not None):
-            mend = "add it to the name, as in 'blocks.{i}'" if entry.repeat is not None else "add 'repeat'"
-            raise fault(f"a layer that is repeated has {{i}} in its name; {mend}", "layers", name)
+            hint = "add it to the name, as in 'blocks.{i}'" if entry.repeat is not None else "add 'repeat'"
+            raise schema_error(f"a layer that is repeated has {{i}} in its name; {hint}", "layers", name)
         for i in range(1 if entry.repeat is None else entry.repeat):
             own = name.replace("{i}", str(i))
             if entry.layers is None:
@@ -424,7 +338,7 @@ def expand(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Layer, tuple[str
                 yield full, layer, ("layers", name, "layers", inner)
 
 
-class Published(Record):
+class Published(StrictModel):
     """A file of published counts."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -436,5 +350,5 @@ class Published(Record):
         for name, network in self.networks.items():
             if network.source not in self.sources:
                 hint = nearest(network.source, self.sources) or f"; there are {', '.join(self.sources)}"
-                raise fault(f"'{network.source}' is no entry of sources{hint}", "networks", name, "source")
+                raise schema_error(f"'{network.source}' is no entry of sources{hint}", "networks", name, "source")
         return self

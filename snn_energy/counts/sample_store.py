@@ -129,9 +129,9 @@ def write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> No
         for name, values in arrays.items():
             largest = max((int(block.max(initial=0)) for block in blocks(values)), default=0)
             kind = np.min_scalar_type(largest)
-            told = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": values.shape}
+            headers = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False, "shape": values.shape}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array_header_1_0(member, told)
+                np.lib.format.write_array_header_1_0(member, headers)
                 for block in blocks(values):
                     member.write(block.astype(kind).tobytes())
 
@@ -139,20 +139,20 @@ def write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> No
 def _read_large(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[np.int64]] | None:
     """The arrays of a side file that are too large for memory, read block by block; None for others, and odd ones."""
     members = {name: f"{name}.npy" for name in PER_SAMPLE}
-    told = {}
+    headers = {}
     for name, member in members.items():
         with archive.open(member) as stream:
             if np.lib.format.read_magic(stream) != (1, 0):
                 return None
-            told[name] = np.lib.format.read_array_header_1_0(stream)
-    shapes = {shape for shape, _, _ in told.values()}
+            headers[name] = np.lib.format.read_array_header_1_0(stream)
+    shapes = {shape for shape, _, _ in headers.values()}
     shape = next(iter(shapes))
-    is_plain = len(shapes) == 1 and len(shape) == 2 and all(not f and t.kind in "ui" for _, f, t in told.values())
+    is_plain = len(shapes) == 1 and len(shape) == 2 and all(not f and t.kind in "ui" for _, f, t in headers.values())
     if not is_plain or shape[0] * shape[1] * 8 * len(PER_SAMPLE) <= IN_MEMORY_BYTES:
         return None
     with SampleRows(shape[0], shape[1], None) as rows:
         for name, member in members.items():
-            kind = told[name][2]
+            kind = headers[name][2]
             with archive.open(member) as stream:
                 np.lib.format.read_magic(stream)
                 np.lib.format.read_array_header_1_0(stream)

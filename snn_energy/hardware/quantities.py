@@ -10,9 +10,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, field_validator, model_validator
 
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.core.yaml_file import Keys, Record, Text, fault, show_value
+from snn_energy.core.yaml_file import Keys, StrictModel, Text, schema_error, show_value
 
-Kind = Literal["measured", "simulated", "derived", "assumed", "reported"]
+Provenance = Literal["measured", "simulated", "derived", "assumed", "reported"]
 # Unit -> power of ten of the unit of the formulas: pJ, W, Hz; sizes and bandwidths are not decimal: unit -> bits.
 ENERGY_UNITS: Mapping[str, int] = {"fJ": -15, "pJ": -12, "nJ": -9, "uJ": -6, "mJ": -3, "J": 0}
 RELATIVE = "MAC"  # a multiple of the profile's own MAC
@@ -28,22 +28,22 @@ CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of 
 def _amount(value: object) -> float:
     """A finite number >= 0; a bool or text is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise fault(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
+        raise schema_error(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
     try:
         amount = float(value)
     except OverflowError:
         amount = math.inf
     if not math.isfinite(amount):
-        raise fault(f"must be finite, not {amount}; remove the entry if the price is unknown")
+        raise schema_error(f"must be finite, not {amount}; remove the entry if the price is unknown")
     if amount < 0:
-        raise fault(f"must not be negative, but is {amount:g}")
+        raise schema_error(f"must not be negative, but is {amount:g}")
     return amount
 
 
 def _whole_bits(value: object) -> int:
     """A whole number of bits, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise fault(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
     return value
 
 
@@ -56,14 +56,14 @@ def _positive(value: object) -> float:
     """A finite number > 0."""
     amount = _amount(value)
     if amount == 0:
-        raise fault("must be more than 0; with 0 nothing would ever be done")
+        raise schema_error("must be more than 0; with 0 nothing would ever be done")
     return amount
 
 
 def _whole_count(value: object) -> int:
     """A whole number, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise fault(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
     return value
 
 
@@ -73,7 +73,7 @@ Bits = Annotated[int, BeforeValidator(_whole_bits)]
 WholeCount = Annotated[int, BeforeValidator(_whole_count)]
 
 
-class Quantity(Record):
+class Quantity(StrictModel):
     """One number of a profile with its unit and where it comes from.
 
     ``range``: lowest and highest value in the same unit, carried to ranges on the results.
@@ -85,7 +85,7 @@ class Quantity(Record):
     value: Amount
     unit: Text
     source: Text
-    kind: Kind
+    kind: Provenance
     note: Text | None = None
 
     @field_validator("unit")
@@ -93,7 +93,7 @@ class Quantity(Record):
     def _known_unit(cls, unit: str) -> str:
         if unit not in cls.UNITS:
             hint = nearest_unit(unit, cls.UNITS)
-            raise fault(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
+            raise schema_error(f"unit '{unit}' is not one of {', '.join(cls.UNITS)}{hint}")
         return unit
 
     @property
@@ -117,7 +117,7 @@ class Ranged(Quantity):
         if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
             low, high = self.range
             upside = f"is upside down; write [{high:g}, {low:g}]" if low > high else f"does not hold {self.value:g}"
-            raise fault(f"[{low:g}, {high:g}] {upside}", "range")
+            raise schema_error(f"[{low:g}, {high:g}] {upside}", "range")
         return self
 
 
@@ -200,7 +200,7 @@ class Utilisation(Quantity):
     @model_validator(mode="after")
     def _at_most_all(self) -> Utilisation:
         if self.si_value > 1:
-            raise fault(f"is a share of the lanes, at most 1 (100 %), not {self.value:g} {self.unit}", "value")
+            raise schema_error(f"is a share of the lanes, at most 1 (100 %), not {self.value:g} {self.unit}", "value")
         return self
 
 

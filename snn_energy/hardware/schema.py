@@ -28,7 +28,7 @@ from snn_energy.core.sources import Source
 from snn_energy.core.vocabulary import MemoryVariant as MemoryVariant
 from snn_energy.core.vocabulary import Schedule as Schedule
 from snn_energy.core.vocabulary import Zeros as Zeros
-from snn_energy.core.yaml_file import Document, Line, Record, Text, fault
+from snn_energy.core.yaml_file import Document, Line, StrictModel, Text, schema_error
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
     RELATIVE,
@@ -48,13 +48,13 @@ from snn_energy.hardware.quantities import (
     quantities,
 )
 
-Tensor = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
-TENSORS: tuple[Tensor, ...] = get_args(Tensor)
+TensorRole = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
+TENSORS: tuple[TensorRole, ...] = get_args(TensorRole)
 MEMORY_VARIANTS: tuple[MemoryVariant, ...] = get_args(MemoryVariant)
 ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # follow from an array's rows and columns
 
 
-class NotPriced(Record):
+class NotPriced(StrictModel):
     """What a device has no price for, and why, in one line each: said, so that it is not forgotten."""
 
     mac: Line | None = None
@@ -62,7 +62,7 @@ class NotPriced(Record):
     memory: Line | None = None
 
 
-class Widths(Record):
+class Widths(StrictModel):
     """How many bits one element of each kind of tensor has."""
 
     weights: Width
@@ -71,7 +71,7 @@ class Widths(Record):
     partial_sums: Width
 
 
-class Elementwise(Record):
+class Elementwise(StrictModel):
     """Prices of the elementwise operations, per operation; one without a price is listed as unpriced."""
 
     add: Price | None = None
@@ -87,7 +87,7 @@ class Elementwise(Record):
         return getattr(self, op) if op in type(self).model_fields else None
 
 
-class Compute(Record):
+class Compute(StrictModel):
     """Prices of the arithmetic, one operation each.
 
     ``ac`` is an accumulate; ``ac_conv``, ``ac_linear``, ``ac_matmul`` stand for it where a device charges synapses of
@@ -111,16 +111,18 @@ class Compute(Record):
         pair = {"neuron_spiking": self.neuron_spiking, "neuron_silent": self.neuron_silent}
         given = [name for name, price in pair.items() if price is not None]
         if given and self.neuron_update is not None:
-            raise fault(f"neuron updates are priced twice; keep neuron_update or {given[0]}", given[0])
+            raise schema_error(f"neuron updates are priced twice; keep neuron_update or {given[0]}", given[0])
         if len(given) == 1:
             other = next(name for name in pair if name not in given)
-            raise fault(f"needs '{other}' beside it; add it, or price all updates as neuron_update", given[0])
+            raise schema_error(f"needs '{other}' beside it; add it, or price all updates as neuron_update", given[0])
         return self
 
     @model_validator(mode="after")
     def _relative_to_a_mac(self) -> Compute:
         if self.mac is not None and self.mac.is_relative:
-            raise fault("the MAC itself needs an energy, such as pJ; only other prices are multiples of it", "mac")
+            raise schema_error(
+                "the MAC itself needs an energy, such as pJ; only other prices are multiples of it", "mac"
+            )
         return self
 
     @property
@@ -133,14 +135,14 @@ class Compute(Record):
         return self.neuron_spiking, self.neuron_silent
 
 
-class Registers(Record):
+class Registers(StrictModel):
     """The store inside a processing element: what a dataflow holds still lies there."""
 
     read: WidePrice
     write: WidePrice
 
 
-class Array(Record):
+class ProcessingArray(StrictModel):
     """Processing elements in rows (terms of one sum) and columns (output channels).
 
     ``registers``: prices of the store in an element; ``inter_pe``: of passing a word on to the next element. Where a
@@ -153,7 +155,7 @@ class Array(Record):
     inter_pe: WidePrice | None = None
 
 
-class Level(Record):
+class Level(StrictModel):
     """A store with its prices per access of ``width_bits``. No size where the source names none.
 
     ``holds``: the tensors that may lie there, all unless given. ``leakage``: power drawn for as long as an inference
@@ -165,10 +167,10 @@ class Level(Record):
     write: WidePrice
     bandwidth: Bandwidth | None = None
     leakage: Power | None = None
-    holds: list[Tensor] | None = Field(default=None, min_length=1)
+    holds: list[TensorRole] | None = Field(default=None, min_length=1)
 
 
-class Placement(Record):
+class Placement(StrictModel):
     """The level on which each tensor lies."""
 
     weights: Text
@@ -186,7 +188,7 @@ class Placement(Record):
         return str(getattr(self, tensor))
 
 
-class MemoryModel(Record):
+class MemoryModel(StrictModel):
     """Named stores and what lies where.
 
     Either ``placement``: every tensor on the level that is named, whether it fits or not. Or ``keep``: levels are
@@ -198,7 +200,7 @@ class MemoryModel(Record):
 
     levels: dict[str, Level] = Field(min_length=1)
     placement: Placement | None = None
-    keep: list[Tensor] | None = None
+    keep: list[TensorRole] | None = None
     spike_coding: Literal["bitmap", "address-event", "dense"] = "bitmap"
     variant: MemoryVariant = "ws_once"
     drop_first_last: StrictBool = False
@@ -208,25 +210,25 @@ class MemoryModel(Record):
     def _placed_on_levels(self) -> MemoryModel:
         if (self.placement is None) == (self.keep is None):
             wrong = "is missing; add it, or 'keep'" if self.keep is None else "and 'keep' exclude each other; keep one"
-            raise fault(wrong, "placement")
+            raise schema_error(wrong, "placement")
         for tensor in TENSORS if self.placement is not None else ():
             level = self.placement.level_of(tensor)  # type: ignore[union-attr]
             if level not in self.levels:
                 hint = nearest(level, self.levels) or f"; there are {', '.join(self.levels)}"
-                raise fault(f"no memory level '{level}'{hint}", "placement", tensor)
+                raise schema_error(f"no memory level '{level}'{hint}", "placement", tensor)
         if self.keep is not None:
             if sorted(self.keep) != sorted(TENSORS):
-                raise fault(f"must name each of {', '.join(TENSORS)} once", "keep")
+                raise schema_error(f"must name each of {', '.join(TENSORS)} once", "keep")
             outermost, *inner = self.levels
             for name in inner:
                 if self.levels[name].size is None:
-                    raise fault("needs a size: what fits is kept here", "levels", name)
+                    raise schema_error("needs a size: what fits is kept here", "levels", name)
             if self.levels[outermost].holds is not None:
-                raise fault("the outermost level holds whatever fits nowhere else", "levels", outermost, "holds")
+                raise schema_error("the outermost level holds whatever fits nowhere else", "levels", outermost, "holds")
         return self
 
 
-class LatencyModel(Record):
+class LatencyModel(StrictModel):
     """How long a device takes (snn_energy.pricing.cycles).
 
     ``timing``: lanes, bound by operations or by bandwidth; or the timing of a weight-stationary array. ``zeros``: what
@@ -248,15 +250,15 @@ class LatencyModel(Record):
         needed = ("schedule", "lanes", "utilisation", "sync")
         for key in needed:
             if self.timing == "lanes" and getattr(self, key) is None:
-                raise fault(f"is missing; timing 'lanes' needs {', '.join(needed)}", key)
+                raise schema_error(f"is missing; timing 'lanes' needs {', '.join(needed)}", key)
             if self.timing == "array" and getattr(self, key) is not None:
-                raise fault("is not used by timing 'array'; remove it", key)
+                raise schema_error("is not used by timing 'array'; remove it", key)
         if self.timing == "array" and self.zeros == "skip":
-            raise fault("timing 'array' is of a dense array, which skips nothing; choose none or gate", "zeros")
+            raise schema_error("timing 'array' is of a dense array, which skips nothing; choose none or gate", "zeros")
         return self
 
 
-class HardwareProfile(Record):
+class HardwareProfile(StrictModel):
     """One device: prices with their sources. Made by :func:`load_hardware`."""
 
     schema_version: Literal[1] = Field(alias="schema")
@@ -267,7 +269,7 @@ class HardwareProfile(Record):
     not_priced: NotPriced = NotPriced()
     widths: Widths
     compute: Compute
-    array: Array | None = None
+    array: ProcessingArray | None = None
     memory: MemoryModel | None = None
     latency: LatencyModel | None = None
     static_power: Power | None = None
@@ -285,7 +287,7 @@ class HardwareProfile(Record):
         for path, number in quantities(self):
             if number.source not in self.sources:
                 hint = nearest(number.source, self.sources) or f"; there are {', '.join(self.sources)}"
-                raise fault(f"'{number.source}' is no entry of sources{hint}", *path, "source")
+                raise schema_error(f"'{number.source}' is no entry of sources{hint}", *path, "source")
         return self
 
     @model_validator(mode="after")
@@ -299,10 +301,10 @@ class HardwareProfile(Record):
             reason = getattr(self.not_priced, name)
             if entry is None and reason is None:
                 *above, last = key.split(".")
-                raise fault(f"is missing; add the key '{last}' to {'.'.join(above) or 'the file'}, or say why "
+                raise schema_error(f"is missing; add the key '{last}' to {'.'.join(above) or 'the file'}, or say why "
                             f"there is none: 'not_priced: {{{name}: ...}}'", *key.split("."))  # fmt: skip
             if entry is not None and reason is not None:
-                raise fault(f"but {key} is there; remove one of them", "not_priced", name)
+                raise schema_error(f"but {key} is there; remove one of them", "not_priced", name)
         return self
 
     @model_validator(mode="after")
@@ -310,19 +312,21 @@ class HardwareProfile(Record):
         levels = self.memory.levels if self.memory is not None else {}
         for path, number in quantities(self):
             if isinstance(number, Bandwidth) and number.unit in CYCLE_BANDWIDTH_UNITS and self.latency is None:
-                raise fault(f"{number.unit} needs latency.clock", *path, "unit")
+                raise schema_error(f"{number.unit} needs latency.clock", *path, "unit")
             if isinstance(number, Price) and number.is_relative and self.compute.mac is None:
-                raise fault(f"{RELATIVE} means multiples of compute.mac, which is missing", *path, "unit")
+                raise schema_error(f"{RELATIVE} means multiples of compute.mac, which is missing", *path, "unit")
         if self.latency is not None and self.latency.timing == "array" and self.array is None:
-            raise fault("timing 'array' needs the section 'array' with rows and columns", "latency", "timing")
+            raise schema_error("timing 'array' needs the section 'array' with rows and columns", "latency", "timing")
         if self.memory is not None and self.array is None:
             if self.memory.keep is not None:
-                raise fault(
+                raise schema_error(
                     "needs the section 'array': what is moved follows from its rows and columns", "memory", "keep"
                 )
             if self.memory.variant in ARRAY_VARIANTS:
-                raise fault(f"{self.memory.variant} needs the section 'array' with rows", "memory", "variant")
+                raise schema_error(f"{self.memory.variant} needs the section 'array' with rows", "memory", "variant")
         for name, level in levels.items():
             if level.leakage is not None and self.latency is None and self.static_power is None:
-                raise fault("leakage takes a latency; add the section 'latency'", "memory", "levels", name, "leakage")
+                raise schema_error(
+                    "leakage takes a latency; add the section 'latency'", "memory", "levels", name, "leakage"
+                )
         return self

@@ -21,14 +21,15 @@ from snn_energy.jobs.inputs import EventOptions, is_data_reference, open_batches
 from snn_energy.jobs.references import is_reference
 
 if TYPE_CHECKING:
-    from snn_energy.profiler.belief import Belief
+    from snn_energy.profiler.discovery.interpret import Interpretation
+    from snn_energy.profiler.inspection_report import InspectionReport
 
 BATCH = 60
-LOOK = 8  # samples from which it is settled what spikes and where time is
+LOOK = 8  # samples from which neurons and the time axis are determined
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProfileRequest:
     """Everything that says what is profiled: the network, the data, and what the user declares of them.
 
     checkpoint, model, arguments, options, ema: see ``inputs.open_network``. data: NAME:PATH, or the user's own
@@ -65,12 +66,12 @@ def profile_checkpoint(
     **how: Any,
 ) -> Counts:
     """Counts of one checkpoint over the test split of a data set; ``how`` as of ``profile_run``. SnnEnergyError."""
-    asked = Asked(path, data, samples, model=model, options=options, time_steps=time_steps)
-    return profile_run(asked, **how)
+    request = ProfileRequest(path, data, samples, model=model, options=options, time_steps=time_steps)
+    return profile_run(request, **how)
 
 
 def profile_run(
-    asked: Asked,
+    request: ProfileRequest,
     *,
     on_batch: Callable[[int], None] | None = None,
     batch_size: int = BATCH,
@@ -90,14 +91,14 @@ def profile_run(
     import torch
 
     from snn_energy.profiler.results.resume import missing, open_parts
-    from snn_energy.profiler.run import profile, require_countable, settle_first
+    from snn_energy.profiler.run import profile, require_countable
     from snn_energy.running.processes import processes
 
-    network = _network(asked)
+    network = _network(request)
     require_countable(network)
-    if is_data_reference(asked.data):
-        return _profile_reference(asked, network, header or {}, strict, device, on_batch)
-    data = _data(asked, network)
+    if is_data_reference(request.data):
+        return _profile_reference(request, network, header or {}, strict, device, on_batch)
+    data = _data(request, network)
     found = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
     total = len(data.labels)
     with processes(device, backend="gloo", timeout=timedelta(days=30)) as group, ExitStack() as stack:
@@ -107,7 +108,7 @@ def profile_run(
             raise ProfilingError("several processes share their counts in a folder; give parts=")
         kept = None
         if parts is not None:
-            run = _run_of(network, _identity(asked, data, found))
+            run = _run_of(network, _identity(request, data, found))
             kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
         todo = missing([], total, batch_size) if kept is None else list(kept.todo or ())
         before = 0 if kept is None else kept.counted
@@ -115,20 +116,27 @@ def profile_run(
             on_start(before, total)
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
-        stack.enter_context(_told_in_one_line(asked))
+        stack.enter_context(_one_line_errors(request))
         network = network.to(group.device)
-        first = [_batch(data, range(min(LOOK, total)))]
-        settled = settle_first(network, first, asked.time, asked.time_steps, asked.neurons, isinstance(data, EventSet))
         return profile(
             network,
             (_batch(data, range(start, stop)) for start, stop in todo),
-            settled=settled,
+            interpretation=_interpretation(request, network, data),
             header=found,
             on_batch=_of_all_processes(on_batch, before, total, group.size),
             strict=strict,
             parts=kept,
-            **_declared(asked, data),
+            **_declared(request, data),
         )
+
+
+def _interpretation(request: ProfileRequest, network: Any, data: Images | EventSet) -> Interpretation:
+    """Time and neurons from the first samples of the whole data set, the same ones in every process."""
+    from snn_energy.profiler.run import interpret_first
+
+    first = [_batch(data, range(min(LOOK, len(data.labels))))]
+    has_time = isinstance(data, EventSet)
+    return interpret_first(network, first, request.time, request.time_steps, request.neurons, has_time)
 
 
 def _of_all_processes(
@@ -143,66 +151,66 @@ def _of_all_processes(
     return done
 
 
-def _identity(asked: Asked, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
+def _identity(request: ProfileRequest, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for a run to go on from another's parts: data, options, code, header without command."""
-    options = {**_declared(asked, data), "time": asked.time, **_code(asked)}
+    options = {**_declared(request, data), "time": request.time, **_code(request)}
     rest = {key: value for key, value in header.items() if key != "command"}
     return {"data": data.fingerprint().hex(), "samples": len(data.labels), **options, **rest}
 
 
-def inspect_run(asked: Asked) -> Belief:
+def inspect_run(request: ProfileRequest) -> InspectionReport:
     """What is believed of a network, from the first few samples of the data. Raises SnnEnergyError."""
-    from snn_energy.profiler.belief import inspect_model
+    from snn_energy.profiler.inspection_report import inspect_model
 
-    network = _network(asked)
+    network = _network(request)
     loader: Iterable[Any]
     declared: dict[str, Any] = {
-        "time_steps": asked.time_steps,
-        "neurons": asked.neurons,
-        "input_kind": asked.input_kind,
+        "time_steps": request.time_steps,
+        "neurons": request.neurons,
+        "input_kind": request.input_kind,
     }
-    if is_data_reference(asked.data):
-        loader, has_time = open_batches(asked.data), False
+    if is_data_reference(request.data):
+        loader, has_time = open_batches(request.data), False
     else:
-        data = _data(asked, network)
+        data = _data(request, network)
         loader, has_time = [_batch(data, range(min(LOOK, len(data.labels))))], isinstance(data, EventSet)
-        declared |= _declared(asked, data)
+        declared |= _declared(request, data)
     declared.pop("max_k", None)
-    with _told_in_one_line(asked):
-        return inspect_model(network, loader, time=asked.time, has_time=has_time, samples=LOOK, **declared)
+    with _one_line_errors(request):
+        return inspect_model(network, loader, time=request.time, has_time=has_time, samples=LOOK, **declared)
 
 
-def _network(asked: Asked) -> Any:
+def _network(request: ProfileRequest) -> Any:
     return open_network(
-        asked.checkpoint,
-        asked.model,
-        arguments=dict(asked.arguments or {}),
-        options=dict(asked.options or {}),
-        ema=asked.ema,
+        request.checkpoint,
+        request.model,
+        arguments=dict(request.arguments or {}),
+        options=dict(request.options or {}),
+        ema=request.ema,
     )
 
 
-def _data(asked: Asked, network: Any) -> Images | EventSet:
+def _data(request: ProfileRequest, network: Any) -> Images | EventSet:
     return open_data(
-        asked.data,
+        request.data,
         network,
-        samples=asked.samples,
-        time_steps=asked.time_steps,
-        image_size=asked.image_size,
-        in_channels=asked.in_channels,
-        divisor=asked.divisor,
-        events=asked.events,
+        samples=request.samples,
+        time_steps=request.time_steps,
+        image_size=request.image_size,
+        in_channels=request.in_channels,
+        divisor=request.divisor,
+        events=request.events,
     )
 
 
-def _declared(asked: Asked, data: Images | EventSet) -> dict[str, Any]:
+def _declared(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any]:
     """What is declared to ``profile``; event frames say themselves what they hold."""
     own = data.input_kind if isinstance(data, EventSet) else None
     return {
-        "time_steps": asked.time_steps,
-        "neurons": asked.neurons,
-        "input_kind": asked.input_kind or own,
-        "max_k": asked.max_k,
+        "time_steps": request.time_steps,
+        "neurons": request.neurons,
+        "input_kind": request.input_kind or own,
+        "max_k": request.max_k,
     }
 
 
@@ -215,7 +223,7 @@ def _batch(data: Images | EventSet, chosen: Sequence[int]) -> tuple[Any, Any]:
 
 
 def _profile_reference(
-    asked: Asked,
+    request: ProfileRequest,
     network: Any,
     header: dict[str, Any],
     strict: bool,
@@ -228,20 +236,21 @@ def _profile_reference(
     from snn_energy.profiler.run import profile
     from snn_energy.running.processes import processes
 
-    with processes(device, backend="gloo") as group, torch.inference_mode(), _told_in_one_line(asked):
+    with processes(device, backend="gloo") as group, torch.inference_mode(), _one_line_errors(request):
         if group.size > 1:
             raise ProfilingError(
-                f"{asked.data}: a loader by reference cannot be shared by processes; give NAME:PATH, or run one process"
+                f"{request.data}: a loader by reference cannot be shared by processes; give NAME:PATH, or run one "
+                "process"
             )
         return profile(
             network.to(group.device),
-            _first_samples(open_batches(asked.data), asked.samples),
-            time=asked.time,
-            time_steps=asked.time_steps,
-            neurons=asked.neurons,
-            input_kind=asked.input_kind,
-            max_k=asked.max_k,
-            header={"dataset": Path(asked.data).name, **header},
+            _first_samples(open_batches(request.data), request.samples),
+            time=request.time,
+            time_steps=request.time_steps,
+            neurons=request.neurons,
+            input_kind=request.input_kind,
+            max_k=request.max_k,
+            header={"dataset": Path(request.data).name, **header},
             on_batch=on_batch,
             strict=strict,
         )
@@ -268,11 +277,11 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
                 return
 
 
-class _told_in_one_line:  # noqa: N801 a context, read as a verb
+class _one_line_errors:  # noqa: N801 a context, read as a verb
     """What the user's own network raises is told in one line; errors of ours, and a wish to stop, pass."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.name = asked.model if asked.model is not None and is_reference(asked.model) else None
+    def __init__(self, request: ProfileRequest) -> None:
+        self.name = request.model if request.model is not None and is_reference(request.model) else None
 
     def __enter__(self) -> None:
         return None
@@ -287,16 +296,16 @@ class _told_in_one_line:  # noqa: N801 a context, read as a verb
             ) from error
 
 
-def _code(asked: Asked) -> dict[str, Any]:
+def _code(request: ProfileRequest) -> dict[str, Any]:
     """The user's own code and what it is given: with other code the same weights are another network."""
-    given = {"model": asked.model, "arguments": str(sorted((asked.arguments or {}).items())), "ema": asked.ema}
-    place = (asked.model or "").rpartition(":")[0]
+    given = {"model": request.model, "arguments": str(sorted((request.arguments or {}).items())), "ema": request.ema}
+    place = (request.model or "").rpartition(":")[0]
     if place.endswith(".py") and Path(place).is_file():
         given["code"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
     return given
 
 
-def _run_of(network: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+def _run_of(network: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What tells one run from every other: the network with its weights, the versions, and what else is told."""
     import torch
 
@@ -316,5 +325,5 @@ def _run_of(network: Any, told: Mapping[str, Any]) -> dict[str, Any]:
         **getattr(network, "snn_energy_checkpoint", {}),
         "snn_energy": __version__,
         "torch": str(torch.__version__),
-        **told,
+        **metadata,
     }

@@ -17,7 +17,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
-from snn_energy.paper.record import MADE, Figure, Record, as_frame, derived, entry
+from snn_energy.paper.record import MADE, Figure, PublishedRecord, as_frame, derived, entry
 from snn_energy.pricing.energy import estimate
 
 HARDWARE = "dts-paper-fpga"
@@ -33,7 +33,7 @@ Shipped = Mapping[str, Counts]  # "cifar10/vit-2-128" -> counts
 
 
 def make_ledger(
-    record: Record, networks: Networks, shipped: Shipped, ablation: pd.DataFrame | None, ranges: pd.DataFrame
+    record: PublishedRecord, networks: Networks, shipped: Shipped, ablation: pd.DataFrame | None, ranges: pd.DataFrame
 ) -> pd.DataFrame:
     """Every row; where ``networks`` is empty, those that need one have no figure of ours."""
     rows = [
@@ -50,7 +50,7 @@ def make_ledger(
 # --- Exact figures ------------------------------------------------------------------------------------------
 
 
-def exact_rows(record: Record) -> Rows:
+def exact_rows(record: PublishedRecord) -> Rows:
     """Energy arithmetic, SATA, architectures, latency: through the public API and the files of published counts."""
     for name, figure in record.of("energy_arithmetic").items():
         energy = estimate(load_counts(f"published:energy-arithmetic:{name}"), ARITHMETIC)
@@ -98,7 +98,7 @@ def _arithmetic_why(name: str) -> str:
     return f"published with the stem of D = 512; the true stem of D = {dim} gives {true_mj:.3f}"
 
 
-def _architecture_rows(record: Record) -> Rows:
+def _architecture_rows(record: PublishedRecord) -> Rows:
     sizes = {name: architecture_sizes(name) for name in {row.split(" ")[0] for row in record.of("architectures")}}
     for row, figure in record.of("architectures").items():
         name, what = row.split(" ")
@@ -131,7 +131,7 @@ def architecture_sizes(name: str) -> dict[str, float]:
 # --- Table V ------------------------------------------------------------------------------------------------
 
 
-def table_v_rows(record: Record, networks: Networks, shipped: Shipped, ranges: pd.DataFrame) -> Rows:
+def table_v_rows(record: PublishedRecord, networks: Networks, shipped: Shipped, ranges: pd.DataFrame) -> Rows:
     """CE, ME, TE of made networks with the paper's averages, of CCT in the place of the twin, of shipped networks."""
     for data in DATA:
         made, with_cct = {}, {}
@@ -165,7 +165,7 @@ def _span(ranges: pd.DataFrame, data: str, name: str, what: str) -> tuple[float 
     return float(rows[f"{what}_low"].min()), float(rows[f"{what}_high"].max())
 
 
-def _t_avg_row(record: Record, networks: Networks, data: str) -> dict[str, Any]:
+def _t_avg_row(record: PublishedRecord, networks: Networks, data: str) -> dict[str, Any]:
     """The mean T_l that a made network has: T_l are whole numbers."""
     text = record.of("table_v")[f"{data} dts ce"].settings["t_avg"]
     ours = networks[f"{data} dts"].activity()["t_avg"] if networks else None
@@ -178,7 +178,7 @@ def _ratios(counts: Mapping[str, Counts]) -> dict[tuple[str, str], float]:
     return {(str(name), what): float(table.loc[name, what]) for name in table.index for what in ("ce", "me", "te")}
 
 
-def _table_v_why(record: Record, data: str, name: str, what: str) -> str:
+def _table_v_why(record: PublishedRecord, data: str, name: str, what: str) -> str:
     if name == "dts":
         return "the baseline, 1 by definition"
     if what == "me":
@@ -203,7 +203,7 @@ def _macs_m(name: str) -> str:
     return f"{load_counts(f'published:{name}').sizes()['macs_per_step'] * 1e-6:.0f}"
 
 
-def _own_sops_row(record: Record, data: str) -> dict[str, Any]:
+def _own_sops_row(record: PublishedRecord, data: str) -> dict[str, Any]:
     """CE of CCT over the paper's own SOPs, accumulates alone: what compute can mean if its figures are one system's."""
     setting = {"cifar10": NEAREST["dts"], "cifar100": "IV 4 of 6 1e-4"}[data]
     compute = load_hardware(HARDWARE).compute
@@ -220,7 +220,7 @@ def _own_sops_row(record: Record, data: str) -> dict[str, Any]:
     return entry(record.of("table_v")[f"{data} ns_vit ce"], ours, why, variant="CCT over the paper's SOPs")
 
 
-def _shipped_table_v(record: Record, data: str, shipped: Shipped) -> Rows:
+def _shipped_table_v(record: PublishedRecord, data: str, shipped: Shipped) -> Rows:
     for folder, (size, images) in SHIPPED.items():
         if data == "cifar100":
             continue  # no network on CIFAR-100 is shipped; the rows of the made ones stand
@@ -256,7 +256,7 @@ def share_between(ce: float, me: float, te: float, half: float = 0.005) -> tuple
     return min(ends), max(ends)
 
 
-def contradiction_rows(record: Record, networks: Networks) -> Rows:
+def contradiction_rows(record: PublishedRecord, networks: Networks) -> Rows:
     """Where the published figures exclude each other; ours are those of the made networks, ws_once."""
     table = {row: figure.value for row, figure in record.of("table_v").items()}
     energies = {name: estimate(counts, HARDWARE) for name, counts in networks.items()}
@@ -301,7 +301,7 @@ def _over(value: float | None, base: float | None) -> float | None:
 # --- Accuracies, activity, verdict ------------------------------------------------------------------------------
 
 
-def table_i_rows(record: Record, shipped: Shipped) -> Rows:
+def table_i_rows(record: PublishedRecord, shipped: Shipped) -> Rows:
     """Accuracies beside those of the shipped networks, which are not comparable."""
     beside = {
         "cifar10 cct t1": "vit-2-128",
@@ -322,7 +322,9 @@ def table_i_rows(record: Record, shipped: Shipped) -> Rows:
             yield entry(figure, None, f"no network of ours {data[row.split(' ')[0]]} is shipped")
 
 
-def table_iii_iv_rows(record: Record, networks: Networks, ablation: pd.DataFrame | None, shipped: Shipped) -> Rows:
+def table_iii_iv_rows(
+    record: PublishedRecord, networks: Networks, ablation: pd.DataFrame | None, shipped: Shipped
+) -> Rows:
     """T_avg, SA and SOPs of the made networks; accuracies of the same settings on the digits, not comparable."""
     figures = record.of("table_iii_iv")
     sizes = architecture_sizes("dts-spikformer-4-384")
@@ -377,7 +379,7 @@ def _ablation_row(figure: Figure, name: str, ablation: pd.DataFrame | None) -> d
     return entry(figure, ours, why, variant="dts-spikformer-2-64", comparable=False)
 
 
-def verdict_rows(record: Record, networks: Networks, shipped: Shipped) -> Rows:
+def verdict_rows(record: PublishedRecord, networks: Networks, shipped: Shipped) -> Rows:
     """Spikes per synapse of every spiking network against the published bounds."""
     spiking: dict[str, Counts | None] = {}
     for folder, (size, _) in SHIPPED.items():

@@ -53,7 +53,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Record:
+class PublishedRecord:
     """All published results: figures in the order of the file; titles and citations of the sections."""
 
     figures: tuple[Figure, ...]
@@ -74,7 +74,7 @@ class Record:
         return self.of_setting(setting, "sa") / 100 * t_max / self.of_setting(setting, "t_avg")
 
 
-def load_record() -> Record:
+def load_record() -> PublishedRecord:
     """The published results that come with snn_energy. Raises SnnEnergyError where they are gone."""
     tree: Any = YAML(typ="base", pure=True).load(_bundled().read_text(encoding="utf-8"))  # every number as printed
     figures, titles, citations = [], {}, {}
@@ -86,7 +86,7 @@ def load_record() -> Record:
             kind = "ledger" if row.split(" ")[0] in loose else section["kind"]
             significant = int(section.get("significant", FLOAT_DIGITS))
             figures.append(Figure(name, row, text, kind, significant, settings))
-    return Record(tuple(figures), titles, citations)
+    return PublishedRecord(tuple(figures), titles, citations)
 
 
 def _bundled() -> Path:
@@ -164,7 +164,7 @@ def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
 
 
-def readable(ledger: pd.DataFrame, record: Record) -> pd.DataFrame:
+def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
     """The ledger as text: published figures as printed, ours to one digit more."""
     printed = {(f.section, f.row): f.text for f in record.figures}
     rows = []

@@ -23,7 +23,7 @@ from snn_energy.counts.load import load_counts
 from snn_energy.hardware.schema import MemoryVariant
 from snn_energy.paper.ledger import DATA, HARDWARE, NEAREST, SHIPPED, Networks, make_ledger, table_v_networks
 from snn_energy.paper.made_networks import Setting, made_counts
-from snn_energy.paper.record import Record, load_record, readable
+from snn_energy.paper.record import PublishedRecord, load_record, readable
 from snn_energy.paper.step_distributions import extreme, memory_costs, spikformer_sources
 from snn_energy.pricing.energy import Energy, estimate
 from snn_energy.report.tables import csv, markdown
@@ -36,7 +36,7 @@ SAMPLES = 2  # random images a network; activity is set on them, so more would c
 # --- The networks -------------------------------------------------------------------------------------------
 
 
-def settings_of(record: Record) -> list[Setting]:
+def settings_of(record: PublishedRecord) -> list[Setting]:
     """The networks that are made: those of Table V, of both data sets, and every setting of Tables III and IV."""
     found = []
     for name in dict.fromkeys(row.rsplit(" ", 1)[0] for row in record.of("table_iii_iv")):
@@ -59,7 +59,7 @@ def settings_of(record: Record) -> list[Setting]:
 
 
 def make_networks(
-    record: Record, on_network: Callable[[str, int, int], None] | None = None, samples: int = SAMPLES
+    record: PublishedRecord, on_network: Callable[[str, int, int], None] | None = None, samples: int = SAMPLES
 ) -> dict[str, Counts]:
     """Counts of every network of ``settings_of``. The DTS network of CIFAR-100 in Table V is that of Table IV."""
     settings, found = settings_of(record), {}
@@ -134,7 +134,7 @@ def _range_row(
 class Reproduction:
     """The ledger, the ranges of Table V and what the made networks are."""
 
-    record: Record
+    record: PublishedRecord
     ledger: pd.DataFrame
     ranges: pd.DataFrame
     networks: pd.DataFrame
@@ -195,7 +195,7 @@ def write(found: Reproduction, out: str | Path) -> list[Path]:
     return written + save_figure(sops_figure(found.ledger), folder / "sops")
 
 
-def titles_of(record: Record) -> dict[str, str]:
+def titles_of(record: PublishedRecord) -> dict[str, str]:
     """Headings of the sections of the ledger, in its order."""
     own = {"contradictions": "What of Table V (and III) excludes itself: the same arithmetic on the printed figures"}
     order = ["energy_arithmetic", "sata", "architectures", "latency", "table_v", "contradictions", "table_i"]

@@ -27,7 +27,7 @@ from snn_energy.pricing.charged_work import FloatArray
 from snn_energy.pricing.energy import estimate
 from snn_energy.pricing.memory import LOADED_ONCE
 
-Steps = npt.NDArray[np.int64]  # (..., spiking layers) active steps T_l
+ActiveSteps = npt.NDArray[np.int64]  # (..., spiking layers) active steps T_l
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class MemoryCosts:
     once: FloatArray
     constant: float
 
-    def active_steps(self, steps: Steps) -> Steps:
+    def active_steps(self, steps: ActiveSteps) -> ActiveSteps:
         """T_l (..., spiking layers) -> A (..., operations): the most active source, of a product the least."""
         at = {name: i for i, name in enumerate(self.lifs)}
         columns = [
@@ -83,7 +83,7 @@ class MemoryCosts:
         ]
         return np.stack(columns, axis=-1)
 
-    def energy_pj(self, steps: Steps) -> FloatArray:
+    def energy_pj(self, steps: ActiveSteps) -> FloatArray:
         """T_l (..., spiking layers) -> memory energy (...)."""
         active = self.active_steps(steps)
         found = self.constant + steps @ self.own + active @ self.step + (active > 0) @ self.once
@@ -130,7 +130,7 @@ def _of(values: pd.Series, names: Sequence[str]) -> FloatArray:
     return values[list(names)].to_numpy(dtype=np.float64)
 
 
-def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> Steps:
+def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> ActiveSteps:
     """T_l between ``lowest`` and ``highest`` that sum to ``total``, of smallest (or largest) memory energy. Exact.
 
     Layers are settled one after another, those of one product together. Of what is settled, the rest hangs on two

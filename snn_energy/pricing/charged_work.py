@@ -9,7 +9,7 @@ zero. No torch here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.schema import HardwareProfile
+from snn_energy.pricing.left_out import left_out
 from snn_energy.pricing.policies import EncoderPolicy, Policies
 
 FloatArray = npt.NDArray[np.float64]
@@ -172,43 +172,6 @@ class ChargedWork:
             (name, np.bincount(codes, self.column(name), len(first)).astype(np.float64)) for name in ADDITIVE
         )
         return self.take(first).with_columns(sums)
-
-
-def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
-    """Rows of the layers that are not priced: named exactly, or by a prefix that ends at a dot.
-
-    Raises SnnEnergyError for a name that no layer has.
-    """
-    found = np.zeros(len(layers), dtype=np.bool_)
-    for name in without:
-        rows = _named(layers, name)
-        if not rows.any():
-            known = list(dict.fromkeys(layers))
-            raise SnnEnergyError(f"no layer '{name}' to leave out{nearest(name, known)}")
-        found |= rows
-    return found
-
-
-def has_layer(layers: pd.Series, name: str) -> bool:
-    """True where ``left_out`` knows the name."""
-    return bool(_named(layers, name).any())
-
-
-def layers_left_out(networks: Sequence[Counts], without: Iterable[str]) -> list[tuple[str, ...]]:
-    """Of the layers to leave out, those that each network has. Raises SnnEnergyError for one that none has."""
-    names = (without,) if isinstance(without, str) else tuple(without)
-    for name in names:
-        if not any(has_layer(c.rows["layer"], name) for c in networks):
-            known = [layer for c in networks for layer in c.rows["layer"].unique()]
-            raise SnnEnergyError(f"no layer '{name}' to leave out{nearest(name, known)}")
-    return [tuple(name for name in names if has_layer(c.rows["layer"], name)) for c in networks]
-
-
-def _named(layers: pd.Series, name: str) -> Flags:
-    if not name:
-        return np.zeros(len(layers), dtype=np.bool_)
-    found = (layers == name) | layers.str.startswith(f"{name}.") | layers.str.startswith(f"{name}#")
-    return np.asarray(found.to_numpy(), dtype=np.bool_)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ from snn_energy.hardware.schema import (
     HardwareProfile,
     MemoryModel,
     MemoryVariant,
-    Tensor,
+    TensorRole,
 )
 from snn_energy.pricing.actions import ActionCount
 from snn_energy.pricing.charged_work import ChargedWork, Flags, FloatArray, Operand
@@ -62,7 +62,7 @@ class TensorTraffic:
     fill: bits that come from the outermost level to the tensor's home once (weights, what the network is given).
     """
 
-    tensor: Tensor
+    tensor: TensorRole
     reads: FloatArray
     writes: FloatArray
     footprint: FloatArray
@@ -73,7 +73,7 @@ class TensorTraffic:
 class Access:
     """Bits per row that one store moves: ``key`` is its dotted price, ``level`` its name."""
 
-    tensor: Tensor
+    tensor: TensorRole
     level: str
     key: str
     bits: FloatArray
@@ -199,24 +199,24 @@ def operations(work: ChargedWork) -> FloatArray:
     return work.macs + work.acs
 
 
-def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[Tensor, FloatArray]:
+def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[TensorRole, FloatArray]:
     """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
     memory = _memory(hardware)
     keep, names = memory.keep, list(memory.levels)
     assert keep is not None
     ordered = sorted(flow, key=lambda f: keep.index(f.tensor))
-    home: dict[Tensor, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
-    settled: dict[Tensor, Flags] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    home: dict[TensorRole, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
+    placed: dict[TensorRole, Flags] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
     for index in range(len(names) - 1, 0, -1):
         holds = memory.levels[names[index]].holds
         left: Number = n[f"memory.levels.{names[index]}.size"]
         for f in ordered:
             if holds is not None and f.tensor not in holds:
                 continue
-            fits = (f.footprint <= left) & (f.footprint > 0) & ~settled[f.tensor]
+            fits = (f.footprint <= left) & (f.footprint > 0) & ~placed[f.tensor]
             left = left - np.where(fits, f.footprint, 0.0)
             home[f.tensor] = np.where(fits, float(index), home[f.tensor])
-            settled[f.tensor] = settled[f.tensor] | fits
+            placed[f.tensor] = placed[f.tensor] | fits
     if memory.levels[names[0]].size is not None:
         left = n[f"memory.levels.{names[0]}.size"]
         for f in ordered:
@@ -332,9 +332,9 @@ def check_levels(
     found = flows(work, hardware, n, variant)
     home = assign_levels(found, hardware, n)
     for f in found:
-        lost = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
-        if lost.any():
-            row = int(np.flatnonzero(lost)[0])
+        homeless = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
+        if homeless.any():
+            row = int(np.flatnonzero(homeless)[0])
             raise HardwareError(
                 f"{hardware.where(f'memory.levels.{outermost}.size')}: the {f.tensor.replace('_', ' ')} of "
                 f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level beside what is "

@@ -23,9 +23,9 @@ from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
-from snn_energy.profiler.discovery.interpret import Settled, candidates, settle
+from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret
 from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
-from snn_energy.profiler.results.accumulate import Tally
+from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
 from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
@@ -52,7 +52,7 @@ def profile(
     header: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] | None = None,
     parts: Parts | None = None,
-    settled: Settled | None = None,
+    interpretation: Interpretation | None = None,
 ) -> Counts:
     """Count what a network does, per operation, time step and sample.
 
@@ -82,10 +82,10 @@ def profile(
     try:
         if kept.todo is None or len(kept.todo):
 
-            def settle(first: Sequence[Any]) -> Settled:
-                return settled or settle_first(model, first, time, time_steps, neurons)
+            def interpret(first: Sequence[Any]) -> Interpretation:
+                return interpretation or interpret_first(model, first, time, time_steps, neurons)
 
-            _count(model, loader, kept, settle, input_kind, limit, header or {}, on_batch)
+            _count(model, loader, kept, interpret, input_kind, limit, header or {}, on_batch)
         return kept.finish(lambda: _merged(kept, header or {}, strict))
     finally:
         kept.close()
@@ -95,7 +95,7 @@ def _count(
     model: nn.Module,
     loader: Iterable[Any],
     kept: Parts,
-    settle: Callable[[Sequence[Any]], Settled],
+    interpret: Callable[[Sequence[Any]], Interpretation],
     input_kind: Kind | None,
     max_k: int,
     header: Mapping[str, Any],
@@ -104,10 +104,10 @@ def _count(
     """Run the network on every batch and keep the parts. Raises ProfilingError; Interrupted where a signal stops it."""
     batches = iter(loader)
     first = list(itertools.islice(batches, 1))
-    settled = settle(first)
-    mode, steps = settled.mode, settled.time_steps
-    counting = CountingMode(model, max_k, input_kind, settled.spiking, settled.decomposed_layers)
-    tally = Tally(steps, max_k, kept, _header(model, max_k, settled, input_kind, header))
+    interpretation = interpret(first)
+    mode, steps = interpretation.mode, interpretation.time_steps
+    counting = CountingMode(model, max_k, input_kind, interpretation.spiking, interpretation.decomposed_layers)
+    accumulator = BatchAccumulator(steps, max_k, kept, _header(model, max_k, interpretation, input_kind, header))
     with kept.listening(), as_evaluated(model), _state_kept(model) as state, counting.tracing():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
@@ -123,17 +123,17 @@ def _count(
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
                 counting.end()
-                tally.add(counting, out, y, mode)
-                tally.keep_if_due(counting, mode)
+                accumulator.add(counting, out, y, mode)
+                accumulator.keep_if_due(counting, mode)
             if on_batch is not None:
-                on_batch(kept.counted + tally.samples)
-    tally.keep(counting, mode, is_last=True)
+                on_batch(kept.counted + accumulator.samples)
+    accumulator.keep(counting, mode, is_last=True)
 
 
 def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
     """The counts of all parts, with a warning for every layer whose work is not known. ProfilingError if strict."""
-    counts, troubles = counts_of(kept, header)
-    for layer, why in troubles.items():
+    counts, not_counted = counts_of(kept, header)
+    for layer, why in not_counted.items():
         text = f"{layer}: {why}"
         if strict:
             raise ProfilingError(f"{text} (--strict)")
@@ -156,14 +156,14 @@ def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, hea
         raise ProfilingError(f"header: {error}; give plain values that JSON holds") from None
 
 
-def settle_first(
+def interpret_first(
     model: nn.Module,
     batches: Sequence[Any],
     time: str | None,
     time_steps: int | None,
     named: Iterable[str | type[nn.Module]],
     has_time: bool = False,
-) -> Settled:
+) -> Interpretation:
     """Where time is and what spikes: as the model says, as declared, or as a run on a few samples shows.
 
     batches: the first one, or none. has_time: the loader gives (T, B, ...), so time is to be found on that.
@@ -180,28 +180,28 @@ def settle_first(
         b.framework != "snn_energy" or is_subclass(model.get_submodule(n), b) for n, b in spiking.items()
     )
     if own is not None and not is_foreign:
-        return Settled(time or "inside", own, "the model says so", spiking)
+        return Interpretation(time or "inside", own, "the model says so", spiking)
     if time is None and steps is None and not is_foreign:
         raise ProfilingError("time_steps= is needed: the model does not say how many time steps it runs")
     if not is_foreign and (time is not None or steps == 1):
-        return Settled(time or "inside", steps or 1, "declared", spiking)
+        return Interpretation(time or "inside", steps or 1, "declared", spiking)
     x = _unpack(batches[0])[0] if batches else None
     with torch._C.DisableTorchFunction():
         x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
     with as_evaluated(model):
         try:
-            settled = settle(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
+            interpretation = interpret(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
         except ProfilingError:
             if any(b.known_by == "its name" for b in spiking.values()):
                 raise
             if time is None and own is not None:
-                return Settled("inside", own, "the model says so", spiking)
+                return Interpretation("inside", own, "the model says so", spiking)
             if time is None and steps == 1 and all(b.layout in ("step", None) for b in spiking.values()):
-                return Settled("inside", 1, "declared", spiking)
+                return Interpretation("inside", 1, "declared", spiking)
             raise
     if time is None and not has_time:
         _require_samples_in_front(x, _unpack(batches[0])[1])
-    return settled
+    return interpretation
 
 
 def _require_samples_in_front(x: Any, y: Any) -> None:
@@ -326,7 +326,7 @@ def _misfit(model: nn.Module, x: Tensor) -> str | None:
 
 
 def _header(
-    model: nn.Module, max_k: int, settled: Settled, input_kind: str | None, given: Mapping[str, Any]
+    model: nn.Module, max_k: int, interpretation: Interpretation, input_kind: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Who counted what, with which rules."""
     config = getattr(model, "config", None)
@@ -334,8 +334,8 @@ def _header(
     return {
         "model": name,
         "convention": CONVENTION_VERSION,
-        "time": settled.time,
-        **({} if settled.found in ("declared", "the model says so") else {"time_found": settled.found}),
+        "time": interpretation.time,
+        **({} if interpretation.found in ("declared", "the model says so") else {"time_found": interpretation.found}),
         "input_kind": input_kind,
         "max_k": max_k,
         "snn_energy": __version__,

@@ -55,20 +55,20 @@ class Processes:
     def wait(self) -> None:
         """Until all processes have come here."""
         if self.size > 1:
-            with _told_of_others():
+            with _other_process_errors():
                 dist.barrier()
 
-    def told(self, words: Any) -> Any:
+    def broadcast(self, words: Any) -> Any:
         """What the first process says, in all processes."""
         box = [words]
         if self.size > 1:
-            with _told_of_others():
+            with _other_process_errors():
                 dist.broadcast_object_list(box)
         return box[0]
 
 
 @contextmanager
-def _told_of_others() -> Iterator[None]:
+def _other_process_errors() -> Iterator[None]:
     """One line where another process has gone: it has said why."""
     try:
         yield

@@ -288,8 +288,8 @@ def same_as_estimate(found: Audit, policy: IntegerPolicy, hardware: str) -> None
     if not math.isnan(energy.compute_pj):
         assert energies.sum() == pytest.approx(energy.compute_pj, rel=1e-12)
         layers = energy.to_frame("layer").set_index("layer")["compute_pj"]
-        told = found.operations.dropna(subset=[energy_column(policy)]).groupby("layer")[energy_column(policy)].sum()
-        assert told.tolist() == pytest.approx(layers[told.index].tolist(), rel=1e-9)
+        table = found.operations.dropna(subset=[energy_column(policy)]).groupby("layer")[energy_column(policy)].sum()
+        assert table.tolist() == pytest.approx(layers[table.index].tolist(), rel=1e-9)
 
 
 def test_layers_left_out_are_not_audited_and_the_sums_are_still_those_of_estimate() -> None:
@@ -344,9 +344,9 @@ def test_counts_whose_notes_do_not_say_what_was_read_are_audited_as_far_as_they_
     """Counts made by version 0.1."""
     found = se.audit(se.load_counts(CIFAR / f"{name}.json"), "dts-paper-fpga")
     assert dict(zip(found.findings["layer"], found.findings["category"], strict=True)) == SPIKFORMER
-    told = found.findings.set_index("layer")
+    table = found.findings.set_index("layer")
     for layer in ("sps.pool2", "sps#add0", "#mean0", "head"):
-        assert UNKNOWN in told.loc[layer, "why"]
+        assert UNKNOWN in table.loc[layer, "why"]
 
 
 @pytest.mark.parametrize("name", ["spikformer-2-64", "dts-spikformer-2-64"])
@@ -387,11 +387,11 @@ def test_a_spikformer_profiled_now_tells_what_its_maxima_and_sums_are_of() -> No
     known = {k: v for k, v in SPIKFORMER.items() if "pool" not in k} | NEWLY_KNOWN
     assert dict(zip(found.findings["layer"], found.findings["category"], strict=True)) == known
     assert not found.findings["why"].str.contains(UNKNOWN).any()
-    told = found.operations.set_index("layer")["why"]
-    assert told["sps.pool2"] == "max_pool2d of spikes"
-    assert told["sps#add0"] == "add of spikes"
-    assert told["blocks.0#add1"] == "add of sums of spikes"
-    assert told["head"] == "average of spikes (mean)"
+    table = found.operations.set_index("layer")["why"]
+    assert table["sps.pool2"] == "max_pool2d of spikes"
+    assert table["sps#add0"] == "add of spikes"
+    assert table["blocks.0#add1"] == "add of sums of spikes"
+    assert table["head"] == "average of spikes (mean)"
 
 
 # --- A network of one's own --------------------------------------------------------------------------------------

@@ -422,7 +422,7 @@ def test_twice_the_steps_cost_what_a_network_with_every_step_twice_costs(seed: i
             row |= {} if row["active"] else {k: 0 for k in ("spikes", "membrane_reads", "membrane_writes") if k in row}
     counts = make_counts(rows, samples=samples, time_steps=steps)
     twice = make_counts(rows + later, samples=samples, time_steps=2 * steps)
-    hardware, options = device.profile(), policy.asked()
+    hardware, options = device.profile(), policy.options()
     without = options.pop("without")
     policies = make_policies(hardware, **options)
     work = charged_work(counts, hardware, policies, without)

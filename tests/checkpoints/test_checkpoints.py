@@ -263,8 +263,8 @@ def test_truth_values_are_not_taken_for_real_ones(tmp_path: Path) -> None:
 
 
 def test_of_a_file_of_ours_there_is_nothing_to_tell(tmp_path: Path) -> None:
-    told = load_checkpoint(saved(tmp_path / "a.safetensors", seed=3)).__dict__["snn_energy_checkpoint"]
-    assert told == {
+    notes = load_checkpoint(saved(tmp_path / "a.safetensors", seed=3)).__dict__["snn_energy_checkpoint"]
+    assert notes == {
         "checkpoint": "a.safetensors",
         "checkpoint_sha256": sha256_of(tmp_path / "a.safetensors"),
         "seed": 3,
@@ -273,9 +273,9 @@ def test_of_a_file_of_ours_there_is_nothing_to_tell(tmp_path: Path) -> None:
 
 def test_of_a_file_of_ours_in_16_bits_it_is_said(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "a.safetensors", network(), {}, half=True)
-    told = load_checkpoint(tmp_path / "a.safetensors").__dict__["snn_energy_checkpoint"]["checkpoint_notes"]
+    notes = load_checkpoint(tmp_path / "a.safetensors").__dict__["snn_energy_checkpoint"]["checkpoint_notes"]
     matrices = sum(tensor.dim() > 1 for tensor in weights().values())
-    assert told == [f"float16 weights ({matrices} tensors) are used as float32"]
+    assert notes == [f"float16 weights ({matrices} tensors) are used as float32"]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

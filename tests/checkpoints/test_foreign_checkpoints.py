@@ -94,15 +94,15 @@ def test_weights_are_found_under_the_customary_keys(tmp_path: Path, place: tuple
     content: dict[str, Any] = weights()
     for key in reversed(place):
         content = {"epoch": 3, "optimizer": {"state": {0: torch.ones(3)}, "param_groups": [{"lr": 0.1}]}, key: content}
-    found, told = loaded(saved(tmp_path / "a.pt", content, zipped))
+    found, notes = loaded(saved(tmp_path / "a.pt", content, zipped))
     assert same(found, weights())
-    assert told == f"plain weights, not EMA, under '{'.'.join(place)}'"
+    assert notes == f"plain weights, not EMA, under '{'.'.join(place)}'"
 
 
 def test_of_bare_weights_it_is_said_that_nobody_knows_whether_they_are_ema(tmp_path: Path) -> None:
-    found, told = loaded(saved(tmp_path / "a.pt", weights()))
+    found, notes = loaded(saved(tmp_path / "a.pt", weights()))
     assert same(found, weights())
-    assert told == "bare weights: the file does not say whether they are EMA"
+    assert notes == "bare weights: the file does not say whether they are EMA"
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema", "ema_state_dict", "ema"])
@@ -110,28 +110,28 @@ def test_of_bare_weights_it_is_said_that_nobody_knows_whether_they_are_ema(tmp_p
 def test_plain_weights_are_used_unless_ema_is_asked_for(tmp_path: Path, key: str, place: str) -> None:
     both = {key: weights(0.5), "model": weights()}
     path = saved(tmp_path / "a.pt", both if place == "beside" else {"model": {"net": weights(), key: weights(0.5)}})
-    found, told = loaded(path)
+    found, notes = loaded(path)
     assert same(found, weights())
-    assert "plain weights, not EMA" in told
-    assert f"{key}'; --ema takes them" in told
-    found, told = loaded(path, ema=True)
+    assert "plain weights, not EMA" in notes
+    assert f"{key}'; --ema takes them" in notes
+    found, notes = loaded(path, ema=True)
     assert same(found, weights(0.5))
-    assert told.startswith("EMA weights, under '")
-    assert key in told
+    assert notes.startswith("EMA weights, under '")
+    assert key in notes
 
 
 def test_weights_that_are_ema_alone_are_used_and_it_is_said(tmp_path: Path) -> None:
-    found, told = loaded(saved(tmp_path / "a.pt", {"ema": {"module": weights(), "updates": 100}}))
+    found, notes = loaded(saved(tmp_path / "a.pt", {"ema": {"module": weights(), "updates": 100}}))
     assert same(found, weights())
-    assert told == "EMA weights, under 'ema.module'"
+    assert notes == "EMA weights, under 'ema.module'"
 
 
 def test_an_averaged_model_of_torch_is_one(tmp_path: Path) -> None:
     model = torch.optim.swa_utils.AveragedModel(network())
     model.module.load_state_dict(weights())
-    found, told = loaded(saved(tmp_path / "a.pt", model.state_dict()), ema=True)
+    found, notes = loaded(saved(tmp_path / "a.pt", model.state_dict()), ema=True)
     assert same(found, weights())
-    assert told == "EMA weights; counters of a tool are left out (n_averaged); 'module.' is taken off the names"
+    assert notes == "EMA weights; counters of a tool are left out (n_averaged); 'module.' is taken off the names"
 
 
 @pytest.mark.parametrize("content", [{"model": weights()}, weights()], ids=["wrapped", "bare"])
@@ -163,16 +163,16 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, suffix:
         saved(tmp_path / "a.pt", named)
     else:
         save_file(named, tmp_path / "a.safetensors")
-    found, told = loaded(tmp_path / f"a.{suffix}")
+    found, notes = loaded(tmp_path / f"a.{suffix}")
     assert same(found, weights())
-    assert f"'{prefix}' is taken off the names" in told
+    assert f"'{prefix}' is taken off the names" in notes
 
 
 def test_parts_that_were_compiled_lose_their_prefix(tmp_path: Path) -> None:
     named = {name.replace("3.", "3._orig_mod."): value for name, value in weights().items()}
-    found, told = loaded(saved(tmp_path / "a.pt", named))
+    found, notes = loaded(saved(tmp_path / "a.pt", named))
     assert same(found, weights())
-    assert "'_orig_mod.' is taken off" in told
+    assert "'_orig_mod.' is taken off" in notes
 
 
 def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_no_prefix_goes_unless_every_name_then_fits(tmp_path: Path, odd: str) ->
 
 def test_the_counters_of_thop_are_left_out_and_it_is_said(tmp_path: Path) -> None:
     counters = {"total_ops": torch.zeros(1).double(), "0.total_params": torch.zeros(1).double()}
-    found, told = loaded(saved(tmp_path / "a.pt", weights() | counters))
+    found, notes = loaded(saved(tmp_path / "a.pt", weights() | counters))
     assert same(found, weights())
-    assert "counters of a tool are left out (total_ops, total_params)" in told
+    assert "counters of a tool are left out (total_ops, total_params)" in notes
 
 
 def test_any_other_name_too_many_is_refused(tmp_path: Path) -> None:
@@ -206,9 +206,9 @@ def test_any_other_name_too_many_is_refused(tmp_path: Path) -> None:
 def test_a_counter_that_old_files_lack_is_the_networks_own(tmp_path: Path) -> None:
     content = weights()
     del content["1.num_batches_tracked"]
-    found, told = loaded(saved(tmp_path / "a.pt", content))
+    found, notes = loaded(saved(tmp_path / "a.pt", content))
     assert same(found, weights())
-    assert "the network's own value is used for 1.num_batches_tracked" in told
+    assert "the network's own value is used for 1.num_batches_tracked" in notes
 
 
 def test_a_whole_batch_norm_that_is_missing_is_missing(tmp_path: Path) -> None:
@@ -260,10 +260,10 @@ def test_other_widths_of_real_numbers_are_converted_and_it_is_said(
         saved(tmp_path / "a.pt", content)
     else:
         save_file(content, tmp_path / "a.safetensors")
-    found, told = loaded(tmp_path / f"a.{suffix}")
+    found, notes = loaded(tmp_path / f"a.{suffix}")
     assert same(found, {name: value.to(network().state_dict()[name].dtype) for name, value in content.items()})
     assert found["0.weight"].dtype == torch.float32
-    assert f"{str(dtype).removeprefix('torch.')} weights (8 tensors) are used as float32" in told
+    assert f"{str(dtype).removeprefix('torch.')} weights (8 tensors) are used as float32" in notes
 
 
 def test_the_networks_type_counts_not_single_precision(tmp_path: Path) -> None:
@@ -276,10 +276,10 @@ def test_the_networks_type_counts_not_single_precision(tmp_path: Path) -> None:
 
 def test_int8_weights_are_whole_numbers_without_a_scale(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", weights() | {"3.weight": torch.arange(-12, 12, dtype=torch.int8).view(3, 8)})
-    found, told = loaded(path)
+    found, notes = loaded(path)
     assert found["3.weight"].flatten().tolist() == list(range(-12, 12))
     assert found["3.weight"].dtype == torch.float32
-    assert "int8 weights (1 tensor) are taken as they are, without a scale, as float32" in told
+    assert "int8 weights (1 tensor) are taken as they are, without a scale, as float32" in notes
 
 
 def test_whole_numbers_that_single_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -292,17 +292,17 @@ def test_quantised_tensors_come_with_their_scale(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # torch means to drop them
         quantised = torch.quantize_per_tensor(torch.arange(24.0).view(3, 8) / 4, 0.25, 3, torch.qint8)
         path = saved(tmp_path / "a.pt", weights() | {"3.weight": quantised})
-    found, told = loaded(path)
+    found, notes = loaded(path)
     assert found["3.weight"].flatten().tolist() == [i / 4 for i in range(24)]
-    assert "quantised weights (1 tensor) are taken with their own scales" in told
+    assert "quantised weights (1 tensor) are taken with their own scales" in notes
 
 
 def test_a_counter_that_overflowed_in_16_bits_is_the_networks_own(tmp_path: Path) -> None:
     content = {name: value.half() for name, value in weights().items()}
     content["1.num_batches_tracked"] = torch.tensor(float("inf")).half()
-    found, told = loaded(saved(tmp_path / "a.pt", content))
+    found, notes = loaded(saved(tmp_path / "a.pt", content))
     assert found["1.num_batches_tracked"].item() == 0
-    assert "the network's own value is used for 1.num_batches_tracked" in told
+    assert "the network's own value is used for 1.num_batches_tracked" in notes
 
 
 def test_a_fraction_is_no_counter(tmp_path: Path) -> None:
@@ -388,9 +388,9 @@ def test_a_file_of_timm_loads(tmp_path: Path, zipped: bool) -> None:
         "version": 2,
     }
     path = saved(tmp_path / "model_best.pth.tar", content, zipped)
-    found, told = loaded(path)
+    found, notes = loaded(path)
     assert same(found, weights())
-    assert told == (
+    assert notes == (
         "plain weights, not EMA, under 'state_dict'; not used: 'state_dict_ema'; --ema takes them; "
         "'module.' is taken off the names"
     )
@@ -413,9 +413,9 @@ def test_a_file_of_lightning_loads_where_lightning_is_not(
     }
     path = saved(tmp_path / "epoch=3.ckpt", content, zipped)
     del sys.modules["lightning_like"]
-    found, told = loaded(path)
+    found, notes = loaded(path)
     assert same(found, weights())
-    assert told == "plain weights, not EMA, under 'state_dict'; 'model.' is taken off the names"
+    assert notes == "plain weights, not EMA, under 'state_dict'; 'model.' is taken off the names"
     assert "lightning_like" not in sys.modules
 
 

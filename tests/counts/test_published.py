@@ -228,18 +228,18 @@ def test_one_reading_of_spikingformer_and_of_cct_gives_their_published_sizes() -
 
 def test_the_file_of_our_own_network_says_what_profiling_it_finds(profiled: Counts) -> None:
     """But for what hangs on values: kinds of input, and so which operand of a product is streamed."""
-    found, told = profiled.to_frame(), load_counts("published:dts-spikformer-4-384").to_frame()
+    found, recorded = profiled.to_frame(), load_counts("published:dts-spikformer-4-384").to_frame()
     columns = [
         "layer", "order", "group", "op", "time_step", "active", "needed", "dense_macs", "neurons",
         "elementwise_ops", "membrane_reads", "membrane_writes", "reduction", "out_channels", "positions", "groups",
         "feeds_neuron",
     ]  # fmt: skip
-    pd.testing.assert_frame_equal(told[columns], found[columns], check_dtype=False)
+    pd.testing.assert_frame_equal(recorded[columns], found[columns], check_dtype=False)
     layers = ["weights", "biases", "input_elements", "output_elements", "input_repeated"]
     read = found["op"].isin(("conv", "linear"))
-    pd.testing.assert_frame_equal(told.loc[read, layers], found.loc[read, layers], check_dtype=False)
+    pd.testing.assert_frame_equal(recorded.loc[read, layers], found.loc[read, layers], check_dtype=False)
     product = found["op"] == "matmul"
-    elements = told.loc[product, "input_elements"] + told.loc[product, "other_elements"]
+    elements = recorded.loc[product, "input_elements"] + recorded.loc[product, "other_elements"]
     assert (elements == found.loc[product, "input_elements"] + found.loc[product, "other_elements"]).all()
 
 
@@ -435,8 +435,8 @@ def test_the_next_layer_that_computes_tells_whether_an_output_goes_to_neurons(sm
         False,
         False,
     ]
-    told = small("apart", ("max_k: 4,", "max_k: 4, feeds_neuron: false,"))
-    assert not row_of(told, "blocks.0.fc")["feeds_neuron"]
+    recorded = small("apart", ("max_k: 4,", "max_k: 4, feeds_neuron: false,"))
+    assert not row_of(recorded, "blocks.0.fc")["feeds_neuron"]
 
 
 def test_groups_follow_from_names_unless_given(small: Callable[..., Counts]) -> None:

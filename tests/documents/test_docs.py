@@ -18,7 +18,7 @@ ROW = 12
 ACTIVE = 3  # active steps of the page's layer, sps.conv1
 
 
-def told(section: int) -> dict[str, list[str]]:
+def numbers_of(section: int) -> dict[str, list[str]]:
     """The rows of a section's tables: what -> cells."""
     text = PAGE.split(f"\n## {section}. ", 1)[1].split("\n## ", 1)[0]
     rows = [[c.strip().strip("*") for c in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
@@ -31,7 +31,7 @@ def counts() -> se.Counts:
 
 
 def test_the_counts_of_the_page_are_those_of_the_file(counts: se.Counts) -> None:
-    row, page = counts.rows.iloc[ROW], told(1)
+    row, page = counts.rows.iloc[ROW], numbers_of(1)
     assert (row["layer"], row["time_step"]) == ("sps.conv1", 0)
     assert page["samples"][0] == f"{counts.samples}"
     assert page["input elements"][0] == f"{row['input_elements']:,}"
@@ -45,7 +45,7 @@ def test_the_counts_of_the_page_are_those_of_the_file(counts: se.Counts) -> None
 
 
 def test_the_flat_energy_of_the_page_follows_from_counts_and_profile(counts: se.Counts) -> None:
-    row, page, n = counts.rows.iloc[ROW], told(2), numbers(se.load_hardware("dts-paper-fpga"))
+    row, page, n = counts.rows.iloc[ROW], numbers_of(2), numbers(se.load_hardware("dts-paper-fpga"))
     per_bit = n["memory.levels.sram_1mb.read"] / n["memory.levels.sram_1mb.read.width_bits"]
     parts = {
         "AC energy": n["compute.ac"] * row["sops"] / 360,
@@ -67,7 +67,7 @@ def energy(counts: se.Counts) -> Energy:
 
 
 def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Counts, energy: Energy) -> None:
-    row, page, n = counts.rows.iloc[ROW], told(3), numbers(energy.hardware)
+    row, page, n = counts.rows.iloc[ROW], numbers_of(3), numbers(energy.hardware)
     outputs, sops = row["positions"] * row["out_channels"], row["sops"] / 360
     for name, bits in (
         ("inputs", ACTIVE * row["input_elements"]),
@@ -110,7 +110,7 @@ def test_the_hierarchy_of_the_page_follows_from_counts_and_profile(counts: se.Co
 
 
 def test_the_cycles_of_the_page_follow_from_counts_and_profile(counts: se.Counts, energy: Energy) -> None:
-    row, page = counts.rows.iloc[ROW], told(4)
+    row, page = counts.rows.iloc[ROW], numbers_of(4)
     operations, lanes = row["positions"] * row["reduction"] * row["out_channels"], 168
     assert page["operations"][0] == f"{operations:,}"
     assert page["cycles of the step"][0] == f"{operations / lanes:,.1f}"

@@ -96,9 +96,9 @@ def test_a_dataclass_in_the_file_works(tmp_path: Path) -> None:
 def test_what_cannot_be_built_is_told_in_one_line(
     net: Path, reference: str, arguments: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(ModelError, match=said) as told:
+    with pytest.raises(ModelError, match=said) as raised:
         build_model(reference, arguments)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

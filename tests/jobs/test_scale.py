@@ -280,10 +280,10 @@ def test_whole_parts_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
         return batch(self, chosen)
 
     monkeypatch.setattr(ImageSet, "batch", seeing)
-    told: list[tuple[int, int]] = []
-    profiled(tmp_path, on_start=lambda *numbers: told.append(numbers), on_batch=lambda done: told.append((done, 0)))
+    calls: list[tuple[int, int]] = []
+    profiled(tmp_path, on_start=lambda *numbers: calls.append(numbers), on_batch=lambda done: calls.append((done, 0)))
     assert seen == [*range(LOOK), *range(20, 40)]  # the first ones tell what spikes, and are not counted again
-    assert told == [(20, 40), *((done, 0) for done in range(24, 41, 4))]
+    assert calls == [(20, 40), *((done, 0) for done in range(24, 41, 4))]
 
 
 class StopError(Exception):

@@ -172,7 +172,7 @@ class Policy:
     encoder: str = "per-step"
     without: tuple[str, ...] = ()
 
-    def asked(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """The keywords of ``estimate``."""
         return dict(vars(self))
 

@@ -32,7 +32,7 @@ from snn_energy.paper.made_networks import (
     set_active_steps,
     steps_of_mean,
 )
-from snn_energy.paper.record import COLUMNS, Figure, Record, entry, load_record
+from snn_energy.paper.record import COLUMNS, Figure, PublishedRecord, entry, load_record
 from snn_energy.paper.reproduce import (
     VARIANTS,
     WITH_ARRAY,
@@ -53,7 +53,7 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def record() -> Record:
+def record() -> PublishedRecord:
     return load_record()
 
 
@@ -63,7 +63,7 @@ def small() -> Counts:
 
 
 @pytest.fixture(scope="session")
-def networks(record: Record) -> dict[str, Counts]:
+def networks(record: PublishedRecord) -> dict[str, Counts]:
     """The networks of Table V on one image; for all settings of Tables III and IV but one the same one stands in."""
     settings = {s.name: s for s in settings_of(record)}
     names = ["III all groups", "IV 4 of 6 1e-4", *(name for name in settings if name.startswith("cifar"))]
@@ -78,7 +78,7 @@ def shipped() -> dict[str, Counts]:
 
 
 @pytest.fixture(scope="session")
-def pure(record: Record, shipped: dict[str, Counts]) -> pd.DataFrame:
+def pure(record: PublishedRecord, shipped: dict[str, Counts]) -> pd.DataFrame:
     """The ledger without the networks that torch makes."""
     return make_ledger(record, {}, shipped, read_ablation(bundled.reports()), energy_ranges({}))
 
@@ -323,7 +323,7 @@ def test_two_residual_streams_are_refused():
 
 
 def test_every_published_figure_is_in_the_ledger_and_in_the_committed_one(
-    record: Record, pure: pd.DataFrame, committed: pd.DataFrame
+    record: PublishedRecord, pure: pd.DataFrame, committed: pd.DataFrame
 ):
     for ledger in (pure, committed):
         rows = {(section, row.split(", ")[0]) for section, row in zip(ledger["section"], ledger["row"], strict=True)}
@@ -331,7 +331,7 @@ def test_every_published_figure_is_in_the_ledger_and_in_the_committed_one(
         assert not ledger.duplicated(["section", "row"]).any()
 
 
-def test_every_exact_figure_comes_out_to_the_printed_digits(record: Record, pure: pd.DataFrame):
+def test_every_exact_figure_comes_out_to_the_printed_digits(record: PublishedRecord, pure: pd.DataFrame):
     exact = pure[pure["kind"] == "exact"]
     assert len(exact) == sum(f.kind == "exact" for f in record.figures) > 30
     assert (exact["residual"] == 0).all()
@@ -381,7 +381,9 @@ def assert_ranges_hold(ranges: pd.DataFrame) -> None:
         assert (high[order].diff(axis=1).iloc[:, 1:] <= 0).all(axis=None)
 
 
-def test_without_a_checkout_every_row_is_there_and_says_that_it_cannot_be_made(record: Record, pure: pd.DataFrame):
+def test_without_a_checkout_every_row_is_there_and_says_that_it_cannot_be_made(
+    record: PublishedRecord, pure: pd.DataFrame
+):
     bare = make_ledger(record, {}, {}, None, energy_ranges({}))
     rows = {(s, r.split(", ")[0]) for s, r in zip(bare["section"], bare["row"], strict=True)}
     assert {(f.section, f.row) for f in record.figures} <= rows
@@ -397,7 +399,7 @@ def test_shipped_counts_are_found_in_a_checkout(shipped: dict[str, Counts]):
     }
 
 
-def test_the_figures_of_table_v_need_four_shares_of_compute(record: Record):
+def test_the_figures_of_table_v_need_four_shares_of_compute(record: PublishedRecord):
     table = {row: f.value for row, f in record.of("table_v").items()}
 
     def three(name: str) -> list[float]:
@@ -424,7 +426,7 @@ def test_digits_are_compared_as_printed():
     assert entry(Figure("s", "r", "1200", "exact"), 1201, "")["residual"] == 1
 
 
-def test_the_published_results_are_no_counts_and_no_prices(record: Record):
+def test_the_published_results_are_no_counts_and_no_prices(record: PublishedRecord):
     assert "record" not in list_published()
     sources = [p for p in (ROOT / "snn_energy").rglob("*.py") if "record.yaml" in p.read_text(encoding="utf-8")]
     assert [p.name for p in sources] == ["record.py"]
@@ -464,7 +466,7 @@ def test_ranges_hold_what_was_made(networks: dict[str, Counts]):
 
 def test_the_command_writes_the_same_bytes_twice_and_prints_the_ledger(
     tmp_path: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch,
-    networks: dict[str, Counts], record: Record,
+    networks: dict[str, Counts], record: PublishedRecord,
 ):  # fmt: skip
     monkeypatch.setattr(reproduce, "make_networks", lambda record, on_network: networks)
     runs = []

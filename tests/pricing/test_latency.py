@@ -47,7 +47,7 @@ def test_an_inference_takes_what_a_scalar_loop_says(block: int, make_counts: Mak
         charged = oracle.charge(rows, samples, policy, timing.zeros)
         expected = oracle.time_of(charged, device, policy.memory, time_steps)
 
-        found = estimate_latency(counts, profile, **policy.asked())
+        found = estimate_latency(counts, profile, **policy.options())
         assert found.cycles == pytest.approx(expected.cycles, rel=1e-9), seed
         assert found.seconds == pytest.approx(expected.cycles / timing.clock_hz, rel=1e-9), seed
         assert found.interval_cycles == pytest.approx(expected.interval, rel=1e-9), seed
@@ -56,15 +56,15 @@ def test_an_inference_takes_what_a_scalar_loop_says(block: int, make_counts: Mak
         assert found.zeros == timing.zeros
         assert found.schedule == (timing.schedule if timing.timing == "lanes" else "array")
         check_layers(found, expected, timing)
-        asked = policy.asked()
-        left_out = asked.pop("without")
-        work = charged_work(counts, profile, make_policies(profile, **asked), left_out)
+        options = policy.options()
+        left_out = options.pop("without")
+        work = charged_work(counts, profile, make_policies(profile, **options), left_out)
         if work.is_operation.any():  # what a sweep asks for
             places = layer_rows_of(counts, joined=timing.timing == "array")
             total = total_cycles(work, profile, numbers(profile), policy.memory, places, time_steps)  # type: ignore[arg-type]
             assert float(total) == pytest.approx(expected.cycles, rel=1e-9), seed
 
-        energy = estimate(counts, profile, **policy.asked())
+        energy = estimate(counts, profile, **policy.options())
         static = oracle.watts(device) * expected.cycles / timing.clock_hz * 1e12
         total = oracle.total_pj(rows, samples, time_steps, device, policy)
         assert energy.static_pj == pytest.approx(static, rel=1e-9), seed
@@ -102,7 +102,7 @@ def test_skipping_is_worth_what_a_scalar_loop_says(block: int, make_counts: Make
         device = oracle.random_device(rng, timed=seed % 4 > 0)
         policy = oracle.random_policy(rng, device, rows)
         counts = make_counts(rows, samples=samples, time_steps=time_steps)
-        table = skipping(estimate(counts, device.profile(), **policy.asked()))
+        table = skipping(estimate(counts, device.profile(), **policy.options()))
         assert table["steps"].tolist() == ["all T_max", "input side", "input and output side"]
         networks = [oracle.without_masks(rows, samples), rows, oracle.only_needed(rows)]
         totals = [oracle.total_pj(r, samples, time_steps, device, policy) for r in networks]
@@ -159,12 +159,12 @@ def counted(make_counts: MakeCounts, rows: list[Row], samples: int = 1) -> Count
     return make_counts(rows, samples=samples, time_steps=max(1, *(row["time_step"] + 1 for row in rows)))
 
 
-def takes(make_counts: MakeCounts, rows: list[Row], device: Device, samples: int = 1, **asked: Any) -> Latency:
-    return estimate_latency(counted(make_counts, rows, samples), device.profile(), **asked)
+def takes(make_counts: MakeCounts, rows: list[Row], device: Device, samples: int = 1, **options: Any) -> Latency:
+    return estimate_latency(counted(make_counts, rows, samples), device.profile(), **options)
 
 
-def costs(make_counts: MakeCounts, rows: list[Row], device: Device, **asked: Any) -> Energy:
-    return estimate(counted(make_counts, rows), device.profile(), **asked)
+def costs(make_counts: MakeCounts, rows: list[Row], device: Device, **options: Any) -> Energy:
+    return estimate(counted(make_counts, rows), device.profile(), **options)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -382,9 +382,9 @@ def test_bandwidth_in_seconds_does_not_follow_the_clock(make_counts: MakeCounts)
 def test_another_schedule_or_treatment_of_zeros_can_be_asked_for(make_counts: MakeCounts) -> None:
     counts, profile = make_counts(layers("a", "b")), lanes(sync=5).profile()
     for schedule, zeros in itertools.product(SCHEDULES, ("none", "gate", "skip")):
-        asked = estimate_latency(counts, profile, schedule=schedule, zeros=zeros)  # type: ignore[arg-type]
+        options = estimate_latency(counts, profile, schedule=schedule, zeros=zeros)  # type: ignore[arg-type]
         own = estimate_latency(counts, lanes(schedule=schedule, zeros=zeros, sync=5).profile())
-        assert (asked.cycles, asked.schedule, asked.zeros) == (own.cycles, schedule, zeros)
+        assert (options.cycles, options.schedule, options.zeros) == (own.cycles, schedule, zeros)
 
 
 def test_layers_left_out_take_no_time(make_counts: MakeCounts) -> None:

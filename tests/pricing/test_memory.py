@@ -47,7 +47,7 @@ def test_every_store_moves_what_a_scalar_loop_says(block: int, make_counts: Make
         device = oracle.random_device(rng)
         policy = oracle.random_policy(rng, device, rows)
         counts = make_counts(rows, samples=samples, time_steps=time_steps)
-        energy = estimate(counts, device.profile(), **policy.asked())
+        energy = estimate(counts, device.profile(), **policy.options())
         expected = oracle.moved(oracle.charge(rows, samples, policy), device, policy.memory)
         frame = energy.to_frame()
         for i, row in enumerate(expected):
@@ -108,14 +108,14 @@ def layers(*names: str, steps: int = STEPS, **changes: Any) -> list[Row]:
     return [operation(name, t, **changes) for name in names for t in range(steps)]
 
 
-def on(make_counts: MakeCounts, rows: list[Row], device: Device, memory: str | None = None, **asked: Any) -> Energy:
+def on(make_counts: MakeCounts, rows: list[Row], device: Device, memory: str | None = None, **options: Any) -> Energy:
     """Rows from the midst of a network: what it is given was read by a layer before, masked here."""
-    samples = asked.pop("samples", 1)
-    if not asked.pop("first", False):
+    samples = options.pop("samples", 1)
+    if not options.pop("first", False):
         rows = [*rows, operation("before", active=False, weights=0) | {"order": -1}]
     steps = max(row["time_step"] for row in rows) + 1
     counts = make_counts(rows, samples=samples, time_steps=max(steps, 1))
-    return estimate(counts, device.profile(), memory=memory, **asked)  # type: ignore[arg-type]
+    return estimate(counts, device.profile(), memory=memory, **options)  # type: ignore[arg-type]
 
 
 def kept(size: int | None = None, columns: int = ENDLESS, rows: int = ENDLESS, **changes: Any) -> Device:
@@ -773,4 +773,4 @@ def test_a_prefix_leaves_out_what_lies_below_it(make_counts: MakeCounts) -> None
 
 
 def test_policies_are_named_like_the_keywords_of_an_estimate() -> None:
-    assert set(Policy().asked()) == {"memory", "integer", "products", "encoder", "without"}
+    assert set(Policy().options()) == {"memory", "integer", "products", "encoder", "without"}

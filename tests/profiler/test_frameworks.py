@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.belief import inspect_model
+from snn_energy.profiler.inspection_report import inspect_model
 from snn_energy.profiler.run import UnsupportedOperationWarning
 
 
@@ -70,7 +70,7 @@ class Case:
     x: Callable[[], Tensor]
     run: Run
     neurons: Sequence[str]
-    told: dict[str, Any]
+    declared: dict[str, Any]
     time: str  # that must be found, or is told
     order: str = "time"
     axis: int = 0
@@ -486,7 +486,7 @@ def test_its_counts_are_those_of_plain_hooks(case: Case) -> None:
     found = truth(case.build(), x, case.run, case.neurons, case.order)
     right = logits(found.out, case.order).argmax(1)
     labels = torch.cat([(right[:2] + 1) % 4, right[2:]])
-    counts = se.profile(case.build(), [(x, labels)], **case.told)
+    counts = se.profile(case.build(), [(x, labels)], **case.declared)
     assert_rows(counts, found, integrating=case.integrating, read=case.first)
     assert counts.header["time"] == case.time
     assert counts.header["time_steps"] == T
@@ -499,18 +499,18 @@ def test_its_counts_are_those_of_plain_hooks(case: Case) -> None:
 def test_it_does_not_depend_on_how_samples_are_dealt_into_batches(case: Case) -> None:
     x, per = case.x(), T if case.time == "flat-batch" else 1
     parts = [2 * per, 3 * per] if case.axis == 0 else [2, 3]
-    whole = se.profile(case.build(), [x], **case.told)
-    dealt = se.profile(case.build(), list(x.split(parts, case.axis)), **case.told)
-    turned = se.profile(case.build(), list(x.split(parts[::-1], case.axis)), **case.told)
+    whole = se.profile(case.build(), [x], **case.declared)
+    dealt = se.profile(case.build(), list(x.split(parts, case.axis)), **case.declared)
+    turned = se.profile(case.build(), list(x.split(parts[::-1], case.axis)), **case.declared)
     assert work(whole) == work(dealt) == work(turned)
-    twice = se.profile(case.build(), [torch.cat([x, x], case.axis)], **case.told)
-    assert work(twice) == work(se.profile(case.build(), [x, x], **case.told))
+    twice = se.profile(case.build(), [torch.cat([x, x], case.axis)], **case.declared)
+    assert work(twice) == work(se.profile(case.build(), [x, x], **case.declared))
 
 
 @pytest.mark.parametrize("samples", [2, B])
 def test_a_state_left_over_does_not_leak_and_is_left(case: Case, samples: int) -> None:
     x = case.x()
-    expected = work(se.profile(case.build(), [x], **case.told))
+    expected = work(se.profile(case.build(), [x], **case.declared))
     model = case.build()
     for module in model.modules():
         module.training = not module.training if isinstance(module, nn.Flatten) else module.training
@@ -518,7 +518,7 @@ def test_a_state_left_over_does_not_leak_and_is_left(case: Case, samples: int) -
         case.run(model.eval(), x.narrow(case.axis, 0, samples * (T if case.time == "flat-batch" else 1)))
     model.train()
     before, hooks = everything(model), [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
-    assert work(se.profile(model, [x], **case.told)) == expected
+    assert work(se.profile(model, [x], **case.declared)) == expected
     assert everything(model) == before
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
 
@@ -659,18 +659,18 @@ def test_a_node_that_mixes_time_steps_by_weights_is_refused() -> None:
 def recurrent(name: str) -> tuple[nn.Module, str, Callable[[nn.Module, Tensor], Any], Tensor, dict[str, Any]]:
     """A net whose second module has recurrent weights, 8 to 8; the layer they are in; how it is run, on what."""
     torch.manual_seed(0)
-    told = {"time_steps": T, "time": "call"}
+    declared = {"time_steps": T, "time": "call"}
     if name.startswith("R"):
         decays = (0.9, 0.8) if name == "RSynaptic" else (0.9,)
         node = torch_neuron(name, *decays, linear_features=8, init_hidden=True)()
-        return louder(nn.Sequential(nn.Linear(6, 8), node, nn.Linear(8, 4)), 3), "1.recurrent", call, vector(), told
+        return louder(nn.Sequential(nn.Linear(6, 8), node, nn.Linear(8, 4)), 3), "1.recurrent", call, vector(), declared
     if name == "LIFRecurrent":
         made = sinabs_layer("LIFRecurrent", tau_mem=5.0, norm_input=False, rec_connect=nn.Linear(8, 8, bias=False))()
         net = louder(nn.Sequential(nn.Linear(6, 8), made, nn.Linear(8, 4)), 3)
         return net, "1.rec_connect", give, over_time((B, T), vector)(), {"time_steps": T, "time": "axis1"}
     norse = framework("norse.torch")
     cell = norse.LIFRecurrentCell(8, 8, p=norse.LIFParameters(v_th=torch.tensor(0.1)))
-    return louder(norse.SequentialState(nn.Linear(6, 8), cell, nn.Linear(8, 4)), 9), "1", hand_on, vector(), told
+    return louder(norse.SequentialState(nn.Linear(6, 8), cell, nn.Linear(8, 4)), 9), "1", hand_on, vector(), declared
 
 
 @pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
@@ -680,7 +680,7 @@ def test_recurrent_weights_within_a_neuron_are_counted(name: str) -> None:
 
     snnTorch multiplies at the start of the next step, sinabs at the end of the same one.
     """
-    model, layer, run, x, told = recurrent(name)
+    model, layer, run, x, declared = recurrent(name)
     spikes: list[Tensor] = []
     handle = model.get_submodule("2").register_forward_pre_hook(lambda m, args: spikes.append(args[0].clone()))
     with torch.no_grad():
@@ -688,7 +688,7 @@ def test_recurrent_weights_within_a_neuron_are_counted(name: str) -> None:
     handle.remove()
     fired = [int((step != 0).sum()) for step in (spikes if len(spikes) == T else spikes[0].transpose(0, 1))]
     assert min(fired) > 0
-    frame = se.profile(model, [x], **told).to_frame()  # from rest, whatever is left over
+    frame = se.profile(model, [x], **declared).to_frame()  # from rest, whatever is left over
     assert frame[frame["layer"] == "2"]["sops"].tolist() == [4 * n for n in fired]
     counted = frame[(frame["layer"] == layer) & (frame["op"] == "linear")].set_index("time_step")["sops"]
     assert [counted[step] for step in range(1, T)] == [8 * n for n in (fired[1:] if name[0] == "L" else fired[:-1])]
@@ -698,7 +698,7 @@ def test_recurrent_weights_within_a_neuron_are_counted(name: str) -> None:
 @pytest.mark.parametrize("plain", [False, True])
 def test_the_recurrent_weights_of_norse_are_counted(plain: bool) -> None:
     """Weights may be given as plain tensors, which are no parameters; they are weights all the same."""
-    model, _, run, x, told = recurrent("LIFRecurrentCell")
+    model, _, run, x, declared = recurrent("LIFRecurrentCell")
     if plain:
         cell: Any = model.get_submodule("1")
         for key in ("input_weights", "recurrent_weights"):
@@ -712,7 +712,7 @@ def test_the_recurrent_weights_of_norse_are_counted(plain: bool) -> None:
     handle.remove()
     fired = [int((step != 0).sum()) for step in spikes]
     assert min(fired) > 0
-    frame = se.profile(model, [x], **told).to_frame()
+    frame = se.profile(model, [x], **declared).to_frame()
     rows = frame[(frame["op"] == "linear") & frame["layer"].str.startswith("1#")]
     by_step = [sorted(rows[rows["time_step"] == t]["sops"].tolist()) for t in range(1, T)]
     assert by_step == [sorted([8 * 8 * B, 8 * n]) for n in fired[:-1]]  # real input, and spikes of the step before
@@ -721,17 +721,17 @@ def test_the_recurrent_weights_of_norse_are_counted(plain: bool) -> None:
 @pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.UnsupportedOperationWarning")
 @pytest.mark.parametrize("name", ["RLeaky", "LIFRecurrent", "LIFRecurrentCell"])
 def test_a_belief_lists_the_weights_within_a_neuron_as_not_covered(name: str) -> None:
-    model, _, _, x, told = recurrent(name)
-    belief = inspect_model(model, [x], **told)
-    assert ("1", "has weights of its own: counted as the operations it is made of") in belief.not_covered
-    assert "1" not in set(belief.spiking["layer"])
+    model, _, _, x, declared = recurrent(name)
+    report = inspect_model(model, [x], **declared)
+    assert ("1", "has weights of its own: counted as the operations it is made of") in report.not_covered
+    assert "1" not in set(report.spiking["layer"])
 
 
 @pytest.mark.parametrize("name", ["RLeaky", "LIFRecurrentCell"])
 def test_a_neuron_with_weights_is_not_taken_for_a_plain_one_by_name(name: str) -> None:
-    model, _, _, x, told = recurrent(name)
+    model, _, _, x, declared = recurrent(name)
     with pytest.raises(ProfilingError, match=r"^neuron '1': it holds layers, products or weights"):
-        se.profile(model, [x], **told, neurons=[name])
+        se.profile(model, [x], **declared, neurons=[name])
 
 
 @pytest.mark.parametrize("name", ["RLeaky", "RSynaptic", "LIFRecurrentCell"])
@@ -756,13 +756,13 @@ BELIEVED = {
 @pytest.mark.parametrize("name", BELIEVED)
 def test_a_belief_names_framework_layout_threshold_and_reset(name: str) -> None:
     case = CASES[name]
-    belief = inspect_model(case.build(), [case.x()], **case.told)
-    first = belief.spiking.iloc[0]
+    report = inspect_model(case.build(), [case.x()], **case.declared)
+    first = report.spiking.iloc[0]
     framework_of, reads, threshold, reset = BELIEVED[name]
     assert (first["framework"], first["threshold"], first["reset"]) == (framework_of, threshold, reset)
     assert first["known_by"] == "its class"
     assert reads in first["reads"]
-    assert belief.spiking["layer"].tolist() == list(case.neurons)
+    assert report.spiking["layer"].tolist() == list(case.neurons)
 
 
 def test_a_user_s_own_node_is_believed_by_its_values() -> None:
@@ -789,9 +789,9 @@ def test_a_user_s_own_node_is_believed_by_its_values() -> None:
 
 def test_frameworks_count_alike_in_inference_mode() -> None:
     for name in ("sj loop", "sj lif conv, multi-step", "snntorch leaky", "sinabs squeezed", "norse over time"):
-        expected = work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].told))
+        expected = work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].declared))
         with torch.inference_mode():
-            assert work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].told)) == expected, name
+            assert work(se.profile(CASES[name].build(), [CASES[name].x()], **CASES[name].declared)) == expected, name
 
 
 def test_a_norse_network_that_forgets_its_state_is_refused() -> None:
@@ -817,7 +817,7 @@ def test_accuracy_where_samples_come_first(name: str, samples: int) -> None:
     with torch.no_grad():
         out = found.run(found.build().eval(), x)
     right = (out if out.dim() == 3 else out.unflatten(0, (samples, T))).mean(1).argmax(1)
-    assert se.profile(found.build(), [(x, right)], **found.told).header["accuracy"] == 1
+    assert se.profile(found.build(), [(x, right)], **found.declared).header["accuracy"] == 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import LIF
-from snn_energy.profiler.belief import inspect_model
+from snn_energy.profiler.inspection_report import inspect_model
 from snn_energy.profiler.run import UnsupportedOperationWarning
 
 
@@ -153,16 +153,16 @@ SINGLE = {
 }
 
 
-@pytest.mark.parametrize("told", [{}, {"time": "call"}])
+@pytest.mark.parametrize("declared", [{}, {"time": "call"}])
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_neuron_nobody_knows_is_found_by_its_output(name: str, told: dict[str, str]) -> None:
+def test_a_neuron_nobody_knows_is_found_by_its_output(name: str, declared: dict[str, str]) -> None:
     neuron, layers = SINGLE[name]
     found = truth(net(neuron), images(), call, layers)
-    counts = se.profile(net(neuron), [images()], time_steps=T, **told)
+    counts = se.profile(net(neuron), [images()], time_steps=T, **declared)
     assert_rows(counts, found, read=["0"])
     assert counts.header["time"] == "call"
     assert all(sum(spikes) for spikes in found.spikes.values())
-    assert work(se.profile(net(neuron), [images()[:2], images()[2:]], time_steps=T, **told)) == work(counts)
+    assert work(se.profile(net(neuron), [images()[:2], images()[2:]], time_steps=T, **declared)) == work(counts)
 
 
 @pytest.mark.parametrize("neuron", [OverTime, OverTimeKept])
@@ -346,11 +346,11 @@ def test_a_wrong_name_says_the_nearest() -> None:
         se.profile(net(Ternary), [images()], time_steps=T, neurons=["Ternari"])
 
 
-@pytest.mark.parametrize("told", [{"time_steps": T, "time": "call"}, {"time_steps": T}, {"time_steps": 1}])
+@pytest.mark.parametrize("declared", [{"time_steps": T, "time": "call"}, {"time_steps": T}, {"time_steps": 1}])
 @pytest.mark.parametrize("named", ["Normed", "Filtered"])
-def test_a_named_neuron_that_holds_work_is_refused(named: str, told: dict[str, Any]) -> None:
+def test_a_named_neuron_that_holds_work_is_refused(named: str, declared: dict[str, Any]) -> None:
     with pytest.raises(ProfilingError, match=r"^neuron '1': it holds layers, products or weights"):
-        se.profile(net(NO_NEURON[named.lower()]), [images()], **told, neurons=[named])
+        se.profile(net(NO_NEURON[named.lower()]), [images()], **declared, neurons=[named])
 
 
 # --- time ---------------------------------------------------------------------------------------------------------
@@ -485,9 +485,9 @@ def test_a_forward_that_needs_more_than_the_batch_is_refused() -> None:
         def forward(self, x: Tensor, mask: Tensor) -> Any:
             return self.net(x * mask)
 
-    for told in ({"time": "call"}, {}):
+    for declared in ({"time": "call"}, {}):
         with pytest.raises(ProfilingError, match=r"mask") as caught:
-            se.profile(Two(), [images()], time_steps=T, **told)
+            se.profile(Two(), [images()], time_steps=T, **declared)
         assert "\n" not in str(caught.value)
 
 
@@ -563,17 +563,17 @@ def test_a_network_without_weights() -> None:
 
 @pytest.mark.parametrize("batch", [torch.tensor(1.0), torch.zeros(B, 0)])
 def test_a_batch_with_nothing_in_it_is_refused(batch: Tensor) -> None:
-    for told in ({"time": "call"}, {}):
+    for declared in ({"time": "call"}, {}):
         with pytest.raises(ProfilingError) as caught:
-            se.profile(net(Attribute), [batch], time_steps=T, **told)
+            se.profile(net(Attribute), [batch], time_steps=T, **declared)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("batches", [[], [torch.zeros(0, 6)]])
 def test_no_samples_at_all_is_refused(batches: list[Tensor]) -> None:
-    for told in ({"time": "call"}, {}):
+    for declared in ({"time": "call"}, {}):
         with pytest.raises(ProfilingError, match=r"sample") as caught:
-            se.profile(net(Attribute), batches, time_steps=T, **told)
+            se.profile(net(Attribute), batches, time_steps=T, **declared)
         assert "\n" not in str(caught.value)
 
 
@@ -582,9 +582,9 @@ def test_an_empty_batch_among_others_changes_nothing() -> None:
     assert work(se.profile(net(Attribute), [images(), torch.zeros(0, 6)], time_steps=T)) == expected
 
 
-@pytest.mark.parametrize("told", [{"time": "call"}, {}])
+@pytest.mark.parametrize("declared", [{"time": "call"}, {}])
 @pytest.mark.parametrize("change", ["float64 input", "half model", "meta model", "integer input"])
-def test_another_number_format_or_device_is_one_line(change: str, told: dict[str, str]) -> None:
+def test_another_number_format_or_device_is_one_line(change: str, declared: dict[str, str]) -> None:
     model, x = net(Attribute), images()
     if change == "half model":
         model = model.half()
@@ -593,7 +593,7 @@ def test_another_number_format_or_device_is_one_line(change: str, told: dict[str
     else:
         x = x.double() if change == "float64 input" else (x * 9).long()
     with pytest.raises(ProfilingError) as caught:
-        se.profile(model, [x], time_steps=T, **told)
+        se.profile(model, [x], time_steps=T, **declared)
     assert "\n" not in str(caught.value)
 
 
@@ -624,21 +624,21 @@ def test_an_unknown_operation_is_listed_and_strict_refuses_it() -> None:
 
 def test_a_belief_says_what_spikes_where_time_is_and_what_is_not_covered() -> None:
     model = net(Attribute)
-    belief = inspect_model(model, [images()], time_steps=T)
-    assert belief.model == "Sequential"
-    assert belief.parameters == 6 * 8 + 8 + 8 * 8 + 8 + 8 * 4 + 4
-    assert (belief.settled.time, belief.settled.time_steps) == ("call", T)
-    assert belief.spiking["layer"].tolist() == ["1", "3"]
-    assert set(belief.spiking["class"]) == {"Attribute"}
-    assert set(belief.spiking["known_by"]) == {"its output"}
-    assert set(belief.spiking["framework"]) == {"hand-written"}
+    report = inspect_model(model, [images()], time_steps=T)
+    assert report.model == "Sequential"
+    assert report.parameters == 6 * 8 + 8 + 8 * 8 + 8 + 8 * 4 + 4
+    assert (report.interpretation.time, report.interpretation.time_steps) == ("call", T)
+    assert report.spiking["layer"].tolist() == ["1", "3"]
+    assert set(report.spiking["class"]) == {"Attribute"}
+    assert set(report.spiking["known_by"]) == {"its output"}
+    assert set(report.spiking["framework"]) == {"hand-written"}
     found = truth(net(Attribute), images(), call, ("1", "3"))
-    assert belief.spiking["neurons"].tolist() == [8, 8]
-    assert belief.spiking["rate"].tolist() == [sum(found.spikes[n]) / (8 * T * B) for n in ("1", "3")]
-    assert belief.operations["layer"].tolist() == ["0", "2", "4"]
-    assert belief.operations["input_kind"].tolist() == ["real", "binary", "binary"]
-    assert belief.not_covered == []
-    text = belief.lines()
+    assert report.spiking["neurons"].tolist() == [8, 8]
+    assert report.spiking["rate"].tolist() == [sum(found.spikes[n]) / (8 * T * B) for n in ("1", "3")]
+    assert report.operations["layer"].tolist() == ["0", "2", "4"]
+    assert report.operations["input_kind"].tolist() == ["real", "binary", "binary"]
+    assert report.not_covered == []
+    text = report.lines()
     assert any("one call of the model is one time step" in line for line in text)
     assert any(line.startswith("not covered: nothing") for line in text)
     assert all("\n" not in line for line in text)
@@ -658,22 +658,22 @@ def test_a_belief_lists_what_has_no_rule() -> None:
         def forward(self, x: Tensor) -> Any:
             return torch.fft.fft(x).real
 
-    belief = inspect_model(nn.Sequential(nn.Linear(6, 8), Attribute(), Odd()), [images()], time_steps=T)
-    assert [layer.partition("#")[0] for layer, _ in belief.not_covered] == ["2"]
+    report = inspect_model(nn.Sequential(nn.Linear(6, 8), Attribute(), Odd()), [images()], time_steps=T)
+    assert [layer.partition("#")[0] for layer, _ in report.not_covered] == ["2"]
 
 
 def test_a_belief_looks_at_a_few_samples_along_the_declared_axis() -> None:
     x = torch.rand(T, 20, 6)
-    belief = inspect_model(net(OverTime), [x], time_steps=T, time="axis0", samples=4)
-    assert belief.counts.samples == 4
+    report = inspect_model(net(OverTime), [x], time_steps=T, time="axis0", samples=4)
+    assert report.counts.samples == 4
     found = inspect_model(net(OverTime), [x], has_time=True, samples=4)
-    assert (found.settled.time, found.settled.time_steps) == ("axis0", T)
-    assert work(found.counts) == work(belief.counts)
+    assert (found.interpretation.time, found.interpretation.time_steps) == ("axis0", T)
+    assert work(found.counts) == work(report.counts)
 
 
 def test_a_belief_takes_numpy_labels_and_needs_none() -> None:
-    belief = inspect_model(net(Attribute), [(images(), np.zeros(B, dtype=np.int64))], time_steps=T)
-    assert belief.counts.samples == B
+    report = inspect_model(net(Attribute), [(images(), np.zeros(B, dtype=np.int64))], time_steps=T)
+    assert report.counts.samples == B
 
 
 # --- inspect looks at the first samples, wherever they lie ---

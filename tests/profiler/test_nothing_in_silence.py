@@ -213,10 +213,10 @@ def test_what_cannot_be_followed_is_refused_in_one_line_or_counted(name: str) ->
         return self.b(h.reshape(-1, 4))
 
     model = Does(forward, a=nn.Linear(6, 4), b=nn.Linear(4, 2))
-    told = ""
+    declared = ""
     try:
         frame = se.profile(model, [spikes(5, 6)], time_steps=1).to_frame().set_index("layer")
     except ProfilingError as error:
-        told = str(error)
-    assert told.count("\n") == 0
-    assert told or frame.loc["b", "sops"] == 5 * 4 * 2
+        declared = str(error)
+    assert declared.count("\n") == 0
+    assert declared or frame.loc["b", "sops"] == 5 * 4 * 2

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
-from snn_energy.jobs.profile_run import Asked, profile_run
+from snn_energy.jobs.profile_run import ProfileRequest, profile_run
 from snn_energy.models.neurons import LIF
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -371,9 +371,9 @@ def half_done(net: Path) -> None:
         if done == 20:
             raise ProfilingError("enough")
 
-    asked = Asked(None, "digits", 40, model="mine.py:net", arguments={"level": 0.3}, time_steps=3)
+    request = ProfileRequest(None, "digits", 40, model="mine.py:net", arguments={"level": 0.3}, time_steps=3)
     with pytest.raises(ProfilingError, match="enough"):
-        profile_run(asked, parts="c.json.parts", batch_size=10, save_every_s=0.0, on_batch=stop)
+        profile_run(request, parts="c.json.parts", batch_size=10, save_every_s=0.0, on_batch=stop)
     assert list((net / "c.json.parts").glob("*.npz"))
 
 

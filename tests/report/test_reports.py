@@ -36,10 +36,10 @@ def test_a_cifar_checkpoint_is_what_was_counted(name: str) -> None:
 def test_the_cifar_table_is_that_of_its_counts() -> None:
     counts = {name: se.load_counts(ROOT / "reports" / "cifar10" / f"{name}.json") for name in CIFAR}
     fresh = se.compare(counts, "dts-paper-fpga", baseline="dts-spikformer-2-128").to_frame().set_index("model")
-    told = pd.read_csv(ROOT / "reports" / "cifar10" / "table.csv").set_index("model")
+    recorded = pd.read_csv(ROOT / "reports" / "cifar10" / "table.csv").set_index("model")
     for name in CIFAR:
         for column in ("accuracy", "sops_per_sample", "total_pj", "ce", "me", "te"):
-            assert told.loc[name, column] == pytest.approx(float(fresh.loc[name, column]), rel=1e-9)
+            assert recorded.loc[name, column] == pytest.approx(float(fresh.loc[name, column]), rel=1e-9)
 
 
 def test_no_layer_of_the_cifar_dtss_network_is_dead_and_its_steps_are_few() -> None:

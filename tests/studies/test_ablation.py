@@ -64,14 +64,14 @@ def edited(grid: Path, old: str, new: str) -> Path:
 
 def test_every_variant_is_run_with_every_seed_and_measured(grid: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
-    found, runs = run_grid(grid, tmp_path / "out", on_run=lambda *told: seen.append(told))
+    found, runs = run_grid(grid, tmp_path / "out", on_run=lambda *calls: seen.append(calls))
     assert runs[["variant", "seed"]].values.tolist() == [
         ["charged", 0],
         ["charged", 1],
         ["Fixed T 2", 0],
         ["Fixed T 2", 1],
     ]
-    assert [told[1:] for told in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [calls[1:] for calls in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     first = runs.iloc[0]
     assert (first["mask_groups"], first["lambda_m"], first["t_init"], first["t_max"]) == ("qkv", 0.01, 2, 3)
     counts = ablation.profile_checkpoint(tmp_path / "out" / "charged-0.safetensors", jobs(grid, tmp_path)[0], None)

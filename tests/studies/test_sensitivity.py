@@ -388,7 +388,7 @@ def test_hooks_and_modes_are_as_before_also_after_an_error() -> None:
 def test_the_network_gives_what_it_gave(path: Path) -> None:
     model, x = load_checkpoint(path), digits(6)
 
-    heard: list[Tensor] = []
+    read: list[Tensor] = []
 
     class Listener(nn.Module):
         def __init__(self) -> None:
@@ -396,13 +396,13 @@ def test_the_network_gives_what_it_gave(path: Path) -> None:
             self.inner = model
 
         def forward(self, x: Tensor) -> Tensor:
-            heard.append(self.inner(x))
-            return heard[-1]
+            read.append(self.inner(x))
+            return read[-1]
 
     with torch.no_grad():
         before = model(x)
     measure(Listener(), [(x, labels(6))])
-    assert torch.equal(heard[0], before)
+    assert torch.equal(read[0], before)
     with torch.no_grad():
         assert torch.equal(model(x), before)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Steps = npt.NDArray[np.bool_]  # (T,) one flag per time step
+StepMask = npt.NDArray[np.bool_]  # (T,) one flag per time step
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Node:
     name: str
     is_neuron: bool
     when: int | None  # None: timed
-    active: Steps
+    active: StepMask
     inputs: frozenset[int]
 
 
-def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int) -> list[Steps]:
+def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int) -> list[StepMask]:
     """For every node the steps whose result some active and needed consumer reads (design, section 4).
 
     The network's own outputs are needed. A neuron at t is needed if its output is needed at any t' >= t, because
@@ -47,7 +47,7 @@ def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int
     return wanted
 
 
-def _read_steps(source_when: int | None, reader_when: int | None, working: Steps, time_steps: int) -> Steps:
+def _read_steps(source_when: int | None, reader_when: int | None, working: StepMask, time_steps: int) -> StepMask:
     """Which steps of a source a reader reads, given the steps in which the reader works."""
     if source_when is None and reader_when is not None and reader_when >= 0:
         read = np.zeros(time_steps, dtype=np.bool_)

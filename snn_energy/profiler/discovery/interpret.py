@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler.discovery.observe import Heard, neurons_heard, observe_run
+from snn_energy.profiler.discovery.observe import ModuleObservation, observe_run, observed_neurons
 from snn_energy.profiler.discovery.weights_guard import weights_kept
 from snn_energy.profiler.neurons.known import (
     hides_work,
@@ -33,7 +33,7 @@ SAMPLES = (2, 3)
 
 
 @dataclass(frozen=True)
-class Settled:
+class Interpretation:
     """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
 
     decomposed_layers: neurons of ours in which a user's subclass does more, counted as the operations they are made of.
@@ -68,7 +68,7 @@ def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
     return found
 
 
-def settle(
+def interpret(
     model: nn.Module,
     x: Any,
     *,
@@ -76,7 +76,7 @@ def settle(
     time_steps: int | None = None,
     named: Iterable[str | type[nn.Module]] = (),
     has_time: bool = False,
-) -> Settled:
+) -> Interpretation:
     """Time mode, T_max and spiking modules of a network, by what it does to a few samples of a batch.
 
     x: a batch of the loader, samples in front, or (T, B, ...) where ``has_time``. time, time_steps: as declared, None
@@ -85,24 +85,24 @@ def settle(
     """
     require_one_argument(model, x)
     with weights_kept(model):
-        settled = _settle(model, x, time, time_steps, named, has_time)
-        _require_repeatable(model, x, settled)
-    return settled
+        interpretation = _interpret(model, x, time, time_steps, named, has_time)
+        _require_repeatable(model, x, interpretation)
+    return interpretation
 
 
 @torch.no_grad()
-def _require_repeatable(model: nn.Module, x: Any, settled: Settled) -> None:
+def _require_repeatable(model: nn.Module, x: Any, interpretation: Interpretation) -> None:
     """Raises ProfilingError where the same samples, from rest and with the same random numbers, give something else."""
     outs: list[list[Tensor]] = []
     try:
-        given = settled.mode.first_samples(x, SAMPLES[0], settled.time_steps)
+        given = interpretation.mode.first_samples(x, SAMPLES[0], interpretation.time_steps)
         with torch.random.fork_rng(devices=[]):
             for _ in range(2):
                 torch.manual_seed(0)
                 state = State(model)
                 try:
                     reset_states(model)
-                    outs.append(list(_tensors(settled.mode.run(model, given, settled.time_steps))))
+                    outs.append(list(_tensors(interpretation.mode.run(model, given, interpretation.time_steps))))
                 finally:
                     state.restore()
     except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
@@ -129,21 +129,21 @@ def _tensors(out: Any) -> Iterator[Tensor]:
         yield from _tensors(list(out.values()))
 
 
-def _settle(
+def _interpret(
     model: nn.Module,
     x: Any,
     time: str | None,
     time_steps: int | None,
     named: Iterable[str | type[nn.Module]],
     has_time: bool,
-) -> Settled:
+) -> Interpretation:
     if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
         raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
     spiking = spiking_modules(model, named)
     unknown = candidates(model, spiking)
     if time is not None and (time_steps is not None or time not in ("inside", "loop")):
-        return _settle_as_declared(model, x, time, _steps_in(x, time, time_steps), spiking, unknown)
-    weighted = {name: belief for name in with_weights(model) if (belief := known_class(model.get_submodule(name)))}
+        return _interpret_as_declared(model, x, time, _steps_in(x, time, time_steps), spiking, unknown)
+    weighted = {name: spec for name in with_weights(model) if (spec := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
         raise ProfilingError(_not_told(time_steps, "it has no module that is known to spike"))
     why, raised = [], []
@@ -164,18 +164,18 @@ def _settle(
         _require_bare(runs[0], spiking)
         busy = _busy_subclasses(model, runs[0], spiking)
         weighted |= {name: spiking[name] for name in busy}
-        found = {**neurons_heard(runs[0], unknown), **neurons_heard(runs[1], unknown)}
+        found = {**observed_neurons(runs[0], unknown), **observed_neurons(runs[1], unknown)}
         found |= _of_the_same_classes(model, found, runs[0], unknown)
         all_spiking = {**spiking, **found, **weighted}
         if not all_spiking:
             why.append("no module spikes")
             continue
         reading = _read(mode, steps, {name: [run[name] for run in runs] for name in all_spiking}, all_spiking)
-        if isinstance(reading, Settled) and time not in (None, reading.time):
+        if isinstance(reading, Interpretation) and time not in (None, reading.time):
             reading = f"that is time='{reading.time}'"
-        if isinstance(reading, Settled):
-            told = {name: belief for name, belief in reading.spiking.items() if name not in weighted}
-            return replace(reading, spiking=told, decomposed_layers=frozenset(weighted))
+        if isinstance(reading, Interpretation):
+            neurons = {name: spec for name, spec in reading.spiking.items() if name not in weighted}
+            return replace(reading, spiking=neurons, decomposed_layers=frozenset(weighted))
         why.append(f"{mode}: {reading}")
     if raised and len(raised) == len(why):
         raise ProfilingError(
@@ -186,17 +186,15 @@ def _settle(
     raise ProfilingError(_not_told(time_steps, "; ".join(why)))
 
 
-def _settle_as_declared(
+def _interpret_as_declared(
     model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, NeuronSpec], unknown: Sequence[str]
-) -> Settled:
+) -> Interpretation:
     """Time and T as declared; neurons that nobody knows are listened for all the same."""
     named = [
-        n
-        for n, belief in spiking.items()
-        if belief.known_by == "its name" or is_subclass(model.get_submodule(n), belief)
+        n for n, spec in spiking.items() if spec.known_by == "its name" or is_subclass(model.get_submodule(n), spec)
     ]
     if not unknown and not named:
-        return Settled(time, steps, "declared", spiking, frozenset(with_weights(model)))
+        return Interpretation(time, steps, "declared", spiking, frozenset(with_weights(model)))
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
             some = x if samples is None else MODES[time].first_samples(x, samples, steps)
@@ -204,12 +202,12 @@ def _settle_as_declared(
         except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
             continue
         _require_bare(run, spiking)
-        found = neurons_heard(run, unknown)
+        found = observed_neurons(run, unknown)
         found |= _of_the_same_classes(model, found, run, unknown)
         busy = _busy_subclasses(model, run, spiking)
-        told = {name: belief for name, belief in {**spiking, **found}.items() if name not in busy}
-        return Settled(time, steps, "declared", told, frozenset([*busy, *with_weights(model)]))
-    return Settled(time, steps, "declared", spiking)
+        neurons = {name: spec for name, spec in {**spiking, **found}.items() if name not in busy}
+        return Interpretation(time, steps, "declared", neurons, frozenset([*busy, *with_weights(model)]))
+    return Interpretation(time, steps, "declared", spiking)
 
 
 def _steps_in(x: Any, time: str, steps: int | None) -> int:
@@ -225,32 +223,34 @@ def _steps_in(x: Any, time: str, steps: int | None) -> int:
     return steps
 
 
-def _require_bare(run: Mapping[str, Heard], spiking: Mapping[str, NeuronSpec]) -> None:
+def _require_bare(run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]) -> None:
     """Raises ProfilingError where a module that the user named as a neuron does more than update neurons."""
     for name, note in run.items():
         if name in spiking and spiking[name].known_by == "its name" and note.multiplies:
             raise ProfilingError(hides_work(name))
 
 
-def _busy_subclasses(model: nn.Module, run: Mapping[str, Heard], spiking: Mapping[str, NeuronSpec]) -> list[str]:
+def _busy_subclasses(
+    model: nn.Module, run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]
+) -> list[str]:
     """Users' own subclasses of a framework's neuron that multiply or pool: counted as what they are made of."""
     return [
         name
-        for name, belief in spiking.items()
-        if name in run and run[name].multiplies and is_subclass(model.get_submodule(name), belief)
+        for name, spec in spiking.items()
+        if name in run and run[name].multiplies and is_subclass(model.get_submodule(name), spec)
     ]
 
 
 def _of_the_same_classes(
-    model: nn.Module, found: Mapping[str, NeuronSpec], run: Mapping[str, Heard], names: Iterable[str]
+    model: nn.Module, found: Mapping[str, NeuronSpec], run: Mapping[str, ModuleObservation], names: Iterable[str]
 ) -> dict[str, NeuronSpec]:
     """Where one module of a class was found to be a neuron, the others of that class are: they were silent."""
-    beliefs = {type(model.get_submodule(name)): belief for name, belief in found.items()}
+    specs = {type(model.get_submodule(name)): spec for name, spec in found.items()}
     return {
-        name: beliefs[kind]
+        name: specs[kind]
         for name in names
         if name not in found
-        and (kind := type(model.get_submodule(name))) in beliefs
+        and (kind := type(model.get_submodule(name))) in specs
         and run[name].shapes
         and run[name].is_same_shape
         and not run[name].multiplies
@@ -265,11 +265,14 @@ def _not_told(steps: int | None, why: str) -> str:
 
 
 def _read(
-    mode: str, steps: int | None, heard: Mapping[str, Sequence[Heard]], spiking: Mapping[str, NeuronSpec]
-) -> Settled | str:
+    mode: str,
+    steps: int | None,
+    observations: Mapping[str, Sequence[ModuleObservation]],
+    spiking: Mapping[str, NeuronSpec],
+) -> Interpretation | str:
     """The time mode and T that all neurons agree on, or why there is none."""
     seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps in a call, calls
-    for name, (two, three) in heard.items():
+    for name, (two, three) in observations.items():
         if not two.shapes:
             continue
         if len(two.shapes) != len(three.shapes):
@@ -280,7 +283,7 @@ def _read(
         seen[name] = (*found, len(two.shapes))
     if not seen:
         return "no neuron was reached"
-    told = {name: replace(spiking[name], layout=layout) for name, (layout, _, _) in seen.items()}
+    neurons = {name: replace(spiking[name], layout=layout) for name, (layout, _, _) in seen.items()}
     timed = {count for layout, count, _ in seen.values() if layout != "step"}
     calls = {n for layout, _, n in seen.values() if layout == "step"}
     if len(timed) > 1:
@@ -289,26 +292,26 @@ def _read(
     if timed and steps is not None and count != steps:
         return f"the neurons read {count} time steps, not {steps}"
     if mode == "inside" and timed:
-        return Settled("inside", count, "found by a run: its neurons read all time steps at once", told)
+        return Interpretation("inside", count, "found by a run: its neurons read all time steps at once", neurons)
     if mode == "inside" and calls == {1}:
         if steps is None:
             return "its neurons run one time step a call, and how many calls there are is not said"
-        return Settled("call", steps, "found by a run: one call of the model is one time step", told)
+        return Interpretation("call", steps, "found by a run: one call of the model is one time step", neurons)
     if mode == "inside":
         whole, counts = steps or min(calls), " and ".join(map(str, sorted(calls)))
         if whole not in calls or any(n % whole for n in calls) or (steps is None and len(calls) > 1):
             steps_said = f"{steps} time steps" if steps else "one number of time steps"
             return f"its neurons are called {counts} times, which does not fit {steps_said}"
-        return Settled("loop", whole, f"found by a run: its neurons are called {counts} times", told)
+        return Interpretation("loop", whole, f"found by a run: its neurons are called {counts} times", neurons)
     if mode == "call-axis0":
         if timed or any(n % (steps or 1) for n in calls):
             return "its neurons do not run one time step a call"
-        return Settled(mode, steps or 1, "found by a run: one call of the model is one time step", told)
+        return Interpretation(mode, steps or 1, "found by a run: one call of the model is one time step", neurons)
     if calls and (steps not in calls or any(n % (steps or 1) for n in calls)):
         return f"single-step neurons are called {', '.join(map(str, sorted(calls)))} times in {steps} time steps"
     layout = MODES[mode].layout
     assert layout is not None
-    return Settled(mode, steps or 1, f"found by a run: the model takes {SHAPES[layout]}", told)
+    return Interpretation(mode, steps or 1, f"found by a run: the model takes {SHAPES[layout]}", neurons)
 
 
 def _layout_of(two: tuple[int, ...], three: tuple[int, ...], known: Layout | None) -> tuple[Layout, int] | str:

@@ -19,7 +19,7 @@ from snn_energy.running.time_mode import TimeMode
 
 
 @dataclass
-class Heard:
+class ModuleObservation:
     """What one module did in a run: calls, the shapes it read, and what speaks for a neuron."""
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
@@ -34,21 +34,25 @@ class Heard:
 
 
 @torch.no_grad()
-def observe_run(model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int) -> dict[str, Heard]:
+def observe_run(
+    model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int
+) -> dict[str, ModuleObservation]:
     """Run the model on a few samples, from rest; what the named modules did."""
-    heard = {name: Heard(is_known=known_class(model.get_submodule(name)) is not None) for name in names}
+    observations = {
+        name: ModuleObservation(is_known=known_class(model.get_submodule(name)) is not None) for name in names
+    }
     state = State(model)
     try:
         reset_states(model)
-        with _listening(model, heard):
+        with _observing(model, observations):
             mode.run(model, x, steps)
     finally:
         state.restore()
-    return heard
+    return observations
 
 
 @contextmanager
-def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
+def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) -> Iterator[None]:
     handles: list[Any] = []
     before: dict[str, State] = {}
     running: list[str] = []  # the modules listened to that are at work
@@ -58,7 +62,7 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if not trying[0]:
                 running.append(name)
-                if not heard[name].is_known:
+                if not observations[name].is_known:
                     before[name] = State(module)
 
         return hook
@@ -74,10 +78,10 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
             def call(x: Tensor, *rest: Any) -> Any:
                 return module(x, *rest, **kwargs) if key is None else module(*rest, **{**kwargs, key: x})
 
-            if read and isinstance(read[0], Tensor) and _heard(heard[name], read[0], _spike(out)):
+            if read and isinstance(read[0], Tensor) and _record_call(observations[name], read[0], _spike(out)):
                 after, trying[0] = State(module), True
                 try:
-                    _try_out(heard[name], call, read, out, before[name])
+                    _try_out(observations[name], call, read, out, before[name])
                 finally:
                     after.restore()
                     trying[0] = False
@@ -85,11 +89,11 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
         return hook
 
     try:
-        for name in heard:
+        for name in observations:
             module = model.get_submodule(name)
             handles.append(module.register_forward_pre_hook(entering(name), with_kwargs=True))
             handles.append(module.register_forward_hook(leaving(name), with_kwargs=True))
-        with _Multiplications(heard, running):
+        with _Multiplications(observations, running):
             yield
     finally:
         for handle in handles:
@@ -99,16 +103,16 @@ def _listening(model: nn.Module, heard: Mapping[str, Heard]) -> Iterator[None]:
 class _Multiplications(TorchFunctionMode):
     """Notes which of the running modules multiply with weights, pool or attend: work that a neuron would hide."""
 
-    def __init__(self, heard: Mapping[str, Heard], running: Sequence[str]) -> None:
+    def __init__(self, observations: Mapping[str, ModuleObservation], running: Sequence[str]) -> None:
         super().__init__()
-        self.heard, self.running = heard, running
+        self.observations, self.running = observations, running
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if self.running and plain_name(getattr(func, "__name__", "")) in _WORK:
             for name in self.running:
-                self.heard[name].multiplies = True
+                self.observations[name].multiplies = True
         return func(*args, **(kwargs or {}))
 
 
@@ -119,7 +123,7 @@ def _spike(out: Any) -> Any:
     return out[0] if isinstance(out, (tuple, list)) and out else out
 
 
-def _heard(note: Heard, x: Tensor, spike: Any) -> bool:
+def _record_call(note: ModuleObservation, x: Tensor, spike: Any) -> bool:
     """Note one call; True where the module may be a neuron and is not known well enough yet."""
     note.shapes.append(tuple(x.shape))
     if not isinstance(spike, Tensor) or spike.shape != x.shape or not x.is_floating_point():
@@ -138,7 +142,7 @@ def _heard(note: Heard, x: Tensor, spike: Any) -> bool:
     return not note.is_known and not is_known and len(note.values) < 3
 
 
-def _try_out(note: Heard, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
+def _try_out(note: ModuleObservation, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
     """Find out whether a module remembers, and where time is in what it reads: by what it gives to other inputs.
 
     What is tried starts from ``before``, the state that the call started from.
@@ -227,7 +231,7 @@ def _shifted(state: Any, push: Tensor) -> Any:
     return state + push if isinstance(state, Tensor) and state.is_floating_point() else state
 
 
-def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, NeuronSpec]:
+def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str]) -> dict[str, NeuronSpec]:
     """Of modules nobody knows those that keep a state and give two values, 0 and another; the innermost of a nest."""
     found = {
         name
@@ -242,10 +246,10 @@ def neurons_heard(run: Mapping[str, Heard], names: Iterable[str]) -> dict[str, N
         and not note.read <= note.values  # a delay gives on what it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
-    return {name: NeuronSpec("hand-written", "its output", _layout_heard(run[name])) for name in inner}
+    return {name: NeuronSpec("hand-written", "its output", _observed_layout(run[name])) for name in inner}
 
 
-def _layout_heard(note: Heard) -> Layout | None:
+def _observed_layout(note: ModuleObservation) -> Layout | None:
     if note.steps_axis is None:
         return "step" if note.remembers else None
     return "time-first" if note.steps_axis == 0 else "batch-first"

@@ -33,13 +33,13 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
         matched.update(hits)
         if any(name.startswith(f"{outer}.") or outer == "" for outer in found):
             continue
-        belief = known_class(module)
-        if hits and (_holds_layers(module) or (belief is not None and holds_weights(module))):
+        spec = known_class(module)
+        if hits and (_holds_layers(module) or (spec is not None and holds_weights(module))):
             raise ProfilingError(hides_work(name))
-        if belief is None and hits:
-            belief = NeuronSpec("hand-written", "its name", None)
-        if belief is not None and (belief.known_by == "its name" or not holds_weights(module)):
-            found[name] = belief
+        if spec is None and hits:
+            spec = NeuronSpec("hand-written", "its name", None)
+        if spec is not None and (spec.known_by == "its name" or not holds_weights(module)):
+            found[name] = spec
     for item in wanted:
         if item not in matched:
             text = item if isinstance(item, str) else item.__name__
@@ -78,10 +78,10 @@ def _holds_layers(module: nn.Module) -> bool:
     )
 
 
-def is_subclass(module: nn.Module, belief: NeuronSpec) -> bool:
+def is_subclass(module: nn.Module, spec: NeuronSpec) -> bool:
     """True for a class of the user's own that is derived from a framework's neuron: it may do more than update it."""
     root = type(module).__module__.partition(".")[0]
-    return belief.framework not in ("hand-written", "nir", root)
+    return spec.framework not in ("hand-written", "nir", root)
 
 
 def hides_work(name: str) -> str:
@@ -105,9 +105,9 @@ def known_class(module: nn.Module) -> NeuronSpec | None:
         root = kind.__module__.partition(".")[0]
         reader = _READERS.get(root)
         if reader is not None:
-            belief = reader(module, kind)
-            if belief is not None:
-                return belief
+            spec = reader(module, kind)
+            if spec is not None:
+                return spec
     return None
 
 

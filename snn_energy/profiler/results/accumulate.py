@@ -13,15 +13,15 @@ import numpy.typing as npt
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.kinds import ZERO, Values, join, of_loader
+from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind, least_upper_bound
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS, smallest
-from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
-from snn_energy.profiler.results.part import Operation, Part
-from snn_energy.profiler.results.placement import Placed, feeds_neuron, folds_into, place, readers_of
+from snn_energy.profiler.results.part import Operation, PartialCounts
+from snn_energy.profiler.results.placement import PlacedOperation, assign_steps, feeds_neuron, folds_into, readers_of
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
 from snn_energy.running.accuracy import right_answers
@@ -29,24 +29,24 @@ from snn_energy.running.time_mode import TimeMode
 
 
 @dataclass
-class Layer:
+class OperationTotals:
     """What all batches have in common for one operation, and the per-sample counts of the part under way.
 
     active: one flag per row, True where a source works. worked: one flag per row, True where some sample of the part
     gave it something to work on. gathered: name -> one (rows, samples of the batch) array per batch.
     """
 
-    placed: Placed
-    active: Steps
+    placed: PlacedOperation
+    active: StepMask
     constant: bool
     note: str
     elementwise_ops: int
     feeds_neuron: bool
-    worked: Steps
+    worked: StepMask
     gathered: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
 
 
-class Tally:
+class BatchAccumulator:
     """What the batches did, kept part by part.
 
     samples: of all batches so far. layers, values, loader, correct: of the part under way.
@@ -55,12 +55,12 @@ class Tally:
     def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
         self.time_steps, self.max_k, self.samples = time_steps, max_k, 0
         self.kept, self.header = kept, header
-        self.layers: dict[tuple[str, tuple[int, ...]], Layer] = {}
-        self.values: dict[tuple[str, str], Values] = {}
+        self.layers: dict[tuple[str, tuple[int, ...]], OperationTotals] = {}
+        self.values: dict[tuple[str, str], ValueSet] = {}
         self.loader: set[tuple[str, str]] = set()
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
-        self._placed: list[Placed] = []
+        self._placed: list[PlacedOperation] = []
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
@@ -68,8 +68,8 @@ class Tally:
         """Take in one forward pass."""
         calls = [event.call for event in counting.log.records]
         if calls != self._calls:  # else everything is where it was
-            self._calls, self._placed = calls, place(counting.log.records, self.time_steps, mode.name)
-        placed = [Placed(e, p.layer, p.steps) for p, e in zip(self._placed, counting.log.records, strict=True)]
+            self._calls, self._placed = calls, assign_steps(counting.log.records, self.time_steps, mode.name)
+        placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, counting.log.records, strict=True)]
         structure = {item.key for item in placed}
         if len(structure) != len(placed):
             twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
@@ -97,7 +97,7 @@ class Tally:
         self._batches += 1
         self._score(out, y, counting.batch.samples, mode)
 
-    def _open(self, placed: Sequence[Placed], outputs: frozenset[int], mode: TimeMode) -> None:
+    def _open(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
         """The first pass fixes the rows: what is active, needed, repeated, folded."""
         self._outputs = outputs
         readers = readers_of(placed)
@@ -105,7 +105,7 @@ class Tally:
         for index, item in enumerate(placed):
             event = item.event
             target = folds_into(index, placed, readers, outputs)
-            self.layers[item.key] = Layer(
+            self.layers[item.key] = OperationTotals(
                 placed=item,
                 active=event.active,
                 # A state outside the network's sight may change from call to call: only the input is constant.
@@ -116,7 +116,7 @@ class Tally:
                 worked=np.zeros_like(event.active),
             )
 
-    def _gather(self, item: Placed, counting: CountingMode) -> None:
+    def _gather(self, item: PlacedOperation, counting: CountingMode) -> None:
         """Per-sample counts of one event, (rows, samples)."""
         event, layer = item.event, self.layers[item.key]
         if _sizes(event) != _sizes(layer.placed.event):
@@ -137,14 +137,14 @@ class Tally:
         if event.emitted is not None:
             given = event.emitted.resolve_values(int(arrays["spikes"].sum()))
             before = self.values.get((item.layer, "emitted"), ZERO)
-            self.values[item.layer, "emitted"] = join(before, given, max(self.max_k, given.max_k or 0))[0]
+            self.values[item.layer, "emitted"] = least_upper_bound(before, given, max(self.max_k, given.max_k or 0))[0]
         if not layer.active.all():
             self._see_work(layer, arrays)
         for name, values in arrays.items():
             layer.gathered[name].append(values)
             self._entries += values.size
 
-    def _see_work(self, layer: Layer, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+    def _see_work(self, layer: OperationTotals, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """A step whose sources are all masked works nevertheless where its input holds something (x + 1, x == 0)."""
         if layer.placed.event.op == "neuron":
             return
@@ -154,7 +154,7 @@ class Tally:
 
     def _join(
         self,
-        item: Placed,
+        item: PlacedOperation,
         side: str,
         operand: Operand,
         multi: Tensor | None,
@@ -165,10 +165,10 @@ class Tally:
         key = (item.layer, side)
         values = operand.scan.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
-        joined, old, new = join(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
+        joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
         if operand.scan.bound.loader and operand.scan.bound.reason is None:
             self.loader.add(key)
-            of_loader(joined, counting.scans.input_kind, item.layer)  # or an error
+            check_declared_kind(joined, counting.scans.input_kind, item.layer)  # or an error
         self.values[key] = joined
         if self.values[key].reason is not None:
             counting.scans.known_real.add((item.event.layer, item.event.invocation, side))
@@ -189,13 +189,13 @@ class Tally:
 
         Raises OutputError, and Interrupted behind the part where a signal asked.
         """
-        asked = self.kept.signal
+        stop_signal = self.kept.signal
         full = self._entries * 8 >= PART_BYTES
         old = clock.monotonic() - self._since >= self.kept.save_every_s
-        if full or old or asked or self.kept.ends_run(self._batches):
+        if full or old or stop_signal or self.kept.ends_run(self._batches):
             self.keep(counting, mode, is_last=False)
-        if asked:
-            raise self.kept.interrupted(asked)
+        if stop_signal:
+            raise self.kept.interrupted(stop_signal)
 
     def keep(self, counting: CountingMode, mode: TimeMode, *, is_last: bool) -> None:
         """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
@@ -210,7 +210,7 @@ class Tally:
             ]
             for name in names
         }
-        part = Part(
+        part = PartialCounts(
             start=self.kept.place_of(self._batches, self.samples) - count,
             samples=count,
             rules={
@@ -226,7 +226,7 @@ class Tally:
             values=self.values,
             loader=frozenset(self.loader),
             worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
-            troubles={
+            not_counted={
                 **{k: rule.format(name) for k, name in counting.log.unsupported.items()},
                 **counting.log.untraced_layers,
             },
@@ -240,7 +240,7 @@ class Tally:
         self.kept.keep(part, is_last=is_last)
 
 
-def _operation(layer: Layer) -> Operation:
+def _operation(layer: OperationTotals) -> Operation:
     """What the parts say of one operation."""
     event = layer.placed.event
     return Operation(

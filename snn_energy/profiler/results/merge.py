@@ -11,79 +11,79 @@ import numpy.typing as npt
 
 from snn_energy.core.errors import CountsError, ProfilingError
 from snn_energy.core.groups import layer_group
-from snn_energy.core.kinds import KINDS, ZERO, Values, join, of_loader
+from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound
 from snn_energy.counts.columns import COLUMNS, INTEGRATES, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import emitted as emitted_note
 from snn_energy.counts.sample_store import SampleRows
-from snn_energy.profiler.axes.needed_steps import Node, Steps, needed_steps
-from snn_energy.profiler.results.part import Operation, Part, Side, Work
+from snn_energy.profiler.axes.needed_steps import Node, StepMask, needed_steps
+from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts, Side
 from snn_energy.profiler.results.resume import Parts
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergedCounts:
     """What all parts say together, but for the per-sample counts.
 
     first: the first part without counts: it fixes the rows. factors: per part, by how much its sums of \\|k\\| of an
     operand count. active: per operation, one flag per row.
     """
 
-    first: Part
+    first: PartialCounts
     samples: int
     correct: int | None
-    values: Mapping[Side, Values]
+    values: Mapping[Side, ValueSet]
     factors: Sequence[Mapping[Side, int]]
-    active: Sequence[Steps]
-    troubles: Mapping[str, str]
+    active: Sequence[StepMask]
+    not_counted: Mapping[str, str]
 
 
-def joined(sets: Sequence[Values], max_k: int) -> tuple[Values, list[int]]:
+def joined(sets: Sequence[ValueSet], max_k: int) -> tuple[ValueSet, list[int]]:
     """The least upper bound of several sets of values, and by how many of its units a unit of each counts."""
     whole, factors = ZERO, [1] * 0
     for values in sets:
-        whole, old, new = join(whole, values, max(max_k, whole.max_k or 0, values.max_k or 0))
+        whole, old, new = least_upper_bound(whole, values, max(max_k, whole.max_k or 0, values.max_k or 0))
         factors = [factor * old for factor in factors] + [new]
     return whole, factors
 
 
-def merge(parts: Iterator[Part], total: int | None = None) -> Merged:
+def merge(parts: Iterator[PartialCounts], total: int | None = None) -> MergedCounts:
     """Join all parts, in the order of their samples; of ``total`` samples where that is known.
 
     Raises ProfilingError for no samples and for a network that changes between them, CountsError for missing parts.
     """
-    told = [replace(part, arrays={}) for part in _one_structure(parts)]
-    if not told:
+    summaries = [replace(part, arrays={}) for part in _one_structure(parts)]
+    if not summaries:
         raise ProfilingError("the loader gave no samples; nothing was counted")
-    first, samples = told[0], 0
-    for start, stop in [*((part.start, part.stop) for part in told), *([] if total is None else [(total, total)])]:
+    first, samples = summaries[0], 0
+    for start, stop in [*((part.start, part.stop) for part in summaries), *([] if total is None else [(total, total)])]:
         if start != samples:
             raise CountsError(f"samples {samples} to {start - 1} are not counted yet; run the same command again")
         samples = stop
-    sides = dict.fromkeys(key for part in told for key in part.values)
-    values, factors = {}, [dict[Side, int]() for _ in told]
+    sides = dict.fromkeys(key for part in summaries for key in part.values)
+    values, factors = {}, [dict[Side, int]() for _ in summaries]
     for key in sides:
-        whole, scale = joined([part.values.get(key, ZERO) for part in told], first.rules["max_k"])
-        if any(key in part.loader for part in told):
-            whole = of_loader(whole, first.rules["input_kind"], key[0])
+        whole, scale = joined([part.values.get(key, ZERO) for part in summaries], first.rules["max_k"])
+        if any(key in part.loader for part in summaries):
+            whole = check_declared_kind(whole, first.rules["input_kind"], key[0])
         values[key] = whole
         for mine, factor in zip(factors, scale, strict=True):
             mine[key] = factor
-    worked = np.logical_or.reduce([np.array(part.worked, dtype=np.bool_) for part in told])
+    worked = np.logical_or.reduce([np.array(part.worked, dtype=np.bool_) for part in summaries])
     active, at = [], 0
     for item in first.operations:
         flags = np.array(item.active, dtype=np.bool_)
         active.append(flags if item.op == "neuron" else flags | worked[at : at + len(flags)])
         at += len(flags)
-    correct = [part.correct for part in told if part.correct is not None]
-    troubles = {layer: why for part in reversed(told) for layer, why in part.troubles.items()}
-    is_scored = len(correct) == len(told)
-    return Merged(first, samples, sum(correct) if is_scored else None, values, factors, active, troubles)
+    correct = [part.correct for part in summaries if part.correct is not None]
+    not_counted = {layer: why for part in reversed(summaries) for layer, why in part.not_counted.items()}
+    is_scored = len(correct) == len(summaries)
+    return MergedCounts(first, samples, sum(correct) if is_scored else None, values, factors, active, not_counted)
 
 
-def _one_structure(parts: Iterator[Part]) -> Iterator[Part]:
+def _one_structure(parts: Iterator[PartialCounts]) -> Iterator[PartialCounts]:
     """The parts, the operations of all being those of the first. Raises ProfilingError where the network changes."""
-    first: Part | None = None
+    first: PartialCounts | None = None
     for part in parts:
         first = part if first is None else first
         if part.operations != first.operations:
@@ -133,10 +133,10 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
             column.extend(value if isinstance(value, list) else [value] * len(item.steps))
     accuracy = None if whole.correct is None else whole.correct / whole.samples
     full = {"samples": whole.samples, "time_steps": whole.first.rules["time_steps"], "accuracy": accuracy}
-    return Counts({**full, **whole.first.header, **header}, make_rows(columns), per_sample), whole.troubles
+    return Counts({**full, **whole.first.header, **header}, make_rows(columns), per_sample), whole.not_counted
 
 
-def _by_operation(part: Part) -> list[dict[str, Work]]:
+def _by_operation(part: PartialCounts) -> list[dict[str, CountArray]]:
     """Per operation, name -> (rows, samples)."""
     at = dict.fromkeys(part.arrays, 0)
     found = []
@@ -147,7 +147,7 @@ def _by_operation(part: Part) -> list[dict[str, Work]]:
     return found
 
 
-def _facts_of_operands(item: Operation, values: Mapping[Side, Values]) -> dict[str, Any]:
+def _facts_of_operands(item: Operation, values: Mapping[Side, ValueSet]) -> dict[str, Any]:
     """Which operand is streamed (the lower kind, the left one on a tie), and what follows from it."""
     facts: dict[str, Any] = dict.fromkeys(
         ("input_kind", "max_k", "input_elements", "other_kind", "other_max_k", "other_elements", "side")
@@ -164,7 +164,7 @@ def _facts_of_operands(item: Operation, values: Mapping[Side, Values]) -> dict[s
 
 
 def _work(
-    item: Operation, found: Mapping[str, Work], facts: Mapping[str, Any], factors: Mapping[Side, int]
+    item: Operation, found: Mapping[str, CountArray], facts: Mapping[str, Any], factors: Mapping[Side, int]
 ) -> dict[str, npt.NDArray[np.int64]]:
     """Per-sample work (rows, samples) of one operation in one part, steps that are not active included."""
     work = {name: values.astype(np.int64) for name, values in found.items()}
@@ -182,7 +182,7 @@ def _work(
     return made
 
 
-def _needed(whole: Merged) -> list[Steps]:
+def _needed(whole: MergedCounts) -> list[StepMask]:
     """Which rows of every operation some active and needed consumer reads."""
     nodes = [
         Node(item.layer, item.op == "neuron", None if item.timed else item.steps[0], active, frozenset(item.inputs))
@@ -192,7 +192,7 @@ def _needed(whole: Merged) -> list[Steps]:
 
 
 def _row(
-    item: Operation, facts: Mapping[str, Any], total: Mapping[str, list[int]], whole: Merged, active: list[bool]
+    item: Operation, facts: Mapping[str, Any], total: Mapping[str, list[int]], whole: MergedCounts, active: list[bool]
 ) -> dict[str, Any]:
     """The columns of one operation, a list where they differ by row."""
     note, is_real = item.note, facts["input_kind"] == "real"

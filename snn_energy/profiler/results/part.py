@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from snn_energy.core.kinds import Values
+from snn_energy.core.kinds import ValueSet
 
 Side = tuple[str, str]  # layer; left, right or emitted
 Run = tuple[int, int]  # first sample, first sample behind the last
-Work = npt.NDArray[np.integer[Any]]
+CountArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Part:
+class PartialCounts:
     """Counts of the samples ``start`` to ``start + samples``.
 
     rules: time, time_steps, max_k, input_kind. header: entries of the counts' header. correct: rightly classified
     samples, None where not known. outputs: places of the operations that the network returns. values: of every
     operand, in this part alone; loader: the operands that are the loader's own tensor. worked: one flag per row (of
-    the operations in order), whether some sample gave it something to work on. troubles: layer -> why its work is not
+    the operations in order), whether some sample gave it work. not_counted: layer -> why its work is not
     known. arrays: name -> (rows, samples), the rows of the operations that count it.
     """
 
@@ -73,11 +73,11 @@ class Part:
     correct: int | None
     operations: tuple[Operation, ...]
     outputs: frozenset[int]
-    values: Mapping[Side, Values]
+    values: Mapping[Side, ValueSet]
     loader: frozenset[Side]
     worked: tuple[bool, ...]
-    troubles: Mapping[str, str]
-    arrays: Mapping[str, Work]
+    not_counted: Mapping[str, str]
+    arrays: Mapping[str, CountArray]
 
     @property
     def stop(self) -> int:

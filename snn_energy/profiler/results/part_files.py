@@ -16,9 +16,9 @@ import numpy as np
 
 from snn_energy.core.errors import CountsError, OutputError
 from snn_energy.core.files import write_whole
-from snn_energy.core.kinds import Values
+from snn_energy.core.kinds import ValueSet
 from snn_energy.counts.columns import smallest
-from snn_energy.profiler.results.part import Operation, Part, Work
+from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts
 
 FORMAT = 1
 PART_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
@@ -30,25 +30,25 @@ def parts_path(output: str | Path) -> Path:
     return path.with_name(path.name + ".parts")
 
 
-def part_path(folder: Path, part: Part) -> Path:
+def part_path(folder: Path, part: PartialCounts) -> Path:
     """Where a part lies: named by its samples, so that names sort as samples do."""
     return folder / f"{part.start:09d}-{part.stop:09d}.npz"
 
 
-def write_part(folder: Path, part: Part, run: Mapping[str, Any]) -> Path:
+def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Path:
     """Write a part whole or not at all; ``run`` says of what. Raises OutputError."""
-    told = {
+    metadata = {
         "format": FORMAT,
         "run": dict(run),
         **{name: getattr(part, name) for name in ("start", "samples", "correct", "worked")},
         "rules": dict(part.rules),
         "header": dict(part.header),
-        "troubles": dict(part.troubles),
+        "troubles": dict(part.not_counted),
         "outputs": sorted(part.outputs),
         "values": [[*key, v.unit, sorted(v.levels), v.reason, v.exact] for key, v in sorted(part.values.items())],
         "loader": sorted(part.loader),
     }
-    texts = {"told": json.dumps(told), "operations": json.dumps([asdict(item) for item in part.operations])}
+    texts = {"told": json.dumps(metadata), "operations": json.dumps([asdict(item) for item in part.operations])}
     members = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
 
     def write(temporary: Path) -> None:
@@ -60,15 +60,15 @@ def write_part(folder: Path, part: Part, run: Mapping[str, Any]) -> Path:
     return path
 
 
-def read_part(path: Path, run: Mapping[str, Any] | None = None) -> Part:
+def read_part(path: Path, run: Mapping[str, Any] | None = None) -> PartialCounts:
     """Read a part. Raises CountsError for a damaged one, and for one of another run where ``run`` is given."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             members = {name: archive[name] for name in archive.files}
-        told = json.loads(members.pop("told").tobytes())
-        if run is not None and told["format"] == FORMAT:
-            _require_same_run(path, told["run"], run)
-        part = _as_part(told, json.loads(members.pop("operations").tobytes()), members)
+        metadata = json.loads(members.pop("told").tobytes())
+        if run is not None and metadata["format"] == FORMAT:
+            _require_same_run(path, metadata["run"], run)
+        part = _as_counts(metadata, json.loads(members.pop("operations").tobytes()), members)
         rows = {name: sum(len(o.steps) for o in part.operations if name in o.counted) for name in members}
         if any(a.shape != (rows[n], part.samples) or a.dtype.kind != "u" for n, a in members.items()):
             raise ValueError("counts of another shape")
@@ -84,22 +84,26 @@ def read_part(path: Path, run: Mapping[str, Any] | None = None) -> Part:
     return part
 
 
-def _as_part(told: Mapping[str, Any], operations: Sequence[Mapping[str, Any]], arrays: Mapping[str, Work]) -> Part:
-    if told["format"] != FORMAT:
-        raise ValueError(f"format {told['format']!r}")
+def _as_counts(
+    metadata: Mapping[str, Any], operations: Sequence[Mapping[str, Any]], arrays: Mapping[str, CountArray]
+) -> PartialCounts:
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"format {metadata['format']!r}")
     lists = ("steps", "inputs", "active", "counted")
-    return Part(
-        start=told["start"],
-        samples=told["samples"],
-        rules=told["rules"],
-        header=told["header"],
-        correct=told["correct"],
+    return PartialCounts(
+        start=metadata["start"],
+        samples=metadata["samples"],
+        rules=metadata["rules"],
+        header=metadata["header"],
+        correct=metadata["correct"],
         operations=tuple(Operation(**{**o, **{name: tuple(o[name]) for name in lists}}) for o in operations),
-        outputs=frozenset(told["outputs"]),
-        values={(a, b): Values(unit, frozenset(k), reason, exact) for a, b, unit, k, reason, exact in told["values"]},
-        loader=frozenset((layer, side) for layer, side in told["loader"]),
-        worked=tuple(told["worked"]),
-        troubles=told["troubles"],
+        outputs=frozenset(metadata["outputs"]),
+        values={
+            (a, b): ValueSet(unit, frozenset(k), reason, exact) for a, b, unit, k, reason, exact in metadata["values"]
+        },
+        loader=frozenset((layer, side) for layer, side in metadata["loader"]),
+        worked=tuple(metadata["worked"]),
+        not_counted=metadata["troubles"],
         arrays=arrays,
     )
 

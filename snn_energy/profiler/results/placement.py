@@ -14,7 +14,7 @@ from snn_energy.profiler.tracking.operation_log import OperationRecord
 
 
 @dataclass
-class Placed:
+class PlacedOperation:
     """One event with its final layer name and the time steps of its rows."""
 
     event: OperationRecord
@@ -32,7 +32,7 @@ class Placed:
         return None if self.event.timed else self.steps[0]
 
 
-def readers_of(placed: Sequence[Placed]) -> dict[int, set[int]]:
+def readers_of(placed: Sequence[PlacedOperation]) -> dict[int, set[int]]:
     """Event -> events that read its output."""
     readers: dict[int, set[int]] = defaultdict(set)
     for index, item in enumerate(placed):
@@ -42,7 +42,7 @@ def readers_of(placed: Sequence[Placed]) -> dict[int, set[int]]:
 
 
 def folds_into(
-    index: int, placed: Sequence[Placed], readers: Mapping[int, set[int]], outputs: frozenset[int]
+    index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> str | None:
     """Note of a BatchNorm or constant scale that folds away (design, rules 3 and 6), else None.
 
@@ -70,7 +70,7 @@ def folds_into(
 
 
 def feeds_neuron(
-    index: int, placed: Sequence[Placed], readers: Mapping[int, set[int]], outputs: frozenset[int]
+    index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> bool:
     """True where everything that reads the output, element-wise steps aside, is a neuron."""
     found = readers.get(index, set())
@@ -83,7 +83,7 @@ def feeds_neuron(
     )
 
 
-def place(events: Sequence[OperationRecord], time_steps: int, mode: str) -> list[Placed]:
+def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) -> list[PlacedOperation]:
     """Give every event its time steps and its name: ``#matmul0`` in call order, ``#call1`` for further calls.
 
     Timed events cover all steps. In mode "loop" the calls of a module (or, at the top level, the operations of one
@@ -100,14 +100,14 @@ def place(events: Sequence[OperationRecord], time_steps: int, mode: str) -> list
             calls[event.scope, step].append(event.invocation)
         indices[event.scope, step, event.invocation, event.suffix].append(event.index)
     placed = []
-    for event, step, apart in zip(events, when, own, strict=True):
+    for event, step, own_step in zip(events, when, own, strict=True):
         layer = event.layer
         if event.suffix:
-            rank = indices[event.scope, apart, event.invocation, event.suffix].index(event.index)
+            rank = indices[event.scope, own_step, event.invocation, event.suffix].index(event.index)
             layer = f"{event.scope}{event.suffix}{rank}"
-        call = calls[event.scope, apart].index(event.invocation)
+        call = calls[event.scope, own_step].index(event.invocation)
         steps = list(range(time_steps)) if step is None else [step]
-        placed.append(Placed(event, f"{layer}#call{call}" if call else layer, steps))
+        placed.append(PlacedOperation(event, f"{layer}#call{call}" if call else layer, steps))
     return placed
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from snn_energy.core.errors import CountsError
 from snn_energy.core.files import locked, make_folder
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.results.part import Part, Run
+from snn_energy.profiler.results.part import PartialCounts, Run
 from snn_energy.profiler.results.part_files import PART_NAME, part_files_in, read_part, write_part
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ class Parts:
     group: Processes | None = None
     save_every_s: float = float("inf")
     signal: int = 0
-    _kept: list[Part] = field(default_factory=list)
+    _kept: list[PartialCounts] = field(default_factory=list)
     _temporary: tempfile.TemporaryDirectory[str] | None = None
 
-    def keep(self, part: Part, *, is_last: bool) -> None:
+    def keep(self, part: PartialCounts, *, is_last: bool) -> None:
         """Put a part away. Raises OutputError."""
         if is_last and not self._is_shared and not self.files():
             self._kept.append(part)
@@ -76,14 +76,14 @@ class Parts:
             return merge()
         self.group.wait()
         whole = merge() if self.group.is_first else None
-        header, rows = self.group.told(None if whole is None else (whole.header, whole.rows))
+        header, rows = self.group.broadcast(None if whole is None else (whole.header, whole.rows))
         return Counts(header, rows) if whole is None else whole
 
     def files(self) -> list[Path]:
         """The parts that are files."""
         return [] if self.folder is None else part_files_in(self.folder)
 
-    def __iter__(self) -> Iterator[Part]:
+    def __iter__(self) -> Iterator[PartialCounts]:
         """All parts in the order of their samples, one at a time in memory. Raises CountsError."""
         if self._kept:
             yield from self._kept
@@ -115,12 +115,12 @@ class Parts:
             yield
             return
 
-        def heard(number: int, frame: FrameType | None) -> None:
+        def request_stop(number: int, frame: FrameType | None) -> None:
             if self.signal and number == signal.SIGINT:
                 raise KeyboardInterrupt
             self.signal = number
 
-        before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -147,27 +147,27 @@ def open_parts(
     The folder is made, and locked while it is in use. Raises OutputError, and CountsError for parts of another run
     and damaged ones.
     """
-    place, is_first = Path(folder), group is None or group.is_first
+    folder_path, is_first = Path(folder), group is None or group.is_first
     run = json.loads(json.dumps(dict(run)))
     with contextlib.ExitStack() as stack:
         found: list[Run] = []
         if is_first:
-            stack.enter_context(locked(make_folder(place)))
-            paths = part_files_in(place)
+            stack.enter_context(locked(make_folder(folder_path)))
+            paths = part_files_in(folder_path)
             found = covered(paths)
             for path in paths:
                 read_part(path, run)
         if group is not None:
-            found = group.told(found)
+            found = group.broadcast(found)
         rank, size = (0, 1) if group is None else (group.rank, group.size)
         todo = share(missing(found, total, batch_size), rank, size)
         done = sum(stop - start for start, stop in found)
         try:
-            yield Parts(place, run, todo, total, done, group, save_every_s)
+            yield Parts(folder_path, run, todo, total, done, group, save_every_s)
         finally:
             if is_first:
                 with contextlib.suppress(OSError):
-                    place.rmdir()  # where nothing was kept
+                    folder_path.rmdir()  # where nothing was kept
 
 
 def covered(paths: Sequence[Path]) -> list[Run]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.rules.registry import BatchContext, Call
 from snn_energy.profiler.tracking.module_scopes import CallSite
@@ -57,12 +57,12 @@ def record_at(
     )
 
 
-def any_active(flags: Sequence[Steps]) -> Steps:
+def any_active(flags: Sequence[StepMask]) -> StepMask:
     """Steps in which one of several sources works."""
     return functools.reduce(lambda a, b: a | b, flags)
 
 
-def all_active(flags: Sequence[Steps]) -> Steps:
+def all_active(flags: Sequence[StepMask]) -> StepMask:
     """Steps in which all of several sources work."""
     return functools.reduce(lambda a, b: a & b, flags)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import coincidences, weighted_rows
 from snn_energy.profiler.values.geometry import Geometry
@@ -44,7 +44,7 @@ class OperationRecord:
     op: str
     timed: bool
     step: int | None
-    active: Steps
+    active: StepMask
     constant: bool
     inputs: frozenset[int]
     output_elements: int

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.kinds import ZERO, Values, from_values, normalised, not_multiples, real
+from snn_energy.core.kinds import ZERO, ValueSet, from_values, normalised, not_multiples, real
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
@@ -32,16 +32,16 @@ class NonzeroSums:
 
     nonzeros: Tensor
     levels: Tensor | None
-    values: Values | None
+    values: ValueSet | None
     bound: ValueBound
 
-    def resolve_values(self, totals: int) -> Values:
+    def resolve_values(self, totals: int) -> ValueSet:
         """The values of this tensor, once the number of its non-zeros is known on the host."""
         if self.values is not None:
             return self.values
         if totals == 0:
             return ZERO
-        return Values(self.bound.unit, frozenset({1}))
+        return ValueSet(self.bound.unit, frozenset({1}))
 
 
 def scan(
@@ -115,7 +115,7 @@ def _all_levels(k8: Tensor) -> set[int]:
     return {int(k) for k in np.flatnonzero(np.bincount(k8.reshape(-1).cpu().numpy(), minlength=2)[1:]) + 1}
 
 
-def _values_of_levels(unit: float, levels: set[int], max_k: int) -> Values:
+def _values_of_levels(unit: float, levels: set[int], max_k: int) -> ValueSet:
     values = normalised(unit, levels)
     if values.levels and max(values.levels) > max_k:
         return not_multiples(max_k)
@@ -147,12 +147,12 @@ def not_finite(where: str) -> ProfilingError:
     return ProfilingError(f"{where}: reads NaN or infinite values; nothing can be counted on them")
 
 
-def observed_values(x: Tensor, low: float, high: float, max_k: int) -> Values:
+def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
     """Decide the values of a tensor by looking at them: exact for binary and ternary, 4 ulp for integers."""
     if low == 0 and high == 0:
         return ZERO
     if x.dtype == torch.bool:
-        return Values(1.0, frozenset({1}))
+        return ValueSet(1.0, frozenset({1}))
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.numel() // SAMPLE)].to(torch.float64).cpu().numpy()
     guess = from_values(np.unique(np.append(sample, [low, high])), max_k)

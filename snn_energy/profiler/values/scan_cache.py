@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snn_energy.core.kinds import of_loader
+from snn_energy.core.kinds import check_declared_kind
 from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
 from snn_energy.profiler.axes.rows import require_complete, rows_first
 from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
@@ -139,7 +139,7 @@ class ScanCache:
         if extremes is not None:
             self.add_range(where, extremes)
         if found.values is not None and trace.bound.loader:
-            of_loader(found.values, self.input_kind, where)  # an error where it is not as declared
+            check_declared_kind(found.values, self.input_kind, where)  # an error where it is not as declared
         return found
 
     def scan_ahead(self, out: Tensor, trace: TensorTrace) -> None:

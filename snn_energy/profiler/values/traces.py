@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict, Unpack
 
 import numpy as np
 
-from snn_energy.profiler.axes.needed_steps import Steps
+from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import Roles
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan import NonzeroSums
@@ -30,7 +30,7 @@ class TensorFacts(NamedTuple):
     roles: Roles
     timed: bool
     step: int | None
-    active: Steps
+    active: StepMask
     constant: bool
     sources: frozenset[int]
     bound: ValueBound
@@ -54,7 +54,7 @@ class FactChanges(TypedDict, total=False):
     roles: Roles
     timed: bool
     step: int | None
-    active: Steps
+    active: StepMask
     constant: bool
     sources: frozenset[int]
     bound: ValueBound

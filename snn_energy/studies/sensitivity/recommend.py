@@ -106,7 +106,7 @@ def recommended_groups(
     if cuts is None or cuts.empty:
         inside = {group for group, cosine in later_cosines(rows).items() if cosine >= threshold}
     else:
-        inside = {group for group, lost in half_losses(cuts).items() if lost <= points}
+        inside = {group for group, loss in half_losses(cuts).items() if loss <= points}
     return [group for group in MASK_GROUPS if group in inside]
 
 
@@ -157,7 +157,7 @@ def _by_cut(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> t
     steps, whole, image = int(cuts["steps_kept"].max()), cuts.iloc[-1], 100 / cuts["samples"].iloc[-1]
     limit = f"{points:g} point{'' if points == 1 else 's'}"
     coarse = " That is above the limit: measure more images." if image > points > 0 else ""
-    known = [lost for group, lost in losses.items() if group in MASK_GROUPS]
+    known = [loss for group, loss in losses.items() if group in MASK_GROUPS]
     return (
         f"The whole network has {whole['accuracy']:.2%} right ({whole['hits']} of {whole['samples']}). Points of that "
         f"lost where one group spikes in the first {(steps + 1) // 2} of {steps} steps only, and mean cosine of its "

@@ -1,4 +1,4 @@
-"""What is believed of a network, for a reader to check before any number is trusted."""
+"""How the profiler interprets a network, for a reader to check before any number is trusted."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from snn_energy.core.kinds import Kind
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.discovery.interpret import Settled
+from snn_energy.profiler.discovery.interpret import Interpretation
 from snn_energy.profiler.neurons.known import spiking_modules, with_weights
 from snn_energy.profiler.neurons.spec import LAYOUTS
-from snn_energy.profiler.run import UnsupportedOperationWarning, profile, settle_first
+from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile
 
 
 @dataclass(frozen=True)
-class Belief:
-    """model: its class. parameters: how many. settled: time, T and what spikes. counts: of the samples looked at.
+class InspectionReport:
+    """model: its class. parameters: how many. interpretation: time, T and neurons. counts: of the samples looked at.
 
     spiking: one row per layer that spikes: layer, class, framework, known_by, reads, threshold, reset, neurons,
     rate (spikes per neuron and step on the samples looked at), emits. operations: one row per operation that reads
@@ -33,21 +33,21 @@ class Belief:
 
     model: str
     parameters: int
-    settled: Settled
+    interpretation: Interpretation
     counts: Counts
     spiking: pd.DataFrame
     operations: pd.DataFrame
     not_covered: list[tuple[str, str]]
 
     def lines(self) -> list[str]:
-        """The belief in sentences: model, time, input, how many layers of which kind."""
+        """The report in sentences: model, time, input, how many layers of which kind."""
         kinds = self.operations["input_kind"].value_counts()
         reads = ", ".join(f"{count} read {kind} values" for kind, count in kinds.items())
         frameworks = ", ".join(sorted(set(self.spiking["framework"]))) or "none"
+        time = self.interpretation
         found = [
             f"model: {self.model}, {self.parameters} parameters, neurons of: {frameworks}",
-            f"time: {self.settled.time_steps} time steps, time={self.settled.time} ({self.settled.found}): "
-            f"{TIME_MODES[self.settled.time]}",
+            f"time: {time.time_steps} time steps, time={time.time} ({time.found}): {TIME_MODES[time.time]}",
             f"spiking layers: {len(self.spiking)}",
             f"operations: {len(self.operations)}; {reads or 'none'}",
         ]
@@ -66,30 +66,35 @@ def inspect_model(
     neurons: Iterable[str | type[nn.Module]] = (),
     has_time: bool = False,
     samples: int = 8,
-) -> Belief:
-    """What ``profile`` would believe of a network, from a run on the first few samples of a loader.
+) -> InspectionReport:
+    """How ``profile`` would interpret a network, from a run on the first few samples of a loader.
 
     Arguments as of ``profile``; the model is left as it was. Raises ProfilingError as ``profile`` does.
     """
     named = list(neurons)
     batches = list(itertools.islice(iter(loader), 1))
-    settled = settle_first(model, batches, time, time_steps, named, has_time)
-    first = [_cut(batch, settled, samples) for batch in batches]
+    interpretation = interpret_first(model, batches, time, time_steps, named, has_time)
+    first = [_cut(batch, interpretation, samples) for batch in batches]
     with warnings.catch_warnings(record=True) as caught, torch.inference_mode():
         warnings.simplefilter("always", UnsupportedOperationWarning)
         counts = profile(
-            model, first, time_steps=settled.time_steps, time=settled.time, input_kind=input_kind, neurons=named
+            model,
+            first,
+            time_steps=interpretation.time_steps,
+            time=interpretation.time,
+            input_kind=input_kind,
+            neurons=named,
         )
     said = [str(w.message).partition(": ") for w in caught if issubclass(w.category, UnsupportedOperationWarning)]
     weighted = [
         (name, "has weights of its own: counted as the operations it is made of") for name in with_weights(model)
     ]
     not_covered = [(layer, why) for layer, _, why in said] + weighted
-    spiking = _spiking_table(model, counts, settled, named)
-    return Belief(
+    spiking = _spiking_table(model, counts, interpretation, named)
+    return InspectionReport(
         type(model).__name__,
         sum(p.numel() for p in model.parameters()),
-        settled,
+        interpretation,
         counts,
         spiking,
         _operations_table(counts),
@@ -97,34 +102,34 @@ def inspect_model(
     )
 
 
-def _cut(batch: Any, settled: Settled, samples: int) -> Any:
+def _cut(batch: Any, interpretation: Interpretation, samples: int) -> Any:
     """The first samples of a batch; the labels are not needed."""
     x = batch[0] if isinstance(batch, (list, tuple)) else batch
-    there = settled.mode.samples_of(x, settled.time_steps)
-    return settled.mode.first_samples(x, min(samples, there), settled.time_steps) if there else x
+    there = interpretation.mode.samples_of(x, interpretation.time_steps)
+    return interpretation.mode.first_samples(x, min(samples, there), interpretation.time_steps) if there else x
 
 
-def _spiking_table(model: nn.Module, counts: Counts, settled: Settled, named: list[Any]) -> pd.DataFrame:
-    beliefs = {**spiking_modules(model, named), **settled.spiking}
+def _spiking_table(model: nn.Module, counts: Counts, interpretation: Interpretation, named: list[Any]) -> pd.DataFrame:
+    specs = {**spiking_modules(model, named), **interpretation.spiking}
     rows = counts.rows[counts.rows["op"] == "neuron"]
     by_layer = rows.groupby("layer", sort=False)
     found: list[dict[str, Any]] = []
     for layer, first in by_layer.first().iterrows():
         name = str(layer).partition("#")[0]
-        belief = beliefs.get(name) or beliefs.get("")
-        if belief is None:
+        spec = specs.get(name) or specs.get("")
+        if spec is None:
             continue
         own = by_layer.get_group(layer)
         updates = int(own["neurons"].sum()) * counts.samples
         found.append(
             {
                 "layer": layer,
-                "class": type(model.get_submodule(name if name in beliefs else "")).__name__,
-                "framework": belief.framework,
-                "known_by": belief.known_by,
-                "reads": LAYOUTS[belief.layout] if belief.layout else "as time= says",
-                "threshold": belief.threshold,
-                "reset": belief.reset,
+                "class": type(model.get_submodule(name if name in specs else "")).__name__,
+                "framework": spec.framework,
+                "known_by": spec.known_by,
+                "reads": LAYOUTS[spec.layout] if spec.layout else "as time= says",
+                "threshold": spec.threshold,
+                "reset": spec.reset,
                 "neurons": int(first["neurons"]),
                 "rate": int(own["spikes"].sum()) / updates if updates else None,
                 "emits": first["note"] or "0 or one value",
