@@ -138,7 +138,7 @@ def _dotted(where: Where) -> str:
 
 
 def _why_no_state_dict(content: Any) -> str:
-    """Why nothing in a file is a state dict, and the mend."""
+    """Why nothing in a file is a state dict, and the fix."""
     for _ in range(DEEPEST):
         inner = [content[key] for key in (*PLAIN_KEYS, *EMA_KEYS) if isinstance(content, dict) and key in content]
         inner = [value for value in inner if isinstance(value, dict | Inert)]

@@ -1,4 +1,4 @@
-"""Every error a user can cause. The message is one line that names the file, the line or key, and the mend.
+"""Every error a user can cause. The message is one line that names the file, the line or key, and the fix.
 
 SnnEnergyError
 ├── CheckpointError   a file of weights that is missing, foreign, unsafe, or of another architecture

@@ -1,7 +1,7 @@
 """YAML files with the line of every key: read by ruamel.yaml, checked by pydantic, one line per fault.
 
 Hardware profiles and published counts are such files. Duplicate and unknown keys, aliases, tags and empty values are
-faults. An error names file:line, the key and the mend.
+faults. An error names file:line, the key and the fix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Line = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\n]*$")]
 
 @dataclass(frozen=True)
 class Form:
-    """What a kind of file is called, its schema version, its error, and the mend where there is no such file."""
+    """What a kind of file is called, its schema version, its error, and the fix where there is no such file."""
 
     noun: str
     version: int

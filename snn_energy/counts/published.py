@@ -17,7 +17,7 @@ Published
 
 Numbers are plain, or text with a unit: k, M, G, T (powers of ten). What a file does not give is unknown (NA), never 0:
 an energy that hangs on it is NaN. What is certain is derived (``Layer``), and what is given besides must agree with it.
-Every fault is a CountsError of one line that names file:line, the key and the mend.
+Every fault is a CountsError of one line that names file:line, the key and the fix.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
 
     path: a YAML file, FILE.yaml:NETWORK, or ``published:FILE`` or ``published:FILE:NETWORK`` for one that comes with
     snn_energy. name: the network, which may be left out where the file holds one. Sample: one, the mean of those that
-    the source counted. Raises CountsError, one line with file:line, the key and the mend.
+    the source counted. Raises CountsError, one line with file:line, the key and the fix.
     """
     file, named = _file_and_network(path)
     published, document = read_yaml(file, FORM, Published)

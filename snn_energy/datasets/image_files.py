@@ -273,7 +273,7 @@ def _refuse_broken(where: str, broken: list[tuple[str, str]], count: int) -> Non
     if broken:
         named = "; ".join(f"{name}: {why}" for name, why in broken[:3])
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise DataError(f"{where}: {len(broken)} of {count} images do not decode ({named}{more}); mend or replace them")
+        raise DataError(f"{where}: {len(broken)} of {count} images do not decode ({named}{more}); fix or replace them")
 
 
 def _some(names: list[str]) -> str:

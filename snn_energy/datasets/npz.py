@@ -32,7 +32,7 @@ def load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Ima
         raise DataError(f"{path}: no image in the {split} split")
     if not np.isfinite(images).all():
         bad = int((~np.isfinite(images)).any(axis=(1, 2, 3)).sum())
-        raise DataError(f"{path}: {bad} of {len(images)} images hold NaN or infinite values; remove or mend them")
+        raise DataError(f"{path}: {bad} of {len(images)} images hold NaN or infinite values; remove or fix them")
     return ImageSet(f"npz:{path.name}", split, images, labels, note)
 
 

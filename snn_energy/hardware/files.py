@@ -47,7 +47,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
     """A hardware profile by bundled name, or from a YAML file.
 
     Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
-    Raises HardwareError, one line with file:line, the key and the mend, for the first fault of the file.
+    Raises HardwareError, one line with file:line, the key and the fix, for the first fault of the file.
     """
     profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
     _check_bundled_name(document, profile)

@@ -13,7 +13,7 @@ HardwareProfile
 ├── latency       LatencyModel: clock, lanes or array, schedule, what zeros cost, sync
 └── static_power  Power, drawn for as long as an inference lasts
 
-Every fault of a file is a HardwareError of one line that names file:line, the key and the mend. ``numbers`` gives all
+Every fault of a file is a HardwareError of one line that names file:line, the key and the fix. ``numbers`` gives all
 quantities of a profile by their dotted keys, in the units that the formulas use.
 """
 

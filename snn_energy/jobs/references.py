@@ -63,7 +63,7 @@ def _literal(text: str) -> Any:
 def build(reference: str, arguments: Mapping[str, Any] | None = None, error: type[SnnEnergyError] = ModelError) -> Any:
     """What the function of a reference gives for these keyword arguments; an object that is not called comes as it is.
 
-    Raises ``error``, one line with the file, the line and the mend, for code that cannot be imported, a name that is
+    Raises ``error``, one line with the file, the line and the fix, for code that cannot be imported, a name that is
     not there, arguments that do not fit, and whatever the function raises.
     """
     found = _named(reference, error)

@@ -74,7 +74,7 @@ def _other_process_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ProfilingError(
-            "another process of this run has failed, and has said why; what was counted is kept: mend that and run the "
+            "another process of this run has failed, and has said why; what was counted is kept: fix that and run the "
             "same command again"
         ) from error
 

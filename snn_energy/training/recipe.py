@@ -1,6 +1,6 @@
 """A training recipe: everything that fixes the weights, read from YAML, checked before the first step.
 
-Knows no torch. An error names the file, the line, the key and the mend.
+Knows no torch. An error names the file, the line, the key and the fix.
 """
 
 from __future__ import annotations

@@ -677,7 +677,7 @@ def test_shapes_that_do_not_fit_are_named(refusal: Any, graph: Node, said: str) 
 def test_edges_that_add_up_different_shapes_are_named(refusal: Any) -> None:
     graph = chain((2,), (2,), a=node("Linear", weight=np.ones((3, 2))), b=node("Linear", weight=np.ones((2, 3))))
     graph["edges"].append(("input", "b"))
-    assert refusal(graph) == "node 'b' (Linear) adds up 2 and 3; mend the edges"
+    assert refusal(graph) == "node 'b' (Linear) adds up 2 and 3; fix the edges"
 
 
 def test_a_cycle_that_brings_another_shape_is_named(refusal: Any) -> None:

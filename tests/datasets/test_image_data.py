@@ -855,7 +855,7 @@ def test_a_truncated_jpeg_is_named_and_counted(tmp_path: Path, kept: int) -> Non
     path.write_bytes(path.read_bytes()[:kept])
     said = refusal(f"folder:{tmp_path}")
     assert f"folder:{tmp_path.name}: 1 of 1 images do not decode ({path}: " in said
-    assert "mend or replace them" in said
+    assert "fix or replace them" in said
 
 
 def test_broken_images_are_counted_among_good_ones_and_three_are_named(pets: Path) -> None:

@@ -692,7 +692,7 @@ def test_outputs_that_are_no_logits_are_refused() -> None:
 
     net = Bad("sps", "mlp")
     for net.kind, message in (
-        ("nan", r"not torch.float32 of shape \(20, 10\); mend it or measure with cut=False$"),
+        ("nan", r"not torch.float32 of shape \(20, 10\); fix it or measure with cut=False$"),
         ("steps", r"finite logits \(20, classes\), not torch.float32 of shape \(1, 20, 10\)"),
         ("dict", "not dict"),
         ("few", r"of shape \(19, 10\)"),

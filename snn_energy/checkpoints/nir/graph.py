@@ -159,7 +159,7 @@ class _Builder:
         for a, b in edges:
             for end in (a, b):
                 if end not in nodes:
-                    guess = nearest(end, nodes) or "; mend the graph"
+                    guess = nearest(end, nodes) or "; fix the graph"
                     raise self._fail(f"the edge from '{a}' to '{b}' names a node that is not there{guess}")
 
     def _one_input(self, nodes: Mapping[str, Params]) -> str:
@@ -182,7 +182,7 @@ class _Builder:
         depth = depths_of(leads, entry)
         lone = next((name for name in sorted(nodes) if name not in depth), None)
         if lone is not None:
-            raise self._fail(f"no edge leads from the Input to node '{lone}' ({nodes[lone]['type']}); mend the edges")
+            raise self._fail(f"no edge leads from the Input to node '{lone}' ({nodes[lone]['type']}); fix the edges")
         for ahead in leads.values():
             ahead.sort(key=lambda name: (depth[name], name))
         order, closing = depth_first(leads, entry)
@@ -211,13 +211,13 @@ class _Builder:
         try:
             return PLAIN_NODES[kind](params)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise self._fail(f"node '{name}' ({kind}): {error}; mend the node") from error
+            raise self._fail(f"node '{name}' ({kind}): {error}; fix the node") from error
 
     def _numbers(self, name: str, kind: str, key: str, value: Any) -> npt.NDArray[np.float64]:
         try:
             found = np.asarray(value, np.float64)
         except (TypeError, ValueError) as error:
-            raise self._fail(f"node '{name}' ({kind}): {key} holds no numbers ({error}); mend the node") from error
+            raise self._fail(f"node '{name}' ({kind}): {key} holds no numbers ({error}); fix the node") from error
         if not np.isfinite(found).all():
             raise self._fail(
                 f"node '{name}' ({kind}): {key} holds NaN or infinite values; nothing can be counted with it"
@@ -261,7 +261,7 @@ class _Builder:
             read = {shapes[source] for source in step.reads}
             what = f"node '{step.name}' ({node['type'] if node['type'] != 'Port' else 'port of a graph'})"
             if len(read) > 1:
-                raise self._fail(f"{what} adds up {' and '.join(map(shape_text, sorted(read)))}; mend the edges")
+                raise self._fail(f"{what} adds up {' and '.join(map(shape_text, sorted(read)))}; fix the edges")
             (shape,) = read
             wanted = reads_of(node, shape)
             if wanted is not None and wanted != shape:

@@ -47,7 +47,7 @@ def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigur
     wide, wide_start = own.double(), start.double()
     low, high = (float(value) for value in wide.aminmax())
     if not (abs(low) <= LARGEST and abs(high) <= LARGEST):  # also false for NaN
-        raise ProfilingError(f"inputs from {low} to {high}; mend the weights or the data, they must be finite")
+        raise ProfilingError(f"inputs from {low} to {high}; fix the weights or the data, they must be finite")
     mean = wide.mean()
     cosines = sample_cosines(wide, wide_start)
     defined = cosines[~cosines.isnan()]

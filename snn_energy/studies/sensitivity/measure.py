@@ -291,7 +291,7 @@ def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples or not logits.isfinite().all():
         raise ProfilingError(
             f"to count right answers the network must give finite logits ({samples}, classes), "
-            f"not {labels_text(logits)}; mend it or measure with cut=False"
+            f"not {labels_text(logits)}; fix it or measure with cut=False"
         )
     try:
         labels = torch.as_tensor(y)
