@@ -1,1 +1,1 @@
-"""What every stage uses: errors, files, YAML, words, kinds of values. No torch, no pandas."""
+"""Shared by all stages: errors, files, YAML, vocabulary, kinds of values. No torch, no pandas."""

@@ -1,4 +1,4 @@
-"""Where the files that come with the package lie: in a checkout beside the package, once installed inside it."""
+"""Locations of the bundled files: next to the package in a checkout, inside the package once it is installed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ CHECKOUT = PACKAGE.parent
 
 
 def hardware_profiles() -> Path | None:
-    """The folder of the bundled hardware profiles; None where it is gone."""
+    """The folder of the bundled hardware profiles; None if it is missing."""
     return _first_folder(PACKAGE / "hardware_profiles", CHECKOUT / "hardware_profiles")
 
 
 def published_counts() -> Path | None:
-    """The folder of the published counts; None where it is gone."""
+    """The folder of the published counts; None if it is missing."""
     return _first_folder(PACKAGE / "published_counts", CHECKOUT / "published")
 
 
 def reports() -> Path | None:
-    """The committed reports of a checkout; None where the package is installed without them."""
+    """The committed reports of a checkout; None if the package is installed without them."""
     return _first_folder(CHECKOUT / "reports")
 
 

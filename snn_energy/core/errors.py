@@ -1,10 +1,10 @@
 """Every error a user can cause. The message is one line that names the file, the line or key, and the fix.
 
 SnnEnergyError
-├── CheckpointError   a file of weights that is missing, foreign, unsafe, or of another architecture
+├── CheckpointError   a weights file that is missing, unrecognised, unsafe, or of another architecture
 ├── DataError         images or labels that are missing, of the wrong shape, or not finite
-├── ModelError        a model that does not exist or cannot be built as asked
-├── ProfilingError    a network that cannot be counted as asked: time axis, values, unknown operations
+├── ModelError        a model that does not exist or cannot be built as requested
+├── ProfilingError    a network that cannot be counted as requested: time axis, values, unknown operations
 ├── CountsError       a counts file that is truncated, of another schema, or out of balance
 ├── HardwareError     a hardware profile that is unknown, malformed, or lacks a price
 ├── RecipeError       a training recipe that is malformed or contradicts itself
@@ -18,14 +18,14 @@ from collections.abc import Iterable
 
 
 class SnnEnergyError(Exception):
-    """The input is at fault; ``str(error)`` is one line for the user. The command line exits with 1."""
+    """Base class of errors caused by the input; ``str(error)`` is one line for the user. The CLI exits with code 1."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class CheckpointError(SnnEnergyError):
-    """A file of weights is missing, truncated, foreign, unsafe, or of another architecture."""
+    """A weights file is missing, truncated, unrecognised, unsafe, or of another architecture."""
 
 
 class DataError(SnnEnergyError):
@@ -33,11 +33,11 @@ class DataError(SnnEnergyError):
 
 
 class ModelError(SnnEnergyError):
-    """A model does not exist or cannot be built as asked."""
+    """A model does not exist or cannot be built as requested."""
 
 
 class ProfilingError(SnnEnergyError):
-    """A network cannot be counted as asked."""
+    """A network cannot be counted as requested."""
 
 
 class CountsError(SnnEnergyError):
@@ -53,10 +53,10 @@ class RecipeError(SnnEnergyError):
 
 
 class OutputError(SnnEnergyError):
-    """A result cannot be written where it was asked for."""
+    """A result cannot be written to the requested path."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the known name nearest to ``name``, or an empty string."""
+    """``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""

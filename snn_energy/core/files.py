@@ -1,4 +1,4 @@
-"""Writing results whole or not at all."""
+"""Atomic writes: a result is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ Writer = Callable[[Path], object]
 
 
 def write_whole(path: str | Path, write: Writer) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there in one step.
+    """Let ``write`` fill a temporary file next to ``path``, then rename it to ``path`` atomically.
 
-    Whatever stops it, an older file at ``path`` stays as it was and nothing half-written is left behind.
-    Raises OutputError where the folder does not exist or cannot be written.
+    If writing fails, an existing file at ``path`` is unchanged and no partial file remains.
+    Raises OutputError if the folder does not exist or cannot be written.
     """
     write_all_whole({Path(path): write})
 
 
 def write_all_whole(writers: Mapping[Path, Writer]) -> None:
-    """Several files that belong together: all are filled before the first is moved to its place. OutputError."""
+    """Write files that belong together: all are filled before the first is moved into place. Raises OutputError."""
     filled: dict[Path, Path] = {}
     try:
         for path, write in writers.items():
@@ -45,20 +45,20 @@ def write_all_whole(writers: Mapping[Path, Writer]) -> None:
 
 
 def _place(path: Path) -> Path:
-    """Where a file really goes: a link is followed. Raises OutputError for what is no file (a folder, a device)."""
+    """The path that will be written, links resolved. Raises OutputError if it is a folder or a device."""
     try:
         place = path.resolve()
         if place.is_dir():
             raise OutputError(f"{path}: is a folder; give the path of a file")
         if place.exists() and not place.is_file():
             raise OutputError(f"{path}: is a device or a pipe; give the path of a file")
-    except (OSError, RuntimeError) as error:  # too long a name, a ring of links
+    except (OSError, RuntimeError) as error:  # name too long, or links that form a cycle
         raise OutputError(f"{path}: cannot be written ({error}); choose another place") from error
     return place
 
 
 def require_apart(outputs: Iterable[str | Path | None], inputs: Iterable[str | Path] = ()) -> None:
-    """Raise OutputError where two outputs are one file, or an output would overwrite what is read."""
+    """Raise OutputError if two outputs are the same file, or an output would overwrite an input."""
     read = {Path(path).resolve() for path in inputs}
     places: set[Path] = set()
     for path in outputs:
@@ -75,7 +75,7 @@ def require_apart(outputs: Iterable[str | Path | None], inputs: Iterable[str | P
 
 
 def _temporary(path: Path) -> Path:
-    """An empty file beside ``path``. Raises OutputError where there can be none."""
+    """Create an empty temporary file next to ``path``. Raises OutputError if that fails."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     except OSError as error:
@@ -91,12 +91,12 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all. Raises OutputError."""
+    """Write UTF-8 text atomically. Raises OutputError."""
     write_texts({Path(path): text})
 
 
 def write_texts(texts: Mapping[Path, str]) -> None:
-    """Several texts, all or none. Raises OutputError."""
+    """Write several UTF-8 texts with ``write_all_whole``. Raises OutputError."""
 
     def writer(text: str) -> Writer:
         return lambda temporary: temporary.write_bytes(text.encode())
@@ -105,7 +105,7 @@ def write_texts(texts: Mapping[Path, str]) -> None:
 
 
 def make_folder(path: str | Path) -> Path:
-    """The folder, made where it is missing. Raises OutputError."""
+    """Create a folder if it is missing, and return it. Raises OutputError."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def require_writable(path: str | Path) -> None:
-    """Raise OutputError at once where a result that takes long to make could not be written."""
+    """Raise OutputError before a long computation if its result could not be written to ``path``."""
     if not str(path):
         raise OutputError("the output's path is empty; give the path of a file")
     folder = _place(Path(path)).parent
@@ -127,10 +127,10 @@ def require_writable(path: str | Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """No other process of this machine uses the folder meanwhile. Raises OutputError where one does."""
+    """Hold an exclusive lock on a folder, on this machine only. Raises OutputError if another process holds it."""
     try:
         import fcntl
-    except ImportError:  # no such locks there
+    except ImportError:  # the platform has no fcntl
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Which part of a vision transformer an operation belongs to, read off its qualified module name."""
+"""Which part of a vision transformer an operation belongs to, derived from its qualified module name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 Group = Literal["sps", "qkv", "attn", "mlp", "head", "other"]
 GROUPS: tuple[Group, ...] = ("sps", "qkv", "attn", "mlp", "head", "other")
 
-# First match wins; a name is split at the dots, a "#matmul0" suffix is not part of it.
+# The first match wins; names are split at dots, and a "#matmul0" suffix is ignored.
 _PATTERNS: tuple[tuple[Group, re.Pattern[str]], ...] = (
     ("head", re.compile(r"^(head|classifier|fc)(\.|$)")),
     ("sps", re.compile(r"(^|\.)(sps|patch_embed)(\.|$)")),

@@ -1,7 +1,7 @@
 """What kind of numbers an operation reads: binary < ternary < integer < real (design rule 4).
 
-Decided on values alone. A set of values is described by its unit c and the whole numbers k with which it occurs
-(values = k*c); the sets of several steps, samples and batches are joined with ``least_upper_bound``. No torch here.
+Only the values decide. A set of values is described by its unit c and the integers k that occur (values = k*c);
+the sets of several steps, samples and batches are joined with ``least_upper_bound``. No torch here.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import Kind as Kind
 
 KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
-ULPS = 4  # a value counts as k*c when it lies within this many float32 units in the last place of it
+ULPS = 4  # a value counts as k*c if it differs by at most this many float32 units in the last place (ulp)
 
 
 @dataclass(frozen=True)
 class ValueSet:
-    """The non-zero values that an operand took: {k * unit for k in levels}, or anything (``reason`` says why real).
+    """The non-zero values of an operand: {k * unit for k in levels}, or real values (``reason`` says why real).
 
-    An empty set of levels means: zeros only. The unit is the largest that fits, so levels have no common factor.
-    ``exact`` is False where values within 4 ulp of k*c, not k*c itself, were accepted: such a set is never binary
+    Empty levels mean zeros only. The unit is the largest that fits, so the levels have no common factor.
+    ``exact`` is False if values within 4 ulp of k*c, but not equal to it, were accepted: such a set is never binary
     or ternary.
     """
 
@@ -36,7 +36,7 @@ class ValueSet:
 
     @property
     def kind(self) -> Kind:
-        """Least upper bound over all values seen; zeros only are binary."""
+        """The lowest kind that covers all recorded values; zeros only are binary."""
         if self.reason is not None:
             return "real"
         if not self.exact:
@@ -57,12 +57,12 @@ ZERO = ValueSet()
 
 
 def real(reason: str) -> ValueSet:
-    """The set of which only the reason is known why it is real."""
+    """A set of kind real, with the reason why."""
     return ValueSet(reason=reason)
 
 
 def not_multiples(max_k: int) -> ValueSet:
-    """The set of values that are no multiples of one constant, or of too many: they do not all come in one batch."""
+    """A real set: the values of one or more batches are not multiples k*c of one constant with \\|k\\| <= max_k."""
     return real(f"not multiples k*c of one constant with |k| <= {max_k}")
 
 
@@ -78,7 +78,7 @@ def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> ValueS
 def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
     """Describe distinct values (any order, zeros allowed): the largest c with every value within 4 ulp of k*c.
 
-    c is tried as the smallest magnitude over j = 1, 2, ... max_k. More than max_k multiples make it real.
+    Candidates for c are the smallest magnitude / j for j = 1, 2, ... max_k. A set that needs \\|k\\| > max_k is real.
     """
     magnitudes = np.unique(np.abs(values[values != 0]).astype(np.float64))
     if not len(magnitudes):
@@ -99,9 +99,9 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
 
 
 def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, int, int]:
-    """Least upper bound of two sets, and by how many units of the result a unit of a, and of b, counts.
+    """Least upper bound of two sets, and the factors a.unit / unit and b.unit / unit to the unit of the result.
 
-    The factors bring sums of \\|k\\| that were taken in the old units to the new one. They are 1 where real.
+    The factors convert sums of \\|k\\| from the old units to the new one. They are 1 if the result is real.
     """
     if a.reason is not None:
         return a, 1, 1
@@ -125,7 +125,7 @@ def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, i
 
 
 def check_declared_kind(values: ValueSet, declared: str | None, where: str) -> ValueSet:
-    """The loader's own tensor is real unless binary or ternary, or declared otherwise (rule 4). ProfilingError."""
+    """The set of the loader's tensor: integers are real unless declared otherwise (rule 4). Raises ProfilingError."""
     if declared is None:
         return real("grey levels of the input are not spikes") if values.kind == "integer" else values
     if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
@@ -137,7 +137,7 @@ def check_declared_kind(values: ValueSet, declared: str | None, where: str) -> V
 
 
 def bits_per_element(kind: Kind, max_k: int | None, real_bits: int) -> int:
-    """Storage of one element: binary 1, ternary 2, integer ceil(log2(max_k + 1)), real the activation width."""
+    """Bits to store one element: binary 1, ternary 2, integer ceil(log2(max_k + 1)), real ``real_bits``."""
     if kind == "binary":
         return 1
     if kind == "ternary":

@@ -6,7 +6,7 @@ from snn_energy.core.yaml_file import StrictModel, Text
 
 
 class Source(StrictModel):
-    """A citation with the place in it; the note says how its numbers were read."""
+    """A citation with the location in the source (page, table); the note says how its numbers were read."""
 
     citation: Text
     note: Text | None = None

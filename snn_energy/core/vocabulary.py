@@ -1,10 +1,10 @@
-"""Words that files, options and code share."""
+"""Vocabulary shared by files, options and code."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["binary", "ternary", "integer", "real"]  # of values; design rule 4
+Kind = Literal["binary", "ternary", "integer", "real"]  # of operand values; design rule 4
 FrameValues = Literal["count", "binary"]  # of a pixel in one time step of a recording
 MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
 IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
@@ -12,7 +12,7 @@ ProductPolicy = Literal["coincidence", "gated"]
 EncoderPolicy = Literal["per-step", "once"]
 Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
 Zeros = Literal["none", "gate", "skip"]
-TableLevel = Literal["group", "layer", "time_step", "row"]  # what a row of a table of energies stands for
+TableLevel = Literal["group", "layer", "time_step", "row"]  # what one row of an energy table covers
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 TIME_MODES = {

@@ -1,7 +1,7 @@
-"""YAML files with the line of every key: read by ruamel.yaml, checked by pydantic, one line per fault.
+"""YAML files with the line number of every key: parsed by ruamel.yaml, validated by pydantic, one-line errors.
 
-Hardware profiles and published counts are such files. Duplicate and unknown keys, aliases, tags and empty values are
-faults. An error names file:line, the key and the fix.
+Used for hardware profiles and published counts. Duplicate and unknown keys, aliases, tags and empty values are
+errors. An error names file:line, the key and the fix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Line = Annotated[str, Field(strict=True, min_length=1, pattern=r"^[^\n]*$")]
 
 @dataclass(frozen=True)
 class Form:
-    """What a kind of file is called, its schema version, its error, and the fix where there is no such file."""
+    """A type of file: its name in messages, schema version, error class, and the fix if the file is missing."""
 
     noun: str
     version: int
@@ -36,12 +36,12 @@ class Form:
 
 
 def schema_error(message: str, *at: str) -> PydanticCustomError:
-    """A validation error in our own words, ``at`` being the keys below the place where it is raised."""
+    """A validation error with this message; ``at``: keys below the model that raises it."""
     return PydanticCustomError("file", "{message}", {"message": message, "at": at})
 
 
 def show_value(value: object) -> str:
-    """A value as its writer would know it again."""
+    """A value in YAML notation, for error messages."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict | list):
@@ -66,7 +66,7 @@ class StrictModel(BaseModel):
 
 
 class Document:
-    """The plain values of a YAML file, and the line of every key."""
+    """The plain values of a YAML file, and the line number of every key."""
 
     def __init__(self, path: Path, form: Form) -> None:
         self.path = path
@@ -81,17 +81,17 @@ class Document:
         self.tree: dict[str, object] = self._mapping(node, ())
 
     def __eq__(self, other: object) -> bool:
-        """Two documents are equal that say the same, wherever they lie."""
+        """Documents are equal if their contents are, whatever their paths."""
         return isinstance(other, Document) and self.tree == other.tree
 
     __hash__ = None  # type: ignore[assignment]
 
     def error(self, message: str, loc: Keys = (), line: int | None = None) -> SnnEnergyError:
-        """An error at a line, by default that of the innermost key of ``loc`` that the file has."""
+        """An error at a line, by default the line of the innermost key of ``loc`` that the file contains."""
         return self.form.error(f"{self.path}:{line or self.line_of(loc)}: {message}")
 
     def line_of(self, loc: Keys) -> int:
-        """Line of the innermost key of ``loc`` that the file has."""
+        """Line of the innermost key of ``loc`` that the file contains."""
         while loc not in self.lines:
             loc = loc[:-1]
         return self.lines[loc]
@@ -188,7 +188,7 @@ _SCALARS: Mapping[str, Callable[[str], object]] = {
 
 
 def first_fault(document: Document, error: ValidationError) -> SnnEnergyError:
-    """The fault nearest to the top of the file, and how many there are besides."""
+    """The error closest to the top of the file, with the number of further errors."""
     faults = [_location_and_text(details) for details in error.errors(include_url=False)]
     loc, words = min(faults, key=lambda fault: document.line_of(fault[0]))
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
@@ -196,7 +196,7 @@ def first_fault(document: Document, error: ValidationError) -> SnnEnergyError:
 
 
 def _location_and_text(details: ErrorDetails) -> tuple[Keys, str]:
-    """The key a fault of pydantic's is about, and what is wrong in our words."""
+    """Key and message of a pydantic error; the message is reworded for the user."""
     context = details.get("ctx", {})
     loc = (*map(str, details["loc"]), *context.get("at", ()))
     if details["type"] == "missing":
@@ -223,7 +223,7 @@ def _words(fault: str, value: object, context: Mapping[str, Any], default: str) 
 
 
 def _quoted(expected: str) -> list[str]:
-    """The names in pydantic's "'a', 'b' or 'c'"."""
+    """The names in pydantic's text "'a', 'b' or 'c'"."""
     return expected.split("'")[1::2]
 
 
@@ -231,12 +231,12 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 def read_yaml(path: Path, form: Form, schema: type[Parsed]) -> tuple[Parsed, Document]:
-    """The file as a ``schema``, and its lines. Raises ``form.error`` for the first fault of the file."""
+    """The file parsed as ``schema``, and its Document. Raises ``form.error`` for the first error in the file."""
     document = Document(path, form)
     if "schema" not in document.tree:
         raise document.error(f"the key 'schema' is missing; add 'schema: {form.version}'")
     version = document.tree["schema"]
-    if isinstance(version, bool) or version != form.version:  # another version has other keys: first of all faults
+    if isinstance(version, bool) or version != form.version:  # checked first: another version has other keys
         known = f"this version of snn_energy reads 'schema: {form.version}'"
         raise document.error(f"schema: {show_value(version)} is not understood; {known}", ("schema",))
     try:
