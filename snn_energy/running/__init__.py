@@ -1,1 +1,1 @@
-"""What every run of a network needs: its state, its mode, several processes, its answers."""
+"""Shared by every run of a network: module state, eval mode, time mode, processes, accuracy."""

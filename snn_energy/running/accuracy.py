@@ -1,4 +1,4 @@
-"""What a network's output says of its accuracy: logits per sample, averaged over time steps."""
+"""Accuracy from the output of a network: logits per sample, averaged over time steps."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from snn_energy.running.time_mode import TimeMode
 
 
 def right_answers(out: Any, y: Any, mode: TimeMode, steps: int, samples: int) -> int | None:
-    """How many samples of a batch the largest logit gets right; None where there are no labels or no logits.
+    """Number of correctly classified samples of a batch; None if there are no labels or no logits.
 
-    out: what the model gave, a list of that per step where it is called once per step. y: (B,) classes.
+    out: result of ``TimeMode.run``. y: (B,) class indices. Raises ProfilingError for another number of labels.
     """
     logits = mode.logits(out, steps, samples)
     labels = torch.as_tensor(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else None
@@ -27,5 +27,5 @@ def right_answers(out: Any, y: Any, mode: TimeMode, steps: int, samples: int) ->
 
 
 def count_hits(logits: Tensor, labels: Tensor) -> int:
-    """How many of the logits (B, classes) have their maximum at the label (B,)."""
+    """Number of rows of the logits (B, classes) whose maximum is at the label (B,)."""
     return int((logits.argmax(1).cpu() == labels.cpu()).sum())

@@ -1,4 +1,4 @@
-"""A network as it is evaluated: what it may be given, eval mode, no gradients."""
+"""Evaluation of a network: checks of model and loader, eval mode, no gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from snn_energy.core.errors import ProfilingError
 
 
 def require_model_and_loader(model: object, loader: object) -> None:
-    """Raise ProfilingError for what is no module, or no iterable of batches."""
+    """Raise ProfilingError unless the model is a module and the loader an iterable of batches."""
     if not isinstance(model, nn.Module):
         raise ProfilingError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if isinstance(loader, (Tensor, str)) or not isinstance(loader, Iterable):
@@ -24,7 +24,7 @@ def require_model_and_loader(model: object, loader: object) -> None:
 
 @contextmanager
 def as_evaluated(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every module's own mode is restored."""
+    """Eval mode without gradients; the training flag of every module is restored on exit."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()

@@ -1,7 +1,7 @@
-"""The state that a network keeps between calls: found, put back before every batch and at the end.
+"""The state that a network keeps between calls: saved once, restored before every batch and at the end.
 
-A stateful neuron keeps its potential in a buffer or an attribute. A batch that starts with the last one's potential
-counts other samples' spikes, and a profile that leaves its own potential behind changes the model.
+A stateful neuron keeps its membrane potential in a buffer or an attribute. A batch that started with the potential of
+the previous one would give other spike counts, and a profile that left its potential behind would change the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OF_MODULES = frozenset(vars(nn.Module()))  # _parameters, _modules, hooks, trai
 
 @dataclass
 class _Kept:
-    """One module's buffers and attributes: the objects themselves, and copies of the values of tensors."""
+    """Buffers and attributes of one module: the objects themselves, and copies of tensor values."""
 
     module: nn.Module
     buffers: dict[str, Tensor | None]
@@ -28,13 +28,13 @@ class _Kept:
 
 
 class State:
-    """The state of a model at one moment; ``restore`` puts it back, in place where a tensor is still the same."""
+    """Snapshot of the state of a model; ``restore`` puts back the same objects and the values of their tensors."""
 
     def __init__(self, model: nn.Module) -> None:
         self.kept = [_keep(module) for module in model.modules()]
 
     def restore(self) -> None:
-        """Put buffers and state attributes back; other attributes, and parameters, are none of its business."""
+        """Restore buffers and state attributes; registered parameters and other attributes are not touched."""
         for kept in self.kept:
             buffers = kept.module._buffers
             for name in [name for name in buffers if name not in kept.buffers]:
@@ -62,7 +62,7 @@ class State:
                         tensor.copy_(copied)
 
 
-DEPTH = 6  # of containers within containers
+DEPTH = 6  # levels of nested containers that are searched
 
 
 def _keep(module: nn.Module) -> _Kept:
@@ -92,7 +92,7 @@ def _gather(
     seen: set[int],
     depth: int,
 ) -> None:
-    """Every tensor and every container that can change in a value: in lists, tuples, dicts and plain objects."""
+    """Collect every tensor and mutable container in a value: in lists, tuples, dicts and plain objects."""
     if value is None or id(value) in seen or depth == 0:
         return
     seen.add(id(value))
@@ -114,19 +114,19 @@ def _gather(
 
 
 def _is_plain_object(value: Any) -> bool:
-    """An instance of a class of the user's that keeps things in attributes, and no module, function or class."""
+    """True for an instance of a user-defined class that has attributes and is no module, function or class."""
     if isinstance(value, (type, nn.Module)) or callable(value) or not hasattr(value, "__dict__"):
         return False
     return type(value).__module__.partition(".")[0] not in ("builtins", "torch", "typing")
 
 
 def version_of(tensor: Tensor) -> int | None:
-    """Counts changes in place; tensors of inference mode have none."""
+    """The tensor's counter of in-place changes; None for inference tensors, which have no counter."""
     return None if tensor.is_inference() else tensor._version
 
 
 def _is_state(value: Any, depth: int = DEPTH) -> bool:
-    """A tensor, or a container that holds one somewhere (an empty list may come to hold one)."""
+    """True for a non-parameter tensor or a container that holds one (an empty list may hold one later)."""
     if depth == 0:
         return False
     if isinstance(value, (list, tuple)):

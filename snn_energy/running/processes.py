@@ -1,7 +1,7 @@
-"""Several processes that train one network as one process would: ``torchrun -m snn_energy train ...``.
+"""Several processes that train one network with the result of one process: ``torchrun -m snn_energy train ...``.
 
-Every process draws the same random choices for the whole batch, works on its part of it, and adds up with the others:
-the sums inside every BatchNorm, the gradients, and the figures of the log. Without torchrun all of this does nothing.
+Every process draws the same random numbers for the whole batch and computes its part of the batch. BatchNorm sums,
+gradients and logged figures are summed over all processes. Without torchrun, all of this has no effect.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from snn_energy.core.errors import ProfilingError, RecipeError
 
 @dataclass(frozen=True)
 class Processes:
-    """Which of how many processes this one is, and the device it works on."""
+    """Rank of this process, number of processes, and the device of this process."""
 
     rank: int
     size: int
@@ -30,11 +30,11 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """The one process that writes files and speaks."""
+        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     def part(self, count: int) -> Tensor:
-        """This process's places of a batch of ``count``, in order; a place and its mirror image stay together."""
+        """Indices of a batch of ``count`` for this process, ascending; i and count - 1 - i share a process."""
         places = torch.arange(count)
         return places[torch.minimum(places, count - 1 - places) % self.size == self.rank]
 
@@ -45,7 +45,7 @@ class Processes:
         return values
 
     def add_up_gradients(self, model: nn.Module) -> None:
-        """Every gradient becomes the sum over all processes."""
+        """Replace every gradient by its sum over all processes."""
         if self.size > 1:
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             together = self.add_up(torch.cat([g.flatten() for g in gradients]))
@@ -53,13 +53,13 @@ class Processes:
                 gradient.copy_(summed.view_as(gradient))
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Block until all processes have called this."""
         if self.size > 1:
             with _other_process_errors():
                 dist.barrier()
 
     def broadcast(self, words: Any) -> Any:
-        """What the first process says, in all processes."""
+        """Return the object of the first process in all processes."""
         box = [words]
         if self.size > 1:
             with _other_process_errors():
@@ -69,7 +69,7 @@ class Processes:
 
 @contextmanager
 def _other_process_errors() -> Iterator[None]:
-    """One line where another process has gone: it has said why."""
+    """Raise a one-line ProfilingError if another process has failed; that process reports the cause."""
     try:
         yield
     except RuntimeError as error:
@@ -80,16 +80,16 @@ def _other_process_errors() -> Iterator[None]:
 
 
 def device_type(device: str) -> str:
-    """``auto`` is cuda where there is one, else cpu; others are themselves."""
+    """``auto`` becomes cuda if available, else cpu; any other name is returned unchanged."""
     return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def processes(device: str, *, backend: str | None = None, timeout: timedelta | None = None) -> Iterator[Processes]:
-    """The group that torchrun has started, or this process alone. device: auto, cpu or cuda. Raises RecipeError.
+    """The group that torchrun has started, or this process only. device: auto, cpu or cuda. Raises RecipeError.
 
-    backend: nccl for CUDA devices and gloo for none unless given. timeout: how long one waits for another; torch's
-    own unless given.
+    backend: default nccl for CUDA devices, else gloo. timeout: maximum wait for another process; default: that of
+    torch.
     """
     chosen = device_type(device)
     if chosen not in ("cpu", "cuda"):
@@ -127,9 +127,9 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def summed_batch_norm(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
-    """BatchNorm in training mode over the batch of all processes. x: (B, C, ...), B perhaps 0 here.
+    """BatchNorm in training mode over the batch of all processes. x: (B, C, ...), where B may be 0 in one process.
 
-    Ioffe and Szegedy 2015; the mean first and then the squared deviations from it, as torch does.
+    Ioffe and Szegedy 2015; two passes as in torch: the mean, then the squared deviations from it.
     """
     over = [0, *range(2, x.dim())]
     shape = [1, -1, *[1] * (x.dim() - 2)]
@@ -152,7 +152,7 @@ def summed_batch_norm(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tenso
 
 
 class SummedBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d whose batch is that of all processes."""
+    """BatchNorm1d with statistics over the batch of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, N)."""
@@ -160,7 +160,7 @@ class SummedBatchNorm1d(nn.BatchNorm1d):
 
 
 class SummedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose batch is that of all processes."""
+    """BatchNorm2d with statistics over the batch of all processes."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, H, W)."""
@@ -168,7 +168,7 @@ class SummedBatchNorm2d(nn.BatchNorm2d):
 
 
 def join_batch_norms(model: nn.Module) -> None:
-    """Every BatchNorm of a network sums over all processes from now on; names and weights stay as they are."""
+    """Make every BatchNorm1d and BatchNorm2d sum over all processes; names and weights are unchanged."""
     for module in model.modules():
         if type(module) is nn.BatchNorm1d:
             module.__class__ = SummedBatchNorm1d

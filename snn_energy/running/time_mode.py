@@ -1,4 +1,4 @@
-"""Where time lies in what a network is given, and how it is called."""
+"""Time modes: where the time axis is in the input of a network, and how the network is called."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SHAPES: dict[Layout, str] = {
 class TimeMode:
     """One way in which a network gets its time steps (``core.vocabulary.TIME_MODES``).
 
-    layout: how T and B lie in the batch that has time; None where it has samples alone. repeats_input: the loader gives
-    samples alone, and the layout is that of T copies. calls_per_step: the network is called once per time step.
+    layout: order of T and B in a batch with time; None if it has only samples. repeats_input: the loader gives only
+    samples, and the layout is that of T copies of them. calls_per_step: the network is called once per time step.
     """
 
     name: str
@@ -37,26 +37,26 @@ class TimeMode:
 
     @property
     def given(self) -> Layout | None:
-        """Layout of the loader's batches; None where they hold samples alone."""
+        """Layout of the loader's batches; None if they hold only samples."""
         return None if self.repeats_input else self.layout
 
     @property
     def read(self) -> Layout | None:
-        """Layout of what one call of the network reads; None where it reads samples alone."""
+        """Layout of the input of one network call; None if it holds only samples."""
         return None if self.calls_per_step else self.layout
 
     @property
     def has_one_input(self) -> bool:
-        """Whether every time step is computed from one tensor that does not differ between steps or calls."""
+        """True for inside, axis0 and flat, where an operation on values constant over time is constant over time."""
         return self.name in ("inside", "axis0", "flat")
 
     @property
     def steps_in_front(self) -> bool:
-        """Whether the rows of a flat batch go step by step, not sample by sample."""
+        """True if the rows of a flat batch are time major, False if they are sample major."""
         return self.layout in ("axis0", "flat")
 
     def samples_of(self, x: Any, steps: int) -> int:
-        """Samples of a batch. Raises ProfilingError where its shape does not fit the mode."""
+        """Number of samples in a batch. Raises ProfilingError if its shape does not fit the mode."""
         if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
             raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
         if not isinstance(x, Tensor) or x.dim() == 0:
@@ -83,9 +83,9 @@ class TimeMode:
             )
 
     def first_samples(self, x: Any, samples: int, steps: int) -> Tensor:
-        """So many samples of a batch with all their steps; where it has fewer, some of them again.
+        """``samples`` samples of a batch with all their time steps; a smaller batch is repeated cyclically.
 
-        Raises ProfilingError for no samples, or rows that T does not divide.
+        Raises ProfilingError if there are no samples, or if T does not divide the number of rows.
         """
         if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
             raise ProfilingError(
@@ -100,20 +100,20 @@ class TimeMode:
         return chosen.flatten(0, 1) if is_flat else chosen
 
     def feed(self, x: Tensor, steps: int) -> list[Tensor]:
-        """What the network's calls are given, one tensor a call: T of them with ``calls_per_step``, else one."""
+        """Inputs of the network, one tensor per call: T tensors with ``calls_per_step``, else one."""
         if self.calls_per_step:
             return [x] * steps if self.repeats_input else list(x)
         return [repeated(x, self.layout, steps)] if self.repeats_input and self.layout else [x]
 
     def run(self, model: nn.Module, x: Tensor, steps: int) -> Any:
-        """What the network returns for a batch; a list of T results with ``calls_per_step``."""
+        """Output of the network for a batch; a list of T outputs with ``calls_per_step``."""
         given = self.feed(x, steps)
         return step_by_step(model, given) if self.calls_per_step else model(given[0])
 
     def logits(self, out: Any, steps: int, samples: int) -> Tensor | None:
-        """(B, classes) of what ``run`` returned, averaged over time steps; None where it is nothing of the kind.
+        """Logits (B, classes) from the result of ``run``, averaged over time steps; None if its shape does not fit.
 
-        Of a tuple the first counts: neurons return their potentials beside their spikes.
+        The first item of a tuple is used: neurons return their potentials after their spikes.
         """
         if self.calls_per_step:
             parts = [part[0] if isinstance(part, tuple) and part else part for part in out]
@@ -154,17 +154,17 @@ assert list(MODES) == list(TIME_MODES)
 
 
 def repeated(x: Tensor, layout: Layout, steps: int) -> Tensor:
-    """(B, ...) given T times over: (T, B, ...), (B, T, ...), (T*B, ...) or (B*T, ...)."""
+    """(B, ...) repeated T times: (T, B, ...), (B, T, ...), (T*B, ...) or (B*T, ...)."""
     axis = 0 if layout in ("axis0", "flat") else 1
     stacked = x.unsqueeze(axis).repeat([steps if i == axis else 1 for i in range(x.dim() + 1)])
     return stacked if layout in ("axis0", "axis1") else stacked.flatten(0, 1)
 
 
 def step_by_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int], None] | None = None) -> list[Any]:
-    """What the model gives, called once per time step. A state that it returns is handed back to it.
+    """Outputs of the model, called once per time step. A state that it returns is passed to its next call.
 
-    It does so where its forward has a second argument that is None by default, and it returns two things.
-    ``before`` is told the step before each call.
+    It returns a state if its forward has a second argument that defaults to None and it returns a pair.
+    ``before`` is called with the step index before each call.
     """
     outs: list[Any] = []
     takes_state = takes_a_state(model)
@@ -177,7 +177,7 @@ def step_by_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int],
 
 
 def require_one_argument(model: nn.Module, x: Any) -> None:
-    """Raises ProfilingError where a forward cannot be called with the batch alone."""
+    """Raise ProfilingError if a forward cannot be called with only the batch."""
     try:
         inspect.signature(model.forward).bind(x)
     except TypeError as misfit:
@@ -185,12 +185,12 @@ def require_one_argument(model: nn.Module, x: Any) -> None:
             f"{type(model).__name__}: its forward cannot be called with one tensor ({misfit}); wrap it in a module "
             "whose forward takes the batch alone"
         ) from misfit
-    except ValueError:  # it has no signature
+    except ValueError:  # forward has no signature
         return
 
 
 def takes_a_state(model: nn.Module) -> bool:
-    """True where a forward has exactly one further argument, which is None where it is left out."""
+    """True if a forward has exactly one argument after the batch, and it defaults to None."""
     try:
         further = list(inspect.signature(model.forward).parameters.values())[1:]
     except (TypeError, ValueError):
