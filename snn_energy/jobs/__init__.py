@@ -1,1 +1,1 @@
-"""A whole profile from the command line: inputs by name or reference, parts, resuming."""
+"""A complete profile from the command line: inputs by name or reference, partial results, resuming."""

@@ -1,7 +1,7 @@
-"""The two things that a profile needs: a network, and data in the shape that it wants.
+"""The inputs of a profile: a network, and data in the shape that it expects.
 
-A network comes from a checkpoint that says what it is, from a checkpoint and a name or a reference that says it, from
-a reference alone, or from a NIR graph. Data come by NAME:PATH, or as batches that a reference gives.
+A network comes from a checkpoint with metadata, from a checkpoint and a registry name or a reference, from a reference
+only, or from a NIR graph. Data come from NAME:PATH, or from a reference that returns batches.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ def open_network(
     options: dict[str, Any] | None = None,
     ema: bool = False,
 ) -> nn.Module:
-    """The network to be profiled, on the CPU, in eval mode.
+    """The network to profile, on the CPU, in eval mode.
 
-    checkpoint: weights, or a .nir graph; None: those that the reference gives. model: a registry name (with
-    ``options`` of ``create_model``) or a reference (with ``arguments`` of its function); None where the checkpoint
-    says it. ema: see ``load_checkpoint``. Raises CheckpointError, ModelError.
+    checkpoint: weights, or a .nir graph; None: the weights of the referenced network. model: a registry name (with
+    ``options`` of ``create_model``) or a reference (with ``arguments`` of its function); None if the checkpoint's
+    metadata name it. ema: see ``load_checkpoint``. Raises CheckpointError, ModelError.
     """
     from snn_energy.checkpoints.checkpoint import load_checkpoint
 
@@ -70,7 +70,7 @@ def open_network(
 
 
 def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, Any]) -> nn.Module:
-    """What the weights do not tell and nobody said is noted among what was done to them."""
+    """Add a checkpoint note if the number of heads, which the weights do not determine, was assumed."""
     heads = getattr(getattr(network, "config", None), "heads", None)
     known = network.__dict__.get("snn_energy_checkpoint")
     if model is not None and heads is not None and "heads" not in given and known is not None:
@@ -81,29 +81,29 @@ def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, An
 
 @dataclass(frozen=True)
 class Divided:
-    """Images with every value divided by one number, such as 255 where a file holds bytes."""
+    """Images with every value divided by one number, such as 255 for a file of bytes."""
 
     images: Images
     divisor: float
 
     @property
     def name(self) -> str:
-        """As of the images."""
+        """The name of the images."""
         return self.images.name
 
     @property
     def split(self) -> str:
-        """As of the images."""
+        """The split of the images."""
         return self.images.split
 
     @property
     def note(self) -> str:
-        """That of the images, and the divisor."""
+        """The note of the images, with the divisor."""
         return f"{self.images.note}; values / {self.divisor:g}"
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """As of the images."""
+        """The labels of the images."""
         return self.images.labels
 
     def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
@@ -111,17 +111,17 @@ class Divided:
         return self.images.batch(chosen, crops) / np.float32(self.divisor)
 
     def first(self, samples: int) -> Divided:
-        """The first so many images."""
+        """The first ``samples`` images."""
         return replace(self, images=self.images.first(samples))
 
     def fingerprint(self) -> bytes:
-        """That of the images, and the divisor."""
+        """The fingerprint of the images, with the divisor."""
         return self.images.fingerprint() + repr(self.divisor).encode()
 
 
 @dataclass(frozen=True)
 class EventOptions:
-    """How recordings become frames; see ``events.to_frames``."""
+    """How recordings are converted to frames; see ``events.to_frames``."""
 
     by: Any = "time"
     step_us: int | None = None
@@ -140,10 +140,10 @@ def open_data(
     divisor: float | None = None,
     events: EventOptions | None = None,
 ) -> Images | EventSet:
-    """The test split of ``NAME:PATH`` in the shape that a network wants.
+    """The test split of ``NAME:PATH`` in the shape that a network expects.
 
-    image_size, in_channels: for a network that does not say them (``config``); the data's own unless given.
-    divisor: every value of an image is divided by it. time_steps: of event recordings. Raises DataError.
+    image_size, in_channels: for a network whose ``config`` lacks them; default: those of the data. divisor: every
+    value of an image is divided by it. time_steps: frames per event recording. Raises DataError.
     """
     name, path = parse_data(spec)
     if name in EVENT_DATASETS:
@@ -179,7 +179,7 @@ def open_data(
 
 
 def _own_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
-    """(image size, channels) that a data set has by itself; None where its files say it one by one."""
+    """(image size, channels) of a data set; None if they can differ between its files."""
     if name == BUNDLED:
         return DIGITS_PIXELS, 1
     if name == "npz" and path is not None:
@@ -188,11 +188,11 @@ def _own_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
 
 
 def is_data_reference(spec: str) -> bool:
-    """True where ``--data`` names the user's own code: file.py:function or package.module:function."""
+    """True if ``--data`` names the user's own code: file.py:function or package.module:function."""
     place = spec.rpartition(":")[0]
     return place.endswith(".py") or "." in place.partition(":")[0]
 
 
 def open_batches(spec: str) -> Iterable[Any]:
-    """The batches that a reference gives, as they are. Raises DataError."""
+    """The batches that a reference returns, unchanged. Raises DataError."""
     return build_loader(spec)

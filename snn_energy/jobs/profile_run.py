@@ -1,4 +1,4 @@
-"""One run of the profiler as the terminal asks for it: network and data by name, parts on disk, several processes."""
+"""One profiler run from the command line: network and data by name, parts on disk, several processes."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOOK = 8  # samples from which neurons and the time axis are determined
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """Everything that says what is profiled: the network, the data, and what the user declares of them.
+    """What is profiled: the network, the data, and what the user declares about them.
 
-    checkpoint, model, arguments, options, ema: see ``inputs.open_network``. data: NAME:PATH, or the user's own
-    loader by reference. samples ... events: see ``inputs.open_data``. time, time_steps, neurons, input_kind, max_k: see
+    checkpoint, model, arguments, options, ema: see ``inputs.open_network``. data: NAME:PATH, or a reference to
+    the user's loader. samples ... events: see ``inputs.open_data``. time, time_steps, neurons, input_kind, max_k: see
     ``profile``.
     """
 
@@ -65,7 +65,7 @@ def profile_checkpoint(
     time_steps: int | None = None,
     **how: Any,
 ) -> Counts:
-    """Counts of one checkpoint over the test split of a data set; ``how`` as of ``profile_run``. SnnEnergyError."""
+    """Counts of a checkpoint over the test split of a data set; ``how``: see ``profile_run``. Raises SnnEnergyError."""
     request = ProfileRequest(path, data, samples, model=model, options=options, time_steps=time_steps)
     return profile_run(request, **how)
 
@@ -84,9 +84,9 @@ def profile_run(
 ) -> Counts:
     """Counts of a network over data. Raises SnnEnergyError. device: cpu, cuda or auto.
 
-    parts: a folder in which counts are kept every ``save_every_s`` seconds: a run that was killed goes on from there,
-    and processes of torchrun share the samples; all return the same rows, the first one the per-sample counts too. The
-    caller removes it when the counts are safe. on_start: called with the samples counted before, and all of them.
+    parts: a folder in which counts are saved every ``save_every_s`` seconds: a killed run resumes from them, and
+    torchrun processes share the samples; all return the same rows, only the first also the per-sample counts. The
+    caller removes it once the counts are saved. on_start: called with the samples already counted, and their total.
     """
     import torch
 
@@ -131,7 +131,7 @@ def profile_run(
 
 
 def _interpretation(request: ProfileRequest, network: Any, data: Images | EventSet) -> Interpretation:
-    """Time and neurons from the first samples of the whole data set, the same ones in every process."""
+    """Time mode and neurons from the first samples of the whole data set, the same in every process."""
     from snn_energy.profiler.run import interpret_first
 
     first = [_batch(data, range(min(LOOK, len(data.labels))))]
@@ -142,7 +142,7 @@ def _interpretation(request: ProfileRequest, network: Any, data: Images | EventS
 def _of_all_processes(
     on_batch: Callable[[int], None] | None, before: int, total: int, processes: int
 ) -> Callable[[int], None]:
-    """Called with this process's count, calls ``on_batch`` with that of all of them, who are about as far."""
+    """A callback on this process's count that calls ``on_batch`` with an estimate of the count of all processes."""
 
     def done(count: int) -> None:
         if on_batch is not None:
@@ -152,14 +152,14 @@ def _of_all_processes(
 
 
 def _identity(request: ProfileRequest, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to go on from another's parts: data, options, code, header without command."""
+    """What must be equal for a run to resume from another's parts: data, options, code, header without command."""
     options = {**_declared(request, data), "time": request.time, **_code(request)}
     rest = {key: value for key, value in header.items() if key != "command"}
     return {"data": data.fingerprint().hex(), "samples": len(data.labels), **options, **rest}
 
 
 def inspect_run(request: ProfileRequest) -> InspectionReport:
-    """What is believed of a network, from the first few samples of the data. Raises SnnEnergyError."""
+    """How the profiler interprets a network, from the first few samples of the data. Raises SnnEnergyError."""
     from snn_energy.profiler.inspection_report import inspect_model
 
     network = _network(request)
@@ -204,7 +204,7 @@ def _data(request: ProfileRequest, network: Any) -> Images | EventSet:
 
 
 def _declared(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any]:
-    """What is declared to ``profile``; event frames say themselves what they hold."""
+    """Declared arguments of ``profile``; event frames define their own input kind."""
     own = data.input_kind if isinstance(data, EventSet) else None
     return {
         "time_steps": request.time_steps,
@@ -215,7 +215,7 @@ def _declared(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any
 
 
 def _batch(data: Images | EventSet, chosen: Sequence[int]) -> tuple[Any, Any]:
-    """(B, C, H, W) of images, (T, B, 2, H, W) of recordings; and (B,) labels."""
+    """Inputs, (B, C, H, W) of images or (T, B, 2, H, W) of recordings, and labels (B,)."""
     import torch
 
     at = np.asarray(chosen, dtype=np.int64)
@@ -230,7 +230,7 @@ def _profile_reference(
     device: str,
     on_batch: Callable[[int], None] | None,
 ) -> Counts:
-    """As ``profile_run``, over a loader of the user's own."""
+    """As ``profile_run``, over the user's own loader."""
     import torch
 
     from snn_energy.profiler.run import profile
@@ -257,12 +257,12 @@ def _profile_reference(
 
 
 def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
-    """Whole batches until so many samples are reached. Raises ProfilingError where they end within a batch."""
+    """Whole batches until ``samples`` samples are reached. Raises ProfilingError if a batch exceeds them."""
     left = samples
     for batch in batches:
         x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
         if not hasattr(x, "shape") or len(x.shape) == 0:
-            yield batch  # refused in the words of the profiler
+            yield batch  # rejected by the profiler, with its own message
             return
         y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
         size = len(y) if y is not None else len(x)
@@ -277,8 +277,8 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
                 return
 
 
-class _one_line_errors:  # noqa: N801 a context, read as a verb
-    """What the user's own network raises is told in one line; errors of ours, and a wish to stop, pass."""
+class _one_line_errors:  # noqa: N801 a context manager, named as a function
+    """Report exceptions of the user's network in one line; SnnEnergyError and KeyboardInterrupt pass unchanged."""
 
     def __init__(self, request: ProfileRequest) -> None:
         self.name = request.model if request.model is not None and is_reference(request.model) else None
@@ -297,7 +297,7 @@ class _one_line_errors:  # noqa: N801 a context, read as a verb
 
 
 def _code(request: ProfileRequest) -> dict[str, Any]:
-    """The user's own code and what it is given: with other code the same weights are another network."""
+    """The user's own code and its arguments: with other code, the same weights are another network."""
     given = {"model": request.model, "arguments": str(sorted((request.arguments or {}).items())), "ema": request.ema}
     place = (request.model or "").rpartition(":")[0]
     if place.endswith(".py") and Path(place).is_file():
@@ -306,7 +306,7 @@ def _code(request: ProfileRequest) -> dict[str, Any]:
 
 
 def _run_of(network: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What tells one run from every other: the network with its weights, the versions, and what else is told."""
+    """What distinguishes one run from another: the network with its weights, the versions, and ``metadata``."""
     import torch
 
     weights = hashlib.sha256()
@@ -314,7 +314,7 @@ def _run_of(network: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     settings = [
-        (name, key, value)  # a threshold or a leak that is a plain number
+        (name, key, value)  # such as a threshold or a leak stored as a plain number
         for name, module in network.named_modules()
         for key, value in sorted(vars(module).items())
         if isinstance(value, (bool, int, float, str))

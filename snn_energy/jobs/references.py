@@ -1,6 +1,6 @@
 """Networks and data by reference: ``package.module:function`` or ``file.py:function``, the user's own code.
 
-What is named here is run: it is the user's. (A checkpoint's code never is.)
+Referenced code is executed, as it is the user's own. (Code in a checkpoint never is.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def is_reference(text: str) -> bool:
 def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
     """``["T=4", "sizes=[3, 5]", '{"depth": 2}']`` -> one mapping. Raises ModelError.
 
-    Values are Python's literals (numbers, texts, lists, True, None); anything else is text. An item that begins with
-    a brace is a JSON object.
+    Values are Python literals (numbers, strings, lists, True, None); anything else is a string. An item that begins
+    with a brace is a JSON object.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -61,10 +61,10 @@ def _literal(text: str) -> Any:
 
 
 def build(reference: str, arguments: Mapping[str, Any] | None = None, error: type[SnnEnergyError] = ModelError) -> Any:
-    """What the function of a reference gives for these keyword arguments; an object that is not called comes as it is.
+    """The result of a referenced function for these keyword arguments; a module or a non-callable is returned as it is.
 
-    Raises ``error``, one line with the file, the line and the fix, for code that cannot be imported, a name that is
-    not there, arguments that do not fit, and whatever the function raises.
+    Raises ``error``, one line with the file, the line and the fix, for code that cannot be imported, a name that does
+    not exist, arguments that do not fit, and any exception that the function raises.
     """
     found = _named(reference, error)
     given = dict(arguments or {})
@@ -89,7 +89,7 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None, error: typ
 
 
 def build_model(reference: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """The nn.Module that a reference gives. Raises ModelError where it gives something else."""
+    """The nn.Module that a reference returns. Raises ModelError if it returns something else."""
     from torch import nn
 
     made = build(reference, arguments)
@@ -104,7 +104,7 @@ def build_model(reference: str, arguments: Mapping[str, Any] | None = None) -> A
 
 
 def build_loader(reference: str) -> Iterable[Any]:
-    """The batches, x or (x, y), that a reference gives. Raises DataError where it gives nothing to iterate over."""
+    """The batches, x or (x, y), that a reference returns. Raises DataError if the result is not an iterable of them."""
     from snn_energy.core.errors import DataError
 
     made = build(reference, None, DataError)
@@ -143,7 +143,7 @@ def _of_file(path: Path, reference: str, error: type[SnnEnergyError]) -> Any:
     if spec is None or spec.loader is None:
         raise error(f"{reference}: {path} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look here
+    sys.modules[name] = module  # dataclasses and pickle look modules up here
     with _importing(path.resolve().parent):
         try:
             spec.loader.exec_module(module)
@@ -161,8 +161,8 @@ def _of_package(place: str, reference: str, error: type[SnnEnergyError]) -> Any:
             raise error(_not_imported(reference, problem)) from problem
 
 
-class _importing:  # noqa: N801 a context, read as a verb
-    """Imports look in this folder first, as they do for ``python file.py`` and ``python -m package``."""
+class _importing:  # noqa: N801 a context manager, named as a function
+    """Put this folder first on the import path, as ``python file.py`` and ``python -m package`` do."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = str(folder)
@@ -180,7 +180,7 @@ def _not_imported(reference: str, problem: BaseException) -> str:
 
 
 def _place(problem: BaseException) -> str:
-    """`` (file:line)`` where the user's code failed."""
+    """The text `` (file:line)`` of the line where the user's code failed."""
     if isinstance(problem, SyntaxError) and problem.filename:
         return f" ({Path(problem.filename).name}:{problem.lineno})"
     frames = [f for f in traceback.extract_tb(problem.__traceback__) if "importlib" not in f.filename]
