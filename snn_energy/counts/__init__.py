@@ -1,4 +1,4 @@
-"""Counts: what a network did, hardware-free, measured once and priced on any number of devices."""
+"""Counts: hardware-independent work of a network, measured once and priced on any number of devices."""
 
 from __future__ import annotations
 

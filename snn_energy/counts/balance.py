@@ -1,4 +1,4 @@
-"""Whether counts add up: what must hold between the columns of a row, and between rows and samples."""
+"""Consistency checks of counts: between the columns of a row, and between rows and samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snn_energy.counts.sample_store import blocks
 
 
 def balance_error(counts: Counts) -> str | None:
-    """The first thing in a counts frame that does not add up (design, section 5), or None."""
+    """The first inconsistency in a counts frame (design, section 5), or None."""
     rows, samples = counts.rows, counts.samples
 
     def first(bad: Any, text: str) -> str | None:
@@ -55,7 +55,7 @@ def balance_error(counts: Counts) -> str | None:
 
 
 def _countable(rows: pd.DataFrame, published: bool) -> pd.Series:
-    """Operations whose sum of |k| * fan-out is known; a publication gives none for integers."""
+    """Operations whose sum of |k| * fan-out is known; published counts have none for integers."""
     kinds = ("binary", "ternary") if published else ("binary", "ternary", "integer")
     return rows["op"].isin(OPERATIONS) & rows["input_kind"].isin(kinds) & rows["sops"].notna()
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 SCHEMA_VERSION = 1
-CONVENTION_VERSION = 1  # of the counting rules; a change of a rule changes it
-INTEGRATES = "integrates only: no spikes"  # note of a neuron row that keeps a potential alone
+CONVENTION_VERSION = 1  # of the counting rules; incremented when a rule changes
+INTEGRATES = "integrates only: no spikes"  # note of a neuron row with a potential but no spikes
 OPERATIONS = ("conv", "linear", "matmul")
 OPS = (
     *OPERATIONS, "neuron", "add", "mul", "scale", "activation", "softmax", "norm", "pool", "mean", "reduce", "compare",
@@ -41,12 +41,12 @@ NULLABLE = frozenset(
     ("input_kind", "max_k", "input_elements", "input_nonzeros", "other_kind", "other_max_k", "other_elements",
      "other_nonzeros", "sops_multi")
 )  # fmt: skip
-# What an operation without a rule does is not known: null, never zero.
+# The work of an operation without a rule is unknown: null, never zero.
 UNKNOWN_IF_UNSUPPORTED = frozenset(("dense_macs", "sops", "sops_gated", "elementwise_ops"))
 
 
 def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
-    """Rows with the dtypes of a counts frame: nullable numbers (whole unless one is a float), flags, text."""
+    """Rows with the dtypes of a counts frame: nullable numbers (integers unless one is a float), flags, text."""
     made: dict[str, Any] = {}
     for name in COLUMNS:
         values = columns[name]
@@ -65,5 +65,5 @@ def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
 
 
 def smallest(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
-    """The same whole numbers in the smallest unsigned type."""
+    """The same non-negative integers in the smallest unsigned dtype."""
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))

@@ -1,8 +1,7 @@
-"""Counts: what a network did, hardware-free, measured once and reused for any number of hardware profiles.
+"""Counts: hardware-independent work of a network, measured once and reused for any number of hardware profiles.
 
-A counts file is JSON (header and one row per operation and time step) with the per-sample counts beside it in a
-compressed ``.samples.npz``; counts that a paper gives are a small YAML file (snn_energy.counts.published). No torch
-here.
+A counts file is JSON (header and one row per operation and time step) with the per-sample counts next to it in a
+compressed ``.samples.npz``; counts from a paper are a small YAML file (snn_energy.counts.published). No torch here.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Counts:
     """Header, rows (one per operation and time step, the columns of ``COLUMNS``) and per-sample work.
 
     Work columns are totals over the profiled samples, 0 where inactive; sizes are per sample and step.
-    ``per_sample[column]`` is (rows, samples); None where the side file is missing.
+    ``per_sample[column]`` is (rows, samples); ``per_sample`` is None if only totals are known.
     """
 
     header: Mapping[str, Any]
@@ -62,7 +61,7 @@ class Counts:
         return self.head.model
 
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the rows, with the rate-based SOPs (rule 2) beside the exact ones.
+        """A copy of the rows, with the rate-based SOPs (rule 2) next to the exact ones.
 
         ``sops_rate_based`` = input non-zeros / input elements * dense MACs, the formula of the paper.
         """
@@ -76,7 +75,7 @@ class Counts:
         """One row per spiking layer: layer, group, neurons, T_l (active steps), spikes per sample, rate, S_l.
 
         rate = spikes / (neurons * T_max), rate_active = spikes / (neurons * T_l), spikes_per_neuron = S_l. Layers that
-        integrate and never spike (a read-out) are not among them.
+        integrate and never spike (a read-out) are left out.
         """
         neurons = self.rows[(self.rows["op"] == "neuron") & ~self.rows["note"].map(integrates_only).astype(bool)]
         table = neurons.groupby("layer", sort=False).agg(
@@ -92,11 +91,11 @@ class Counts:
         return table.reset_index()
 
     def activity(self) -> dict[str, Any]:
-        """T_avg, SA and their neighbours (design, section 2); the spiking ones are None without spiking layers.
+        """T_avg, SA and related figures (design, section 2); those of spikes are None without spiking layers.
 
-        sa is a ratio of sums: spikes / (neurons * T_max * samples). sops: all exact SOPs per sample of operations
-        that do not read real inputs, and of those that do (``real_macs``, dense). None where published counts do not
-        tell; of counts that are not told by layer nothing about layers is known.
+        sa is a ratio of sums: spikes / (neurons * T_max * samples). sops_per_sample: exact SOPs of operations with
+        inputs that are not real; real_macs_per_sample: dense MACs of those with real inputs. Figures that published
+        counts lack are None, and so are those of layers if the counts are not given by layer.
         """
         rows = self.rows
         layers = self.spiking_layers()
@@ -129,12 +128,12 @@ class Counts:
         return result
 
     def sizes(self) -> dict[str, Any]:
-        """Sizes of the network, whatever it did; None for what the counts do not tell.
+        """Sizes of the network, independent of its activity; None for those that the counts lack.
 
-        weights: of all distinct conv and linear layers. parameters: weights and biases of all distinct layers, those
-        of norms and embeddings too; only published counts tell them. parameters_unused: of them, those of layers that
-        are active in no step. neurons, neurons_by_group, spiking_layers. macs_per_step: dense MACs (M*K*N) of one time
-        step, summed over distinct layers; macs_once: of what is done once per inference.
+        weights: of all distinct conv and linear layers. parameters: weights and biases of all distinct layers,
+        including norms and embeddings; known for published counts only. parameters_unused: those of layers that are
+        active in no step. neurons, neurons_by_group, spiking_layers. macs_per_step: dense MACs (M*K*N) of one time
+        step, summed over distinct layers; macs_once: those done once per inference.
         """
         rows = self.rows
         first = rows.drop_duplicates("layer")
@@ -161,9 +160,9 @@ class Counts:
         }  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:
-        """Write ``path`` (JSON) and, where per-sample counts are kept, ``<stem>.samples.npz`` beside it.
+        """Write ``path`` (JSON) and, if there are per-sample counts, ``<stem>.samples.npz`` next to it.
 
-        Returns the paths written, ``path`` first. Raises CountsError for published counts, which need not be whole.
+        Returns the paths written, ``path`` first. Raises CountsError for published counts, which may be incomplete.
         """
         path = Path(path)
         if self.head.published:
@@ -196,7 +195,7 @@ class Counts:
 
 
 def _total(column: pd.Series) -> Any:
-    """The sum of a column of numbers; None where one of them is not known."""
+    """The sum of a column of numbers; None if one of them is unknown."""
     if column.isna().any():
         return None
     total = column.sum()
@@ -208,5 +207,5 @@ def _times(number: Any, factor: int) -> Any:
 
 
 def _over(number: Any, divisor: Any) -> float | None:
-    """A ratio; None where a part of it is not known, or nothing is to be divided by."""
+    """A ratio; None if a part of it is unknown or the divisor is 0."""
     return None if number is None or not divisor else float(number) / float(divisor)

@@ -1,4 +1,4 @@
-"""The JSON of a counts file: records, digest, checks of header and rows. Plain dicts and frames alone."""
+"""The JSON of a counts file: records, digest, checks of header and rows. Only plain dicts and frames."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def content_digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Ma
 
 
 def object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object without a key given twice. Raises ValueError."""
+    """A JSON object from its pairs. Raises ValueError for a key that is given twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -49,7 +49,7 @@ def object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_header(path: Path, header: Any) -> None:
-    """Raise CountsError where the header of a counts file is not whole."""
+    """Raise CountsError if the header of a counts file is incomplete or invalid."""
     if not isinstance(header, dict):
         raise CountsError(f"{path}: header must be a mapping")
     for key in ("model", "samples", "time_steps"):
@@ -71,7 +71,7 @@ def check_header(path: Path, header: Any) -> None:
 
 
 def check_records(path: Path, records: Any) -> None:
-    """Raise CountsError, with the row and the column, where the rows of a counts file are not whole."""
+    """Raise CountsError, with the row and the column, if the rows of a counts file are incomplete or invalid."""
     if not isinstance(records, list) or not records:
         raise CountsError(f"{path}: rows must be a list of at least one row: profile again")
     for number, row in enumerate(records):

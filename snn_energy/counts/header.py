@@ -1,6 +1,6 @@
-"""A typed view of the header of counts, for the keys that code reads; a key that is not there has its default.
+"""A typed view of the header of counts, for the keys that code reads; a missing key has its default.
 
-What a file holds is checked by ``load`` and ``file_format``, on the plain mapping, before this view is made of it.
+``load`` and ``file_format`` check the contents of a file on the plain mapping, before this view is created.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 
 
 class PublishedAccess(TypedDict):
-    """Accesses of one store, per inference, that a published source counted itself; ``name``: of what."""
+    """Accesses to one memory level per inference, as counted by a published source; ``name``: of the tensor."""
 
     level: str
     name: str
@@ -21,7 +21,7 @@ class PublishedAccess(TypedDict):
 
 @dataclass(frozen=True)
 class Header:
-    """The keys of ``entries`` that code reads. All others are carried along, and compared as they are (``entries``)."""
+    """The keys of ``entries`` that code reads. All others are kept in ``entries`` and compared unchanged."""
 
     entries: Mapping[str, Any]
 
@@ -42,7 +42,7 @@ class Header:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of right answers over the samples, 0 to 1; None without labels."""
+        """Share of correctly classified samples, 0 to 1; None without labels."""
         found: float | None = self.entries.get("accuracy")
         return found
 
@@ -53,7 +53,7 @@ class Header:
 
     @property
     def published(self) -> bool:
-        """True for figures of a publication; they know no samples."""
+        """True for counts of a publication; they have no individual samples."""
         return bool(self.entries.get("published"))
 
     @property
@@ -63,17 +63,17 @@ class Header:
 
     @property
     def weights(self) -> int | None:
-        """Weights of the network, of published totals."""
+        """Number of weights of the network, from published totals."""
         found: int | None = self.entries.get("weights")
         return found
 
     @property
     def accesses(self) -> Sequence[PublishedAccess]:
-        """Accesses that a published source counted itself."""
+        """Memory accesses as counted by a published source."""
         found: Sequence[PublishedAccess] = self.entries.get("accesses", ())
         return found
 
     @property
     def cycles(self) -> float | None:
-        """Cycles per inference that a published source counted itself."""
+        """Cycles per inference as counted by a published source."""
         return float(self.entries["cycles"]) if "cycles" in self.entries else None

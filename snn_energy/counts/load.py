@@ -1,4 +1,4 @@
-"""Read counts: a file that ``profile`` wrote, or counts that a paper gives."""
+"""Read counts: a file that ``profile`` wrote, or published counts of a paper."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from snn_energy.counts.sample_store import load_samples, samples_path
 
 
 def load_counts(path: str | Path) -> Counts:
-    """Read a counts file and check that it balances. Raises CountsError (file, row and what does not add up).
+    """Read a counts file and check its consistency. Raises CountsError with the file, the row and the fault.
 
-    A file of published counts is named FILE.yaml, or FILE.yaml:NETWORK where it holds several; one that comes with
-    snn_energy published:FILE or published:FILE:NETWORK (snn_energy.counts.published).
+    path: of a counts file; or of published counts, FILE.yaml or FILE.yaml:NETWORK if it holds several networks; or of
+    bundled published counts, published:FILE or published:FILE:NETWORK (snn_energy.counts.published).
     """
     from snn_energy.counts.published import is_published, load_published
 

@@ -1,12 +1,12 @@
-"""The column ``note``: short English texts that the profiler writes and the audit reads; both directions are here.
+"""The column ``note``: short English texts that the profiler writes and the audit reads; this module does both.
 
     element-wise    NAME [of NATURE] [before weights]    "avg_pool2d of spikes before weights"
-    norm            NAME: WHY, of one that does not fold "batch_norm: behind sps.pool (max_pool2d)"
-    any that folds  folds into LAYER
-    neuron          what it gives besides single spikes  "emits ternary values; spikes counts those that are not zero"
+    norm            NAME: WHY, if it does not fold       "batch_norm: behind sps.pool (max_pool2d)"
+    folded          folds into LAYER
+    neuron          what it emits if not single spikes   "emits ternary values; spikes counts those that are not zero"
     operation       why its input is real                "average of spikes (avg_pool2d)"
 
-What is not known is left out. Every other text is a name, or a remark of a published source. No torch here.
+Unknown parts are left out. Any other text is a name, or a remark of a published source. No torch here.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _AVERAGE = " (average)"
 
 @dataclass(frozen=True)
 class ElementwiseNote:
-    """What an element-wise operation is: the function's name, and what it works on, None where not known.
+    """An element-wise operation: the function's name, and the nature of its operands, None if unknown.
 
-    before_weights: an average that a weight layer or product reads with no neuron in between.
+    before_weights: an average that a weight layer or matrix product reads without a neuron in between.
     """
 
     name: str
@@ -45,12 +45,12 @@ class ElementwiseNote:
 
     @property
     def averages(self) -> bool:
-        """True where the name is that of a pooling that mixes values instead of choosing one of them."""
+        """True if the name is that of a pooling that combines values instead of selecting one."""
         return "avg" in self.name or _AVERAGE in self.name or self.name.startswith(("lp_pool", "upsample_bilinear"))
 
 
 def parse_elementwise(text: str) -> ElementwiseNote:
-    """The parts of a note; one that is not of this form is a name alone."""
+    """The parts of a note; a note of another form becomes a name only."""
     match = _ELEMENTWISE.fullmatch(text)
     if match is None:  # several lines
         return ElementwiseNote(text)
@@ -63,7 +63,7 @@ def _is_nature(text: str | None) -> TypeGuard[Nature]:
 
 
 def averaging_name(name: str) -> str:
-    """The name of a function that averages; one that does not say so gets a remark."""
+    """The name of a function that averages; " (average)" is appended if the name does not show it."""
     return name if "avg" in name or "mean" in name else f"{name}{_AVERAGE}"
 
 
@@ -73,22 +73,22 @@ def unfolded_norm(name: str, why: str) -> str:
 
 
 def says_why_unfolded(note: str) -> bool:
-    """True where ``unfolded_norm`` wrote the note."""
+    """True if ``unfolded_norm`` wrote the note."""
     return ":" in note
 
 
 def folded_into(layer: str) -> str:
-    """The note of what costs nothing because it folds into a layer, or into ``its readers``."""
+    """The note of an operation that costs nothing because it folds into a layer, or into ``its readers``."""
     return f"{_FOLDS} {layer}"
 
 
 def is_folded(note: str) -> bool:
-    """True where ``folded_into`` wrote the note."""
+    """True if ``folded_into`` wrote the note."""
     return note.startswith(_FOLDS)
 
 
 def emitted(kind: Literal["ternary", "integer", "real"], max_k: int | None) -> str:
-    """The note of a neuron that gives something else than 0 and one constant. max_k: spikes per step, of integers."""
+    """The note of a neuron that emits more than 0 and one constant. max_k: most spikes per step, for integers."""
     if kind == "integer":
         return f"{_EMITS}up to {max_k} spikes per step; spikes counts the neurons that fired"
     also = " (or more spikes per step than max_k)" if kind == "real" else ""
@@ -101,12 +101,12 @@ def integrates_only(note: str) -> bool:
 
 
 def is_more_than_spiking(note: str) -> bool:
-    """True for the note of a neuron that does something else than give single spikes: read-outs, and ``emitted``."""
+    """True for the note of a neuron that does not emit single spikes: a read-out, or a note of ``emitted``."""
     return integrates_only(note) or note.startswith(_EMITS)
 
 
 def average_read(note: str) -> Literal["spikes", "unknown values"] | None:
-    """What was averaged, of an operation whose real input is an average of spikes, or of what is not known."""
+    """What was averaged, if the real input of an operation is an average of spikes or of unknown values."""
     if note.startswith("average of spikes"):
         return "spikes"
     return "unknown values" if note.startswith("average (") else None

@@ -1,12 +1,12 @@
 """Published counts: a small YAML file instead of a checkpoint, priced by the same formulas. No torch here.
 
-A file holds one network or several, and says where each figure is from. It holds counts and geometry, never energies.
+A file holds one or more networks and cites the source of each. It holds counts and geometry, never energies.
 
 Published
-├── sources     id -> Source, what the networks cite
+├── sources     id -> Source, cited by the networks
 └── networks    name -> Network: source, time_steps, note, and one of
     ├── totals      Totals: macs, sops, neurons, spikes, weights of one inference
-    ├── layers      name -> Entry: a Layer, or a block of layers that is there ``repeat`` times
+    ├── layers      name -> Entry: a Layer, or a block of layers that occurs ``repeat`` times
     └── accesses    store -> tensor -> Accesses (reads and writes, or accesses), and ``cycles``
 
     networks:
@@ -15,9 +15,9 @@ Published
         time_steps: 4
         totals: {macs: 347 M, sops: 6.82 G}
 
-Numbers are plain, or text with a unit: k, M, G, T (powers of ten). What a file does not give is unknown (NA), never 0:
-an energy that hangs on it is NaN. What is certain is derived (``Layer``), and what is given besides must agree with it.
-Every fault is a CountsError of one line that names file:line, the key and the fix.
+Numbers are plain, or text with a unit: k, M, G, T (powers of ten). A value that a file lacks is unknown (NA), never 0:
+an energy that depends on it is NaN. What follows from the geometry is derived (``Layer``); values that are given in
+addition must agree. Every error is a one-line CountsError that names file:line, the key and the fix.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ _NAMED = re.compile(r"(?P<file>.+\.ya?ml)(?::(?P<network>.+))?")
 
 
 def is_published(path: str | Path) -> bool:
-    """True for what names published counts: FILE.yaml, FILE.yaml:NETWORK, published:FILE, published:FILE:NETWORK."""
+    """True if a path names published counts: FILE.yaml, FILE.yaml:NETWORK, published:FILE, published:FILE:NETWORK."""
     return str(path).startswith(BUNDLED) or _NAMED.fullmatch(str(path)) is not None
 
 
 def load_published(path: str | Path, name: str | None = None) -> Counts:
     """The counts of one network of a file of published counts, for all formulas of this package.
 
-    path: a YAML file, FILE.yaml:NETWORK, or ``published:FILE`` or ``published:FILE:NETWORK`` for one that comes with
-    snn_energy. name: the network, which may be left out where the file holds one. Sample: one, the mean of those that
-    the source counted. Raises CountsError, one line with file:line, the key and the fix.
+    path: a YAML file or FILE.yaml:NETWORK, or ``published:FILE`` or ``published:FILE:NETWORK`` for a bundled file.
+    name: the network, optional if the file holds only one. The counts have one sample, the mean over the samples of
+    the source. Raises CountsError, one line with file:line, the key and the fix.
     """
     file, named = _file_and_network(path)
     published, document = read_yaml(file, FORM, Published)
@@ -79,17 +79,17 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
 
 
 def published_names(path: str | Path) -> list[str]:
-    """Names of the networks of a file, in its order. Raises CountsError."""
+    """Names of the networks of a file, in file order. Raises CountsError."""
     return list(read_yaml(_file_and_network(path)[0], FORM, Published)[0].networks)
 
 
 def list_published() -> list[str]:
-    """Names of the files that come with snn_energy, sorted; each is read as ``published:NAME``."""
+    """Names of the bundled files, sorted; each is read as ``published:NAME``."""
     return sorted(file.stem for file in _bundled_directory().glob("*.yaml"))
 
 
 def _bundled_directory() -> Path:
-    """Where the bundled files lie: in the package (a wheel) or beside it (a checkout)."""
+    """Folder of the bundled files: in the package (a wheel) or next to it (a checkout). Raises CountsError."""
     place = bundled.published_counts()
     if place is None:
         raise CountsError(f"{bundled.PACKAGE}: the published counts are gone; install snn_energy again")
@@ -126,7 +126,7 @@ def _choose(published: Published, document: Document, name: str | None) -> str:
 
 
 def _given(network: Network) -> dict[str, Any]:
-    """What the header holds of a network that is not told by layer: weights, accesses, cycles."""
+    """Header entries of a network that is not given by layer: weights, accesses, cycles."""
     found: dict[str, Any] = {}
     if network.totals is not None:
         found["weights"] = network.totals.weights
@@ -144,7 +144,7 @@ def _given(network: Network) -> dict[str, Any]:
 
 
 def _columns(network: Network) -> dict[str, list[Any]]:
-    """The columns of a counts frame, None where something is not known."""
+    """The columns of a counts frame, None for unknown values."""
     if network.layers is not None:
         rows = list(_layer_rows(network))
     else:
@@ -152,7 +152,7 @@ def _columns(network: Network) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
-# Of no use to a row: nothing is done and there is no size; operands that do not exist are None.
+# Defaults of a row: no work and no sizes; operands that do not exist are None.
 NOTHING: Mapping[str, Any] = dict.fromkeys(COLUMNS, 0) | {
     "needed": True, "active": True, "input_repeated": False, "feeds_neuron": False, "note": "", "time_step": -1,
     "group": "other", "input_kind": None, "max_k": None, "input_elements": None, "input_nonzeros": None,
@@ -165,7 +165,7 @@ UNKNOWN_OPERATION: Mapping[str, Any] = dict.fromkeys(
 
 
 def _total_rows(totals: Totals | None, time_steps: int) -> Iterator[dict[str, Any]]:
-    """A network as three layers: its MACs, its accumulates, its neurons; all unknown where only accesses are given."""
+    """A network as three layers: its MACs, its accumulates, its neurons; all unknown if only accesses are given."""
     note = "total of the network"
     unknown = {**NOTHING, **UNKNOWN_OPERATION, "op": "linear", "feeds_neuron": True, "note": note}
     given = totals if totals is not None else Totals.model_construct(macs=None, sops=None)
@@ -202,7 +202,7 @@ def _layer_rows(network: Network) -> Iterator[dict[str, Any]]:
 
 
 def _idle(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Work of a step that is not active: none; None still where there is no such operand."""
+    """Work columns of an inactive step: 0, or None for an operand that does not exist."""
     none: dict[str, Any] = dict.fromkeys(WORK, 0)
     for operand in ("input", "other"):
         if row[f"{operand}_kind"] is None:
@@ -211,7 +211,7 @@ def _idle(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _feeds_neuron(layer: Layer, later: Iterable[Layer]) -> bool:
-    """Whether the next operation or neuron is a neuron, unless the file says."""
+    """The value in the file; if it has none, whether the next operation or neuron is a neuron."""
     if layer.feeds_neuron is not None:
         return layer.feeds_neuron
     return next((other.op == "neuron" for other in later if other.op in (*OPERATIONS, "neuron")), False)

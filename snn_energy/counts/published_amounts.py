@@ -1,4 +1,4 @@
-"""Numbers of a file of published counts: amounts with units, whole numbers, shares, amounts per time step."""
+"""Number types of a file of published counts: amounts with units, whole numbers, shares, amounts per time step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST = 2**63 - 1
 
 
 def _as_number(value: object) -> int | float:
-    """A finite number >= 0, plain or as "6.82 G"; whole numbers stay whole, and no digit is lost."""
+    """A finite number >= 0, plain or as "6.82 G"; integers stay int, and no digit is lost."""
     if isinstance(value, str):
         exact = _scaled(value)
     elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -87,7 +87,7 @@ Share = Annotated[int | float, BeforeValidator(_as_share)]
 
 
 class PerStepAmount(StrictModel):
-    """So many once per inference, and so many more in every time step."""
+    """An amount: ``once`` per inference, plus ``per_step`` in every time step."""
 
     once: Number = 0
     per_step: Number = 0
@@ -104,7 +104,7 @@ class PerStepAmount(StrictModel):
 
 
 def _as_amount(value: object) -> object:
-    """A plain number is one per inference."""
+    """A plain number is an amount once per inference."""
     return value if isinstance(value, dict) else PerStepAmount(once=_as_number(value))
 
 

@@ -1,4 +1,4 @@
-"""The schema of published counts: what a YAML file may say of a network, and what follows from it."""
+"""The schema of published counts: the keys of a YAML file, and the values that are derived from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from snn_energy.core.yaml_file import Form, StrictModel, Text, schema_error
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.published_amounts import LARGEST, Count, Number, PerInference, Share, Whole
 
-BUNDLED = "published:"  # published:FILE[:NETWORK] is a file that comes with snn_energy
+BUNDLED = "published:"  # published:FILE[:NETWORK] is a bundled file
 SCHEMA_VERSION = 1
 FORM = Form(
     "a file of published counts",
@@ -34,7 +34,7 @@ LOWEST_FIRST: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 
 
 class Totals(StrictModel):
-    """A whole network, per inference: multiply-accumulates of real inputs, accumulates of spikes.
+    """A whole network, per inference: ``macs`` of real inputs, ``sops`` (accumulates) of spikes.
 
     ``neurons`` of all spiking layers, ``spikes`` over all time steps, ``weights`` of all layers.
     """
@@ -47,20 +47,20 @@ class Totals(StrictModel):
 
 
 class Layer(StrictModel):
-    """One layer, per sample and active time step. An operation (conv, linear, matmul), neurons, or element-wise work.
+    """One layer, per sample and active time step: an operation (conv, linear, matmul), neurons, or element-wise work.
 
     Operations: M = ``positions``, K = ``reduction`` (inputs per output), N = ``out_channels`` (over all ``groups``).
     ``macs`` = M*K*N. ``weights`` = K*N of conv and linear layers; ``biases`` 0 or N. ``input_elements`` = M*K of a
-    linear layer; a product streams its ``streamed`` operand, left (M*K*groups elements) or right (K*N), the one of the
-    lower kind. ``rate``: non-zeros / elements of the (streamed) input. ``sops``: accumulates; rate * macs where only a
-    rate is given, which for a product are the gated ones, as its coincidences cannot be told. ``feeds_neuron``: all
-    readers of the output are neurons; unless given, the next operation or neuron in the file is one.
+    linear layer; a matmul streams the operand of the lower kind, ``streamed``: left (M*K*groups elements) or right
+    (K*N). ``rate``: non-zeros / elements of the (streamed) input. ``sops``: accumulates; if only a rate is given,
+    rate * macs. For a matmul these are the gated SOPs, as a rate does not determine its coincidences. ``feeds_neuron``:
+    all readers of the output are neurons; default: the next operation or neuron in the file is a neuron.
 
     Neurons: ``neurons``, and ``spikes`` or ``firing_rate`` (spikes / neurons). Element-wise: ``elementwise_ops``, 0
-    where a norm folds into the layer before it; ``weights`` and ``biases`` are parameters of norms and embeddings, and
-    none unless given but of norms.
+    for a norm that folds into the layer before it; ``weights`` and ``biases``: parameters of norms and embeddings,
+    default unknown for norms and 0 for others.
 
-    ``active_steps``: the first so many, all unless given; 0 for what is never run. ``once``: once per inference.
+    ``active_steps``: number of first steps that run, default all, 0 for none. ``once``: runs once per inference.
     ``input_repeated``: the input is the same at every step (direct encoding).
     """
 
@@ -114,7 +114,7 @@ ELEMENTWISE_KEYS = frozenset(("elementwise_ops", "output_elements"))
 
 
 def _keys_of(op: str) -> frozenset[str]:
-    """The keys that mean something for a layer."""
+    """The keys that are valid for a layer of this op."""
     if op == "neuron":
         return COMMON_KEYS | NEURON_KEYS
     if op not in OPERATIONS:
@@ -178,7 +178,7 @@ def _check_neurons(layer: Layer) -> None:
 
 @dataclass(frozen=True)
 class Derived:
-    """Sizes of an operation: what its geometry makes certain, else what is given, else None."""
+    """Sizes of an operation: derived from its geometry, else as given in the file, else None."""
 
     macs: int | None
     weights: int | None
@@ -213,7 +213,7 @@ def derive(layer: Layer) -> Derived:
 
 
 def product_or_none(*factors: int | float | None) -> Any:
-    """The product of numbers; None where one of them is not known."""
+    """The product of numbers; None if one of them is unknown."""
     known = [factor for factor in factors if factor is not None]
     return math.prod(known) if len(known) == len(factors) else None
 
@@ -223,9 +223,9 @@ def _or(first: Any, second: Any) -> Any:
 
 
 class Entry(Layer):
-    """A layer, or a block of layers. ``repeat``: so many alike, ``{i}`` in the name being the number of each, from 0.
+    """A layer, or a block of layers. ``repeat``: number of copies; ``{i}`` in the name is the index of each, from 0.
 
-    The name of a layer of a block is BLOCK.LAYER, or BLOCK#LAYER where the layer's begins so.
+    A layer of a block is named BLOCK.LAYER, or BLOCK#LAYER if its own name begins with "#".
     """
 
     repeat: Count | None = None
@@ -244,7 +244,7 @@ class Entry(Layer):
 
 
 class Accesses(StrictModel):
-    """Reads and writes of a store for one tensor, per inference; ``accesses`` where a source does not part the two."""
+    """Reads and writes of a memory level for one tensor, per inference; ``accesses``: if only their sum is known."""
 
     reads: PerInference | None = None
     writes: PerInference | None = None
@@ -263,7 +263,7 @@ FORMS = ("totals", "layers", "accesses")
 
 
 class Network(StrictModel):
-    """One network of a file: where its counts are from, T_max, and the counts in one of three forms."""
+    """One network of a file: its source, T_max, and the counts in one of three forms."""
 
     source: Text
     note: Text | None = None
@@ -324,7 +324,7 @@ class Network(StrictModel):
 
 
 def expand(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Layer, tuple[str, ...]]]:
-    """Name, layer and keys of every layer, blocks and repetitions written out, in the order in which they run."""
+    """Name, layer and YAML keys of every layer in execution order, with blocks and repetitions expanded."""
     for name, entry in entries.items():
         if ("{i}" in name) != (entry.repeat is not None):
             hint = "add it to the name, as in 'blocks.{i}'" if entry.repeat is not None else "add 'repeat'"

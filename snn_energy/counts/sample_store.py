@@ -23,7 +23,7 @@ def samples_path(path: Path) -> Path:
 
 
 def load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
-    """Per-sample counts beside ``path``: column -> (rows, samples). Raises CountsError."""
+    """Per-sample counts of ``path`` from its side file: column -> (rows, samples). Raises CountsError."""
     try:
         with side.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -47,11 +47,11 @@ def load_samples(path: Path, side: Path) -> dict[str, npt.NDArray[np.int64]]:
 
 
 BLOCK_BYTES = 4 * 2**20
-IN_MEMORY_BYTES = 32 * 2**20  # of per-sample counts of a network; larger ones lie in a file
+IN_MEMORY_BYTES = 32 * 2**20  # limit for the per-sample counts of a network; larger ones are kept in a file
 
 
 def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """Some rows of (rows, samples) after another, a few megabytes each; of a mapped file no more stays in memory."""
+    """Consecutive blocks of (rows, samples), a few megabytes each; only one block of a mapped file is in memory."""
     step = max(1, BLOCK_BYTES // max(1, values[:1].nbytes))
     for start in range(0, len(values), step):
         yield values[start : start + step]
@@ -59,7 +59,7 @@ def blocks(values: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
 
 
 def _forget(values: npt.NDArray[Any]) -> None:
-    """Give back the memory into which a file was mapped; it is read again where it is looked at again."""
+    """Release the memory pages of a mapped file; they are read again on the next access."""
     base: Any = values
     if not isinstance(values, np.memmap) or values.mode != "r":
         return
@@ -70,9 +70,9 @@ def _forget(values: npt.NDArray[Any]) -> None:
 
 
 class SampleRows:
-    """Per-sample counts under construction, (rows, samples) int64 by the columns of ``PER_SAMPLE``, zero at first.
+    """Per-sample counts under construction, (rows, samples) int64 per column of ``PER_SAMPLE``, initially zero.
 
-    In memory up to ``IN_MEMORY_BYTES``, else in a file in ``folder`` that has no name and is gone with the arrays.
+    In memory up to ``IN_MEMORY_BYTES``, else in an unnamed file in ``folder`` that is deleted with the arrays.
     """
 
     def __init__(self, rows: int, samples: int, folder: Path | None) -> None:
@@ -90,17 +90,17 @@ class SampleRows:
             self._file.close()
 
     def put(self, column: str, row: int, sample: int, values: npt.NDArray[np.int64]) -> None:
-        """Write (n, m) values from this row and sample on. Raises OutputError where the disk is full."""
+        """Write (n, m) values, starting at this row and sample. Raises OutputError if the disk is full."""
         if self._file is None:
             self._arrays[column][row : row + len(values), sample : sample + values.shape[1]] = values
             return
         for at, line in enumerate(values, start=row):
-            if line.any():  # what is never written is zero, and takes no place
+            if line.any():  # the file is sparse: bytes never written are zero and take no space
                 self._file.seek(PER_SAMPLE.index(column) * self._size + (at * self.shape[1] + sample) * 8)
                 self._write(line.tobytes())
 
     def arrays(self) -> dict[str, npt.NDArray[np.int64]]:
-        """The finished arrays; mapped ones cannot be written to."""
+        """The finished arrays; mapped ones are read-only."""
         if self._file is None:
             return self._arrays
         self._write(b"")
@@ -124,7 +124,7 @@ class SampleRows:
 
 
 def write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
-    """What ``numpy.savez_compressed`` writes of the arrays in their smallest types, block by block."""
+    """Write what ``numpy.savez_compressed`` would of the arrays in their smallest dtypes, block by block."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, values in arrays.items():
             largest = max((int(block.max(initial=0)) for block in blocks(values)), default=0)
@@ -137,7 +137,7 @@ def write_samples(path: Path, arrays: Mapping[str, npt.NDArray[np.int64]]) -> No
 
 
 def _read_large(archive: zipfile.ZipFile) -> dict[str, npt.NDArray[np.int64]] | None:
-    """The arrays of a side file that are too large for memory, read block by block; None for others, and odd ones."""
+    """The arrays of a side file too large for memory, read row by row; None for smaller or unexpected ones."""
     members = {name: f"{name}.npy" for name in PER_SAMPLE}
     headers = {}
     for name, member in members.items():

@@ -1,4 +1,4 @@
-"""Counts to counts: the same network where masked steps run, or where unneeded ones are skipped."""
+"""Transforms of counts: the same network with masked steps run, or with unneeded steps skipped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from snn_energy.counts.counts import Counts
 
 
 def every_step(counts: Counts) -> Counts:
-    """Counts of a device that knows no masks: masked steps run too, on inputs that are all zero."""
+    """Counts of a device without time step masks: masked steps run too, on all-zero inputs."""
     rows = counts.rows.copy()
     masked = ~rows["active"].astype(bool) & (rows["time_step"] >= 0)
     operation, neuron = masked & rows["op"].isin(OPERATIONS), masked & (rows["op"] == "neuron")
@@ -17,7 +17,7 @@ def every_step(counts: Counts) -> Counts:
     rows["dense_macs"] = rows["dense_macs"].mask(operation, dense)
     for column in ("membrane_reads", "membrane_writes"):
         rows[column] = rows[column].mask(neuron, rows["neurons"] * counts.samples)
-    of_a_step = rows.groupby("layer")["elementwise_ops"].transform("max")  # the same in every step that runs
+    of_a_step = rows.groupby("layer")["elementwise_ops"].transform("max")  # equal in all steps that run
     rows["elementwise_ops"] = rows["elementwise_ops"].mask(masked, of_a_step)
     rows["active"] = rows["active"] | masked
     return dataclasses.replace(counts, rows=rows, per_sample=None)
