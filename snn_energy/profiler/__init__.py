@@ -1,1 +1,1 @@
-"""Counting: a mode that is given every call of a network, rules by name, what is known of tensors, time and kinds."""
+"""Counting: a torch function mode on every call of a network, counting rules by function name, tensor tracking."""

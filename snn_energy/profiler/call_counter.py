@@ -1,4 +1,4 @@
-"""Calls of functions, counted by the rules of their names: from arguments to entries in the table and the log."""
+"""Counts function calls by the rules for their names: from arguments to entries in the table and the log."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from snn_energy.profiler.values.traces import TensorTrace
 
 
 class CallCounter:
-    """Holds what is known of tensors and operations, and enters the outcome of every call.
+    """Holds the tensor table and the operation log, and enters the outcome of every call in them.
 
-    context: of the call of the model under way.
+    context: of the current call of the model.
     """
 
     def __init__(self, scopes: ModuleScopes, scans: ScanCache, cache: CallCache) -> None:
@@ -34,7 +34,7 @@ class CallCounter:
         self.context = BatchContext(BatchShape(1, 1))
 
     def record_call(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
-        """Count one function call that has just been made. Raises ProfilingError where it cannot."""
+        """Count one function call that has just returned. Raises ProfilingError if it cannot be counted."""
         try:
             self._count_call(raw, args, kwargs, out)
         except (ProfilingError, MemoryError, ReplayError, StaleScanError):
@@ -67,7 +67,7 @@ class CallCounter:
     def _outcome(
         self, entry: RuleEntry, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
     ) -> Outcome | None:
-        """What a call did, by its rule; None where it reads nothing that stems from the loader."""
+        """The outcome of a call by its rule; None if there is no tensor to track, or its parts are counted."""
         name, inputs = plain_name(raw), self._inputs(args, kwargs)
         if not inputs:
             for target in tensors_in([kwargs.get("out")]):
@@ -97,18 +97,18 @@ class CallCounter:
             self._apply(self.next(entry.count(call, self.context, self.scans)))
 
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, TensorTrace]]:
-        """Tensors among arguments that stem from the loader, in order, with what is known of them."""
+        """Tensors among arguments that stem from the loader, in order, with their traces."""
         read: Iterable[Any] = args
         if kwargs or any(isinstance(a, (list, tuple, dict)) for a in args):
             read = tensors_in([args, {k: v for k, v in kwargs.items() if k != "out"}])
         return [(t, trace) for t in read if isinstance(t, Tensor) and (trace := self.table.get(t)) is not None]
 
     def next(self, outcome: Outcome) -> Outcome:
-        """The outcome as that of the next operation in the log."""
+        """The outcome, attributed to the next operation in the log."""
         return outcome.stemming_from(len(self.log.records))
 
     def _apply(self, outcome: Outcome) -> None:
-        """Keep an outcome; the result of an operation is scanned at once as the batch before read it."""
+        """Enter an outcome; scan an operation's result immediately in the layouts that the previous batch read."""
         self.keep(outcome)
         record = outcome.record
         if record is not None and record.op == "unsupported":
@@ -130,7 +130,7 @@ class CallCounter:
 
 
 def _require_no_transform(name: str, args: Sequence[Any]) -> None:
-    """Raises ProfilingError inside torch.vmap and its like, where tensors are wrappers of others."""
+    """Raise ProfilingError inside torch.vmap and similar transforms, whose tensors wrap others."""
     if any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors_in([args])):
         raise ProfilingError(
             f"'{name}' runs inside torch.vmap or another torch.func transform, which cannot be looked into; "

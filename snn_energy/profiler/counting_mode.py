@@ -1,8 +1,8 @@
-"""One pass through a network: module hooks give the scope, a torch function mode is given every call.
+"""One pass through a network: module hooks track the scope, a torch function mode receives every call.
 
-Every call of a torch function on a tensor that stems from the loader is counted by the rule of its name and leaves an
+Every call of a torch function on a tensor that stems from the loader is counted by the rule for its name and creates an
 ``OperationRecord``: its counts (small tensors, one entry per row = time step and sample), its geometry, and which
-earlier operations it reads. The mode holds the parts and decides nothing itself.
+earlier operations it reads. The mode only connects the other components.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
-CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" does all work that a cache saves, and compares
+CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" also computes what is cached, and compares
 
 
 class DecompositionMode(TorchDispatchMode):
-    """Records one level below a function without a rule: the aten operations it is made of."""
+    """Records the aten operations that a function without a rule is made of."""
 
     def __init__(self, calls: CallCounter) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls = calls
-        self.alive: list[Any] = []  # keeps intermediate tensors the same objects while the function runs
+        self.alive: list[Any] = []  # keeps intermediate tensors alive, so that their ids stay unique
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -72,8 +72,8 @@ class DecompositionMode(TorchDispatchMode):
 class CountingMode(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``tracing`` around each pass.
 
-    neurons: layer -> what is known of it, of neurons other than our own. decomposed_layers: counted as the operations
-    that they are made of, though they are neurons.
+    neurons: layer -> its NeuronSpec, used for all classes but LIF. decomposed_layers: neurons that are counted as the
+    operations that they are made of.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class CountingMode(TorchFunctionMode):
 
     @property
     def batch(self) -> BatchShape:
-        """Time steps and samples of the batch under way."""
+        """Time steps and samples of the current batch."""
         return self.calls.context.shape
 
     # ---- one forward pass -------------------------------------------------------------------------------------
 
     @contextmanager
     def tracing(self) -> Iterator[None]:
-        """Hooks on every module and the function mode, both gone afterwards whatever happens."""
+        """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
         try:
             for name, module in self.model.named_modules(remove_duplicate=True):
@@ -129,7 +129,7 @@ class CountingMode(TorchFunctionMode):
             self.scopes.clear()
 
     def begin(self, batch: BatchShape) -> None:
-        """Forget the last forward pass; counts of a new one start."""
+        """Discard the last forward pass and start a new one."""
         self.calls.context = replace(self.calls.context, shape=batch)
         self.log.begin_batch()
         self.scans.begin_batch()
@@ -142,17 +142,17 @@ class CountingMode(TorchFunctionMode):
         self.scans.require_finite()
 
     def begin_call(self, step: int | None) -> None:
-        """A new call of the model within one pass (time outside the model): ``step`` or None."""
+        """Start a call of the model within one pass; step: its time step, None if time is inside the model."""
         self.calls.context = replace(self.calls.context, step=step)
         self.scopes.begin_call()
 
     def mark_input(self, x: Tensor, layout: str | None, constant: bool) -> None:
-        """Declare a tensor of the loader as the network's input; ``layout`` says where time is, None: nowhere yet."""
+        """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
         batch = self.batch
         timed, roles = layout is not None, fed_roles(x.dim(), layout, batch)
         bound = ValueBound(reason="declared real" if self.scans.input_kind == "real" else None, loader=True)
         active = np.ones(batch.time_steps if timed else 1, dtype=np.bool_)
-        before = self.table.get(x)  # the same tensor, fed at the step before: what its scans found holds
+        before = self.table.get(x)  # the input of the previous step is the same tensor: its scans are valid
         scans = before.scans if before is not None and before.bound == bound else None
         facts = TensorFacts(roles, timed, self.calls.context.step, active, constant, frozenset(), bound)
         self.table.put(x, TensorTrace(self.cache.reuse_facts(facts), scans))
@@ -167,7 +167,7 @@ class CountingMode(TorchFunctionMode):
         return isinstance(module, LIF) and id(module) not in self._decomposed
 
     def _is_leaf(self, module: nn.Module) -> bool:
-        """True where the first operation of a module bears the module's own name."""
+        """True if the first operation of a module is named after the module."""
         if self._is_own(module) or id(module) in self._foreign:
             return True
         return is_layer_class(type(module)) and next(module.children(), None) is None
@@ -177,14 +177,14 @@ class CountingMode(TorchFunctionMode):
             self.scopes.enter(name, module)
             if self._is_own(module) or id(module) in self._foreign:
                 self.scopes.neuron_depth += 1
-                if self.scopes.neuron_depth == 1:  # its own arithmetic is the neuron update: need not be recorded
+                if self.scopes.neuron_depth == 1:  # its arithmetic is the neuron update: not recorded
                     self.scopes.suspend()
                 if isinstance(module, LIF):
                     requests = self.scans.requests_of((self.scopes.layer, self.scopes.current.invocation))
                     layouts = (request.layout for request in requests.values())
                     self.observer.begin(module.amplitude, self.batch, layouts)
             elif not self.scopes.is_suspended and is_plain_layer(module, args, kwargs):
-                self.scopes.suspend()  # what it does is known from its type: one call is accounted for when it is done
+                self.scopes.suspend()  # its work is known from its type: counted as one call on exit
 
         return hook
 
@@ -211,7 +211,7 @@ class CountingMode(TorchFunctionMode):
         return hook
 
     def _count_plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
-        """Count a layer that is one call of a function, on (T*B, ...) where it reads (T, B, ...)."""
+        """Count a layer that is one function call; on (T*B, ...) if it reads (T, B, ...)."""
         trace = self.table.get(x)
         if trace is None or not is_over_time(module) or not isinstance(out, Tensor):
             self.calls.record_call(*plain_call(module, x), out)
@@ -224,7 +224,7 @@ class CountingMode(TorchFunctionMode):
             self.table.put(out, reshaped(made, after, out, self.batch))
 
     def _count_untraced(self, name: str, module: nn.Module, out: Any) -> None:
-        """A layer with weights ran, and none of its work was recorded: a row that says so."""
+        """Add an unsupported row for a layer with weights that ran without a recorded operation."""
         layer = name or type(module).__name__
         size = next((t.numel() for t in tensors_in([out])), 0)
         record = OperationRecord(
@@ -243,7 +243,7 @@ class CountingMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the function as it is; count what it read and made."""
+        """Run the function unchanged, and count the call."""
         kwargs = kwargs or {}
         if self.scopes.neuron_depth:
             return func(*args, **kwargs)

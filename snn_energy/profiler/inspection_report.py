@@ -1,4 +1,4 @@
-"""How the profiler interprets a network, for a reader to check before any number is trusted."""
+"""How the profiler interprets a network, to be checked before its counts are trusted."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first
 
 @dataclass(frozen=True)
 class InspectionReport:
-    """model: its class. parameters: how many. interpretation: time, T and neurons. counts: of the samples looked at.
+    """model: its class. parameters: their number. interpretation: time, T, neurons. counts: of the inspected samples.
 
-    spiking: one row per layer that spikes: layer, class, framework, known_by, reads, threshold, reset, neurons,
-    rate (spikes per neuron and step on the samples looked at), emits. operations: one row per operation that reads
-    weights or multiplies: layer, op, input_kind, why. not_covered: (layer, why) of what is not counted.
+    spiking: one row per spiking layer: layer, class, framework, known_by, reads, threshold, reset, neurons,
+    rate (spikes per neuron and step on the inspected samples), emits. operations: one row per layer with weights or
+    matrix product: layer, op, input_kind, other_kind, why. not_covered: (layer, why) of what is not counted.
     """
 
     model: str
@@ -40,7 +40,7 @@ class InspectionReport:
     not_covered: list[tuple[str, str]]
 
     def lines(self) -> list[str]:
-        """The report in sentences: model, time, input, how many layers of which kind."""
+        """The report as lines of text: model, time, numbers of layers and operations, what is not covered."""
         kinds = self.operations["input_kind"].value_counts()
         reads = ", ".join(f"{count} read {kind} values" for kind, count in kinds.items())
         frameworks = ", ".join(sorted(set(self.spiking["framework"]))) or "none"
@@ -69,7 +69,7 @@ def inspect_model(
 ) -> InspectionReport:
     """How ``profile`` would interpret a network, from a run on the first few samples of a loader.
 
-    Arguments as of ``profile``; the model is left as it was. Raises ProfilingError as ``profile`` does.
+    Arguments: see ``profile``; the model is not changed. Raises ProfilingError as ``profile`` does.
     """
     named = list(neurons)
     batches = list(itertools.islice(iter(loader), 1))

@@ -1,6 +1,6 @@
-"""What the rows of element-wise operations say of the values that they work on: spikes, sums of spikes, real values.
+"""Notes of element-wise operations, with the nature of their operands: spikes, sums of spikes, real values.
 
-Pure functions of operation records; what is not known is left out, never guessed. The texts are those of
+Pure functions of operation records; what is unknown is left out, never guessed. The texts are those of
 snn_energy.counts.notes.
 """
 
@@ -14,7 +14,7 @@ from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES, ValueBound
 
 _NAMED = ("unsupported", "activation", "norm", "softmax")
-_WITH_INPUTS = ("pool", "mean", "add", "mul", "reduce", "compare")  # of these the note says what they read
+_WITH_INPUTS = ("pool", "mean", "add", "mul", "reduce", "compare")  # their notes name the nature of their operands
 _TWO_VALUED = frozenset(("gt", "ge", "lt", "le", "greater", "greater_equal", "less", "less_equal", "heaviside"))
 _KIND: Mapping[str, Nature] = {
     "binary": "spikes", "ternary": "spikes", "integer": "sums of spikes", "real": "real values",
@@ -40,13 +40,13 @@ def notes_of(
 
 
 def is_average(record: OperationRecord) -> bool:
-    """True for a pooling or a mean that mixes values instead of choosing one of them."""
+    """True for a pooling or a mean that combines values instead of selecting one."""
     mixes = record.leaves is not None and (record.leaves.reason or "").startswith("average of")
     return record.op == "mean" or (record.op == "pool" and mixes)
 
 
 def values_read(records: Sequence[OperationRecord]) -> list[Nature | None]:
-    """What every record reads; None where that is not known. Inputs of an record are earlier ones."""
+    """The nature of the operands of every record; None if unknown. Inputs of a record are earlier records."""
     read: list[Nature | None] = []
     left: list[Nature | None] = []
     for record in records:
@@ -56,7 +56,7 @@ def values_read(records: Sequence[OperationRecord]) -> list[Nature | None]:
 
 
 def _read(record: OperationRecord, producers: Sequence[Nature | None]) -> Nature | None:
-    """By what is proven of the operands' values, else by what made them."""
+    """The nature of the operands, from their proven bounds, else from the operations that produced them."""
     claims = record.reads
     if claims and all(bound.unit is not None for bound in claims):
         return "spikes" if all(bound.proven and bound.max_k == 1 for bound in claims) else "sums of spikes"
@@ -78,7 +78,7 @@ def _averages_spikes(bound: ValueBound) -> bool:
 
 
 def _left(record: OperationRecord, read: Nature | None) -> Nature | None:
-    """What an record leaves to its readers."""
+    """The nature of the result of a record."""
     if record.op == "neuron":
         values = None if record.emitted is None else record.emitted.values
         return "real values" if record.integrates_only else "spikes" if values is None else _KIND[values.kind]
@@ -100,7 +100,7 @@ def _left(record: OperationRecord, read: Nature | None) -> Nature | None:
 
 
 def feeds_weights(records: Sequence[OperationRecord], readers: Mapping[int, set[int]]) -> list[bool]:
-    """For every record whether a weight layer or product reads its result, element-wise steps between aside."""
+    """For every record, whether a weight layer or product reads its result, if only through element-wise operations."""
     found = [False] * len(records)
     for index in range(len(records) - 1, -1, -1):
         found[index] = any(

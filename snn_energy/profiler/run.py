@@ -32,11 +32,11 @@ from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, require_one_argument, step_by_step
 
-DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k where a model has no ``blocks``
+DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k if a model has no ``blocks``
 
 
 class UnsupportedOperationWarning(UserWarning):
-    """An operation without a counting rule: it is a row without counts."""
+    """An operation without a counting rule; its row has no counts."""
 
 
 def profile(
@@ -56,21 +56,21 @@ def profile(
 ) -> Counts:
     """Count what a network does, per operation, time step and sample.
 
-    model: any nn.Module; it is run in eval mode without gradients, and its mode, hooks, parameters, buffers and state
-    (tensors that it keeps in attributes) are as before afterwards, also when the forward raises. Every batch starts
-    from the state that the model is handed in with, the neurons of a framework at rest. loader: any iterable of x or
-    (x, y) batches, samples in front (or behind the time axis, see ``time``). time_steps: T_max; the model's own
-    ``time_steps`` unless given. time: where time is, one of ``TIME_MODES``; needed where T > 1, the model does not
-    say, and a run on a few samples cannot tell. input_kind: declares the kind of the loader's tensor (design, rule 4).
-    max_k: largest whole multiple that counts as integer, 2 * blocks + 2 unless given. strict: an operation without a
-    rule is an error instead of a row and a warning. neurons: modules that spike though nobody knows them: classes,
-    their dotted names, or names of layers; those that a run on a few samples gives away (a state, and two values out)
-    need no naming. header: extra entries for the counts' header. on_batch: called with the number of samples done so
-    far. parts: where the counts are kept as they come (snn_energy.profiler.parts), in memory and temporary files
-    unless given; memory does not grow with the number of samples. settled: time, T_max and neurons as
-    ``settle_first`` found them on other samples, instead of ``time``, ``time_steps`` and ``neurons``.
+    model: any nn.Module; it runs in eval mode without gradients, and its mode, hooks, parameters, buffers and state
+    (tensors in attributes) are restored afterwards, also if the forward raises. Every batch starts from the state
+    of the given model, with neurons of frameworks reset. loader: any iterable of x or (x, y) batches, samples in
+    front (or after the time axis, see ``time``). time_steps: T_max; default: the model's ``time_steps``. time: where
+    time is, one of ``TIME_MODES``; needed if T > 1, the model does not define it, and a run on a few samples cannot
+    determine it. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest multiple that
+    counts as integer, default 2 * blocks + 2. strict: an operation without a rule is an error instead of a row and a
+    warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a run on a few
+    samples identifies (a state, and two output values) need not be named. header: extra entries for the counts' header.
+    on_batch: called with the number of samples counted so far. parts: where the counts are stored during the run
+    (``results.resume``), by default in memory and temporary files; memory does not grow with the number of samples.
+    interpretation: time, T_max and neurons as ``interpret_first`` determined them on other samples; it replaces
+    ``time``, ``time_steps`` and ``neurons``.
 
-    Raises ProfilingError for a time axis that cannot be told, another T_max than the model's, no samples, NaN or
+    Raises ProfilingError for a time axis that cannot be determined, a T_max other than the model's, no samples, NaN or
     infinite values, a network that changes between batches.
     """
     _require_arguments(model, loader, time_steps, max_k, header)
@@ -101,7 +101,7 @@ def _count(
     header: Mapping[str, Any],
     on_batch: Callable[[int], None] | None,
 ) -> None:
-    """Run the network on every batch and keep the parts. Raises ProfilingError; Interrupted where a signal stops it."""
+    """Run the network on every batch and store the parts. Raises ProfilingError; Interrupted if a signal stops it."""
     batches = iter(loader)
     first = list(itertools.islice(batches, 1))
     interpretation = interpret(first)
@@ -131,7 +131,7 @@ def _count(
 
 
 def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
-    """The counts of all parts, with a warning for every layer whose work is not known. ProfilingError if strict."""
+    """The counts of all parts, with a warning for every layer whose work is unknown; ProfilingError if strict."""
     counts, not_counted = counts_of(kept, header)
     for layer, why in not_counted.items():
         text = f"{layer}: {why}"
@@ -142,7 +142,7 @@ def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
 
 
 def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, header: Any) -> None:
-    """Raise ProfilingError for arguments of the wrong sort."""
+    """Raise ProfilingError for arguments of the wrong type or value."""
     require_model_and_loader(model, loader)
     for name, value in (("time_steps", time_steps), ("max_k", max_k)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
@@ -164,9 +164,9 @@ def interpret_first(
     named: Iterable[str | type[nn.Module]],
     has_time: bool = False,
 ) -> Interpretation:
-    """Where time is and what spikes: as the model says, as declared, or as a run on a few samples shows.
+    """Time mode and spiking modules: defined by the model, declared, or determined by a run on a few samples.
 
-    batches: the first one, or none. has_time: the loader gives (T, B, ...), so time is to be found on that.
+    batches: the first one, or none. has_time: the loader gives (T, B, ...), so the time mode must fit that.
     """
     if time is not None and time not in TIME_MODES:
         raise ProfilingError(f"unknown time='{time}'{nearest(time, TIME_MODES)} (one of {', '.join(TIME_MODES)})")
@@ -205,7 +205,7 @@ def interpret_first(
 
 
 def _require_samples_in_front(x: Any, y: Any) -> None:
-    """Raise ProfilingError where the labels of a batch are not as many as its first axis is long."""
+    """Raise ProfilingError if the number of labels of a batch differs from the size of its first axis."""
     labels = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
     if len(labels) == 1 and labels[0] != len(x):
         raise ProfilingError(
@@ -220,7 +220,7 @@ def _blocks(model: nn.Module) -> int:
 
 
 def require_countable(model: nn.Module) -> None:
-    """Raises ProfilingError for what cannot be looked into, has no weights yet, or holds NaN."""
+    """Raise ProfilingError for scripted or compiled modules, missing weights, and NaN or infinite values."""
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod"):
             what = f"{name}: a scripted or compiled module" if name else "a scripted or compiled model"
@@ -235,15 +235,15 @@ def require_countable(model: nn.Module) -> None:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """True where no value is NaN or infinite; the sum tells, unless it overflows itself."""
+    """True if no value is NaN or infinite; a finite sum proves it, but a finite tensor's sum may overflow."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 @contextmanager
 def _state_kept(model: nn.Module) -> Iterator[State]:
-    """The state that every batch starts from: neurons of a framework at rest, all else as the model was handed in.
+    """Yield the state that every batch starts from: neurons of frameworks reset, all else as in the given model.
 
-    The model is left with the state that it was handed in with.
+    On exit, the state of the given model is restored.
     """
     with torch._C.DisableTorchFunction():
         handed_in = State(model)
@@ -259,7 +259,7 @@ def _state_kept(model: nn.Module) -> Iterator[State]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Many small objects live until a forward ends: looking for cycles among them again and again takes time."""
+    """Disable garbage collection: a forward creates many small objects, and repeated collections take time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -282,7 +282,7 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
 
 
 def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode, steps: int) -> Any:
-    """One pass over one batch: one call of the model, or T of them."""
+    """One pass over one batch: one call of the model, or T calls."""
     with torch._C.DisableTorchFunction():
         given = mode.feed(x, steps)
 
@@ -297,9 +297,9 @@ def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode
 
 
 def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
-    """What a call of the model gives.
+    """The result of a call of the model.
 
-    Raises ProfilingError where its forward wants other arguments than one tensor, or another number format or device.
+    Raises ProfilingError if its forward needs other arguments than one tensor, or another dtype or device.
     """
     try:
         return call()
@@ -314,7 +314,7 @@ def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
 
 
 def _misfit(model: nn.Module, x: Tensor) -> str | None:
-    """Why a batch and a model do not fit, in number format or device; None where they do."""
+    """Why dtype or device of a batch and a model do not match; None if they do."""
     devices = sorted({str(p.device) for p in model.parameters()})
     if len(devices) > 1:
         return f"the model's parameters lie on several devices ({', '.join(devices)}); move them to one with model.to()"
@@ -328,7 +328,7 @@ def _misfit(model: nn.Module, x: Tensor) -> str | None:
 def _header(
     model: nn.Module, max_k: int, interpretation: Interpretation, input_kind: str | None, given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Who counted what, with which rules."""
+    """Header entries: model, interpretation, rules and versions."""
     config = getattr(model, "config", None)
     name = getattr(config, "name", None) or type(model).__name__
     return {

@@ -1,1 +1,1 @@
-"""What a tensor's axes hold, and which time steps are needed. No torch."""
+"""What the axes of a tensor hold, and which time steps are needed."""

@@ -1,4 +1,4 @@
-"""Which time steps of an operation some active and needed reader reads."""
+"""Which time steps of an operation an active and needed reader reads."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ StepMask = npt.NDArray[np.bool_]  # (T,) one flag per time step
 
 @dataclass(frozen=True)
 class Node:
-    """One recorded operation as the skipping rules see it.
+    """The properties of one recorded operation that determine its needed steps.
 
-    ``when`` is "timed" (all T steps at once), a step number, or -1 (once per inference). ``active`` has one flag
-    per covered step: (T,) where timed, (1,) else. ``inputs`` are indices of earlier nodes.
+    ``when`` is None (timed: all T steps at once), a step number, or -1 (once per inference). ``active`` has one flag
+    per covered step: (T,) if timed, else (1,). ``inputs`` are indices of earlier nodes.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Node:
 
 
 def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int) -> list[StepMask]:
-    """For every node the steps whose result some active and needed consumer reads (design, section 4).
+    """For every node the steps whose result an active and needed reader reads (design, section 4).
 
     The network's own outputs are needed. A neuron at t is needed if its output is needed at any t' >= t, because
-    its state carries over; that holds across several nodes of one name, one per step, too.
+    its state carries over; this also holds across several nodes of one name, one per step.
     """
     wanted = [np.zeros(time_steps if node.when is None else 1, dtype=np.bool_) for node in nodes]
     for index in outputs:
@@ -48,7 +48,7 @@ def needed_steps(nodes: Sequence[Node], outputs: frozenset[int], time_steps: int
 
 
 def _read_steps(source_when: int | None, reader_when: int | None, working: StepMask, time_steps: int) -> StepMask:
-    """Which steps of a source a reader reads, given the steps in which the reader works."""
+    """Which steps of a source a reader reads, given the steps in which the reader is active and needed."""
     if source_when is None and reader_when is not None and reader_when >= 0:
         read = np.zeros(time_steps, dtype=np.bool_)
         read[reader_when] = working.any()

@@ -1,4 +1,4 @@
-"""What a tensor's axes hold: time steps, samples, both, or neither; followed through the network, never guessed."""
+"""What a tensor's axes hold: time steps, samples, both, or neither; tracked through the network, never guessed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ONCE = -1  # time_step of work done once per inference
 
 @dataclass(frozen=True)
 class CompositeAxis:
-    """The role of an axis that holds time or samples beside other data.
+    """The role of an axis that holds time or samples merged with other data.
 
     parts: (role or None, size) in row-major order, role "T" or "B"; a (B*N) axis has parts (("B", B), (None, N)).
     """
@@ -30,11 +30,11 @@ class BatchShape:
     samples: int
 
     def rows(self, timed: bool) -> int:
-        """Rows of a tensor: T*B where it has time, else B."""
+        """Number of rows of a tensor: T*B if it has time, else B."""
         return self.time_steps * self.samples if timed else self.samples
 
     def atoms(self, timed: bool) -> dict[str, int]:
-        """The roles a tensor must carry, with their sizes (axes of size 1 carry none)."""
+        """The roles that a tensor's axes must have, with their sizes (axes of size 1 have none)."""
         sizes = {"T": self.time_steps, "B": self.samples} if timed else {"B": self.samples}
         return {role: size for role, size in sizes.items() if size > 1}
 
@@ -45,13 +45,13 @@ def role_positions(roles: Roles) -> dict[Role, int]:
 
 
 def is_complete(roles: Roles, timed: bool, span: BatchShape) -> bool:
-    """True where every axis of more than one step or sample is still found in the tensor."""
+    """True if the tensor still has every time or sample axis of a size above 1."""
     present = {atom for role in roles for atom, _ in _parts(0, role, span) if atom is not None}
     return set(span.atoms(timed)) <= present
 
 
 def split_merged(shape: Sequence[int], roles: Roles, span: BatchShape) -> tuple[tuple[int, ...], Roles]:
-    """Shape and roles with every merged axis written as one axis per part; every other axis stays."""
+    """Shape and roles with every CompositeAxis split into one axis per part; other axes are unchanged."""
     parts: list[tuple[Role | None, int]] = []
     for size, role in zip(shape, roles, strict=True):
         parts += _parts(size, role, span) if isinstance(role, CompositeAxis) else [(role, size)]
@@ -59,7 +59,7 @@ def split_merged(shape: Sequence[int], roles: Roles, span: BatchShape) -> tuple[
 
 
 def stacked_role(size: int, role: Role | None, span: BatchShape) -> Role | None:
-    """Role of an axis that joins T copies of an axis of this size and role, one after the other."""
+    """Role of an axis that concatenates T copies of an axis of this size and role."""
     return _joined_role([("T", span.time_steps), *_parts(size, role, span)], span)
 
 
@@ -73,7 +73,7 @@ def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[str | N
 
 
 def fed_roles(dims: int, layout: str | None, span: BatchShape) -> Roles:
-    """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for samples alone in front."""
+    """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for only samples in front."""
     time, samples = ("T" if span.time_steps > 1 else None), ("B" if span.samples > 1 else None)
     front: list[Role | None] = [samples]
     if layout in ("axis0", "axis1"):
@@ -118,9 +118,9 @@ def _atom_offsets(shape: Sequence[int], roles: Roles, span: BatchShape) -> list[
 
 
 def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: BatchShape) -> Roles:
-    """Roles after a reshape in row-major order: time and samples are found again by what lies before them.
+    """Roles after a row-major reshape: time and samples are located by their offset, the product of the sizes before.
 
-    They lie in the new axis that spans them: its offset divides theirs, and where they end divides where it ends.
+    They belong to the new axis that spans them: its offset divides theirs, and their end divides its end.
     """
     atoms = _atom_offsets(shape, roles, span)
     found: list[Role | None] = []
@@ -146,7 +146,7 @@ def view_roles(
     new_strides: Sequence[int],
     span: BatchShape,
 ) -> Roles:
-    """Roles after any view (permute, select, unflatten, ...) of the same memory: an axis keeps size and stride."""
+    """Roles after any view (permute, select, unflatten, ...) of the same memory: size and stride identify an axis."""
     marks: dict[Role, tuple[int, int]] = {}
     for size, stride, role in zip(shape, strides, roles, strict=True):
         if role == "R":
@@ -165,9 +165,9 @@ def view_roles(
 
 
 def broadcast_roles(shapes_and_roles: Sequence[tuple[Sequence[int], Roles]], new_shape: Sequence[int]) -> Roles:
-    """Roles of an element-wise result: axes are aligned from the right, a role must come with its full size.
+    """Roles of an element-wise result: axes are aligned from the right; only axes of full size keep a role.
 
-    An axis that holds time or samples in one operand and something else of that size in another has no role.
+    An axis that has different roles in two operands has none in the result.
     """
     found: list[Role | None] = [None] * len(new_shape)
     clash: set[int] = set()

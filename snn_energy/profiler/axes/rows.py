@@ -1,4 +1,4 @@
-"""Tensors with their rows, the axes of time and samples, in front."""
+"""Moves the rows of a tensor, its axes of time and samples, to the front."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snn_energy.profiler.axes.roles import (
     view_roles,
 )
 
-# Networks do the same thing to the same shapes again and again.
+# Networks repeat the same operations on the same shapes.
 cached_reshape_roles = functools.lru_cache(maxsize=4096)(reshape_roles)
 cached_view_roles = functools.lru_cache(maxsize=4096)(view_roles)
 cached_broadcast_roles = functools.lru_cache(maxsize=4096)(broadcast_roles)
@@ -27,7 +27,7 @@ _is_complete = functools.lru_cache(maxsize=4096)(is_complete)
 
 
 def require_complete(roles: Roles, timed: bool, batch: BatchShape, where: str) -> None:
-    """Raises ProfilingError where an axis of more than one step or sample is not found in a tensor."""
+    """Raise ProfilingError if a tensor lacks its time or sample axis of a size above 1."""
     if not _is_complete(roles, timed, batch):
         raise ProfilingError(
             f"{where}: cannot tell which axes hold time and samples (T={batch.time_steps}, "
@@ -36,7 +36,7 @@ def require_complete(roles: Roles, timed: bool, batch: BatchShape, where: str) -
 
 
 def in_front(x: Tensor, roles: Roles) -> tuple[Tensor, int]:
-    """A tensor with its axes of time and samples moved to the front, and how many there are of them."""
+    """A tensor with its axes of time and samples moved to the front, and the number of these axes."""
     positions = role_positions(roles)
     front = [positions[r] for r in ("R", "T", "B") if r in positions]
     in_place = front == list(range(len(front)))
@@ -44,7 +44,7 @@ def in_front(x: Tensor, roles: Roles) -> tuple[Tensor, int]:
 
 
 def batch_in_front(x: Tensor, roles: Roles, batch: BatchShape) -> Tensor:
-    """A stack of matrices (..., P, Q) with the time and samples among its batch axes in front; merged axes are split.
+    """A stack of matrices (..., P, Q) with time and samples first among its batch axes; merged axes are split.
 
     roles: of the batch axes.
     """
@@ -53,7 +53,7 @@ def batch_in_front(x: Tensor, roles: Roles, batch: BatchShape) -> Tensor:
 
 
 def rows_first(x: Tensor, roles: Roles, timed: bool, batch: BatchShape, where: str) -> Tensor:
-    """(R, ...) with time and samples in front; raises ProfilingError where they are not known."""
+    """(R, ...) with time and samples in front; raises ProfilingError if they are unknown."""
     require_complete(roles, timed, batch, where)
     sizes, split = _split_merged(x.shape, roles, batch)
     moved, count = in_front(x.reshape(sizes), split)

@@ -1,1 +1,1 @@
-"""What a network is, found by runs on a few samples: neurons, time."""
+"""Determines neurons and time mode of a network by runs on a few samples."""

@@ -1,4 +1,4 @@
-"""Time, number of steps and spiking modules of a network, from what a run on a few samples showed."""
+"""Determines time mode, number of steps and spiking modules of a network from runs on a few samples."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import MODES, SHAPES, TimeMode, require_one_argument
 
 STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
-TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # and on (T, B, ...)
+TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # tried in this order on (T, B, ...)
 SAMPLES = (2, 3)
 
 
 @dataclass(frozen=True)
 class Interpretation:
-    """time, time_steps: as ``profile`` takes them. found: how they are known. spiking: layer -> what is believed.
+    """time, time_steps: as arguments of ``profile``. found: how they were determined. spiking: layer -> its NeuronSpec.
 
-    decomposed_layers: neurons of ours in which a user's subclass does more, counted as the operations they are made of.
+    decomposed_layers: neurons with weights, or subclasses that do more; counted as the operations they are made of.
     """
 
     time: str
@@ -47,18 +47,18 @@ class Interpretation:
 
     @property
     def mode(self) -> TimeMode:
-        """How the network is fed and called."""
+        """How the network gets its input and is called."""
         return MODES[self.time]
 
 
 def candidates(model: nn.Module, known: Iterable[str]) -> list[str]:
-    """Modules that may be neurons nobody knows: not torch's, without weights, nothing of a neuron in or around them."""
+    """Modules that may be unknown neurons: not from torch, without weights, neither in nor around a known neuron."""
     names = set(known)
     found = []
     for name, module in model.named_modules():
         if type(module).__module__.startswith("torch.") or is_layer_class(type(module)) or holds_weights(module):
             continue
-        if getattr(module, "spiking_neuron", None) is False:  # it says that it is none
+        if getattr(module, "spiking_neuron", None) is False:  # declared not to be a neuron
             continue
         if any(name == n or name.startswith(f"{n}.") or n.startswith(f"{name}.") or n == "" for n in names):
             continue
@@ -77,11 +77,11 @@ def interpret(
     named: Iterable[str | type[nn.Module]] = (),
     has_time: bool = False,
 ) -> Interpretation:
-    """Time mode, T_max and spiking modules of a network, by what it does to a few samples of a batch.
+    """Time mode, T_max and spiking modules of a network, from runs on a few samples of a batch.
 
-    x: a batch of the loader, samples in front, or (T, B, ...) where ``has_time``. time, time_steps: as declared, None
-    where not. The model's state is as before afterwards. Raises ProfilingError where no reading of time fits, or where
-    several neurons speak for different ones; the message says how to declare it.
+    x: a batch of the loader, samples in front, or (T, B, ...) if ``has_time``. time, time_steps: as declared, None if
+    not. The model's state is restored afterwards. Raises ProfilingError if no time mode fits, or if neurons indicate
+    different ones; the message says how to declare it.
     """
     require_one_argument(model, x)
     with weights_kept(model):
@@ -92,7 +92,7 @@ def interpret(
 
 @torch.no_grad()
 def _require_repeatable(model: nn.Module, x: Any, interpretation: Interpretation) -> None:
-    """Raises ProfilingError where the same samples, from rest and with the same random numbers, give something else."""
+    """Raise ProfilingError if two runs on the same samples, after a reset and with the same seed, differ."""
     outs: list[list[Tensor]] = []
     try:
         given = interpretation.mode.first_samples(x, SAMPLES[0], interpretation.time_steps)
@@ -105,7 +105,7 @@ def _require_repeatable(model: nn.Module, x: Any, interpretation: Interpretation
                     outs.append(list(_tensors(interpretation.mode.run(model, given, interpretation.time_steps))))
                 finally:
                     state.restore()
-    except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
+    except Exception:  # noqa: BLE001 the error recurs in the run that counts
         return
     one, other = outs
     is_same = len(one) == len(other) and all(
@@ -157,7 +157,7 @@ def _interpret(
                 observe_run(model, names, MODES[mode].first_samples(x, n, steps or 1), MODES[mode], steps or 1)
                 for n in SAMPLES
             ]
-        except Exception as error:  # noqa: BLE001 a shape that the model cannot take: this reading does not fit
+        except Exception as error:  # noqa: BLE001 the model rejects this shape: the time mode does not fit
             raised.append(error)
             why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
             continue
@@ -189,7 +189,7 @@ def _interpret(
 def _interpret_as_declared(
     model: nn.Module, x: Any, time: str, steps: int, spiking: Mapping[str, NeuronSpec], unknown: Sequence[str]
 ) -> Interpretation:
-    """Time and T as declared; neurons that nobody knows are listened for all the same."""
+    """Time and T as declared; unknown neurons are still searched for in a run."""
     named = [
         n for n, spec in spiking.items() if spec.known_by == "its name" or is_subclass(model.get_submodule(n), spec)
     ]
@@ -199,7 +199,7 @@ def _interpret_as_declared(
         try:
             some = x if samples is None else MODES[time].first_samples(x, samples, steps)
             run = observe_run(model, [*unknown, *named], some, MODES[time], steps)
-        except Exception:  # noqa: BLE001 what is wrong shows again in the run that counts
+        except Exception:  # noqa: BLE001 the error recurs in the run that counts
             continue
         _require_bare(run, spiking)
         found = observed_neurons(run, unknown)
@@ -211,7 +211,7 @@ def _interpret_as_declared(
 
 
 def _steps_in(x: Any, time: str, steps: int | None) -> int:
-    """T as declared, or as long as the axis that is declared to be time. Raises ProfilingError where neither says."""
+    """T as declared, else the size of the declared time axis. Raises ProfilingError if neither is known."""
     given = MODES[time].given
     axis = 0 if given == "axis0" else 1
     if steps is None and given in ("axis0", "axis1") and isinstance(x, Tensor) and x.dim() > axis:
@@ -224,7 +224,7 @@ def _steps_in(x: Any, time: str, steps: int | None) -> int:
 
 
 def _require_bare(run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]) -> None:
-    """Raises ProfilingError where a module that the user named as a neuron does more than update neurons."""
+    """Raise ProfilingError if a module that the user named as a neuron does more than update neurons."""
     for name, note in run.items():
         if name in spiking and spiking[name].known_by == "its name" and note.multiplies:
             raise ProfilingError(hides_work(name))
@@ -233,7 +233,7 @@ def _require_bare(run: Mapping[str, ModuleObservation], spiking: Mapping[str, Ne
 def _busy_subclasses(
     model: nn.Module, run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]
 ) -> list[str]:
-    """Users' own subclasses of a framework's neuron that multiply or pool: counted as what they are made of."""
+    """User subclasses of known neurons that multiply or pool: counted as the operations that they are made of."""
     return [
         name
         for name, spec in spiking.items()
@@ -244,7 +244,7 @@ def _busy_subclasses(
 def _of_the_same_classes(
     model: nn.Module, found: Mapping[str, NeuronSpec], run: Mapping[str, ModuleObservation], names: Iterable[str]
 ) -> dict[str, NeuronSpec]:
-    """Where one module of a class was found to be a neuron, the others of that class are: they were silent."""
+    """The other modules of a class of which one was found to be a neuron: they did not spike in the run."""
     specs = {type(model.get_submodule(name)): spec for name, spec in found.items()}
     return {
         name: specs[kind]
@@ -270,8 +270,8 @@ def _read(
     observations: Mapping[str, Sequence[ModuleObservation]],
     spiking: Mapping[str, NeuronSpec],
 ) -> Interpretation | str:
-    """The time mode and T that all neurons agree on, or why there is none."""
-    seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps in a call, calls
+    """The time mode and T that all neurons agree on, or why there are none."""
+    seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps per call, number of calls
     for name, (two, three) in observations.items():
         if not two.shapes:
             continue
@@ -315,7 +315,7 @@ def _read(
 
 
 def _layout_of(two: tuple[int, ...], three: tuple[int, ...], known: Layout | None) -> tuple[Layout, int] | str:
-    """(layout, time steps in a call) of a neuron that read these shapes on two and on three samples, or what is odd."""
+    """(layout, time steps per call) of a neuron that read these shapes for two and three samples, or why none fits."""
     few_, more = SAMPLES
     grows = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a * more == b * few_]
     if len(two) != len(three) or not grows:

@@ -1,4 +1,4 @@
-"""What modules do in a run on a few samples: calls, shapes, and what speaks for a neuron."""
+"""Observes modules in a run on a few samples: calls, shapes, and what indicates a neuron."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from snn_energy.running.time_mode import TimeMode
 
 @dataclass
 class ModuleObservation:
-    """What one module did in a run: calls, the shapes it read, and what speaks for a neuron."""
+    """Observations of one module in a run: the shape that each call read, and what indicates a neuron."""
 
     shapes: list[tuple[int, ...]] = field(default_factory=list)
-    is_known: bool = False  # a framework's: its shapes alone are of interest
+    is_known: bool = False  # a neuron of a framework: only its shapes are recorded
     values: set[float] = field(default_factory=set)
     read: set[float] = field(default_factory=set)  # values of its input, the first few
     is_same_shape: bool = True
     is_passed_on: bool = True
-    remembers: bool = False  # what it gives follows from earlier calls, or from a state that it is given back
-    steps_axis: int | None = None  # along which later outputs follow from earlier inputs
+    remembers: bool = False  # its output depends on earlier calls, or on a state that is passed back to it
+    steps_axis: int | None = None  # axis along which later outputs depend on earlier inputs
     multiplies: bool = False  # an operation with weights, a product or a pooling runs within it
 
 
@@ -37,7 +37,7 @@ class ModuleObservation:
 def observe_run(
     model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int
 ) -> dict[str, ModuleObservation]:
-    """Run the model on a few samples, from rest; what the named modules did."""
+    """Run the model on a few samples after a reset; returns the observations of the named modules."""
     observations = {
         name: ModuleObservation(is_known=known_class(model.get_submodule(name)) is not None) for name in names
     }
@@ -55,7 +55,7 @@ def observe_run(
 def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) -> Iterator[None]:
     handles: list[Any] = []
     before: dict[str, State] = {}
-    running: list[str] = []  # the modules listened to that are at work
+    running: list[str] = []  # observed modules whose forward is running
     trying = [False]
 
     def entering(name: str) -> Callable[..., None]:
@@ -101,7 +101,7 @@ def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) 
 
 
 class _Multiplications(TorchFunctionMode):
-    """Notes which of the running modules multiply with weights, pool or attend: work that a neuron would hide."""
+    """Records which running modules multiply with weights, pool or attend: work that a neuron row would hide."""
 
     def __init__(self, observations: Mapping[str, ModuleObservation], running: Sequence[str]) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def _spike(out: Any) -> Any:
 
 
 def _record_call(note: ModuleObservation, x: Tensor, spike: Any) -> bool:
-    """Note one call; True where the module may be a neuron and is not known well enough yet."""
+    """Record one call; True if the module may be a neuron and further trials are needed."""
     note.shapes.append(tuple(x.shape))
     if not isinstance(spike, Tensor) or spike.shape != x.shape or not x.is_floating_point():
         note.is_same_shape = False
@@ -132,7 +132,7 @@ def _record_call(note: ModuleObservation, x: Tensor, spike: Any) -> bool:
     if note.is_known:
         return False
     note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
-    if note.is_passed_on:  # as far as was seen: the values are those of its input
+    if note.is_passed_on:  # so far, the output equals the input
         return False
     if len(note.values) < 3:
         note.values |= _values(spike)
@@ -143,9 +143,9 @@ def _record_call(note: ModuleObservation, x: Tensor, spike: Any) -> bool:
 
 
 def _try_out(note: ModuleObservation, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
-    """Find out whether a module remembers, and where time is in what it reads: by what it gives to other inputs.
+    """Determine whether a module keeps a state, and which input axis is time, by its outputs for modified inputs.
 
-    What is tried starts from ``before``, the state that the call started from.
+    Every trial starts from ``before``, the state at the start of the call.
     """
 
     def give(x: Tensor, *rest: Any) -> Tensor:
@@ -163,7 +163,7 @@ def _try_out(note: ModuleObservation, module: Callable[..., Any], args: Sequence
         if not note.remembers:
             before.restore()
             note.remembers = _takes_back(lambda *rest: give(args[0], *rest), args[0], out)
-    if note.values == {0.0} and (note.remembers or note.steps_axis is not None):  # silent: push it
+    if note.values == {0.0} and (note.remembers or note.steps_axis is not None):  # no spike so far: raise the input
         note.values |= next((v for push in _PUSHES if (v := _values(fresh(_pushed(args[0], push)))) != {0.0}), {0.0})
 
 
@@ -179,9 +179,9 @@ def _values(spike: Tensor) -> set[float]:
 
 
 def _axis_of_memory(fresh: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
-    """The axis, 0 or 1, along which what comes out later follows from what went in at first; None where none does.
+    """The axis, 0 or 1, along which later outputs depend on the first input; None if there is none.
 
-    Memory has a direction: where what comes out at first follows from what goes in last, the axis is not time.
+    Time is causal: an axis along which earlier outputs depend on the last input is not time.
     """
     for axis in range(min(2, x.dim())):
         size = x.shape[axis]
@@ -200,7 +200,7 @@ def _axis_of_memory(fresh: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
 
 
 def _remembers(fresh: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tensor], x: Tensor) -> bool:
-    """True where what a module gives in a second call depends on what it was given in the first one."""
+    """True if the output of a module in a second call depends on its input in the first call."""
     for push in (0, *_PUSHES):
         second, seen = _pushed(x, push), None
         for first in (x, 0.5 * second, _pushed(x, -1), _pushed(x, 1)):
@@ -213,13 +213,13 @@ def _remembers(fresh: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tens
 
 
 def _takes_back(give: Callable[..., Tensor], x: Tensor, out: Any) -> bool:
-    """True where a module returns a potential beside its spikes, and gives other spikes where it gets another back."""
+    """True if a module returns a state next to its spikes, and its spikes depend on the state that it gets back."""
     rest = list(out[1:]) if isinstance(out, (tuple, list)) else []
     if not any(isinstance(v, Tensor) for item in rest for v in (item if isinstance(item, (tuple, list)) else [item])):
         return False
     try:
         pushed = [give(*(_shifted(item, push) for item in rest)) for push in (x.abs().amax() + 1, -x.abs().amax() - 1)]
-    except (TypeError, AttributeError, ValueError, RuntimeError):  # it takes nothing back
+    except (TypeError, AttributeError, ValueError, RuntimeError):  # it does not accept a state
         return False
     return not torch.equal(*pushed)
 
@@ -232,7 +232,7 @@ def _shifted(state: Any, push: Tensor) -> Any:
 
 
 def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str]) -> dict[str, NeuronSpec]:
-    """Of modules nobody knows those that keep a state and give two values, 0 and another; the innermost of a nest."""
+    """Unknown modules that keep a state and return two values, 0 and another; only the innermost of nested ones."""
     found = {
         name
         for name in names
@@ -243,7 +243,7 @@ def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str])
         and (note.remembers or note.steps_axis is not None)
         and len(note.values) == 2
         and 0.0 in note.values
-        and not note.read <= note.values  # a delay gives on what it reads
+        and not note.read <= note.values  # a delay returns the values that it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
     return {name: NeuronSpec("hand-written", "its output", _observed_layout(run[name])) for name in inner}

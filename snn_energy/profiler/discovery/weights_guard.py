@@ -1,4 +1,4 @@
-"""A run that looks at a network must not change its weights."""
+"""Detects and undoes changes of weights in a run that inspects a network."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ MOST_COPIED = 50_000_000  # weights
 
 @contextmanager
 def weights_kept(model: nn.Module) -> Iterator[None]:
-    """Raises ProfilingError where a forward has changed weights: nobody could count it then. Puts them back.
+    """Raise ProfilingError if a forward has changed weights, as it could not be counted; the weights are restored.
 
-    Of networks with more than ``MOST_COPIED`` weights no copy is made: a change is seen by torch's own count of
-    changes, and their weights stay changed.
+    Networks with more than ``MOST_COPIED`` weights are not copied: changes are detected by torch's version counters
+    and not undone.
     """
     held = [(module, name, p, version_of(p)) for module in model.modules() for name, p in _own_weights(module)]
     is_small = sum(p.numel() for _, _, p, _ in held) <= MOST_COPIED

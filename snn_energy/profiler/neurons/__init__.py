@@ -1,1 +1,1 @@
-"""Modules that spike: which they are, and what one call of theirs does."""
+"""Spiking modules: which they are, and how one of their calls is counted."""

@@ -1,4 +1,4 @@
-"""A neuron's call is one operation; its outcome may be that of the batch before, its spikes are always counted."""
+"""A neuron's call is one operation: its outcome may be cached, its spikes are counted in every batch."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def count_own_neuron(
     calls: CallCounter,
     observer: SpikeObserver,
 ) -> None:
-    """Count a call of a LIF or DTSS. Raises ProfilingError where it does not map (T, B, ...) to the same."""
+    """Count a call of a LIF or DTSS. Raises ProfilingError if it does not map (T, B, ...) to the same shape."""
     context = calls.context
     call = _call(calls, args[0] if args else next(iter(kwargs.values())), out, own.gives_its_own_spikes(module))
     own.require_steps(call, out, context.shape)
@@ -44,7 +44,7 @@ def count_own_neuron(
 def count_foreign_neuron(
     module: nn.Module, spec: NeuronSpec, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, calls: CallCounter
 ) -> None:
-    """Count a call of any other neuron. Raises ProfilingError where time is not where the neuron takes it to be."""
+    """Count a call of any other neuron. Raises ProfilingError if time is not on the axis that the neuron expects."""
     context = calls.context
     current, spike = next(tensors_in([args, kwargs]), None), next(tensors_in([out]), None)
     if current is None or spike is None or (spike.shape != current.shape and not spec.integrates_only):
@@ -69,7 +69,7 @@ def _call(calls: CallCounter, current: Tensor, spike: Tensor, is_known: bool) ->
 
 
 def _outcome(calls: CallCounter, call: NeuronCall, facts: tuple[Any, ...], work: Callable[[], Outcome]) -> Outcome:
-    """The outcome of a neuron's call, which follows from ``facts`` and what is known of its tensors."""
+    """The outcome of a neuron's call, which depends on ``facts`` and on the trace of its input."""
     scope = calls.scopes.current
     made = MadeCall(
         "neuron", (scope.name, scope.invocation), [call.current], [call.trace], facts, {}, call.spike,

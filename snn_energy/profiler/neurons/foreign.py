@@ -1,6 +1,6 @@
-"""One call of a neuron of another framework, or of one found or named: its spikes are read off its output.
+"""One call of a neuron of another framework, or a discovered or named one: its spikes are counted in its output.
 
-Its state update is the neuron update, not rows. What else it returns (potentials) is its state.
+Its arithmetic is the neuron update and has no rows of its own. Its other results (potentials) are its state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def require_layout(
     module: nn.Module, spec: NeuronSpec, call: NeuronCall, args: Sequence[object], kwargs: Mapping[str, object],
     context: BatchContext,
 ) -> None:  # fmt: skip
-    """Raises ProfilingError where time is not where a neuron takes it to be, or its state is lost between steps."""
+    """Raise ProfilingError if time is not on the axis that a neuron expects, or its state is lost between steps."""
     odd = _misread(module, spec, call.current.shape, call.trace, context.shape)
     if odd is not None:
         raise ProfilingError(f"{call.layer}: {odd}; declare where time is with time= and time_steps=")
@@ -44,7 +44,7 @@ def require_layout(
 def _misread(
     module: nn.Module, spec: NeuronSpec, shape: Sequence[int], trace: TensorTrace, batch: BatchShape
 ) -> str | None:
-    """Why time is not where a neuron takes it to be, in a tensor of this shape; None where it is."""
+    """Why time is not on the axis that a neuron expects, in a tensor of this shape; None if it is."""
     steps, samples = batch.time_steps, batch.samples
     if spec.layout is None:
         return None
@@ -66,7 +66,7 @@ def _misread(
 
 
 def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:
-    """The outcome of one call of a neuron that spikes, but for the counts."""
+    """The outcome of one call of a neuron that spikes, without the counts."""
     record = _record(spec, call, context)
     bound = spikes(spec.amplitude) if call.is_known and spec.amplitude is not None else NOTHING
     facts = _facts(record, call.trace)._replace(bound=bound)
@@ -76,13 +76,13 @@ def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) ->
 def count_spikes(
     call: NeuronCall, record: OperationRecord, result: TensorTrace, batch: BatchShape, scans: ScanCache
 ) -> None:
-    """Fill in a record's spikes, and what must be finite."""
+    """Set the spikes of a record, and register what must be finite."""
     current, spike = call.current, call.spike
-    if current.numel() and current.is_floating_point():  # NaN and infinity stay in a sum
+    if current.numel() and current.is_floating_point():  # NaN and infinity propagate to the sum
         scans.add_range(call.layer, current.sum(dtype=wide_enough(current)))
     result.scans.writer = writer = call.layer, record.invocation
     read_later = scans.requests_of(writer) if result.bound.proven and spike.is_contiguous() else {}
-    for key, request in read_later.items():  # as in the batch before, while it is in cache
+    for key, request in read_later.items():  # as earlier batches read it, while it is in the processor cache
         if request.operand != "spikes" and math.prod(request.layout[0]) == spike.numel():
             result.scans[key] = scans.scan_anew(spike, result, request)
     found = next(iter(result.scans.values()), None)
@@ -93,9 +93,9 @@ def count_spikes(
 
 
 def integrator(spec: NeuronSpec, call: NeuronCall, out: object, context: BatchContext, scans: ScanCache) -> Outcome:
-    """A neuron that keeps a potential and never spikes: it gives that of every step, or one for all of them.
+    """The outcome of a neuron that integrates and never spikes: it returns the potential of every step, or one for all.
 
-    SpikingJelly's read-outs give (B, ...), the last, mean or largest potential, or a list of T potentials.
+    SpikingJelly's read-outs return (B, ...), the last, mean or largest potential, or a list of T potentials.
     """
     current, record = call.current, _record(spec, call, context)
     record.spikes = torch.zeros(context.shape.rows(record.timed), dtype=torch.int64)

@@ -1,7 +1,7 @@
-"""Which modules spike, in whose framework: known by their class, named by the user, or found by their output.
+"""Which modules spike, and of which framework: known by their class, named by the user, or found by their output.
 
-No framework is imported here: a module says by the names of its classes where it comes from. Per framework only what
-differs: where time is in what a neuron reads, how its state is reset, what one spike is worth, how it resets.
+No framework is imported here: the names of a module's classes identify its framework. ``frameworks`` holds what differs
+between them: time axis of the input, spike amplitude, threshold and reset.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from snn_energy.profiler.neurons.spec import NeuronSpec
 
 
 def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = ()) -> dict[str, NeuronSpec]:
-    """Layer name -> what is believed of it, for every module that a framework's class or the user says to spike.
+    """Layer name -> NeuronSpec of every module that spikes according to its class or the user.
 
-    named: classes, their (dotted) names, or names of layers; ProfilingError where one matches nothing. A module within
-    a spiking one is part of it. A neuron with weights of its own (recurrent ones) is left out: its weights are
-    counted, so it is decomposed into the operations that it is made of (``with_weights`` lists them).
+    named: classes, their (dotted) names, or layer names. Raises ProfilingError if one matches nothing. A module within
+    a spiking one is part of it. A neuron with weights of its own (a recurrent one) is left out: it is decomposed into
+    the operations that it is made of, so that its weights are counted (``with_weights`` lists them).
     """
     wanted = list(named)
     found: dict[str, NeuronSpec] = {}
@@ -63,7 +63,7 @@ def _is_named(name: str, module: nn.Module, item: str | type[nn.Module]) -> bool
 
 
 def holds_weights(module: nn.Module) -> bool:
-    """True where a module, or one within it, holds a matrix or a layer of torch that computes."""
+    """True if a module, or one within it, holds a weight matrix or a torch layer that has weights or pools."""
     if isinstance(getattr(module, "recurrent_weights", None), Tensor):  # Norse: a parameter or a plain tensor
         return True
     if any(p.dim() >= 2 and min(p.shape[:2]) > 1 for p in module.parameters()):
@@ -79,13 +79,13 @@ def _holds_layers(module: nn.Module) -> bool:
 
 
 def is_subclass(module: nn.Module, spec: NeuronSpec) -> bool:
-    """True for a class of the user's own that is derived from a framework's neuron: it may do more than update it."""
+    """True for a user class derived from a framework's neuron: it may do more than the neuron update."""
     root = type(module).__module__.partition(".")[0]
     return spec.framework not in ("hand-written", "nir", root)
 
 
 def hides_work(name: str) -> str:
-    """The error for a module that was named as a neuron and does more."""
+    """The error text for a module that was named as a neuron and does more than the neuron update."""
     return (
         f"neuron '{name or 'the model'}': it holds layers, products or weights that would not be counted; name the "
         "neuron within it, or none: then it is counted as the operations that it is made of"
@@ -93,7 +93,7 @@ def hides_work(name: str) -> str:
 
 
 def known_class(module: nn.Module) -> NeuronSpec | None:
-    """What a framework's class says of a module; None where it is no neuron."""
+    """The NeuronSpec of a module, from its class; None if it is not a known neuron."""
     if isinstance(module, LIF):
         reset = "soft" if module.rule != "spikformer" else "hard, to 0"
         return NeuronSpec(
@@ -120,13 +120,13 @@ _READERS: Mapping[str, Callable[[Any, type], NeuronSpec | None]] = {
 
 
 def reset_states(model: nn.Module) -> None:
-    """Put every module of a framework at rest, by its framework's own word; others are left as they are."""
+    """Reset every module of a framework with the framework's own method; others are not changed."""
     for module in model.modules():
         if not any(kind.__module__.partition(".")[0] in _READERS for kind in type(module).__mro__):
             continue
         for word in ("reset", "reset_states", "reset_mem", "reset_state"):
             method = getattr(module, word, None)
             if callable(method):
-                with contextlib.suppress(TypeError):  # one that wants arguments is no reset
+                with contextlib.suppress(TypeError):  # a method that needs arguments is no reset
                     method()
                 break

@@ -1,4 +1,4 @@
-"""One call of a LIF or DTSS layer: its spikes and its mask. Its own arithmetic is the neuron update, not rows."""
+"""One call of a LIF or DTSS layer: its spikes and its mask. Its arithmetic is the neuron update and has no rows."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
 class NeuronCall(NamedTuple):
-    """A call of a neuron: what it read, with what is known of it, and the spikes that it gave.
+    """A call of a neuron: its input with the trace of it, and the spikes that it returned.
 
-    is_known: nobody observes or changes what it gives, so that the spikes of a known class are its own.
+    is_known: no hook or override can have changed its output, so the spikes are those of its class.
     """
 
     layer: str
@@ -40,18 +40,18 @@ class NeuronCall(NamedTuple):
 
 
 def is_unhooked(module: nn.Module) -> bool:
-    """True where nobody but the counting mode observes, or changes, what a module gives."""
+    """True if no hook except the counting mode's, and no replaced forward, can change the output of a module."""
     own_hooks = 1  # of the counting mode
     return "forward" not in vars(module) and len(module._forward_hooks) == own_hooks and not _global_forward_hooks
 
 
 def gives_its_own_spikes(module: nn.Module) -> bool:
-    """True for a LIF or DTSS as it is; a subclass, or somebody's hook, may give something else."""
+    """True for an unmodified LIF or DTSS; a subclass or a hook may return something else."""
     return type(module) in (LIF, DTSS) and is_unhooked(module)
 
 
 def require_steps(call: NeuronCall, out: object, batch: BatchShape) -> None:
-    """Raises ProfilingError where a neuron does not map (T, B, ...) to the same."""
+    """Raise ProfilingError if a neuron does not map (T, B, ...) to the same shape."""
     layer, current, steps = call.layer, call.current, batch.time_steps
     if not call.trace.timed and steps > 1:
         raise ProfilingError(f"{layer}: the neuron wants (T, B, ...) but no time axis reaches it; declare time=")
@@ -62,7 +62,7 @@ def require_steps(call: NeuronCall, out: object, batch: BatchShape) -> None:
 
 
 def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: BatchContext) -> Outcome:
-    """The outcome of one call, but for the counts. steps: those in which it was observed to give spikes."""
+    """The outcome of one call, without the counts. steps: the active steps that the observer recorded."""
     batch, is_known = context.shape, call.is_known
     if steps and is_known:
         active = np.zeros(batch.time_steps, dtype=np.bool_)
@@ -78,7 +78,7 @@ def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: Bat
 
 
 def has_sums(call: NeuronCall, observer: SpikeObserver, batch: BatchShape) -> bool:
-    """True where the observer's sums are those of what the neuron gave."""
+    """True if the observer's sums are those of the neuron's output."""
     in_order: Roles = ("T" if batch.time_steps > 1 else None, "B" if batch.samples > 1 else None)
     was_observed = bool(observer.sums) and call.is_known
     return was_observed and call.trace.roles[:2] == in_order and call.spike.is_contiguous()
@@ -93,8 +93,8 @@ def count_spikes(
     batch: BatchShape,
     scans: ScanCache,
 ) -> None:
-    """Fill in a record's spikes, by the observer's sums where it has them, and what must be finite."""
-    # NaN and infinity stay in a potential with soft reset, so the last one tells; a hard reset loses them.
+    """Set the spikes of a record, from the observer's sums if it has them, and register what must be finite."""
+    # With soft reset, NaN and infinity stay in the potential, so the last one is tested; a hard reset loses them.
     potential, current = observer.last_potential, call.current
     if module.rule == "paper" and potential is not None and call.is_known:
         scans.add_range(record.layer, potential.sum(dtype=wide_enough(potential)))
@@ -112,5 +112,5 @@ def count_spikes(
 
 
 def wide_enough(x: Tensor) -> torch.dtype:
-    """A number format in which a sum that finds NaN and infinity does not overflow by itself."""
+    """A dtype in which a sum that is tested for NaN and infinity does not overflow."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""What is taken to be true of a module that spikes."""
+"""The assumed properties of a spiking module."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ LAYOUTS: Mapping[Layout, str] = {
 
 @dataclass(frozen=True)
 class NeuronSpec:
-    """What is believed of a module that spikes.
+    """Properties of a spiking module.
 
     framework: "snn_energy", "nir", "spikingjelly", "snntorch", "sinabs", "norse" or "hand-written". known_by: "its
-    class", "its name" (the user gave it) or "its output". layout: where time is in what it reads; None where only a run
-    can tell. amplitude: the value of every spike where the framework's own forward proves it, else None: the values are
-    read. integrates_only: it keeps a potential and never spikes. threshold, reset: as texts, for a reader.
+    class", "its name" (the user gave it) or "its output". layout: where time is in its input; None if only a run can
+    determine it. amplitude: the value of every spike if the framework's forward guarantees it; None: the values are
+    scanned. integrates_only: it keeps a potential and never spikes. threshold, reset: as text, for reports.
     """
 
     framework: str
@@ -37,12 +37,12 @@ class NeuronSpec:
 
 
 def is_of_package(function: Any, package: str) -> bool:
-    """True for a surrogate of the framework itself: its forward is a step from 0 to 1."""
+    """True for a surrogate function of the framework itself, whose forward is a step from 0 to 1."""
     return type(function).__module__.startswith(package) or str(getattr(function, "__module__", "")).startswith(package)
 
 
 def as_text(value: Any) -> str:
-    """A number, or the range of a tensor, for a reader; "?" for anything else."""
+    """A number, or the range of a tensor, as text for reports; "?" for anything else."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.numel() == 1:

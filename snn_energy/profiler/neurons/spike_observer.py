@@ -1,4 +1,4 @@
-"""Sums of a running neuron's spikes, taken step by step while a step is in cache."""
+"""Sums of a running neuron's spikes, computed step by step while a step is in the processor cache."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snn_energy.profiler.values.scan_cache import SumLayout
 
 
 class StepSums(NamedTuple):
-    """Sums over one time step after another: ``shape`` of one step, (T, A/T, kept) float32 ``of_steps``."""
+    """Sums of every time step: ``shape`` of one step, ``of_steps`` (T, A/T, kept) float32, ``steps``: its T views."""
 
     layout: SumLayout
     shape: tuple[int, int, int]
@@ -25,7 +25,7 @@ class StepSums(NamedTuple):
 
     @classmethod
     def zeros(cls, layout: SumLayout, time_steps: int, device: torch.device) -> StepSums:
-        """No step observed yet."""
+        """Zero sums, before the first step."""
         (rows, p, q), dim = layout
         shape = (rows // time_steps, p, q)
         of_steps = torch.zeros(time_steps, shape[0], shape[3 - dim], device=device)
@@ -33,9 +33,9 @@ class StepSums(NamedTuple):
 
 
 class SpikeObserver:
-    """Sums each step's spikes in every way in which the batch before read them; lives for one call of a neuron.
+    """Sums each step's spikes in every layout in which earlier batches read them; reset for each call of a neuron.
 
-    sums: empty where none were taken. steps: those that gave spikes, in order. last_potential: of the last of them.
+    sums: empty if none were computed. steps: the observed (active) ones, in order. last_potential: of the last one.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class SpikeObserver:
         self._layouts: tuple[SumLayout, ...] = ()
 
     def begin(self, amplitude: float, batch: BatchShape, layouts: Iterable[SumLayout]) -> None:
-        """A neuron's call begins; ``layouts``: how its output was read before."""
+        """Start a neuron's call; ``layouts``: those in which its output was read before."""
         self.sums, self.steps, self.last_potential = [], [], None
         self._is_running = True
         self._amplitude, self._batch, self._layouts = amplitude, batch, tuple(dict.fromkeys(layouts))
 
     def end(self) -> None:
-        """The neuron's call ended; what is observed before the next one is of no module's call."""
+        """End the neuron's call; observations before the next ``begin`` are ignored."""
         self._is_running = False
 
     def observe(self, step: int, spike: Tensor, potential: Tensor) -> None:
-        """Sum one step's spikes (B, ...) while they are in cache."""
+        """Sum one step's spikes (B, ...) while they are in the processor cache."""
         if not self._is_running:
             return
         if not self.steps and spike.dim() >= 2 and spike.numel() and spike.is_contiguous():
@@ -68,7 +68,7 @@ class SpikeObserver:
         self.last_potential = potential
 
     def _room(self, spike: Tensor) -> list[StepSums]:
-        """Room for the sums; none where a float32 would not hold them exactly."""
+        """Zero sums for every layout; none if float32 would not hold the sums exactly."""
         batch, steps, size = spike.shape[0], self._batch.time_steps, spike.numel()
         if not sums_exactly(self._amplitude, size):
             return []
@@ -77,7 +77,7 @@ class SpikeObserver:
         return [StepSums.zeros(layout, steps, spike.device) for layout in layouts or [by_row]]
 
     def beside(self, other: Observer) -> Observer:
-        """An observer that somebody set before keeps observing."""
+        """An observer that calls ``other``, the one that was set before, and then this one."""
 
         def both(step: int, spike: Tensor, potential: Tensor) -> None:
             other(step, spike, potential)

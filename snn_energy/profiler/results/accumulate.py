@@ -1,4 +1,4 @@
-"""Operations of batches added up, layer by layer and step by step."""
+"""Accumulates the operations of all batches, layer by layer and step by step."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from snn_energy.running.time_mode import TimeMode
 
 @dataclass
 class OperationTotals:
-    """What all batches have in common for one operation, and the per-sample counts of the part under way.
+    """What all batches share for one operation, and the per-sample counts of the current part.
 
-    active: one flag per row, True where a source works. worked: one flag per row, True where some sample of the part
-    gave it something to work on. gathered: name -> one (rows, samples of the batch) array per batch.
+    active: one flag per row, True if a source works. worked: one flag per row, True if a sample of the part gave it
+    non-zero input. gathered: name -> one (rows, samples of the batch) array per batch.
     """
 
     placed: PlacedOperation
@@ -47,9 +47,9 @@ class OperationTotals:
 
 
 class BatchAccumulator:
-    """What the batches did, kept part by part.
+    """Accumulates the counts of batches and stores them part by part.
 
-    samples: of all batches so far. layers, values, loader, correct: of the part under way.
+    samples: their number in all batches so far. layers, values, loader, correct: of the current part.
     """
 
     def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
@@ -65,9 +65,9 @@ class BatchAccumulator:
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
     def add(self, counting: CountingMode, out: Any, y: Any, mode: TimeMode) -> None:
-        """Take in one forward pass."""
+        """Add one forward pass. Raises ProfilingError if it differs from earlier ones or has nothing to count."""
         calls = [event.call for event in counting.log.records]
-        if calls != self._calls:  # else everything is where it was
+        if calls != self._calls:  # else the placement is unchanged
             self._calls, self._placed = calls, assign_steps(counting.log.records, self.time_steps, mode.name)
         placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, counting.log.records, strict=True)]
         structure = {item.key for item in placed}
@@ -98,7 +98,7 @@ class BatchAccumulator:
         self._score(out, y, counting.batch.samples, mode)
 
     def _open(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
-        """The first pass fixes the rows: what is active, needed, repeated, folded."""
+        """Define the rows from the first pass: what is active, constant or folded, and what feeds neurons."""
         self._outputs = outputs
         readers = readers_of(placed)
         notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
@@ -108,7 +108,7 @@ class BatchAccumulator:
             self.layers[item.key] = OperationTotals(
                 placed=item,
                 active=event.active,
-                # A state outside the network's sight may change from call to call: only the input is constant.
+                # An untracked state may change from call to call: then only the network's input is constant.
                 constant=event.constant and (mode.has_one_input or not event.inputs),
                 note=target or notes[index],
                 elementwise_ops=0 if target else event.elementwise_ops,
@@ -117,7 +117,7 @@ class BatchAccumulator:
             )
 
     def _gather(self, item: PlacedOperation, counting: CountingMode) -> None:
-        """Per-sample counts of one event, (rows, samples)."""
+        """Gather the per-sample counts of one operation, (rows, samples). Raises ProfilingError if its size changed."""
         event, layer = item.event, self.layers[item.key]
         if _sizes(event) != _sizes(layer.placed.event):
             raise ProfilingError(f"{item.layer}: its size changes between batches; profile one image size at a time")
@@ -145,7 +145,7 @@ class BatchAccumulator:
             self._entries += values.size
 
     def _see_work(self, layer: OperationTotals, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
-        """A step whose sources are all masked works nevertheless where its input holds something (x + 1, x == 0)."""
+        """Mark the steps whose input has non-zeros, even if all their sources are masked (after x + 1 or x == 0)."""
         if layer.placed.event.op == "neuron":
             return
         sides = [arrays[name] > 0 for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
@@ -161,14 +161,14 @@ class BatchAccumulator:
         arrays: Mapping[str, npt.NDArray[np.int64]],
         counting: CountingMode,
     ) -> npt.NDArray[np.int64]:
-        """Join the operand's values with those of the part; sums of |k| in the common unit, earlier ones rescaled."""
+        """Join the operand's values with those of the part. Returns its sums of |k| in their common unit."""
         key = (item.layer, side)
         values = operand.scan.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
         if operand.scan.bound.loader and operand.scan.bound.reason is None:
             self.loader.add(key)
-            check_declared_kind(joined, counting.scans.input_kind, item.layer)  # or an error
+            check_declared_kind(joined, counting.scans.input_kind, item.layer)  # raises if not as declared
         self.values[key] = joined
         if self.values[key].reason is not None:
             counting.scans.known_real.add((item.event.layer, item.event.invocation, side))
@@ -180,14 +180,14 @@ class BatchAccumulator:
         return sums if new == 1 else sums * new
 
     def _score(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
-        """Accuracy, where the loader gives labels and the model logits; outputs of several steps are averaged."""
+        """Count correctly classified samples, if there are labels and logits; outputs of several steps are averaged."""
         right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
         self.correct = None if right is None or self.correct is None else self.correct + right
 
     def keep_if_due(self, counting: CountingMode, mode: TimeMode) -> None:
-        """Close the part where it is large or old, where its run of samples ends, or a signal asks to stop.
+        """Close the part if it is large or old, if its run of samples ends, or if a signal requests to stop.
 
-        Raises OutputError, and Interrupted behind the part where a signal asked.
+        Raises OutputError, and Interrupted after storing the part if a signal requested it.
         """
         stop_signal = self.kept.signal
         full = self._entries * 8 >= PART_BYTES
@@ -198,7 +198,7 @@ class BatchAccumulator:
             raise self.kept.interrupted(stop_signal)
 
     def keep(self, counting: CountingMode, mode: TimeMode, *, is_last: bool) -> None:
-        """Put away what was counted since the last part, and begin a new one. Raises OutputError."""
+        """Store what was counted since the last part, and start a new one. Raises OutputError."""
         count = self.samples - self._before
         if count == 0:
             return
@@ -241,7 +241,7 @@ class BatchAccumulator:
 
 
 def _operation(layer: OperationTotals) -> Operation:
-    """What the parts say of one operation."""
+    """One operation as it is stored in the parts."""
     event = layer.placed.event
     return Operation(
         layer=layer.placed.layer,

@@ -1,4 +1,4 @@
-"""Parts to counts: the values of all parts are joined, then kinds are decided and rows are made."""
+"""Merges parts into counts: the values of all parts are joined, then kinds are determined and rows built."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from snn_energy.profiler.results.resume import Parts
 
 @dataclass(frozen=True)
 class MergedCounts:
-    """What all parts say together, but for the per-sample counts.
+    """All parts merged, without the per-sample counts.
 
-    first: the first part without counts: it fixes the rows. factors: per part, by how much its sums of \\|k\\| of an
-    operand count. active: per operation, one flag per row.
+    first: the first part without arrays; it defines the rows. factors: per part, operand -> factor that converts its
+    sums of \\|k\\| to the common unit. active: per operation, one flag per row.
     """
 
     first: PartialCounts
@@ -39,7 +39,7 @@ class MergedCounts:
 
 
 def joined(sets: Sequence[ValueSet], max_k: int) -> tuple[ValueSet, list[int]]:
-    """The least upper bound of several sets of values, and by how many of its units a unit of each counts."""
+    """The least upper bound of several sets of values, and the factor from the unit of each to the common unit."""
     whole, factors = ZERO, [1] * 0
     for values in sets:
         whole, old, new = least_upper_bound(whole, values, max(max_k, whole.max_k or 0, values.max_k or 0))
@@ -48,7 +48,7 @@ def joined(sets: Sequence[ValueSet], max_k: int) -> tuple[ValueSet, list[int]]:
 
 
 def merge(parts: Iterator[PartialCounts], total: int | None = None) -> MergedCounts:
-    """Join all parts, in the order of their samples; of ``total`` samples where that is known.
+    """Join all parts, in the order of their samples; total: samples of the whole run, if known.
 
     Raises ProfilingError for no samples and for a network that changes between them, CountsError for missing parts.
     """
@@ -82,7 +82,7 @@ def merge(parts: Iterator[PartialCounts], total: int | None = None) -> MergedCou
 
 
 def _one_structure(parts: Iterator[PartialCounts]) -> Iterator[PartialCounts]:
-    """The parts, the operations of all being those of the first. Raises ProfilingError where the network changes."""
+    """The parts, all with the operations of the first one. Raises ProfilingError if the network changes."""
     first: PartialCounts | None = None
     for part in parts:
         first = part if first is None else first
@@ -99,10 +99,10 @@ def _one_structure(parts: Iterator[PartialCounts]) -> Iterator[PartialCounts]:
 
 
 def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[str, str]]:
-    """The counts of all parts together, and layer -> why its work is not known. header: its last entries.
+    """The counts of all parts together, and layer -> why its work is unknown. header: entries that are added last.
 
-    The parts are gone through twice, one in memory at a time. Per-sample counts too large for memory go to a file
-    that has no name and is gone with the counts. Raises ProfilingError, CountsError.
+    The parts are read twice, one in memory at a time. Per-sample counts too large for memory go to an unnamed file
+    that is deleted with the counts. Raises ProfilingError, CountsError.
     """
     whole = merge(iter(parts), parts.total)
     operations = whole.first.operations
@@ -148,7 +148,7 @@ def _by_operation(part: PartialCounts) -> list[dict[str, CountArray]]:
 
 
 def _facts_of_operands(item: Operation, values: Mapping[Side, ValueSet]) -> dict[str, Any]:
-    """Which operand is streamed (the lower kind, the left one on a tie), and what follows from it."""
+    """Which operand is streamed (the lower kind, the left one on a tie), and the columns that follow from it."""
     facts: dict[str, Any] = dict.fromkeys(
         ("input_kind", "max_k", "input_elements", "other_kind", "other_max_k", "other_elements", "side")
     )
@@ -166,7 +166,7 @@ def _facts_of_operands(item: Operation, values: Mapping[Side, ValueSet]) -> dict
 def _work(
     item: Operation, found: Mapping[str, CountArray], facts: Mapping[str, Any], factors: Mapping[Side, int]
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Per-sample work (rows, samples) of one operation in one part, steps that are not active included."""
+    """Per-sample work (rows, samples) of one operation in one part, including inactive steps."""
     work = {name: values.astype(np.int64) for name, values in found.items()}
     made: dict[str, npt.NDArray[np.int64]] = {name: values for name, values in work.items() if name in PER_SAMPLE}
     side = facts["side"]
@@ -183,7 +183,7 @@ def _work(
 
 
 def _needed(whole: MergedCounts) -> list[StepMask]:
-    """Which rows of every operation some active and needed consumer reads."""
+    """For every operation, one flag per row: True if an active and needed reader reads it."""
     nodes = [
         Node(item.layer, item.op == "neuron", None if item.timed else item.steps[0], active, frozenset(item.inputs))
         for item, active in zip(whole.first.operations, whole.active, strict=True)
@@ -194,7 +194,7 @@ def _needed(whole: MergedCounts) -> list[StepMask]:
 def _row(
     item: Operation, facts: Mapping[str, Any], total: Mapping[str, list[int]], whole: MergedCounts, active: list[bool]
 ) -> dict[str, Any]:
-    """The columns of one operation, a list where they differ by row."""
+    """The columns of one operation; a list if the values differ by row."""
     note, is_real = item.note, facts["input_kind"] == "real"
     if is_real:
         reason = whole.values[item.layer, "left"].reason

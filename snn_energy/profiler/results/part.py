@@ -1,4 +1,4 @@
-"""What was counted of some consecutive samples, before it is merged with other parts."""
+"""The counts of some consecutive samples, before they are merged with those of other parts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy.typing as npt
 from snn_energy.core.kinds import ValueSet
 
 Side = tuple[str, str]  # layer; left, right or emitted
-Run = tuple[int, int]  # first sample, first sample behind the last
+Run = tuple[int, int]  # first sample, sample after the last
 CountArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What all samples have in common for one operation: its place, its sizes, and what was counted of it.
+    """What all samples share for one operation: its place, its sizes, and which counts it has.
 
-    steps: time step of each of its rows. streamed, other: elements of its operands per sample and step, None without.
-    counted: names of its per-sample counts. inputs: places of the operations that it reads.
+    steps: time step of each of its rows. streamed, other: elements of its operands per sample and step, None if absent.
+    counted: names of its per-sample counts. inputs: indices of the operations that it reads.
     """
 
     layer: str
@@ -50,7 +50,7 @@ class Operation:
 
     @property
     def must_agree(self) -> tuple[Any, ...]:
-        """What may not differ between two passes of one network."""
+        """What must be equal in all passes of one network."""
         sizes = self.dense_macs, self.neurons, self.output_elements, self.weights
         return self.layer, self.steps, self.inputs, self.active, self.counted, sizes
 
@@ -59,11 +59,11 @@ class Operation:
 class PartialCounts:
     """Counts of the samples ``start`` to ``start + samples``.
 
-    rules: time, time_steps, max_k, input_kind. header: entries of the counts' header. correct: rightly classified
-    samples, None where not known. outputs: places of the operations that the network returns. values: of every
-    operand, in this part alone; loader: the operands that are the loader's own tensor. worked: one flag per row (of
-    the operations in order), whether some sample gave it work. not_counted: layer -> why its work is not
-    known. arrays: name -> (rows, samples), the rows of the operations that count it.
+    rules: time, time_steps, max_k, input_kind. header: entries of the counts' header. correct: correctly classified
+    samples, None if unknown. outputs: indices of the operations that the network returns. values: of every operand,
+    in this part only; loader: the operands that are the loader's tensor. worked: one flag per row (of the operations
+    in order), True if a sample gave it work. not_counted: layer -> why its work is unknown. arrays: name ->
+    (rows, samples), with the rows of the operations that count it.
     """
 
     start: int
@@ -81,5 +81,5 @@ class PartialCounts:
 
     @property
     def stop(self) -> int:
-        """The first sample behind it."""
+        """The sample after the last one."""
         return self.start + self.samples

@@ -1,4 +1,4 @@
-"""Parts in files: each written whole or not at all, and checked when it is read."""
+"""Parts in files: each is written atomically, and checked when it is read."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def parts_path(output: str | Path) -> Path:
 
 
 def part_path(folder: Path, part: PartialCounts) -> Path:
-    """Where a part lies: named by its samples, so that names sort as samples do."""
+    """The path of a part, named by its samples so that names sort as samples do."""
     return folder / f"{part.start:09d}-{part.stop:09d}.npz"
 
 
 def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Path:
-    """Write a part whole or not at all; ``run`` says of what. Raises OutputError."""
+    """Write a part atomically; ``run`` identifies the run. Raises OutputError."""
     metadata = {
         "format": FORMAT,
         "run": dict(run),
@@ -61,7 +61,7 @@ def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Pat
 
 
 def read_part(path: Path, run: Mapping[str, Any] | None = None) -> PartialCounts:
-    """Read a part. Raises CountsError for a damaged one, and for one of another run where ``run`` is given."""
+    """Read a part. Raises CountsError for a damaged one, and for one of another run if ``run`` is given."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             members = {name: archive[name] for name in archive.files}
@@ -118,7 +118,7 @@ def _require_same_run(path: Path, found: Mapping[str, Any], run: Mapping[str, An
 
 
 def remove_parts(folder: str | Path) -> None:
-    """Delete the parts of a run that is done, and what a killed one left half-written; other files stay."""
+    """Delete the parts of a finished run, and partial files of a killed one; other files are kept."""
     for path in part_files_in(Path(folder), half_written=True):
         with contextlib.suppress(OSError):
             path.unlink()
@@ -127,7 +127,7 @@ def remove_parts(folder: str | Path) -> None:
 
 
 def part_files_in(folder: Path, *, half_written: bool = False) -> list[Path]:
-    """The parts in a folder, in the order of their samples."""
+    """The parts in a folder, in the order of their samples. Raises OutputError."""
     try:
         found = sorted(path for path in folder.iterdir() if PART_NAME.match(path.name))
     except FileNotFoundError:

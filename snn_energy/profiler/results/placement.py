@@ -15,7 +15,7 @@ from snn_energy.profiler.tracking.operation_log import OperationRecord
 
 @dataclass
 class PlacedOperation:
-    """One event with its final layer name and the time steps of its rows."""
+    """One recorded operation with its final layer name and the time steps of its rows."""
 
     event: OperationRecord
     layer: str
@@ -23,17 +23,17 @@ class PlacedOperation:
 
     @property
     def key(self) -> tuple[str, tuple[int, ...]]:
-        """What tells it apart from every other operation of the pass."""
+        """Identifies it among the operations of the pass."""
         return self.layer, tuple(self.steps)
 
     @property
     def when(self) -> int | None:
-        """As timesteps.Node has it: None where all steps are covered at once."""
+        """As in ``needed_steps.Node``: None if all steps are covered at once."""
         return None if self.event.timed else self.steps[0]
 
 
 def readers_of(placed: Sequence[PlacedOperation]) -> dict[int, set[int]]:
-    """Event -> events that read its output."""
+    """Index of an operation -> indices of the operations that read its output."""
     readers: dict[int, set[int]] = defaultdict(set)
     for index, item in enumerate(placed):
         for source in item.event.inputs:
@@ -46,8 +46,8 @@ def folds_into(
 ) -> str | None:
     """Note of a BatchNorm or constant scale that folds away (design, rules 3 and 6), else None.
 
-    BatchNorm folds into a conv or linear layer that is its only producer, through reshapes alone, and has no other
-    reader. A constant scale folds where all its readers are products, weight layers or neurons.
+    BatchNorm folds into a conv or linear layer that is its only producer, through reshapes only, and has no other
+    reader. A constant scale folds if all its readers are products, weight layers or neurons.
     """
     event = placed[index].event
     if not event.foldable:
@@ -72,7 +72,7 @@ def folds_into(
 def feeds_neuron(
     index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> bool:
-    """True where everything that reads the output, element-wise steps aside, is a neuron."""
+    """True if all readers of the output, directly or through element-wise operations, are neurons."""
     found = readers.get(index, set())
     if not found or index in outputs:
         return False
@@ -84,17 +84,17 @@ def feeds_neuron(
 
 
 def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) -> list[PlacedOperation]:
-    """Give every event its time steps and its name: ``#matmul0`` in call order, ``#call1`` for further calls.
+    """Assign time steps and a name to every operation: ``#matmul0`` in call order, ``#call1`` for further calls.
 
-    Timed events cover all steps. In mode "loop" the calls of a module (or, at the top level, the operations of one
-    kind) are dealt out over the steps in order; a number of calls that T does not divide is refused.
+    Timed operations cover all steps. In mode "loop" the calls of a module (or, at the top level, the operations of one
+    kind) are distributed over the steps in order. Raises ProfilingError if T does not divide the number of calls.
     """
     when = [_when(event, time_steps) for event in events]
     if mode == "loop" and time_steps > 1:
         when = _loop_steps(events, when, time_steps)
     calls: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     indices: dict[tuple[str, int | None, int, str], list[int]] = defaultdict(list)
-    own = [step if step is not None and step >= 0 and time_steps > 1 else None for step in when]  # one step apart
+    own = [step if step is not None and step >= 0 and time_steps > 1 else None for step in when]  # numbered by step
     for event, step in zip(events, own, strict=True):
         if event.invocation not in calls[event.scope, step]:
             calls[event.scope, step].append(event.invocation)
@@ -120,11 +120,11 @@ def _when(event: OperationRecord, time_steps: int) -> int | None:
 
 
 def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], time_steps: int) -> list[int | None]:
-    """Deal the calls of each scope out over the time steps.
+    """Distribute the calls of each scope over the time steps.
 
-    Layers are dealt in order, equally many calls per step; a number of calls that T does not divide is refused.
-    Element-wise work at the top level of a loop need not be the same in every step (0.9 * u is none at first): where
-    dealing it in order would contradict what it reads, it goes with the last layer before it.
+    Layers are distributed in order, equally many calls per step; if T does not divide them, raises ProfilingError.
+    Element-wise operations at the top level of a loop may differ between steps (no 0.9 * u in the first one): if their
+    order contradicts what they read, they get the step of the last layer before them.
     """
     dealt = list(when)
     free = [i for i, event in enumerate(events) if event.step is None and not event.timed]
@@ -159,7 +159,7 @@ def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], t
             for i in members:
                 dealt[i] = _last_layer_before(i, dealt, unsure)
     for members in several:
-        if not _reads_its_own_step(members, events, dealt):  # layer by layer, all steps in each
+        if not _reads_its_own_step(members, events, dealt):  # called layer by layer, all steps in each
             after = [cyclic[i] if i in members else step for i, step in enumerate(dealt)]
             if not _reads_its_own_step(members, events, after):
                 raise ProfilingError(
@@ -171,7 +171,7 @@ def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], t
 
 
 def _reads_its_own_step(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
-    """True where what every event reads is of its own step, or older beside something of its own step."""
+    """True if for every operation, the latest step among its inputs is its own step."""
     for i in members:
         steps = [dealt[source] for source in events[i].inputs]
         known = [step for step in steps if step is not None and step >= 0]
@@ -181,10 +181,10 @@ def _reads_its_own_step(members: Sequence[int], events: Sequence[OperationRecord
 
 
 def _in_order(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
-    """True where no event is dealt to an earlier step than something it reads."""
+    """True if no operation is assigned to an earlier step than one of its inputs."""
     return all((dealt[source] or 0) <= (dealt[i] or 0) for i in members for source in events[i].inputs)
 
 
 def _last_layer_before(index: int, dealt: Sequence[int | None], unsure: set[int]) -> int | None:
-    """The step of the last event before this one that was dealt for sure; the first step where there is none."""
+    """The step of the last earlier operation whose step is certain; the first step if there is none."""
     return next((dealt[i] for i in range(index - 1, -1, -1) if i not in unsure and dealt[i] != ONCE), 0)

@@ -1,4 +1,4 @@
-"""A run that keeps its parts: saves often, stops at a signal, goes on where it stopped."""
+"""Stores the parts of a run: saves regularly, stops at a signal, resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAVE_EVERY_S = 20.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop and has kept what it had counted; ``str`` says how to go on, ``code`` how to exit."""
+    """A run stopped at a signal after storing its counts; ``str`` says how to resume, ``code``: exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -37,12 +37,12 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Parts:
-    """Where a run keeps its parts: the first and only one in memory, more of them in files.
+    """Stores the parts of a run: a single part in memory, several parts in files.
 
-    folder: None: a temporary one, made when it is needed. run: what is counted, so that no parts of two runs are ever
-    merged. todo: (first, behind last) of the batches that this process is to count, in the loader's order; None: the
-    loader tells. total: samples of the whole run. counted: samples that earlier runs have counted. group: the
-    processes that share the run. signal: the one that asked to stop, 0 if none did.
+    folder: None: a temporary one, created when it is needed. run: identifies the run, so that parts of two runs are
+    never merged. todo: (first sample, sample after the last) of the batches that this process must count, in the
+    loader's order; None: all batches of the loader. total: samples of the whole run. counted: samples that earlier runs
+    have counted. group: the processes that share the run. signal: the one that requested to stop, 0 if none did.
     """
 
     folder: Path | None = None
@@ -57,7 +57,7 @@ class Parts:
     _temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def keep(self, part: PartialCounts, *, is_last: bool) -> None:
-        """Put a part away. Raises OutputError."""
+        """Store a part. Raises OutputError."""
         if is_last and not self._is_shared and not self.files():
             self._kept.append(part)
             return
@@ -71,7 +71,7 @@ class Parts:
         return self.group is not None and self.group.size > 1
 
     def finish(self, merge: Callable[[], Counts]) -> Counts:
-        """The counts of the run when all processes are done: the first one merges, the others are told the rows."""
+        """The counts of the run once all processes are done: the first one merges, the others receive the rows."""
         if self.group is None or self.group.size == 1:
             return merge()
         self.group.wait()
@@ -92,17 +92,17 @@ class Parts:
             yield read_part(path, self.run)
 
     def place_of(self, batches: int, samples: int) -> int:
-        """The first sample behind so many batches of this process, which hold so many samples."""
+        """The sample after the first ``batches`` batches of this process, which hold ``samples`` samples."""
         return samples if self.todo is None else self.todo[batches - 1][1]
 
     def ends_run(self, batches: int) -> bool:
-        """Whether the next batch of this process begins elsewhere than where so many batches end."""
+        """True if the next batch of this process does not start where its first ``batches`` batches end."""
         if self.todo is None or batches >= len(self.todo):
             return False
         return self.todo[batches][0] != self.todo[batches - 1][1]
 
     def interrupted(self, number: int) -> Interrupted:
-        """What to raise when signal ``number`` asked to stop and all that was counted is kept."""
+        """The exception to raise after signal ``number``, once everything that was counted is stored."""
         done = sum(stop - start for start, stop in covered(self.files()))
         of = "" if self.total is None else f" of {self.total}"
         message = f"{done}{of} samples are counted and kept in {self.folder}; the same command goes on from there"
@@ -110,7 +110,7 @@ class Parts:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM stop the run behind the batch that is under way; a second Ctrl-C at once."""
+        """Within it, Ctrl-C and SIGTERM stop the run after the current batch, a second Ctrl-C immediately."""
         if self.todo is None or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -128,7 +128,7 @@ class Parts:
                 signal.signal(number, handler)
 
     def close(self) -> None:
-        """Delete a temporary folder."""
+        """Delete the temporary folder, if there is one."""
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -142,9 +142,9 @@ def open_parts(
     group: Processes | None = None,
     save_every_s: float = SAVE_EVERY_S,
 ) -> Iterator[Parts]:
-    """The parts of one run in a folder: what earlier calls have counted, and the batches left for this process.
+    """The parts of one run in a folder: what earlier runs have counted, and the remaining batches of this process.
 
-    The folder is made, and locked while it is in use. Raises OutputError, and CountsError for parts of another run
+    The folder is created, and locked while it is in use. Raises OutputError, and CountsError for parts of another run
     and damaged ones.
     """
     folder_path, is_first = Path(folder), group is None or group.is_first
@@ -167,11 +167,11 @@ def open_parts(
         finally:
             if is_first:
                 with contextlib.suppress(OSError):
-                    folder_path.rmdir()  # where nothing was kept
+                    folder_path.rmdir()  # fails unless it is empty
 
 
 def covered(paths: Sequence[Path]) -> list[Run]:
-    """The samples of part files, in order, by their names. Raises CountsError where two parts overlap."""
+    """The sample ranges of part files, in order, from their names. Raises CountsError if two parts overlap."""
     runs = []
     for path in paths:
         match = PART_NAME.fullmatch(path.name)
@@ -184,7 +184,7 @@ def covered(paths: Sequence[Path]) -> list[Run]:
 
 
 def missing(found: Sequence[Run], total: int, batch_size: int) -> list[Run]:
-    """The batches of ``total`` samples that ``found`` leaves out: cut where batches from sample 0 on are cut."""
+    """The batches of ``total`` samples that ``found`` lacks, cut at multiples of ``batch_size``."""
     batches, at = [], 0
     for start, stop in [*found, (total, total)]:
         while at < start:
@@ -196,5 +196,5 @@ def missing(found: Sequence[Run], total: int, batch_size: int) -> list[Run]:
 
 
 def share(batches: Sequence[Run], rank: int, size: int) -> list[Run]:
-    """One process's part of the batches: consecutive ones, as many as the others have, or one more or less."""
+    """The consecutive batches of one process; the numbers of two processes differ by at most one."""
     return list(batches[len(batches) * rank // size : len(batches) * (rank + 1) // size])

@@ -1,4 +1,4 @@
-"""Counting rules: what every function of torch does, by name. Importing this package registers all of them."""
+"""Counting rules for torch functions, by name. Importing this package registers all of them."""
 
 from snn_energy.profiler.rules import attention, convolution, elementwise, moves, pooling, products, unknown
 

@@ -1,4 +1,4 @@
-"""scaled_dot_product_attention: two products, a scale and a softmax, recomputed as its reference does."""
+"""scaled_dot_product_attention: two products, a scale and a softmax, recomputed as in torch's reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snn_energy.profiler.rules.registry import Call, PartCall, decomposition
     scaled_dot_product_efficient_attention scaled_dot_product_cudnn_attention scaled_dot_product_attention_math"""
 )
 def attention(call: Call) -> Iterator[PartCall]:
-    """The calls that an attention is made of; the last one gives its result."""
+    """The calls that an attention is made of; the last one returns its result."""
     given = _arguments(call)
     q, k, v = given["query"], given["key"], given["value"]
     if call.kwargs.get("enable_gqa"):
@@ -52,7 +52,7 @@ def _arguments(call: Call) -> dict[str, Any]:
 
 
 def _masked(given: dict[str, Any], scaled: Tensor) -> tuple[Tensor | None, Tensor]:
-    """The mask, None where there is none, and the scores with it."""
+    """The mask, None if there is none, and the masked scores."""
     mask = given.get("attn_mask")
     if given.get("is_causal"):
         mask = torch.ones(scaled.shape[-2:], dtype=torch.bool, device=scaled.device).tril()

@@ -37,7 +37,7 @@ def transposed_convolution(call: Call, context: BatchContext, scans: ScanCache) 
 
 @rule("convolution convolution_overrideable mkldnn_convolution cudnn_convolution", scans_operands=True, is_layer=True)
 def any_convolution(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """The operations of aten, with an argument that says whether they are transposed."""
+    """The aten operations, whose argument ``transposed`` selects the kind of convolution."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
     return _convolved(call, context, scans, call.bound(*names))
 
@@ -57,7 +57,7 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
         )
     geometry = _known_geometry(call, context, operands)
     channels, positions = x.shape[1], len(geometry.fan_out)
-    if geometry.same_fan_out is not None:  # where in a row a non-zero lies does not matter
+    if geometry.same_fan_out is not None:  # the position of a non-zero within a row does not matter
         channels, positions = channels * positions, 1
     reader = Reader(record.layer, record.invocation, "left")
     found = scans.scan_image_rows(x, (x.shape[0], channels, positions), trace, context.shape, reader)
@@ -66,7 +66,7 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
 
 
 def _known_geometry(call: Call, context: BatchContext, operands: Mapping[str, Any]) -> Geometry:
-    """The geometry of a convolution, worked out once in a run."""
+    """The geometry of a convolution, computed once per run."""
     rest = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in operands.items() if k not in _TENSORS)
     key: Hashable = (call.name, operands["input"].shape, operands["weight"].shape, rest)
     geometry = context.geometries.get(key)
@@ -76,7 +76,7 @@ def _known_geometry(call: Call, context: BatchContext, operands: Mapping[str, An
 
 
 def convolution_geometry(operands: Mapping[str, Any], output_shape: Sequence[int]) -> Geometry:
-    """Geometry of one convolution call. Input (N, C_in, *S), weight (C_out, C_in/g, *k), transposed swaps the two."""
+    """Geometry of one convolution call. Input (N, C_in, *S), weight (C_out, C_in/g, *k) or (C_in, C_out/g, *k)."""
     x, weight, bias = operands["input"], operands["weight"], operands.get("bias")
     transposed, groups = bool(operands.get("transposed")), int(operands.get("groups", 1))
     kernel = [int(k) for k in weight.shape[2:]]
@@ -104,13 +104,13 @@ def convolution_geometry(operands: Mapping[str, Any], output_shape: Sequence[int
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> list[int]:
-    """One number for all axes, or one for each, as one for each."""
+    """One number per axis, from one number for all axes or one for each."""
     values = [value] if isinstance(value, int) else [int(v) for v in value]
     return values * axes if len(values) == 1 else values
 
 
 def _padding(value: str | int | Sequence[int], kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
-    """Padding before and after each axis; "same" puts the odd one behind, as torch does."""
+    """Padding before and after each axis; "same" pads an odd total more at the end, as torch does."""
     if value == "valid":
         return [(0, 0)] * len(kernel)
     if value == "same":

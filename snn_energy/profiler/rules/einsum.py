@@ -34,12 +34,12 @@ class Letters(NamedTuple):
 
     @property
     def m(self) -> list[str]:
-        """Letters of the left operand alone."""
+        """Letters of the left operand only."""
         return [c for c in self.left if c not in self.right]
 
     @property
     def n(self) -> list[str]:
-        """Letters of the right operand alone."""
+        """Letters of the right operand only."""
         return [c for c in self.right if c not in self.left]
 
     def sizes(self, left: Tensor, right: Tensor) -> Mapping[str, int]:
@@ -78,7 +78,7 @@ def letters_of(equation: object, operands: Sequence[Tensor]) -> Letters | None:
 
 
 def _without_ellipsis(text: str, operands: Sequence[Tensor]) -> str | None:
-    """An einsum equation with its ellipsis written as letters; None where the two sides' do not agree."""
+    """An einsum equation with its ellipsis replaced by letters; None if its axes differ between the operands."""
     if "..." not in text:
         return None if "." in text else text
     inputs, arrow, result = text.partition("->")

@@ -1,4 +1,4 @@
-"""Element-wise functions: how many operations per element, and what they leave of the values that they work on."""
+"""Element-wise functions: operations per element, and the bound of the values of the result."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
 class Work(NamedTuple):
-    """What an element-wise function does: the row's operation, operations over the whole tensor, and its result.
+    """The work of an element-wise function: operation of its row, operations over the whole tensor, and its result.
 
-    roles, timed: of the result. bound: of its values. has_offset: a step without input still gives a non-zero result.
-    foldable: it may become part of a weight layer.
+    roles, timed: of the result. bound: of its values. has_offset: an all-zero input gives a non-zero result.
+    foldable: it may fold into a weight layer.
     """
 
     op: str
@@ -54,7 +54,7 @@ def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
 
 
 def _results(call: Call, outcome: Outcome, result: TensorTrace) -> Outcome:
-    """The first result is the operation's; of others (indices of a maximum) no value is known."""
+    """The outcome with traces of all results; the values of all but the first (indices of a maximum) are unknown."""
     others = [(out, result.replace(bound=NOTHING, scans=type(result.scans)())) for out in call.outputs[1:]]
     is_written = any(call.out is x for x, _ in call.inputs) or "out" in call.kwargs
     written = [(call.out, result)] if is_written else []
@@ -68,14 +68,14 @@ def broadcast(call: Call) -> tuple[Roles, bool]:
 
 
 def kept_axes(call: Call) -> tuple[Roles, bool]:
-    """Roles of a result with the axes of the first input, lost where it is of another size; and whether it is timed."""
+    """Roles of the first input, without those of axes that change in size; and whether the result is timed."""
     x, trace = call.inputs[0]
     roles = tuple(r if call.out.shape[i] == x.shape[i] else None for i, r in enumerate(trace.roles))
     return roles, any(t.timed for t in call.traces)
 
 
 def no_multiples(call: Call) -> ValueBound:
-    """Bound of values computed in any way: real for the reason of the first operand that has one."""
+    """Bound of computed values without a known unit; ``reason``: of the first operand that has one."""
     bounds = [t.bound for t in call.traces]
     return ValueBound(reason=next((b.reason for b in bounds if b.reason), None), loader=any(b.loader for b in bounds))
 
@@ -92,7 +92,7 @@ def addition(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("mul multiply div divide true_divide rdiv rtruediv truediv", constants_matter=True)
 def multiplication(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One multiplication per element of the result; by one known number it is a scale."""
+    """One multiplication per element of the result; a scale if the factor is one known number."""
     return _multiplied(call, context, 1)
 
 
@@ -115,7 +115,7 @@ def _multiplied(call: Call, context: BatchContext, each: int) -> Outcome:
 
 
 def constant_factor(call: Call, x: Tensor) -> float | None:
-    """The one number a tensor is multiplied with, or None where it is not one number known on the host."""
+    """The number that a tensor is multiplied by; None if it is not a single number known on the host."""
     others = [a for a in (*call.args, *call.kwargs.values()) if a is not x and not isinstance(a, str)]
     if len(others) != 1:
         return None
@@ -170,7 +170,7 @@ def batch_norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     names = ("input", "running_mean", "running_var", "weight", "bias", "training")
     if call.name != "batch_norm":
         names = ("input", "weight", "bias", "running_mean", "running_var", "training")
-    is_foldable = not call.bound(*names).get("training", False)  # else with the statistics of this batch
+    is_foldable = not call.bound(*names).get("training", False)  # else it uses the statistics of the batch
     return _normed(call, context, 2, has_offset=True, foldable=is_foldable)
 
 
@@ -182,7 +182,7 @@ def norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("rms_norm normalize", constants_matter=True)
 def norm_without_shift(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """As ``norm``; of zeros it gives zeros."""
+    """As ``norm``, but zeros give zeros."""
     return _normed(call, context, 5, has_offset=False)
 
 
@@ -200,13 +200,13 @@ def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, fold
     constants_matter=True,
 )
 def comparison(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element of the result; of zeros it gives zeros."""
+    """One operation per element of the result; zeros give zeros."""
     return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING))
 
 
 @rule("ge le eq logical_not bitwise_not invert", constants_matter=True)
 def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element of the result; of zeros it gives ones."""
+    """One operation per element of the result; zeros give ones."""
     return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING, has_offset=True))
 
 
@@ -216,13 +216,13 @@ def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) 
     constants_matter=True,
 )
 def reduction(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element that is read."""
+    """One operation per input element."""
     return _reduced(call, context, "reduce", NOTHING)
 
 
 @rule("mean nanmean", constants_matter=True)
 def mean(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element that is read; an average over one value is that value: over one time step."""
+    """One operation per input element; the mean of a single value (T = 1) is that value and keeps its bound."""
     x, trace = call.inputs[0]
     is_of_one = call.out.numel() == x.numel()
     bound = trace.bound if is_of_one else ValueBound(reason=reason_of_average(trace.bound, call.name))
@@ -230,7 +230,7 @@ def mean(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 
 def _reduced(call: Call, context: BatchContext, op: str, bound: ValueBound) -> Outcome:
-    """The outcome of a reduction over some axes; over time it is done once."""
+    """The outcome of a reduction over some axes; one over time is done once per inference."""
     x, first = call.inputs[0]
     roles, timed, step = _axes_left(call, x, first)
     record = record_of(call, context, op, call.traces)

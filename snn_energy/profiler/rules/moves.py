@@ -1,4 +1,4 @@
-"""Functions that move or relabel data and compute nothing: they cost nothing, and what is known moves along."""
+"""Functions that move or relabel data without computing: they cost nothing, and traces are carried along."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_unio
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
-# Answers about a tensor, and tensors made beside it, that carry none of its values.
+# Queries about a tensor, and functions that create tensors without its values.
 QUESTIONS = """size dim ndimension numel nelement stride storage_offset is_contiguous is_floating_point is_complex shape
     dtype device layout ndim grad grad_fn is_leaf is_cuda is_sparse is_quantized is_inference
     is_signed element_size get_device is_same_size zeros_like ones_like empty_like full_like rand_like randn_like
@@ -32,7 +32,7 @@ register(str.split(QUESTIONS), RuleEntry())
 
 @rule("numpy array dlpack data_ptr item tolist storage share_memory", cacheable=False, writes=True)
 def escape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Values that code outside torch may change: the tensor's storage is never trusted again."""
+    """Code outside torch may change the values: what is known of the tensor's storage is discarded."""
     return Outcome(written=[(x, None) for x, _ in call.inputs])
 
 
@@ -42,21 +42,21 @@ def escape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     "to float half bfloat16 double int long short char byte bool type type_as cpu cuda copy_to",
 )
 def reshape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Row-major order is kept; a change of number format keeps what stays provable."""
+    """Row-major order is kept; a change of dtype keeps the bound if it is still proven."""
     x, trace = call.inputs[0]
     return Outcome(traces=[(call.out, reshaped(x, trace, call.out, context.shape))])
 
 
 @rule("dropout alpha_dropout feature_dropout feature_alpha_dropout")
 def dropout(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Nothing in eval mode; an active one has no rule."""
+    """No operation in eval mode; an active dropout is unsupported."""
     if call.bound("input", "p", "training").get("training", False):
         return unsupported(call, context)
     return reshape(call, context, scans)
 
 
 def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> TensorTrace:
-    """What is known of ``out``, which holds the values of ``x`` in the same row-major order."""
+    """The trace of ``out``, which holds the values of ``x`` in the same row-major order."""
     roles = trace.roles
     if out.shape != x.shape:
         roles = cached_reshape_roles(x.shape, trace.roles, out.shape, batch)
@@ -81,7 +81,7 @@ def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> T
     atleast_2d atleast_3d to_copy resolve_conj resolve_neg real"""
 )
 def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Other views and copies: values move, are repeated or are left out, none is computed."""
+    """Other views and copies: values are moved, repeated or left out, none is computed."""
     x, trace = call.inputs[0]
     storage = x.untyped_storage()._cdata
     padded_with = call.bound("input", "pad", "mode", "value").get("value")
@@ -99,7 +99,7 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("copy setitem fill zero set", writes=True)
 def move_or_write(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """x.copy_(y) and its like write; the same without the underscore gives a copy."""
+    """x.copy_(y) and similar functions write in place; without the underscore they return a copy."""
     return _written(call, context) if call.in_place else move(call, context, scans)
 
 
@@ -111,13 +111,13 @@ def repeat_heads(call: Call, context: BatchContext, scans: ScanCache) -> Outcome
 
 
 def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> TensorTrace:
-    """A view of the same memory; where it holds a single time step, which one."""
+    """The trace of a view of the same memory, with its time step if it holds a single one."""
     roles = cached_view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), batch)
     axis = role_positions(trace.roles).get("T")
     if axis is None or {"T", "R"} & set(roles) or not trace.timed:
         return trace.replace(roles=roles)
     if out.dim() == x.dim() and out.shape[axis] != 1:
-        return trace.replace(roles=roles)  # part of the steps: incomplete, refused where it is counted
+        return trace.replace(roles=roles)  # some of the steps: incomplete, an error if it is counted
     stride = x.stride(axis)
     if stride == 0:  # the same values at every step
         return trace.replace(roles=roles, timed=False, step=None, active=trace.active[:1])
@@ -126,7 +126,7 @@ def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Ten
 
 
 def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Roles:
-    """Roles of a copy that leaves the leading axes alone; lost where it touches them."""
+    """Roles of a copy; axes that it reorders, selects from or resizes lose theirs."""
     name, args = call.name, call.args
     last = max(role_positions(trace.roles).values(), default=-1)
     dims: set[int] = set()
@@ -149,7 +149,7 @@ def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Rol
 
 
 def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
-    """An index with its ellipsis written as whole slices."""
+    """An index with its ellipsis replaced by full slices."""
     at = next((i for i, item in enumerate(index) if item is Ellipsis), None)
     if at is None:
         return list(index)
@@ -197,7 +197,7 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("repeat tile expand expand_as broadcast_to repeat_interleave")
 def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """repeat and expand; T copies of a tensor without time are its time axis (direct encoding)."""
+    """repeat and expand; T copies of a tensor without time form its time axis (direct encoding)."""
     (x, trace), out, name, batch = call.inputs[0], call.out, call.name, context.shape
     aligned = [None] * (out.dim() - x.dim()) + list(trace.roles)
     shape = [1] * (out.dim() - x.dim()) + list(x.shape)
@@ -214,7 +214,7 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
             roles[0] = fed_roles(1, "flat-batch", batch)[0]
         elif name in ("repeat", "tile") and is_of_rows:
             roles[0] = merge(True, True, batch)
-        else:  # T copies, but not in front: a time axis that is not followed
+        else:  # T copies, but not in front: a time axis that is not tracked
             return Outcome(traces=[(out, moved.replace(roles=(None,) * out.dim()))])
         moved = moved.replace(timed=True, active=np.repeat(trace.active, batch.time_steps), constant=True)
     return Outcome(traces=[(out, moved.replace(roles=tuple(roles)))])

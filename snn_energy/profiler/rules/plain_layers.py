@@ -34,7 +34,7 @@ PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], PlainCall]] = {
 
 
 def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """True where a module is one of ``PLAIN_LAYERS`` of torch or SpikingJelly, called with one plain tensor."""
+    """True if a module is one of ``PLAIN_LAYERS`` of torch or SpikingJelly, called with one plain tensor."""
     if plain_base(type(module)) is None or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
         return False
     if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
@@ -45,14 +45,14 @@ def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, 
 
 
 def plain_call(module: nn.Module, x: Tensor) -> PlainCall:
-    """The one function call, on (rows, ...), that a plain layer's forward is."""
+    """The single function call, on (rows, ...), that the forward of a plain layer makes."""
     base = plain_base(type(module))
     assert base is not None  # is_plain_layer was true
     return PLAIN_LAYERS[base](module, x)
 
 
 def plain_base(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """The layer of torch that a class is, or that SpikingJelly wraps in a class of its own; None for any other."""
+    """The torch layer that a class is, or that a SpikingJelly class wraps; None for any other class."""
     if kind in PLAIN_LAYERS:
         return kind
     is_wrapped = kind.__module__.startswith("spikingjelly.activation_based.layer.")
@@ -65,7 +65,7 @@ def is_over_time(module: nn.Module) -> bool:
 
 
 def is_layer_class(kind: type) -> bool:
-    """True for the layers of torch and what is derived from them, such as a framework's own Conv2d."""
+    """True for the layers of torch and classes derived from them, such as a framework's own Conv2d."""
     layers = (base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules."))
     is_derived = any(base is not nn.Module and not base.__module__.endswith(".container") for base in layers)
     return is_derived or kind.__module__.startswith("torch.nn.")

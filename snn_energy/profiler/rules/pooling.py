@@ -19,14 +19,14 @@ from snn_energy.profiler.values.scan_cache import ScanCache
     is_layer=True,
 )
 def max_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """The largest value of a window: one of those that it reads."""
+    """The maximum of a window, which keeps the bound of the input."""
     kernel = call.bound("input", "kernel_size").get("kernel_size", 1)
     return _pooled(call, context, _taps(call, kernel), call.traces[0].bound)
 
 
 @rule("avg_pool1d avg_pool2d avg_pool3d", constants_matter=True, is_layer=True)
 def avg_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """The average of a window; divided by 1 it is the sum, which keeps multiples whole (the sum-pools of sinabs)."""
+    """The average of a window; with divisor 1 the sum, which may be integer (the sum-pools of sinabs)."""
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = call.bound(*names)
     bound = no_multiples(call) if given.get("divisor_override") == 1 else average(call)
@@ -43,7 +43,7 @@ def lp_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", constants_matter=True, is_layer=True)
 def adaptive_avg_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """The average of windows that cover the input; over one position it is that value."""
+    """The average of windows that cover the input; the average of one value keeps its bound."""
     is_of_one = call.out.numel() == call.inputs[0][0].numel()
     return _pooled(call, context, _larger(call), call.traces[0].bound if is_of_one else average(call))
 
@@ -55,20 +55,20 @@ def adaptive_avg_pool(call: Call, context: BatchContext, scans: ScanCache) -> Ou
     is_layer=True,
 )
 def adaptive_choice(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Values chosen from windows that cover the input."""
+    """Values selected from windows that cover the input."""
     return _pooled(call, context, _larger(call), call.traces[0].bound)
 
 
 @rule("interpolate upsample upsample_bilinear2d", constants_matter=True, is_layer=True)
 def interpolation(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """Nearest values are chosen, all other modes mix them."""
+    """Mode nearest selects values, all other modes average them."""
     mode = call.bound("input", "size", "scale_factor", "mode").get("mode", "nearest")
     is_choice = call.name != "upsample_bilinear2d" and str(mode).startswith("nearest")
     return _pooled(call, context, _larger(call), call.traces[0].bound if is_choice else average(call))
 
 
 def average(call: Call) -> ValueBound:
-    """The bound of averages: real, and why."""
+    """The bound of averages: real, with the reason."""
     return ValueBound(reason=reason_of_average(call.traces[0].bound, call.name))
 
 
@@ -84,5 +84,5 @@ def _taps(call: Call, kernel: int | list[int]) -> int:
 
 
 def _larger(call: Call) -> int:
-    """Elements of the input or the result, whichever are more."""
+    """Number of elements of the input or of the result, whichever is larger."""
     return max(call.inputs[0][0].numel(), call.out.numel())

@@ -60,7 +60,7 @@ def product(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule("addmm baddbmm", scans_operands=True, is_layer=True)
 def product_and_sum(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """A product, and what is added to it: a bias where one operand is a constant."""
+    """A product plus a tensor, which is a bias if one operand of the product is a constant."""
     operands, kwargs = call.bound("input", "left", "right"), call.kwargs
     left = operands.get("left", kwargs.get("mat1", kwargs.get("batch1")))
     right = operands.get("right", kwargs.get("mat2", kwargs.get("batch2")))
@@ -126,7 +126,7 @@ def _coincidences(call: Call, context: BatchContext, scans: ScanCache, pair: Pai
     rows = context.shape.rows(record.timed)
     m, k, n = left.shape[-2], left.shape[-1], right.shape[-1]
     groups = math.prod(batch) // max(1, rows)
-    # Sums of |k| are charged for the operand of lower kind alone: never beside one that is surely binary.
+    # Sums of |k| count only for the operand of lower kind: never if the other operand is proven binary.
     a_may_be_integer, b_may_be_integer = (not (t.bound.proven and t.bound.max_k == 1) for t in (a, b))
     reader = Reader(record.layer, record.invocation, "left")
     shape = rows, groups, m, k
@@ -156,7 +156,7 @@ def _sums_over(
     full = x if x.shape[:-2] == pair.batch else x.expand(*pair.batch, *x.shape[-2:])
     full = batch_in_front(full, pair.roles, context.shape)
     over_last = reader.operand == "right"
-    if not full.is_contiguous() and full.mT.is_contiguous():  # read memory in its own order
+    if not full.is_contiguous() and full.mT.is_contiguous():  # read in memory order
         full, p, q, over_last = full.mT, q, p, not over_last
     layout = (rows * groups, p, q), 2 if over_last else 1
     found = scans.scan_as(x, full, layout, trace, reader, with_levels)

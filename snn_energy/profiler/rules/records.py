@@ -1,4 +1,4 @@
-"""Records of operations, filled with what every rule has in common."""
+"""Records of operations, with the fields that all rules share."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def record_at(
 
 
 def any_active(flags: Sequence[StepMask]) -> StepMask:
-    """Steps in which one of several sources works."""
+    """Steps in which at least one of several sources works."""
     return functools.reduce(lambda a, b: a | b, flags)
 
 

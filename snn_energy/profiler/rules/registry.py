@@ -1,7 +1,7 @@
 """The table of counting rules: a rule is a function of one call, registered by the plain names that it counts.
 
-A function of torch is known by its plain name, the same for ``torch.conv2d``, ``F.conv2d``, ``Tensor.add_`` and
-``aten.convolution``. A rule is given the call and gives its outcome; it changes nothing itself.
+A function of torch is identified by its plain name, without underscores: ``torch.add``, ``Tensor.add_``, ``__iadd__``
+and ``aten.add`` are all "add". A rule maps a call to its outcome, without side effects.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from snn_energy.profiler.values.traces import TensorTrace
 
 @dataclass(frozen=True)
 class BatchContext:
-    """What all calls of one call of the model share.
+    """What all function calls within one call of the model share.
 
-    shape: time steps and samples. step: the time step where the model is called once per step, else None.
-    geometries: of the convolutions of this run, by all that they follow from.
+    shape: time steps and samples. step: the time step if the model is called once per step, else None.
+    geometries: of the convolutions of this run, by everything that they depend on.
     """
 
     shape: BatchShape
@@ -35,10 +35,10 @@ class BatchContext:
 
 
 class Call(NamedTuple):
-    """One call of a function that has been made.
+    """One function call that has returned.
 
-    name: the plain name. inputs: tensors that stem from the loader, in order, with what is known of them. outputs:
-    tensors that it gave. site: the running module. in_place: ``add_``, ``__iadd__``, ``__setitem__``.
+    name: the plain name. inputs: tensors that stem from the loader, in order, with their traces. outputs: the returned
+    tensors. site: location of the call. in_place: ``add_``, ``__iadd__``, ``__setitem__``.
     """
 
     name: str
@@ -56,17 +56,17 @@ class Call(NamedTuple):
 
     @property
     def traces(self) -> list[TensorTrace]:
-        """What is known of the inputs."""
+        """Traces of the inputs."""
         return [trace for _, trace in self.inputs]
 
     def bound(self, *names: str) -> dict[str, Any]:
-        """Positional and keyword arguments by name; what is not given is absent."""
+        """Positional and keyword arguments by name; arguments that are not given are absent."""
         found = dict(zip(names, self.args, strict=False))
         found.update({key: value for key, value in self.kwargs.items() if key in names})
         return found
 
     def trace_of(self, tensor: object) -> TensorTrace | None:
-        """What is known of one of the inputs; None for any other tensor."""
+        """The trace of one of the inputs; None for any other tensor."""
         return next((trace for x, trace in self.inputs if x is tensor), None)
 
 
@@ -84,13 +84,13 @@ Decomposition = Callable[[Call], Iterator[PartCall]]
 
 @dataclass(frozen=True)
 class RuleEntry:
-    """A registered rule, and what may be assumed of it.
+    """A registered rule and its properties.
 
-    count: the rule; None for questions about a tensor, which leave nothing. parts: instead of ``count``, the calls that
-    the function is made of. cacheable: its outcome follows from what is known of its tensors and from its other
-    arguments. constants_matter: and from the values of tensors that do not stem from the loader. scans_operands: the
+    count: the rule; None for queries about a tensor, which are not recorded. parts: instead of ``count``, the calls
+    that the function is made of. cacheable: its outcome depends only on the traces of its tensors and on its other
+    arguments. constants_matter: also on the values of tensors that do not stem from the loader. scans_operands: the
     outcome holds scans of its first tensors. is_layer: it computes with weights, products or windows, as layers do.
-    forgets_inputs: it may have written to what it reads. writes: it does something even where it gives no tensor.
+    forgets_inputs: it may have written to its inputs. writes: it has an effect even if it returns no tensor.
     """
 
     count: Rule | None = None
@@ -105,12 +105,12 @@ class RuleEntry:
 
     @property
     def is_question(self) -> bool:
-        """True for a function that only answers something about a tensor."""
+        """True for a function that only queries a tensor."""
         return self.count is None and self.parts is None
 
 
 class RuleProperties(TypedDict, total=False):
-    """What may be assumed of a rule, as in ``RuleEntry``."""
+    """Properties of a rule, as in ``RuleEntry``."""
 
     cacheable: bool
     constants_matter: bool
@@ -124,7 +124,7 @@ _ENTRIES: dict[str, RuleEntry] = {}
 
 
 def register(names: Iterable[str], entry: RuleEntry) -> None:
-    """Register an entry under plain names. Raises ValueError for a name registered twice or no plain name."""
+    """Register an entry under plain names. Raises ValueError for a duplicate name or one that is not plain."""
     for name in names:
         if name in _ENTRIES:
             raise ValueError(f"two rules for '{name}'")
@@ -134,9 +134,9 @@ def register(names: Iterable[str], entry: RuleEntry) -> None:
 
 
 def rule(*names: str, **properties: Unpack[RuleProperties]) -> Callable[[Rule], Rule]:
-    """Register a rule under plain names, several in one text or apart, with the properties of a ``RuleEntry``.
+    """Register a rule under plain names, separated by spaces or as several strings, with properties of ``RuleEntry``.
 
-    Its outcome is cacheable unless said otherwise. Raises ValueError for a name given twice.
+    Its outcome is cacheable by default. Raises ValueError for a duplicate name.
     """
 
     def decorate(count: Rule) -> Rule:
@@ -148,7 +148,7 @@ def rule(*names: str, **properties: Unpack[RuleProperties]) -> Callable[[Rule], 
 
 
 def decomposition(*names: str) -> Callable[[Decomposition], Decomposition]:
-    """Register a function that gives the calls that a layer is made of. Raises ValueError for a name given twice."""
+    """Register a function that yields the calls that a layer is made of. Raises ValueError for a duplicate name."""
 
     def decorate(parts: Decomposition) -> Decomposition:
         register((name for text in names for name in text.split()), RuleEntry(parts=parts, is_layer=True))
@@ -158,7 +158,7 @@ def decomposition(*names: str) -> Callable[[Decomposition], Decomposition]:
 
 
 def find(name: str) -> RuleEntry | None:
-    """The rule of a plain name; None where there is none."""
+    """The rule of a plain name; None if there is none."""
     return _ENTRIES.get(name)
 
 

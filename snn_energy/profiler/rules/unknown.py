@@ -1,4 +1,4 @@
-"""Functions without a counting rule: a row without counts, named; everything downstream counts as active."""
+"""Functions without a counting rule: a named row without counts; everything downstream counts as active."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def unsupported(call: Call, context: BatchContext) -> Outcome:
     return Outcome(record, made)
 
 
-# Several layers in one call, of which the parts would get other names step by step.
+# Several layers in one call, whose parts would be named differently in each step.
 @rule(
     "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell lstm gru rnn_tanh rnn_relu",
     cacheable=False,
@@ -39,4 +39,4 @@ def recurrent_cell(call: Call, context: BatchContext, scans: ScanCache) -> Outco
     return unsupported(call, context)
 
 
-UNKNOWN = RuleEntry(recurrent_cell, forgets_inputs=True)  # of every name that is not registered
+UNKNOWN = RuleEntry(recurrent_cell, forgets_inputs=True)  # for every unregistered name

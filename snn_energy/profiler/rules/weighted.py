@@ -1,4 +1,4 @@
-"""What all layers that read weights have in common: SOPs = sum of non-zeros at a position x outputs that it feeds."""
+"""Shared by all layers with weights: SOPs = sum over positions of non-zeros x number of outputs fed."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def linear_geometry(positions: int, reduction: int, outputs: int, weights: int, 
 
 
 def has_constant_weights(call: Call) -> bool:
-    """True where nothing but the first argument stems from the loader."""
+    """True if nothing but the first argument stems from the loader."""
     rest = [*call.args[1:], call.kwargs.get("weight"), call.kwargs.get("bias")]
     return all(call.trace_of(tensor) is None for tensor in tensors_in(rest))
 
 
 def known_trace(call: Call, x: Tensor) -> TensorTrace:
-    """What is known of an operand; raises ProfilingError where it does not stem from the loader."""
+    """The trace of an operand; raises ProfilingError if it does not stem from the loader."""
     trace = call.trace_of(x)
     if trace is None:
         raise ProfilingError(
@@ -77,7 +77,7 @@ def known_trace(call: Call, x: Tensor) -> TensorTrace:
 
 
 def require_features(layer: str, role: Role | None) -> None:
-    """Refuse a layer that sums over time steps or samples: its work is no step's and no sample's."""
+    """Raise ProfilingError for a layer that sums over steps or samples: its work belongs to no single one."""
     if role is not None:
         raise ProfilingError(
             f"{layer}: sums over the axis of time steps or samples, so that its work cannot be told apart by step "

@@ -1,1 +1,1 @@
-"""Objects that live while a network runs: what is known of tensors, scopes, records, calls of the batch before."""
+"""State of a counting run: tensor traces, module scopes, operation records, calls of the previous batch."""

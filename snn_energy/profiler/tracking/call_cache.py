@@ -1,4 +1,4 @@
-"""What a call did in the batch before: done again where it is called on tensors of which the same is known."""
+"""Outcomes of the calls of the previous batch, replayed for equal calls on tensors with equal facts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
 class NotCached(StrEnum):
-    """Why the outcome of a call is not kept."""
+    """Why the outcome of a call is not cached."""
 
     UNTRACED_RESULT = "its result is not traced"
     INCOMPARABLE_ARGUMENTS = "an argument cannot be compared"
@@ -29,7 +29,7 @@ class NotCached(StrEnum):
 
 
 class Miss(StrEnum):
-    """Why the outcome of the batch before is not taken."""
+    """Why the cached outcome of the previous batch is not used."""
 
     NEW = "nothing is kept of this call"
     OTHER_CALL = "another function or module is called"
@@ -39,11 +39,11 @@ class Miss(StrEnum):
 
 
 class ReplayError(AssertionError):
-    """A replayed outcome is not that of the work done: the key of the call leaves something out."""
+    """A replayed outcome differs from the computed one: the key of the call is incomplete."""
 
 
 class TensorKey(NamedTuple):
-    """All of a tensor that the outcome of a call follows from, but for its values."""
+    """Everything about a tensor that the outcome of a call depends on, except its values."""
 
     facts: TensorFacts | None
     shape: torch.Size
@@ -52,7 +52,7 @@ class TensorKey(NamedTuple):
     device: torch.device
 
     def matches(self, tensor: Tensor, trace: TensorTrace | None) -> bool:
-        """True where this is the key of a tensor."""
+        """True if this is the key of a tensor with this trace."""
         if trace is None or self.facts is None:
             if trace is not None or self.facts is not None:
                 return False
@@ -67,16 +67,16 @@ class TensorKey(NamedTuple):
 
 
 def key_of(tensor: Tensor, trace: TensorTrace | None) -> TensorKey:
-    """What a later batch's tensor is compared with."""
+    """The key that the tensors of later batches are compared with."""
     facts = None if trace is None else trace.facts
     return TensorKey(facts, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
 class MadeCall(NamedTuple):
-    """A call that has just been made: its function or module, and what it was given and gave.
+    """A call that has just returned: its function or module, its arguments and its result.
 
-    scope: (name, invocation) of the running module. rest: arguments, with a mark where a tensor is. record_at: how many
-    operations there were before it. constants_matter: its outcome follows from the values of untraced operands too.
+    scope: (name, invocation) of the running module. rest: arguments, with a marker for every tensor. record_at: number
+    of earlier operations. constants_matter: its outcome also depends on the values of untraced operands.
     scans_operands: its outcome holds scans of its first tensors.
     """
 
@@ -93,10 +93,10 @@ class MadeCall(NamedTuple):
 
 
 class CachedCall(NamedTuple):
-    """One call in the batch before, with all that its outcome followed from, and the outcome.
+    """One call of the previous batch: everything that its outcome depends on, and the outcome.
 
-    ``record`` is None where the call is not an operation. ``shares`` is the index of the operand whose memory the
-    result shares. ``scan_keys``: how the record's operands were scanned, in the scans of the first tensors.
+    ``record`` is None if the call is not an operation. ``shares`` is the index of the operand whose memory the
+    result shares. ``scan_keys``: keys of the record's operands in the scans of the first tensors.
     """
 
     name: str
@@ -125,10 +125,10 @@ class CachedCall(NamedTuple):
 
 
 class CallCache:
-    """Outcomes of the calls of the batch before, by position among the calls; lives for the whole run.
+    """Outcomes of the calls of the previous batch, by position among the calls; lives for the whole run.
 
-    hits: calls replayed. misses, not_cached: how often, by reason. cross_check: work that need not be done is done all
-    the same, and a replay that differs from it is an error.
+    hits: number of replayed calls. misses, not_cached: numbers of calls by reason. cross_check: replayed calls are
+    computed as well, and a difference is an error.
     """
 
     def __init__(self, *, cross_check: bool = False) -> None:
@@ -143,14 +143,14 @@ class CallCache:
         self._batch = BatchShape(1, 1)
 
     def begin_batch(self, batch: BatchShape) -> None:
-        """Calls of a new batch start; those of a batch of another shape are forgotten."""
+        """Start a new batch; if its shape differs from the last one's, the cached calls are discarded."""
         if batch != self._batch:
             self._entries.clear()
         self._batch = batch
         self._position, self._facts_position = 0, 0
 
     def reuse_facts(self, facts: TensorFacts) -> TensorFacts:
-        """The last batch's facts where they are the same: later calls then find at once that nothing is new."""
+        """The previous batch's facts object if it is equal, so that later calls compare equal by identity."""
         at, self._facts_position = self._facts_position, self._facts_position + 1
         if at < len(self._facts) and self._facts[at].equals(facts):
             return self._facts[at]
@@ -160,9 +160,9 @@ class CallCache:
     def outcome(
         self, call: MadeCall, counters: Mapping[str, int], work: Callable[[], Outcome | None], scans: ScanCache
     ) -> Outcome | None:
-        """The outcome of a call: that of the batch before, or else that of ``work``, kept for the next batch.
+        """The outcome of a call: replayed from the previous batch, else computed by ``work`` and cached.
 
-        counters: operations of the running module so far, by label. Raises ReplayError where the cross-check fails.
+        counters: operations of the running module so far, by label. Raises ReplayError if the cross-check fails.
         """
         position, self._position = self._position, self._position + 1
         cached = self._entries.get(position)
@@ -186,7 +186,7 @@ class CallCache:
 
 
 def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Miss | None:
-    """Why a call is not the one of the batch before; None where it is."""
+    """Why a call differs from the cached one; None if it does not."""
     if cached.name != call.name or cached.scope != call.scope or cached.record_at != call.record_at:
         return Miss.OTHER_CALL
     if cached.record is not None and counters.get(cached.record.label, 0) != cached.record.index:
@@ -209,9 +209,9 @@ def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Mi
 
 
 def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Hashable]) -> CachedCall | NotCached:
-    """What a call did, if that follows from what is compared before it is replayed.
+    """The cache entry of a call, or why it has none: its outcome must depend only on what is compared before a replay.
 
-    scan_keys: how its operands were scanned.
+    scan_keys: keys of the scans of its operands.
     """
     if outcome is None or not outcome.traces:
         return NotCached.UNTRACED_RESULT
@@ -235,7 +235,7 @@ def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Has
 
 
 def require_equal(call: MadeCall, replayed: Outcome, done: Outcome | None) -> None:
-    """Raises ReplayError where a replayed outcome is not that of the work done."""
+    """Raise ReplayError if a replayed outcome differs from the computed one."""
     where = f"{call.scope[0] or 'the model'}: '{call.name}' is replayed wrongly"
     if done is None or not done.traces or (done.record is None) != (replayed.record is None):
         raise ReplayError(f"{where}: it is an operation in one batch and none in the other")
@@ -256,7 +256,7 @@ TENSOR = "<tensor>"
 def split_arguments(
     args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[list[Tensor], tuple[Any, ...], dict[str, Any]]:
-    """The tensors of a call in order, and its arguments and keywords with a mark where a tensor is."""
+    """The tensors of a call in order, and its arguments and keywords with a marker for every tensor."""
     tensors = [a for a in args if isinstance(a, Tensor)]
     rest = tuple(TENSOR if isinstance(a, Tensor) else a for a in args)
     options = {}
@@ -271,7 +271,7 @@ _PLAIN = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device
 
 
 def plain_values(values: Iterable[object]) -> bool:
-    """True where values can be compared with ``==`` and are no tensors: numbers, texts, tuples of them."""
+    """True if values can be compared with ``==`` and are no tensors: numbers, strings, tuples of them."""
     for value in values:
         if type(value) in _PLAIN or isinstance(value, (int, float, str)):
             continue
@@ -281,7 +281,7 @@ def plain_values(values: Iterable[object]) -> bool:
 
 
 def keeps_scans(record: OperationRecord, keys: Sequence[Hashable], before: Sequence[TensorTrace | None]) -> bool:
-    """True where an operation's scans are found again under these keys in the scans of its first tensors."""
+    """True if an operation's scans are stored under these keys in the scans of its first tensors."""
     scans = [scan for scan in (record.left, record.right) if scan is not None]
     if not len(scans) == len(keys) <= len(before):
         return False

@@ -1,4 +1,4 @@
-"""Which module runs, for how many times in this call of the model, and how many operations of a kind it did."""
+"""Running modules, their invocations in this call of the model, and their operations by label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class ModuleScope(NamedTuple):
-    """A running module: its dotted name, how many times it ran before, operations so far by label."""
+    """A running module: its dotted name, number of earlier invocations, operations so far by label."""
 
     name: str
     module: nn.Module
@@ -19,7 +19,7 @@ class ModuleScope(NamedTuple):
 
 
 class OperationSite(NamedTuple):
-    """Where an operation belongs: the name of its row and what that name follows from."""
+    """The location of an operation: the name of its row, and the parts from which that name is built."""
 
     layer: str
     scope: str
@@ -29,9 +29,9 @@ class OperationSite(NamedTuple):
 
 
 class CallSite(NamedTuple):
-    """Where a call is made: in which module, and what that module did so far.
+    """The location of a call: the running module and its operations so far.
 
-    class_name: of the module, its name in a row where it has no other. is_leaf: its first operation bears its name.
+    class_name: of the module; names its row if it has no other name. is_leaf: its first operation is named after it.
     counters: operations so far by label.
     """
 
@@ -51,9 +51,9 @@ class CallSite(NamedTuple):
 
 
 class ModuleScopes:
-    """The stack of running modules, from their hooks; lives for one call of the model.
+    """The stack of running modules, maintained by hooks; invocations are counted per call of the model.
 
-    is_leaf: True for modules whose first operation bears their own name. neuron_depth: how many of the running modules
+    is_leaf: True for modules whose first operation is named after them. neuron_depth: number of running modules that
     are neurons.
     """
 
@@ -65,11 +65,11 @@ class ModuleScopes:
         self.neuron_depth = 0
 
     def begin_call(self) -> None:
-        """A new call of the model: every module counts its invocations anew."""
+        """Start a call of the model: the invocations of every module restart at 0."""
         self._invocations.clear()
 
     def clear(self) -> None:
-        """Leave all modules, after a forward pass or what it raised."""
+        """Leave all modules, after a forward pass or an exception in it."""
         self.resume()
         self._stack.clear()
         self.neuron_depth = 0
@@ -91,7 +91,7 @@ class ModuleScopes:
 
     @property
     def layer(self) -> str:
-        """The name of the innermost running module, its class where it has none."""
+        """The name of the innermost running module, or its class if it has none."""
         return self.current.name or type(self.current.module).__name__
 
     @property
@@ -100,7 +100,7 @@ class ModuleScopes:
         return self._suspended is not None
 
     def suspend(self) -> None:
-        """Until ``resume`` no call is recorded: that is faster than to record and to ignore."""
+        """Record no calls until ``resume``; this is faster than recording and ignoring them."""
         self._suspended = torch._C.DisableTorchFunction()
         self._suspended.__enter__()
 
@@ -111,11 +111,11 @@ class ModuleScopes:
             self._suspended = None
 
     def site(self) -> CallSite:
-        """Where a call that is made now belongs."""
+        """The location of a call that is made now."""
         scope, module, invocation, counters = self.current
         return CallSite(scope, type(module).__name__, invocation, self._is_leaf(module), counters)
 
     def count(self, label: str) -> None:
-        """The running module did another operation with this label."""
+        """Count another operation with this label in the running module."""
         counters = self.current.counters
         counters[label] = counters.get(label, 0) + 1

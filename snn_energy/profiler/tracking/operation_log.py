@@ -20,7 +20,7 @@ from snn_energy.profiler.values.traces import TensorTrace
 
 @dataclass
 class Operand:
-    """What an operation read: size per row, non-zeros per row, and its scan for the kind."""
+    """An operand: elements per row, non-zeros per row (R,), and the scan that determines its kind."""
 
     elements: int
     nonzeros: Tensor
@@ -32,8 +32,8 @@ class OperationRecord:
     """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
 
     ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
-    ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
-    element-wise operation. ``label``: what it is counted by in its scope.
+    ``finish`` computes the counts from them. ``reads``, ``leaves``: bounds of the operands and of the result of an
+    element-wise operation. ``label``: operations with equal labels are numbered within their scope.
     """
 
     layer: str
@@ -77,23 +77,23 @@ class OperationRecord:
     label: str = ""
 
     def copy(self) -> OperationRecord:
-        """The same again, field by field."""
+        """A shallow copy."""
         other = object.__new__(OperationRecord)
         other.__dict__.update(self.__dict__)
         return other
 
     def difference(self, other: OperationRecord) -> str | None:
-        """The name of the first field that is not the same, value by value; None where all are."""
+        """The name of the first field that differs by value; None if all are equal."""
         fields = self.__dataclass_fields__
         return next((name for name in fields if not _is_same(getattr(self, name), getattr(other, name))), None)
 
     @property
     def call(self) -> tuple[Any, ...]:
-        """Who called it, and when: all that its place among the rows depends on."""
+        """Its call site, type and time step: everything that its place among the rows depends on."""
         return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
 
     def finish(self) -> None:
-        """Make the counts from the scans of the operands."""
+        """Compute the counts from the scans of the operands."""
         if self.left is None or self.streamed is not None:
             return
         if self.right is not None:
@@ -102,7 +102,7 @@ class OperationRecord:
             self._finish_weighted(self.left, self.geometry)
 
     def _finish_weighted(self, left: NonzeroSums, geometry: Geometry) -> None:
-        """SOPs = sum over positions of non-zeros there x outputs they feed."""
+        """SOPs = sum over positions of non-zeros x fan-out."""
         nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
         fan_out = geometry.same_fan_out
         if fan_out is not None:
@@ -139,14 +139,14 @@ def _is_same(a: object, b: object) -> bool:
     return a == b
 
 
-MOST_LEVELS = 255  # no |k| is larger
+MOST_LEVELS = 255  # upper bound of |k|
 
 
 class Outcome(NamedTuple):
-    """What a call did.
+    """The outcome of a call.
 
-    record: the operation, None where it is none. traces: what is known of tensors from now on; those of an operation
-    stem from it alone, whatever their sources say. written: tensors whose storages were written to, and what of.
+    record: the operation, None if it is none. traces: new traces of tensors; the operation becomes their only source
+    (``stemming_from``). written: tensors whose storages were written to, with the trace of the written values.
     """
 
     record: OperationRecord | None = None
@@ -154,7 +154,7 @@ class Outcome(NamedTuple):
     written: Sequence[tuple[Tensor, TensorTrace | None]] = ()
 
     def stemming_from(self, index: int) -> Outcome:
-        """The outcome of the operation that is the next in the log, number ``index``."""
+        """The outcome with operation ``index``, the next in the log, as the only source of its traces."""
         if self.record is None:
             return self
         own = frozenset({index})
@@ -164,9 +164,9 @@ class Outcome(NamedTuple):
 
 
 class OperationLog:
-    """What one batch did: records in the order of the calls, and layers whose work is not known.
+    """Records of one batch in the order of the calls, and layers whose work is unknown.
 
-    unsupported: layer -> the function without a rule. untraced_layers: layer -> why its work is not known. Both are of
+    unsupported: layer -> the function without a rule. untraced_layers: layer -> why its work is unknown. Both cover
     the whole run.
     """
 
@@ -176,23 +176,23 @@ class OperationLog:
         self.untraced_layers: dict[str, str] = {}
 
     def begin_batch(self) -> None:
-        """Records of a new batch start."""
+        """Start the records of a new batch."""
         self.records = []
 
     def finish(self) -> None:
-        """Make the counts of every record from the scans of its operands."""
+        """Compute the counts of every record from the scans of its operands."""
         for record in self.records:
             record.finish()
 
     def results(self, returned: Iterable[TensorTrace | None]) -> frozenset[int]:
-        """Records whose results the model returns, by the traces of the tensors that it gave."""
+        """Records whose results the model returns, by the traces of the returned tensors."""
         traces = list(returned)
         sources: frozenset[int] = frozenset().union(*(trace.sources for trace in traces if trace is not None))
         if not sources and not self.untraced_layers and traces:
             self.untraced_layers["the output"] = (
                 "does not stem from the loader as far as could be followed; what comes after the break is not counted"
             )
-        if not sources:  # in a container that is not known: whatever nothing else reads is a result
+        if not sources:  # returned in an unknown container: results that no record reads are outputs
             read = frozenset().union(*(record.inputs for record in self.records))
             sources = frozenset(range(len(self.records))) - read
         return sources

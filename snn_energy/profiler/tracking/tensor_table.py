@@ -1,4 +1,4 @@
-"""What is known of every live tensor of one batch, by object, and which storages were written to since."""
+"""Traces of all live tensors of one batch, by object, and writes to their storages."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from snn_energy.profiler.values.traces import ScanResults, TensorTrace
 
 
 class TensorTable:
-    """Traces of live tensors. Tensors are followed by object, not by address; lives for one batch.
+    """Traces of live tensors, which are identified by object, not by address; cleared for every batch.
 
-    A write in place makes a new generation of its storage: what was known of the values of older tensors is void.
+    A write in place starts a new generation of its storage: what is known of the values of older tensors is invalid.
     """
 
     def __init__(self) -> None:
@@ -31,18 +31,18 @@ class TensorTable:
         self._held.clear()
 
     def put(self, tensor: Tensor, trace: TensorTrace) -> None:
-        """From now on ``trace`` is what is known of this tensor."""
+        """Set the trace of a tensor."""
         storage = tensor.untyped_storage()._cdata
         key = id(tensor)
         self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
 
     def get(self, tensor: Tensor) -> TensorTrace | None:
-        """What is known of a tensor; None where it does not stem from the loader."""
+        """The trace of a tensor; None if it does not stem from the loader."""
         entry = self._traces.get(id(tensor))
         if entry is None or entry[0]() is not tensor:
             return self._writes_of_untraced(tensor)
         _, trace, storage, generation = entry
-        if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown again
+        if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown
             written = self._writes.get(storage)
             trace = trace.replace(bound=ValueBound(loader=trace.bound.loader), scans=ScanResults(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
@@ -55,7 +55,7 @@ class TensorTable:
         return trace
 
     def _writes_of_untraced(self, tensor: Tensor) -> TensorTrace | None:
-        """A buffer that values were written into through a view: known through its storage, without roles."""
+        """The trace of an untraced buffer that was written to through a view: found by its storage, without roles."""
         if not self._writes:
             return None
         written = self._writes.get(tensor.untyped_storage()._cdata)
@@ -64,7 +64,7 @@ class TensorTable:
         return written.replace(roles=(None,) * tensor.dim(), bound=NOTHING, scans=ScanResults(), constant=False)
 
     def mark_written(self, tensor: Tensor, trace: TensorTrace | None) -> None:
-        """The storage of a tensor was written to: nothing known of its values holds any longer."""
+        """Record a write to the storage of a tensor: what is known of its values becomes invalid."""
         held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
         self._held.append(held)
         storage = tensor.untyped_storage()._cdata
@@ -76,7 +76,7 @@ class TensorTable:
             self._writes[storage] = trace
 
     def forget_values(self, tensor: Tensor) -> None:
-        """The values of a tensor may have changed to anything: keep where it stems from, nothing else."""
+        """Discard what is known of the values of a tensor, as they may have changed; keep its origin."""
         trace = self.get(tensor)
         if trace is None:
             return

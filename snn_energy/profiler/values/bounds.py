@@ -1,6 +1,6 @@
-"""What is known of values before they are read: a proof by origin, and the algebra of sums, scales and products.
+"""Bounds of values before they are read: derived from their origin, and propagated through sums, scales and products.
 
-A bound is proven (spikes of a known neuron are {0, amplitude}; two such summed are {0, c, 2c}), never a guess.
+A bound is derived (spikes of a known neuron are {0, amplitude}; the sum of two is {0, c, 2c}), never guessed.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ValueBound:
-    """unit, max_k: every value is k*unit with 0 <= k <= max_k (exactly so where ``proven``). None: nothing known.
+    """unit, max_k: every value is k*unit with 0 <= k <= max_k (exactly, if ``proven``). None: unknown.
 
-    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: the values are the loader's.
+    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: they come from the loader.
     """
 
     unit: float | None = None
@@ -31,17 +31,17 @@ AVERAGE_OF_SPIKES = "average of spikes"
 
 
 def spikes(amplitude: float) -> ValueBound:
-    """The claim of a known neuron's output: 0 or the float32 amplitude."""
+    """Bound of a known neuron's output: 0 or the float32 amplitude."""
     return ValueBound(float(np.float32(amplitude)), 1, True)
 
 
 def is_exact(unit: float, max_k: int) -> bool:
-    """True where every k*unit, k <= max_k, is a float32 and so are all their sums: unit a power of two."""
+    """True if float32 holds every k*unit with k <= max_k exactly: unit a power of two, max_k < 2^24; or max_k <= 1."""
     return max_k <= 1 or (math.frexp(unit)[0] == 0.5 and max_k < 2**24)
 
 
 def bound_of_sum(a: ValueBound, b: ValueBound) -> ValueBound:
-    """Claim of a + b."""
+    """Bound of a + b."""
     if a.reason or b.reason:
         return ValueBound(reason=a.reason or b.reason)
     if a.unit is None or b.unit is None:
@@ -53,7 +53,7 @@ def bound_of_sum(a: ValueBound, b: ValueBound) -> ValueBound:
 
 
 def bound_of_scale(a: ValueBound, factor: float) -> ValueBound:
-    """Claim of a * factor, a float32 multiplication."""
+    """Bound of a * factor, a float32 multiplication."""
     if a.unit is None or not math.isfinite(factor) or factor <= 0:
         return replace(a, unit=None, max_k=0, proven=False)
     unit = float(np.float32(a.unit) * np.float32(factor))
@@ -61,14 +61,14 @@ def bound_of_scale(a: ValueBound, factor: float) -> ValueBound:
 
 
 def reason_of_average(a: ValueBound, name: str) -> str:
-    """Why the average of values with claim ``a``, taken by the function ``name``, is real: of spikes, or of others."""
+    """Why the average of values with bound ``a``, by the function ``name``, is real: of spikes, or of other values."""
     if a.reason is not None and a.reason.startswith(AVERAGE_OF_SPIKES):
         return a.reason
     return f"{AVERAGE_OF_SPIKES if a.unit is not None else 'average of values not known to be spikes'} ({name})"
 
 
 def bound_of_product(a: ValueBound, b: ValueBound, reduction: int) -> ValueBound:
-    """Claim of a sum of ``reduction`` products a*b."""
+    """Bound of a sum of ``reduction`` products a*b."""
     if a.unit is None or b.unit is None:
         return NOTHING
     unit, max_k = float(np.float32(a.unit) * np.float32(b.unit)), a.max_k * b.max_k * reduction
@@ -76,7 +76,7 @@ def bound_of_product(a: ValueBound, b: ValueBound, reduction: int) -> ValueBound
 
 
 def bound_of_union(bounds: Sequence[ValueBound], parts: int) -> ValueBound:
-    """Bound of values joined from so many tensors, of which those with a bound stem from the loader."""
+    """Bound of ``parts`` joined tensors; ``bounds``: of those that stem from the loader."""
     reason = next((b.reason for b in bounds if b.reason), None)
     if reason:
         return ValueBound(reason=reason)

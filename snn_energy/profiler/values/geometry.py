@@ -1,4 +1,4 @@
-"""An operation that reads weights as a matrix product, and how many weights each input position meets."""
+"""An operation with weights as a matrix product, and the number of weights that each input position meets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 class Geometry:
     """An operation as a matrix product, per image and step: M = positions, K = reduction, N = out_channels.
 
-    ``fan_out`` (P,) is how many weights each input position meets (a single number for linear layers).
+    ``fan_out`` (P,): number of weights that each input position meets (a single number for linear layers).
     For a transposed convolution M counts input positions, as fvcore does, so that dense MACs = M*K*N always.
     """
 
@@ -34,7 +34,7 @@ class Geometry:
 
     @functools.cached_property
     def same_fan_out(self) -> int | None:
-        """The fan-out of every position where all have the same one."""
+        """The fan-out if it is equal at all positions, else None."""
         if not len(self.fan_out):
             return 0
         return int(self.fan_out[0]) if bool((self.fan_out == self.fan_out[0]).all()) else None

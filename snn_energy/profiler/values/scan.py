@@ -1,6 +1,6 @@
 """The scan of a tensor: exact sums per row, and the set of its values.
 
-Without a proof by origin the values themselves decide. A scan reduces at once to sums per row and keeps no activation.
+Without a proven bound the values themselves decide. A scan is reduced immediately to sums per row.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
 INT8_MAX = 127
-SAMPLE = 2048  # values read before a whole tensor is; they can prove "real" or "factor 1", never "binary"
-SAMPLE_RUN = 32  # of multiples: neighbours at some SAMPLE / SAMPLE_RUN places
+SAMPLE = 2048  # values sampled before the whole tensor is read; they can prove "real" or "factor 1", never "binary"
+SAMPLE_RUN = 32  # of multiples: adjacent values at about SAMPLE / SAMPLE_RUN places
 
 
 @dataclass
 class NonzeroSums:
     """Sums over the channels of one tensor read as (R, C, P): rows, channels, positions.
 
-    nonzeros (R, P) int32; levels (R, P) int32 sums of |k| in units of ``values``, None where all k are 1 or the
-    values are real. ``values`` is None where the claim says all: {0, amplitude}.
+    nonzeros (R, P) int32; levels (R, P) int32 sums of |k| in units of ``values``, None if all k are 1 or the
+    values are real. ``values`` is None if the bound determines them: {0, amplitude}.
     """
 
     nonzeros: Tensor
@@ -55,13 +55,13 @@ def scan(
     with_levels: bool = True,
     known: frozenset[int] = frozenset(),
 ) -> tuple[NonzeroSums, Tensor | None]:
-    """Scan a tensor whose rows lie in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
+    """Scan a tensor with its rows in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
-    ``stays_real``: the operand is known to be real already; then only zeros and NaN are searched for.
+    ``stays_real``: the operand is already known to be real; then only zeros and NaN are searched for.
     ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not needed.
-    ``known`` are multiples that the same operand had in earlier batches.
-    Where only zeros are searched for, the smallest and largest value come back as well, to be tested for NaN when the
-    device is done.
+    ``known``: multiples of the same operand in earlier batches.
+    For real values the smallest and largest value are returned too, to be tested for NaN once the device has
+    finished.
     """
     flat = x.reshape(shape)
     if bound.proven and bound.max_k == 1 and bound.unit is not None:
@@ -83,10 +83,10 @@ def scan(
 def _scan_of_multiples(
     flat: Tensor, bound: ValueBound, max_k: int, dim: int, with_levels: bool, stays_real: bool, known: frozenset[int]
 ) -> NonzeroSums:
-    """Scan of proven whole multiples of ``bound.unit``: sums in float32 where exact, else of bytes."""
+    """Scan of proven integer multiples of ``bound.unit``: float32 sums if they are exact, else byte sums."""
     unit = bound.unit or 1.0
     some = set() if stays_real else set(known) or _sampled_levels(flat, unit)
-    is_unit = math.gcd(*some) == 1  # no larger unit can do
+    is_unit = math.gcd(*some) == 1  # no larger unit fits
     if stays_real or (is_unit and max(some) > max_k):
         return NonzeroSums(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), bound)
     if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * bound.max_k):
@@ -104,7 +104,7 @@ def _scan_of_multiples(
 
 
 def _sampled_levels(flat: Tensor, unit: float) -> set[int]:
-    """Some k > 0 that occur in a (R, C, P) tensor of whole multiples k*unit: those of short runs here and there."""
+    """Some k > 0 that occur in a (R, C, P) tensor of integer multiples k*unit, sampled from short runs."""
     rows, channels = (max(1, size // 8) for size in flat.shape[:2])
     sample = flat[::rows, ::channels, :SAMPLE_RUN].cpu().numpy().astype(np.float64)
     return {int(k) for k in np.unique(np.rint(sample / unit)) if k}
@@ -131,7 +131,7 @@ def _nonzero(x: Tensor) -> Tensor:
 
 
 def finite_range(x: Tensor, where: str) -> tuple[float, float]:
-    """Smallest and largest value; raises ProfilingError where a value is NaN or infinite."""
+    """Smallest and largest value; raises ProfilingError if a value is NaN or infinite."""
     if x.numel() == 0:
         return 0.0, 0.0
     if x.dtype == torch.bool:
@@ -148,7 +148,7 @@ def not_finite(where: str) -> ProfilingError:
 
 
 def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
-    """Decide the values of a tensor by looking at them: exact for binary and ternary, 4 ulp for integers."""
+    """The ValueSet of a tensor, determined from its values: exact for binary and ternary, 4 ulp for integers."""
     if low == 0 and high == 0:
         return ZERO
     if x.dtype == torch.bool:

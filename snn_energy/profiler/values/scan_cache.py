@@ -1,4 +1,4 @@
-"""Scans of tensors, one for all readers of the same memory, and how the batch before read them."""
+"""Scans of tensors, shared by all readers of the same memory, and how earlier batches read them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from snn_energy.profiler.axes.rows import require_complete, rows_first
 from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
 from snn_energy.profiler.values.traces import TensorTrace
 
-DECLARED_MAX_K = 255  # a declared integer input may hold multiples up to here
+DECLARED_MAX_K = 255  # largest multiple that a declared integer input may hold
 
-SumLayout = tuple[tuple[int, int, int], int]  # a tensor read as (A, P, Q), summed over this axis of it
+SumLayout = tuple[tuple[int, int, int], int]  # shape (A, P, Q) to read a tensor as, and the axis to sum over
 
 
 class ScanRequest(NamedTuple):
@@ -32,7 +32,7 @@ class ScanRequest(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Who reads a tensor: the layer, which of its calls, and which operand ("left", "right", "spikes")."""
+    """The reader of a tensor: the layer, the index of its call, and the operand ("left", "right", "spikes")."""
 
     layer: str
     invocation: int
@@ -40,11 +40,11 @@ class Reader(NamedTuple):
 
 
 class ScanCache:
-    """Scans of operands, and what earlier batches tell about them; lives for the whole run.
+    """Scans of operands, and what is known of them from earlier batches; lives for the whole run.
 
-    known_real: (layer, invocation, operand) that need no second scan of their values. used_keys: how the operands of
-    the call under way were scanned, in the order of the scans. cross_check: the non-zeros of a scan that is found again
-    are counted all the same, and compared.
+    known_real: (layer, invocation, operand) whose values need no further scan. used_keys: keys of the scans of the
+    current call's operands, in the order of the scans. cross_check: the non-zeros of a reused scan are counted again
+    and compared.
     """
 
     def __init__(self, max_k: int, input_kind: str | None, *, cross_check: bool = False) -> None:
@@ -53,20 +53,20 @@ class ScanCache:
         self.known_real: set[tuple[str, int, str]] = set()
         self.used_keys: list[Hashable] = []
         self._levels_seen: dict[Hashable, frozenset[int]] = {}  # in earlier batches, without a common factor
-        self._requests: dict[tuple[str, int], dict[Hashable, ScanRequest]] = {}  # of a writer's output, in its order
+        self._requests: dict[tuple[str, int], dict[Hashable, ScanRequest]] = {}  # by writer; only reads in memory order
         self._ranges: list[tuple[str, Tensor]] = []
 
     def begin_batch(self) -> None:
-        """Ranges of a new batch are gathered."""
+        """Start a new batch: discard the ranges of the last one."""
         self._ranges.clear()
 
     def require_finite(self) -> None:
-        """Raises ProfilingError where a range of this batch holds NaN or infinity."""
+        """Raise ProfilingError if a range of this batch holds NaN or infinity."""
         if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
             raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
 
     def add_range(self, layer: str, values: Tensor) -> None:
-        """Values of a layer that must be finite; tested at the end of the batch, when the device is done."""
+        """Register values of a layer that must be finite; tested at the end of the batch, when the device is done."""
         self._ranges.append((layer, values))
 
     def requests_of(self, writer: tuple[str, int]) -> Mapping[Hashable, ScanRequest]:
@@ -103,10 +103,10 @@ class ScanCache:
         reader: Reader,
         with_levels: bool = True,
     ) -> NonzeroSums:
-        """Scan of ``x``, the tensor ``whole`` with its axes in order, in a layout.
+        """Scan of ``x``, the tensor ``whole`` with its axes reordered, in a layout.
 
-        One for all that read the same memory in the same way: what starts at one address and has one shape and
-        stride holds the same values (a change in place makes the trace, and with it the scans, anew).
+        The scan is shared by all readers of the same memory in the same layout: equal address, shape and stride mean
+        equal values (a change in place creates a new trace with new scans).
         """
         is_memory = x.data_ptr() == whole.data_ptr()
         in_order = is_memory and x.is_contiguous()
@@ -125,7 +125,7 @@ class ScanCache:
         return found
 
     def scan_anew(self, x: Tensor, trace: TensorTrace, request: ScanRequest) -> NonzeroSums:
-        """Scan a tensor, whatever is known of earlier scans of its memory."""
+        """Scan a tensor without reuse of earlier scans of its memory."""
         layout, with_levels, where, operand, invocation = request
         declared = self.input_kind is not None and trace.bound.loader
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
@@ -139,11 +139,11 @@ class ScanCache:
         if extremes is not None:
             self.add_range(where, extremes)
         if found.values is not None and trace.bound.loader:
-            check_declared_kind(found.values, self.input_kind, where)  # an error where it is not as declared
+            check_declared_kind(found.values, self.input_kind, where)  # raises if they are not as declared
         return found
 
     def scan_ahead(self, out: Tensor, trace: TensorTrace) -> None:
-        """Scan a result as the batch before read it, while it is in cache."""
+        """Scan a result in the layouts that earlier batches read, while it is in the processor cache."""
         if trace.scans.writer is None or not trace.bound.proven or trace.bound.loader or not out.is_contiguous():
             return
         for key, request in self.requests_of(trace.scans.writer).items():
@@ -152,11 +152,11 @@ class ScanCache:
 
 
 class StaleScanError(AssertionError):
-    """A scan that was found again is not that of the values: they changed and nobody noticed."""
+    """A reused scan does not match the values: they changed without being tracked."""
 
 
 def _require_same_nonzeros(found: NonzeroSums, x: Tensor, request: ScanRequest) -> None:
-    """Raises StaleScanError where a scan is not that of the tensor."""
+    """Raise StaleScanError if the non-zeros of a scan are not those of the tensor."""
     shape, dim = request.layout
     if not torch.equal(found.nonzeros, (x.reshape(shape) != 0).sum(dim, dtype=torch.int32)):
         raise StaleScanError(f"{request.where}: the {request.operand} operand changed after it was scanned")

@@ -1,4 +1,4 @@
-"""What is known of a live tensor: facts, and the scans of its memory."""
+"""What is known of a live tensor: facts, and scans of its memory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class TensorFacts(NamedTuple):
     """What is known of a tensor before its values are read.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
-    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
+    step, or ONCE. active: (T,) if timed, else (1,): steps in which a source works. constant: same values at
     every step. sources: operations whose outputs it holds.
     """
 
@@ -36,7 +36,7 @@ class TensorFacts(NamedTuple):
     bound: ValueBound
 
     def equals(self, other: TensorFacts) -> bool:
-        """The same, value by value."""
+        """True if all facts are equal by value."""
         return self is other or (
             self.roles == other.roles
             and self.timed == other.timed
@@ -49,7 +49,7 @@ class TensorFacts(NamedTuple):
 
 
 class FactChanges(TypedDict, total=False):
-    """Facts of a tensor by name, some of them."""
+    """Some facts of a tensor, by name."""
 
     roles: Roles
     timed: bool

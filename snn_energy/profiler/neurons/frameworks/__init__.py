@@ -1,1 +1,1 @@
-"""One module per framework: what its classes say of themselves."""
+"""One module per framework: the NeuronSpecs of its classes."""

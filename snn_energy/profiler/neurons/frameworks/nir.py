@@ -8,7 +8,7 @@ from snn_energy.profiler.neurons.spec import NeuronSpec, as_text
 
 
 def neuron_spec(module: Any) -> NeuronSpec:
-    """A neuron of a NIR graph (snn_energy.checkpoints.nir_graph); it says itself what it is."""
+    """The spec of a neuron of a NIR graph, from the attributes of the module."""
     return NeuronSpec(
         "nir",
         "its class",

@@ -8,7 +8,7 @@ from snn_energy.profiler.neurons.spec import NeuronSpec, as_text
 
 
 def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
-    """Cells step by step; the classes without "Cell" over all steps. The state is an argument and a result."""
+    """Classes named "...Cell" run one step per call, others all steps. The state is an argument and a result."""
     if not kind.__module__.startswith("norse.torch.module.snn"):
         return None
     parameters = getattr(module, "p", None)

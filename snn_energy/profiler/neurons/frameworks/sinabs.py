@@ -9,7 +9,7 @@ from snn_energy.profiler.neurons.spec import NeuronSpec, as_text
 
 
 def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
-    """IAF, LIF, ALIF and ExpLeak; the squeezed ones read (B*T, ...). Their default emits several spikes a step."""
+    """IAF, LIF, ALIF and ExpLeak; the squeezed ones read (B*T, ...). They may emit several spikes per step."""
     if not re.match(r"sinabs\.layers\.(iaf|lif|alif|exp_leak)$", kind.__module__):
         return None
     is_squeezed = "Squeeze" in type(module).__name__ or hasattr(module, "squeeze_forward")

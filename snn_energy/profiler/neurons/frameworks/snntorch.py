@@ -10,7 +10,7 @@ from snn_energy.profiler.neurons.spec import NeuronSpec, as_text, is_of_package
 
 
 def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
-    """Leaky, Synaptic, Alpha, Lapicque, ... step by step; LeakyParallel, StateLeaky, ... over all steps."""
+    """Leaky, Synaptic, Alpha, Lapicque, ... run one step per call; LeakyParallel, StateLeaky, ... all steps."""
     if not kind.__module__.startswith("snntorch._neurons") or "Recurrent" in kind.__name__:
         return None
     factor, surrogate = getattr(module, "graded_spikes_factor", None), getattr(module, "spike_grad", None)

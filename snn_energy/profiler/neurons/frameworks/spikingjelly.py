@@ -14,7 +14,7 @@ def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
         return None
     is_multi = "MultiStep" in kind.__name__ or getattr(module, "step_mode", "s") == "m"
     if "clock_driven" not in kind.__module__ and not hasattr(module, "step_mode"):
-        is_multi = True  # NoisyBaseNode, PSN, ... are multi-step alone
+        is_multi = True  # NoisyBaseNode, PSN, ... are multi-step only
     surrogate = getattr(module, "surrogate_function", None)
     plain = {"IFNode", "LIFNode", "ParametricLIFNode", "MultiStepIFNode", "MultiStepLIFNode", "SimpleIFNode",
              "SimpleLIFNode", "MultiStepParametricLIFNode", "QIFNode", "EIFNode", "KLIFNode"}  # fmt: skip
