@@ -1,1 +1,1 @@
-"""Counts x costs: what a device charges, energy, cycles."""
+"""Counts x costs: the charged actions, energy and cycles of a device."""

@@ -1,7 +1,7 @@
-"""What is charged: so many actions of a row, at the price of one (energy = counts . costs).
+"""What is charged: the number of actions per row, and the price of one action (energy = counts . costs).
 
 ``compute`` and ``memory`` make them from ``ChargedWork``; ``energy`` multiplies them by prices, ``design_sweep`` by
-many prices at once, and the exact derivative of the total by a price is the sum of the actions that it is paid for.
+many prices at once. The exact derivative of the total with respect to a price is the sum of the actions charged at it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ TOTALS = ("compute_pj", "memory_pj", "total_pj")
 
 @dataclass(frozen=True)
 class ActionCount:
-    """``amount`` actions per row (..., rows) and sample of the price with the dotted key ``price``.
+    """``amount`` actions per sample and row (..., rows), charged at the price with the dotted key ``price``.
 
-    part: the column of the energy table that it belongs to. price None: the profile has no such price; ``what`` says
-    what stays unpriced.
+    part: the column of the energy table that they are added to. price None: the profile has no such price; ``what``
+    names what stays unpriced.
     """
 
     part: str

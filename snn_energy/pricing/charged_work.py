@@ -1,9 +1,9 @@
-"""What a network does, as arrays: the columns of a counts frame that cost something, per sample.
+"""The charged work of a network as arrays: the columns of a counts frame that cost something, per sample.
 
-Every formula of energy, memory and latency takes a ``ChargedWork`` and broadcasts: arrays end in the axis of rows,
-(rows,) for the means over samples, (samples, rows) for every sample on its own. Columns are of two sorts. *Work* adds
-up when rows are put together (``deduplicated``); *geometry* is the same for all of them. Unknown figures are NaN, never
-zero. No torch here.
+Every formula of energy, memory and latency reads a ``ChargedWork`` and broadcasts: the last axis is that of the rows,
+(rows,) for means over samples, (samples, rows) for individual samples. There are two kinds of columns: *work* is summed
+when rows are merged (``deduplicated``); *geometry* is equal in all merged rows. Unknown values are NaN, never zero.
+No torch here.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ LayerColumn = Literal["layer_input_events", "layer_other_events", "layer_spikes"
 Column = WorkColumn | GeometryColumn | LayerColumn
 
 ADDITIVE: tuple[WorkColumn, ...] = get_args(WorkColumn)
-GEOMETRY: tuple[GeometryColumn, ...] = get_args(GeometryColumn)  # beside op
-LAYER_EVENTS: tuple[LayerColumn, ...] = get_args(LayerColumn)  # geometry where spikes are addresses
+GEOMETRY: tuple[GeometryColumn, ...] = get_args(GeometryColumn)  # in addition to op
+LAYER_EVENTS: tuple[LayerColumn, ...] = get_args(LayerColumn)  # geometry where spikes are coded as addresses
 COLUMNS: tuple[Column, ...] = (*ADDITIVE, *GEOMETRY, *LAYER_EVENTS)
 
 
 @dataclass(frozen=True)
 class Operand:
-    """One operand of the rows: its elements, non-zeros in the row and in all steps of its layer.
+    """One operand of every row: its elements, and its non-zeros in the row and in all steps of the row's layer.
 
-    bits_each: bits per element, NaN for real ones (the device's activation width). width: bits that tell one element
-    from another (its address).
+    bits_each: bits per element, NaN for real values (which have the device's activation width). width: address bits of
+    one element.
     """
 
     elements: FloatArray
@@ -63,17 +63,17 @@ class Operand:
 
 @dataclass(frozen=True)
 class ChargedWork:
-    """Rows of a counts frame as arrays. See the module for the two sorts of columns.
+    """Rows of a counts frame as arrays. The module docstring defines the two kinds of columns.
 
     steps: 1 where the row is charged (active, and not left out), else 0. firsts: 1 at the first charged row of a
-    layer. external_inputs: 1 where the first operation of the network reads something new, which comes from outside.
-    first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: what the
-    policies make of the row; sparse_macs: those of macs that zeros are left out of; dense_macs: all its operations;
-    dense: those checked for a zero input (none for real inputs). input_events, other_events: non-zeros of the
-    operands. updates: neurons that are updated.
-    input_*, other_*: see ``Operand``. layer_steps: charged steps of the row's layer that differ from the one before;
-    layer_input_events, layer_other_events, layer_spikes: mean non-zeros of its operands and its spikes in them: what
-    must be stored between layers that run one after another.
+    layer. external_inputs: 1 where the first operation of the network reads new input, which comes from outside.
+    first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: operations
+    that the policies charge as MACs, as accumulates; sparse_macs: the part of macs that excludes zeros; dense_macs: all
+    operations, zeros included; dense: the operations checked for a zero input (none for real inputs). input_events,
+    other_events: non-zeros of the operands. updates: updated neurons.
+    input_*, other_*: see ``Operand``. layer_steps: charged steps of the row's layer with new input;
+    layer_input_events, layer_other_events, layer_spikes: mean non-zeros of the layer's operands, and its spikes, in
+    those steps: what must be stored between layers that run one after another.
     """
 
     op: npt.NDArray[np.str_]
@@ -137,27 +137,27 @@ class ChargedWork:
 
     @property
     def input_operand(self) -> Operand:
-        """What is streamed: the input of a layer, the operand of lower kind of a product."""
+        """The streamed operand: the input of a layer, or the operand of the lower kind of a product."""
         return Operand(
             self.input_elements, self.input_events, self.layer_input_events, self.input_bits_each, self.input_width
         )
 
     @property
     def other_operand(self) -> Operand:
-        """The other operand of a product; no elements elsewhere."""
+        """The other operand of a product; zero elements in other rows."""
         return Operand(
             self.other_elements, self.other_events, self.layer_other_events, self.other_bits_each, self.other_width
         )
 
     def take(self, rows: RowIndices) -> ChargedWork:
-        """These rows alone."""
+        """Only these rows."""
         taken = self.with_columns((name, self.column(name)[..., rows]) for name in COLUMNS)
         return dataclasses.replace(taken, op=self.op[rows])
 
     def group_equal_rows(self, more: Iterable[Column] = ()) -> tuple[RowIndices, RowIndices]:
         """Rows of equal geometry (and equal columns ``more``): the first of each group, and the group of every row.
 
-        LAYER_EVENTS are compared only where they are among ``more``.
+        LAYER_EVENTS are compared only if ``more`` contains them.
         """
         table = pd.DataFrame({name: self.column(name) for name in (*GEOMETRY, *more)}).assign(op=self.op)
         codes, _ = pd.factorize(pd.util.hash_pandas_object(table, index=False))
@@ -166,7 +166,7 @@ class ChargedWork:
         return first, codes
 
     def deduplicated(self) -> ChargedWork:
-        """The same work with rows of equal geometry put together: what costs the same per unit is priced once."""
+        """The same work with rows of equal geometry merged: rows of equal unit costs are priced once."""
         first, codes = self.group_equal_rows()
         sums: Iterator[tuple[WorkColumn, FloatArray]] = (
             (name, np.bincount(codes, self.column(name), len(first)).astype(np.float64)) for name in ADDITIVE
@@ -176,10 +176,10 @@ class ChargedWork:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of counts, and what decides whether they are charged: arrays of one element per row.
+    """Rows of counts, and the flags that decide whether they are charged; arrays (rows,).
 
-    kept: not left out. active: kept, and works in its time step. charged: active, and not a repetition of an input
-    that is encoded once.
+    kept: not left out. active: kept, and active in its time step. charged: active, and not a repeated input that the
+    encoder policy charges once.
     """
 
     counts: Counts
@@ -207,26 +207,26 @@ class _Rows:
 
     @property
     def firing(self) -> Flags:
-        """Rows of neurons that work."""
+        """Rows of active neurons."""
         return self.neuron & self.active
 
     @property
     def anew(self) -> Flags:
-        """Charged operations and neurons that do not read again what they read a step before."""
+        """Charged operations and neurons that read new input, not a repetition of the step before."""
         first = _edge(self.layer, self.charged)
         return self.charged & (self.operation | self.neuron) & (first | ~(self.operation & self.repeated))
 
     def of_network(self, sizes: FloatArray) -> float:
-        """The sum of a size over the layers that are kept, each once."""
+        """The sum of a size over the kept layers, each counted once."""
         once = ~pd.Series(self.layer).duplicated().to_numpy() & self.kept
         return float((sizes * once).sum())
 
     def size(self, name: str) -> FloatArray:
-        """A column that is not work."""
+        """A geometry column (rows,)."""
         return column(self.counts.rows, name)
 
     def work(self, name: str, where: Flags) -> FloatArray:
-        """A work column per sample, 0 elsewhere: means (rows,), or (samples, rows) of the samples chosen."""
+        """A work column per sample, 0 outside ``where``: means (rows,), or (samples, rows) of the chosen samples."""
         each = self.counts.per_sample
         if self.per_sample is not None and each is not None and name in each:
             values = each[name][:, self.per_sample].T.astype(np.float64)
@@ -235,7 +235,7 @@ class _Rows:
         return np.where(where, values, 0.0)
 
     def mean(self, name: str) -> FloatArray:
-        """A work column over the samples."""
+        """The mean of a work column over the samples (rows,)."""
         return column(self.counts.rows, name) / self.counts.samples
 
 
@@ -270,8 +270,8 @@ def charged_work(
 ) -> ChargedWork:
     """The work of a network that a device charges under the policies, per sample.
 
-    Zeros of a device whose latency section says ``none`` are charged too. without: layers that run elsewhere
-    (SnnEnergyError for one that is not there). per_sample: these samples one by one instead of their mean.
+    Zeros are charged too on a device whose latency section has ``zeros: none``. without: layers that run elsewhere
+    (SnnEnergyError for an unknown one). per_sample: compute these samples individually instead of the mean.
     """
     rows = _rows_of(counts, policies.encoder, without, per_sample)
     charged, operation = rows.charged, rows.operation & rows.charged
@@ -330,7 +330,7 @@ _SIZES = (
 
 
 def _sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """The sizes of every row, and the same with 0 where the row is no operation."""
+    """The sizes of every row, and the same sizes with 0 in rows that are not operations."""
     sizes = {name: rows.size(name) for name in _SIZES}
     return sizes, {name: np.where(rows.operation, values, 0.0) for name, values in sizes.items()}
 
@@ -338,7 +338,7 @@ def _sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
 def _operations(
     rows: _Rows, dense: FloatArray, policies: Policies, hardware: HardwareProfile
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """MACs, those of them that zeros are left out of, and accumulates of every row (design, section 6)."""
+    """MACs, the part of them that excludes zeros, and accumulates of every row (design, section 6)."""
     operation, zeros = rows.operation & rows.charged, "gate" if hardware.latency is None else hardware.latency.zeros
     real, integers = rows.real, rows.kind == "integer"
     exact = "sops_gated" if policies.products == "gated" else "sops"
@@ -359,7 +359,7 @@ def _operations(
 
 
 def _per_layer(rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Of each row's layer, over the rows that read something new: steps, non-zeros of both operands, spikes."""
+    """Sums over the rows of each row's layer that read new input: steps, non-zeros of both operands, spikes."""
     codes, anew = pd.factorize(rows.layer)[0], rows.anew
 
     def summed(values: FloatArray) -> FloatArray:
@@ -374,12 +374,12 @@ def _per_layer(rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray, FloatAr
 
 
 def column(rows: pd.DataFrame, name: str) -> FloatArray:
-    """A column of whole numbers as floats, NaN where it is not known."""
+    """A column of integers as floats, NaN where unknown."""
     return np.asarray(rows[name].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _edge(layers: npt.NDArray[np.object_], where: Flags) -> Flags:
-    """True at the first row of each layer of which ``where`` is true."""
+    """True at the first row of each layer for which ``where`` is true."""
     places = np.flatnonzero(where)
     first = ~pd.Series(layers[places]).duplicated().to_numpy(dtype=np.bool_)
     found = np.zeros(len(where), dtype=np.bool_)
@@ -388,7 +388,7 @@ def _edge(layers: npt.NDArray[np.object_], where: Flags) -> Flags:
 
 
 def _external_inputs(rows: _Rows) -> FloatArray:
-    """1 at rows of the network's first operation that do not read again what they read a step before."""
+    """1 at rows of the network's first operation that read new input, not a repetition of the step before."""
     if not rows.operation.any():
         return np.zeros(len(rows.op))
     orders = np.where(rows.operation, rows.size("order"), np.inf)
@@ -406,5 +406,5 @@ def _bits_each(kinds: npt.NDArray[np.object_], max_k: FloatArray) -> FloatArray:
 
 
 def _address_bits(elements: FloatArray) -> FloatArray:
-    """Bits that name one of so many elements, at least one."""
+    """Bits to address one of ``elements`` elements, at least one."""
     return np.ceil(np.log2(np.maximum(np.nan_to_num(elements, nan=2.0), 2.0)))

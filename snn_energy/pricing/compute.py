@@ -1,6 +1,6 @@
 """Arithmetic: how often a device multiplies, accumulates, checks for zeros and updates neurons (design, section 6).
 
-Each rule is one line of the contract. A price that the profile does not have leaves its charge unpriced.
+Each rule is one line of the design's contract. A charge whose price the profile does not have stays unpriced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def compute_charges(work: ChargedWork, hardware: HardwareProfile) -> list[Action
 
 
 def _multiplies(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
-    """e_mac * MACs and e_ac * accumulates, those of an operation at its own price where the device has one."""
+    """e_mac * MACs and e_ac * accumulates; an operation's accumulates at its own price if the device has one."""
     mac = None if hardware.compute.mac is None else "compute.mac"
     yield ActionCount("mac_pj", mac, work.macs, "multiply-accumulates")
     rest = work.acs
@@ -43,7 +43,7 @@ def _zero_checks(work: ChargedWork, hardware: HardwareProfile) -> Iterator[Actio
 
 
 def _neurons(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
-    """Updates of neurons in active steps, those that spike and those that do not; spikes sent."""
+    """Neuron updates in active steps, of spiking and silent neurons separately if priced so; spikes sent."""
     compute = hardware.compute
     if compute.neuron_update is not None:
         yield ActionCount("neuron_pj", "compute.neuron_update", work.updates)
@@ -57,7 +57,7 @@ def _neurons(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCou
 
 
 def _elementwise(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
-    """Additions, poolings, norms and the like, each kind at its own price."""
+    """Additions, pooling, norms and similar operations, each kind at its own price."""
     for op in dict.fromkeys(work.op.tolist()):
         if op not in (*OPERATIONS, "neuron"):
             priced = hardware.compute.elementwise.price(op) is not None

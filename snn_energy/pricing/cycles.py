@@ -1,9 +1,9 @@
 """Latency = cycles of the operations, per sample (design, section 7). No torch here.
 
-c_l^t = max(ops / (lanes . utilisation), bytes / bandwidth), 0 where a row is not charged; operation rows only, neurons
-are updated in their shadow. ops = dense MACs where zeros take a cycle (``none``, ``gate``), what is charged where they
-are skipped. bytes: what a store with a bandwidth moves for the row, reads and writes together; the slowest bounds.
-Weights that are loaded once are load_l, not part of c. A_l: charged steps of layer l.
+c_l^t = max(ops / (lanes . utilisation), bytes / bandwidth), 0 where a row is not charged; for operation rows only,
+neuron updates are hidden behind them. ops = dense MACs where zeros take a cycle (``none``, ``gate``), the charged
+operations where zeros are skipped. bytes: what a store with a bandwidth moves for the row, reads and writes together;
+the slowest store is the bound. Weights that are loaded once are load_l, not part of c. A_l: charged steps of layer l.
 
     layer-serial     sum_l (load_l + sum_t c_l^t)
     step-serial      sum_t sum_l c_l^t + T_max . sync
@@ -33,10 +33,10 @@ from snn_energy.pricing.memory import LOADED_ONCE, accesses
 
 @dataclass(frozen=True)
 class LayerRows:
-    """The operation rows of a network, layer by layer: their row numbers, and where each layer starts among them.
+    """The operation rows of a network, layer by layer: their row indices, and the offset where each layer starts.
 
-    names: one per layer; both products of an attention are one layer where ``joined``. distinct_rows: rows that move
-    the same data, as (the first row of each group, the group of every row): traffic is computed once a group.
+    names: one per layer; both products of an attention are one layer if ``joined``. distinct_rows: groups of rows that
+    move the same data, as (the first row of each group, the group of every row): traffic is computed once per group.
     """
 
     rows: RowIndices
@@ -65,7 +65,7 @@ def _per_layer(values: FloatArray, by_layer: LayerRows) -> FloatArray:
 
 
 def _largest(values: FloatArray, by_layer: LayerRows) -> FloatArray:
-    """The largest row of each layer."""
+    """Maxima over the rows of each layer: (..., rows) -> (..., layers)."""
     return np.maximum.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
@@ -81,7 +81,7 @@ def row_cycles(work: ChargedWork, hardware: HardwareProfile, n: Prices) -> Float
 def lane_imbalance(work: ChargedWork, over: str, lanes: Number) -> FloatArray:
     """ceil(n / lanes) . lanes / n for n output channels or positions: the last round leaves lanes idle.
 
-    Counts tell no more: how spikes fall unevenly over positions is not in them, so this is a lower bound.
+    A lower bound: counts do not record how unevenly spikes are distributed over positions.
     """
     if over == "any":
         return np.ones_like(work.steps)
@@ -96,7 +96,7 @@ def store_cycles(
     variant: MemoryVariant,
     distinct_rows: tuple[RowIndices, RowIndices] | None = None,
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
-    """Cycles in which each store with a bandwidth moves a row's data, and those of weights that are loaded once."""
+    """Cycles of every row by store with a bandwidth: for data that is moved, and for weights that are loaded once."""
     moving: dict[str, FloatArray] = {}
     loading: dict[str, FloatArray] = {}
     levels = {} if hardware.memory is None else hardware.memory.levels
@@ -117,7 +117,7 @@ def store_cycles(
 
 @dataclass(frozen=True)
 class Cycles:
-    """Cycles per sample: total, the interval between samples in a stream, and per layer what makes them up."""
+    """Cycles per sample: total, the interval between samples in a stream, and the contributions per layer."""
 
     total: FloatArray
     interval: FloatArray
@@ -162,7 +162,7 @@ def total_cycles(
     time_steps: Number,
     repeat: FloatArray | None = None,
 ) -> FloatArray:
-    """``cycles_of(...).total`` alone, for many designs. repeat (designs, rows): every step so many times over."""
+    """Only ``cycles_of(...).total``, for many designs. repeat: how often each row is executed (designs, rows)."""
     moving, loading = store_cycles(work, hardware, n, variant, by_layer.distinct_rows)
     if hardware.latency is not None and hardware.latency.timing == "array":
         return np.asarray(_array_cycles(work, n, by_layer, moving, loading, repeat)[2].sum(-1))
@@ -195,12 +195,12 @@ def _scheduled(
 
 
 def flat(value: Number) -> Number:
-    """(designs, 1) -> (designs,); a plain number stays one."""
+    """(designs, 1) -> (designs,); a plain number is returned as is."""
     return value[..., 0] if isinstance(value, np.ndarray) else value
 
 
 def _slowest(cycles: list[FloatArray]) -> FloatArray:
-    """The largest of several, element by element."""
+    """The element-wise maximum of several arrays."""
     found = cycles[0]
     for other in cycles[1:]:
         found = np.maximum(found, other)
@@ -235,10 +235,10 @@ def _array_cycles(
 
 @dataclass(frozen=True)
 class Latency:
-    """How long one network takes on one device, per sample.
+    """The latency of one network on one device, per sample.
 
     ``layers`` has one row per operation layer: layer, group, op, active_steps, operations, compute_cycles, one
-    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (what takes most: compute, a store, or
+    ``<store>_cycles`` per store with a bandwidth, load_cycles, cycles, bound (what takes longest: compute, a store, or
     loading weights). interval_cycles: between two samples of a stream.
     """
 
@@ -272,7 +272,7 @@ def static_power_w(hardware: HardwareProfile) -> float:
 
 
 def no_latency(hardware: HardwareProfile) -> HardwareError:
-    """What is said of a device that cannot tell the time."""
+    """The error for a profile without a latency section."""
     return HardwareError(
         f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles; add it, or "
         "choose a profile that has one (`snn-energy hardware show NAME` says so)"
@@ -280,9 +280,9 @@ def no_latency(hardware: HardwareProfile) -> HardwareError:
 
 
 def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, variant: MemoryVariant) -> Latency:
-    """Latency of charged work on a device that has a latency section; counted cycles of a source are taken as they are.
+    """Latency of charged work on a device with a latency section; cycles that a source published are used unchanged.
 
-    Raises HardwareError without the section.
+    Raises HardwareError if the profile has no such section.
     """
     model, n = hardware.latency, numbers(hardware)
     if model is None:
@@ -326,7 +326,7 @@ _LAYERS = pd.DataFrame(
 
 
 def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> npt.NDArray[np.int64]:
-    """A_l of each layer; of joined products that of the first."""
+    """A_l of each layer; for joined products, that of the first product."""
     layer = counts.rows["layer"].to_numpy(dtype=object)
     per_name = pd.Series(work.steps).groupby(layer).sum()
     return np.asarray(per_name[layer[by_layer.rows[by_layer.starts]]].to_numpy(), dtype=np.int64)
@@ -335,7 +335,7 @@ def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> np
 def with_latency(
     hardware: HardwareProfile, schedule: Schedule | None = None, zeros: Zeros | None = None
 ) -> HardwareProfile:
-    """The same device under another schedule or another treatment of zeros. Raises HardwareError."""
+    """The same device with another schedule or treatment of zeros. Raises HardwareError for an impossible choice."""
     if schedule is None and zeros is None:
         return hardware
     for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(Zeros))):

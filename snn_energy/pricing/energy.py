@@ -40,7 +40,7 @@ SAMPLES_AT_ONCE = 512
 def all_charges(
     work: ChargedWork, hardware: HardwareProfile, policies: Policies, n: Prices, placed: ChargedWork | None = None
 ) -> list[ActionCount]:
-    """Every action of a network on a device with the numbers ``n``, and the price it is paid at."""
+    """Every action of a network on a device with the numbers ``n``, and the price that it is charged at."""
     charges = compute_charges(work, hardware)
     if hardware.memory is not None:
         charges += memory_charges(accesses(work, hardware, n, policies.memory, placed), n)
@@ -67,7 +67,7 @@ def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[
 
 
 class EnergySummary(TypedDict):
-    """``Energy.summary``: a figure is None where it is not known."""
+    """``Energy.summary``: unknown values are None."""
 
     model: str
     hardware: str
@@ -89,11 +89,11 @@ class EnergySummary(TypedDict):
 
 @dataclass(frozen=True)
 class Energy:
-    """What one network costs on one device, per sample.
+    """The energy of one network on one device, per sample.
 
     ``charges`` has one row per operation and time step: layer, order, group, op, time_step and the parts in pJ, of
     which compute_pj (mac, ac, zero check, neuron, spike, element-wise), memory_pj (weights, inputs, outputs, membrane,
-    partial sums; accesses where a source counted them itself) and total_pj are the sums. ``without``: layers left out.
+    partial sums; accesses if a source published their counts) and total_pj are the sums. ``without``: layers left out.
     """
 
     counts: Counts
@@ -104,26 +104,26 @@ class Energy:
 
     @property
     def compute_pj(self) -> float:
-        """Energy of arithmetic per sample; NaN where the device prices none of it."""
+        """Energy of arithmetic per sample; NaN if the device has no price for it."""
         return _sum(self.charges["compute_pj"])
 
     @property
     def memory_pj(self) -> float:
-        """Energy of memory traffic per sample; NaN where the device prices none or the counts do not give it."""
+        """Energy of memory traffic per sample; NaN if the device has no price for it or the counts lack its sizes."""
         return _sum(self.charges["memory_pj"])
 
     @property
     def static_pj(self) -> float:
-        """Static power times latency per sample; 0 for a device whose profile gives no static power, or no latency.
+        """Static power times latency per sample; 0 if the profile has no static power, or no latency section.
 
-        The latter is listed by ``unpriced``.
+        The latter case is listed by ``unpriced``.
         """
         watts, found = static_power_w(self.hardware), self.latency
         return 0.0 if watts == 0 or found is None else watts * found.seconds * 1e12
 
     @cached_property
     def latency(self) -> Latency | None:
-        """How long an inference takes (snn_energy.pricing.cycles), None where the profile does not say how to tell."""
+        """Latency of an inference (snn_energy.pricing.cycles); None if the profile has no latency section."""
         if self.hardware.latency is None:
             return None
         return latency_of(self.counts, self.hardware, self.work, self.policies.memory)
@@ -135,7 +135,7 @@ class Energy:
 
     @property
     def total_pj(self) -> float:
-        """compute_pj + memory_pj + static_pj; a device that prices no memory, or no arithmetic, goes without it."""
+        """compute_pj + memory_pj + static_pj; memory or arithmetic that the device does not price is not included."""
         memory = 0.0 if self.hardware.memory is None else self.memory_pj
         compute = self.compute_pj if prices_arithmetic(self.hardware) else 0.0
         return compute + memory + self.static_pj
@@ -148,7 +148,7 @@ class Energy:
     def to_frame(self, by: Aggregation | None = None) -> pd.DataFrame:
         """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
 
-        A part that the profile does not price is NaN, not 0; compute_pj and total_pj are the sums of what is priced.
+        A part that the profile does not price is NaN, not 0; compute_pj and total_pj are sums of the priced parts.
         Static energy has no row: it is in ``static_pj`` and in the property ``total_pj``.
         """
         if by is None:
@@ -160,13 +160,13 @@ class Energy:
             self.charges[parts].isna().join(self.charges[keys]).groupby(keys, sort=sort, observed=True)[parts].any()
         )
         table = self.charges.groupby(keys, sort=sort, observed=True)[parts].sum()
-        some_priced = table.columns.isin(COMPUTE) & (table != 0)  # of an arithmetic part, something is priced
+        some_priced = table.columns.isin(COMPUTE) & (table != 0)  # arithmetic parts priced at least in part
         return table.mask(unknown & ~some_priced).reset_index()
 
     def accesses(self) -> pd.DataFrame:
         """What every store moves per sample: tensor, level, action, bits, words, energy_pj.
 
-        Empty where the profile has no memory section. Accesses that a source counted itself are as it counted them.
+        Empty if the profile has no memory section. Accesses whose counts a source published are returned as published.
         """
         if self.hardware.memory is None:
             return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
@@ -190,7 +190,7 @@ class Energy:
     def of_needed_steps(self) -> Energy:
         """The same without the work whose result no active consumer reads (design, section 4, output side).
 
-        Beyond the paper: its accelerator skips by the input side alone, and the totals of this class do the same.
+        Not in the paper: its accelerator skips by the input side only, as do the totals of this class.
         """
         return self._of(keep_needed_steps(self.counts))
 
@@ -198,10 +198,10 @@ class Energy:
         return price_counts(counts, self.hardware, self.policies, self.without)
 
     def per_sample(self) -> pd.DataFrame:
-        """compute_pj, memory_pj and total_pj of every single profiled sample, exact for any profile.
+        """compute_pj, memory_pj and total_pj of every profiled sample, exact for any profile.
 
-        Static energy is that of the mean latency, the same for all.
-        Raises SnnEnergyError where the counts came without their per-sample side file.
+        Static energy is computed from the mean latency and is the same for all samples.
+        Raises SnnEnergyError if the counts have no per-sample side file.
         """
         if self.counts.per_sample is None:
             raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
@@ -231,7 +231,7 @@ class Energy:
         }
 
     def alternatives(self) -> pd.DataFrame:
-        """What every other choice of one policy at a time would give: policy, choice, used, the totals in pJ."""
+        """Totals for every choice of one policy at a time: policy, choice, used, and the totals in pJ."""
         used = self.policies
         choices: list[tuple[str, str, Policies]] = [
             *(("memory", v, replace(used, memory=v)) for v in variants_of(self.hardware)),
@@ -255,7 +255,7 @@ class Energy:
         return pd.DataFrame(found)
 
     def unpriced(self) -> pd.DataFrame:
-        """Work that the profile has no price for, per sample: op, what, amount (NA where not even that is known)."""
+        """Work that the profile has no price for, per sample: op, what, amount (NA if unknown)."""
         rows, found = self.counts.rows, []
         for charge in compute_charges(self.work, self.hardware):
             amount = float(np.nansum(charge.amount))
@@ -304,7 +304,7 @@ class Energy:
 
 
 def _sum(column: pd.Series) -> float:
-    """A sum in which what is not known stays so."""
+    """A sum that is NaN if any term is NaN."""
     return float(column.to_numpy(dtype=np.float64).sum())
 
 
@@ -324,9 +324,9 @@ def estimate(
 ) -> Energy:
     """Price counts on a device. ``hardware``: a bundled name, a path to a YAML file, or a loaded profile.
 
-    memory: what is moved how often; the profile's own variant unless given. without: layers that run elsewhere, named
-    as in the counts (a name covers what lies below it). Raises HardwareError for an unknown or malformed profile or
-    one that lacks a price, SnnEnergyError for an unknown policy or layer.
+    memory: how often each tensor is moved; by default the profile's own variant. without: layers that run elsewhere,
+    named as in the counts (a block's name covers all its layers). Raises HardwareError for an unknown or malformed
+    profile or one that lacks a price, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     policies = make_policies(profile, memory, integer, products, encoder)
@@ -347,7 +347,7 @@ def price_counts(
         check_levels(work, hardware, list(counts.rows["layer"]), n, policies.memory)
     given = published_accesses(counts, hardware)
     columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
-    if given:  # the source counted every access itself: nothing is derived
+    if given:  # the source published the count of every access: nothing is derived
         sums |= {part: np.zeros(len(table)) for part in MEMORY}
     columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
     unknown = np.full(len(table), np.nan)
@@ -363,15 +363,15 @@ def price_counts(
     if given:
         table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
     energy = Energy(counts, hardware, policies, table, without)
-    energy.__dict__["work"] = work  # its cached property, known already
+    energy.__dict__["work"] = work  # fills the cached property
     return energy
 
 
 def _unpriced_rows(charges: Iterable[ActionCount], work: ChargedWork, hardware: HardwareProfile) -> dict[str, Flags]:
-    """Part of compute -> rows with work that the device has no price for, or whose work is not known."""
+    """Part of compute -> rows whose work is unpriced on the device, or unknown."""
     found = {part: np.zeros(len(work.op), dtype=np.bool_) for part in COMPUTE}
     for charge in unpriced_charges(charges):
-        found[charge.part] |= ~(charge.amount <= 0)  # also where the amount is not known
+        found[charge.part] |= ~(charge.amount <= 0)  # also true for NaN, an unknown amount
     found["elementwise_pj"] |= work.op == "unsupported"
     if hardware.compute.neuron_prices is None:
         found["neuron_pj"] |= work.is_neuron
@@ -379,7 +379,7 @@ def _unpriced_rows(charges: Iterable[ActionCount], work: ChargedWork, hardware: 
 
 
 def _given_rows(given: list[tuple[str, ActionCount]], n: Prices, order: int) -> pd.DataFrame:
-    """Rows of the energy table for accesses that the source counted itself."""
+    """Rows of the energy table for accesses whose counts the source published."""
     rows = []
     for label, charge in given:
         energy_pj = float(charge.amount[0]) * n.scalar(str(charge.price))
@@ -393,13 +393,13 @@ def _given_rows(given: list[tuple[str, ActionCount]], n: Prices, order: int) -> 
 
 
 def prices_arithmetic(hardware: HardwareProfile) -> bool:
-    """False for a device without a price for MACs and accumulates: its memory alone is priced."""
+    """False for a device without a price for MACs and accumulates: only its memory is priced."""
     compute = hardware.compute
     return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
 
 
 def refuse_unpriced(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
-    """MACs and accumulates are what an energy is about: a device without a price for those needed is refused."""
+    """Raise HardwareError if the device has no price for MACs or accumulates that the network performs."""
     for charge in compute_charges(work, hardware):
         if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
             layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
@@ -420,7 +420,7 @@ def estimate_latency(
     without: Iterable[str] = (),
     **policies: Unpack[PolicyOptions],
 ) -> Latency:
-    """How long an inference takes on a device. schedule, zeros: the profile's own unless given.
+    """The latency of an inference on a device. schedule, zeros: by default the profile's own.
 
     policies: memory, integer, products, encoder, as for ``estimate``. Raises HardwareError for a profile without a
     latency section.

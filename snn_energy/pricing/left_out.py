@@ -30,12 +30,12 @@ def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
 
 
 def has_layer(layers: pd.Series, name: str) -> bool:
-    """True where ``left_out`` knows the name."""
+    """True if ``left_out`` finds a layer for the name."""
     return bool(_named(layers, name).any())
 
 
 def layers_left_out(networks: Sequence[Counts], without: Iterable[str]) -> list[tuple[str, ...]]:
-    """Of the layers to leave out, those that each network has. Raises SnnEnergyError for one that none has."""
+    """For each network, the layers to leave out that it has. Raises SnnEnergyError for one that no network has."""
     names = (without,) if isinstance(without, str) else tuple(without)
     for name in names:
         if not any(has_layer(c.rows["layer"], name) for c in networks):

@@ -1,8 +1,8 @@
-"""Memory traffic: every access count's formula, in one place (design, section 6).
+"""Memory traffic: the formulas of all access counts (design, section 6).
 
 Symbols: w, a, u, p are the widths of weights, activations, membrane, partial sums; s the bits per element of a row's
 kind; M, K, N, g positions, reduction, output channels and groups; R, C the rows and columns of the array; A the charged
-steps. ``passes`` says how often a tensor crosses the border between the array and the memory that serves it:
+steps. The table lists how often a tensor crosses the border between the array and the memory that serves it:
 
     variant            weights                      inputs               partial sums       source
     ws_once            once per inference           one, or ceil(N/gC)   -                  design.md, section 6
@@ -12,22 +12,22 @@ steps. ``passes`` says how often a tensor crosses the border between the array a
     output_stationary  ceil(M/R) per active step    ceil(N/gC)           -                  SCALE-Sim (2018)
     no_local_reuse     every operation              ceil(N/gC), K each   2 (ceil(K/R) - 1)  Eyeriss (2016), V
 
-A product's other operand is read like weights, but anew in every active step.
+A product's other operand is read like weights, but again in every active step.
 
 SCALE-Sim: Samajdar et al., arXiv:1811.02883. Eyeriss: Chen, Emer, Sze, ISCA 2016, section V.
 
-Where a profile places tensors (``placement``) the border is at the level named, and weight-stationary inputs cross it
-once per step as in design.md. Where tensors are kept where they fit (``keep``), the array is real: inputs are streamed
-again for every ceil(N/gC) columns' worth of channels; a tensor lives on its *home*, the innermost level where it fits
-beside those before it in the order of ``keep``; traffic between home and array is written to and read from every level
-in between; weights come from the outermost level once, and so does what the network is given, the input of its first
-operation. Layers run one after another, all steps of a layer first, so inputs and outputs take the room of all of them;
-under ``ws_reload`` step by step: they take that of one, and weights and membranes of the whole network must fit beside
-each other to be kept.
+If a profile places tensors (``placement``), the border is at the named level, and weight-stationary inputs cross it
+once per step as in design.md. If tensors are kept where they fit (``keep``), the size of the array matters: inputs are
+streamed ceil(N/gC) times, once per C output channels; a tensor is stored at its *home*, the innermost level where it
+fits next to the tensors before it in the order of ``keep``; traffic between home and array is written to and read from
+every level in between; weights and the input of the network's first operation come from the outermost level once.
+Layers run one after another, each for all its steps, so inputs and outputs occupy the space of all steps; under
+``ws_reload`` the network runs step by step: they occupy the space of one step, and the weights and membranes of the
+whole network must fit together to be kept.
 
-Inside the array: what a dataflow holds still is read (partial sums: and written) in a register for every operation that
-is performed, and two operands of every operation are passed on to the next element, those of zeros too unless they are
-skipped (Sze et al. 2017, section V).
+Inside the array, the stationary operand of a dataflow is read from a register (partial sums are also written) for every
+operation performed, and the two other operands of every operation are passed on to the next element, including those of
+zeros unless zeros are skipped (Sze et al. 2017, section V).
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from snn_energy.hardware.schema import (
 from snn_energy.pricing.actions import ActionCount
 from snn_energy.pricing.charged_work import ChargedWork, Flags, FloatArray, Operand
 
-LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded before the first active step, not in every one
+LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded once before the first active step, not in every step
 
 
 @dataclass(frozen=True)
 class TensorTraffic:
     """Bits per row of one tensor: ``reads`` towards the array, ``writes`` from it, ``footprint`` while it is needed.
 
-    fill: bits that come from the outermost level to the tensor's home once (weights, what the network is given).
+    fill: bits that are moved once from the outermost level to the tensor's home (weights, the network's input).
     """
 
     tensor: TensorRole
@@ -71,7 +71,7 @@ class TensorTraffic:
 
 @dataclass(frozen=True)
 class Access:
-    """Bits per row that one store moves: ``key`` is its dotted price, ``level`` its name."""
+    """Bits per row that one store moves: ``key`` is the dotted key of its price, ``level`` its name."""
 
     tensor: TensorRole
     level: str
@@ -80,7 +80,7 @@ class Access:
 
 
 def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
-    """The memory variants that a profile has the numbers for: all with an array, else those without partial sums."""
+    """The memory variants that a profile has the numbers for: all with an array, else those outside ARRAY_VARIANTS."""
     if hardware.memory is None:
         return ()
     return tuple(v for v in MEMORY_VARIANTS if hardware.array is not None or v not in ARRAY_VARIANTS)
@@ -89,12 +89,12 @@ def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
 def spike_bits(
     work: ChargedWork, operand: Operand, n: Prices, memory: MemoryModel, whole_layer: bool = False
 ) -> tuple[FloatArray, FloatArray]:
-    """Bits of an operand in its charged steps, and bits of one element; real ones take the activation width.
+    """Bits of an operand in its charged steps, and bits of one element; real elements have the activation width.
 
-    whole_layer: in all steps of the layer, not in the row's own.
+    whole_layer: in all steps of the layer instead of the row's own.
 
-    Bitmap: elements * s. Address-event: non-zeros * (address + value), the value of a binary spike taking no bits.
-    Dense: elements * a, whatever they hold.
+    Bitmap: elements * s. Address-event: non-zeros * (address + value); a binary spike has no value bits.
+    Dense: elements * a, whatever their values.
     """
     each = operand.bits_each
     real = np.isnan(each)
@@ -110,7 +110,7 @@ def spike_bits(
 
 
 def output_bits(work: ChargedWork, n: Prices, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
-    """A neuron's spikes: one bit each, their addresses, or a each; operations that no neuron follows: outputs * a."""
+    """Output bits: spikes of neurons (1 bit each, addresses, or a bits each); outputs * a if no neuron follows."""
     steps = work.layer_steps if whole_layer else work.steps
     spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
     if memory.spike_coding == "address-event":
@@ -120,19 +120,19 @@ def output_bits(work: ChargedWork, n: Prices, memory: MemoryModel, whole_layer: 
 
 
 def membrane_bits(work: ChargedWork, n: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
-    """u * reads and u * writes; the first read and the last write are dropped where the profile says so."""
+    """u * reads and u * writes; the first read and the last write are dropped if the profile sets it."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
     reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
     return reads * n["widths.membrane"], writes * n["widths.membrane"]
 
 
 def folds(size: FloatArray, lanes: Number) -> FloatArray:
-    """ceil(size / lanes), at least 1: how often an array must be filled to cover a dimension."""
+    """ceil(size / lanes), at least 1: how often the array is filled to cover a dimension."""
     return np.maximum(np.ceil(size / lanes), 1.0)
 
 
 def flows(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> list[TensorTraffic]:
-    """What crosses the border between memory and array, by tensor."""
+    """The traffic of each tensor across the border between memory and array."""
     memory = _memory(hardware)
     reads, writes = membrane_bits(work, n, memory)
     none = np.zeros_like(work.steps)
@@ -168,11 +168,11 @@ def flows(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: Memo
         spills = folds(work.reduction, n["array.rows"]) - 1
         spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
     per_step = np.maximum(work.steps, 1.0)
-    given = np.minimum(inputs, streamed) / per_step * work.external_inputs  # a stride may pass over elements
+    given = np.minimum(inputs, streamed) / per_step * work.external_inputs  # a stride may skip elements
     held = work.network_weights * w * stays if by_step else resident
     outputs = output_bits(work, n, memory)
     read, written = (inputs + other) / per_step, outputs / per_step
-    if not by_step:  # what lies between two layers is there for all steps
+    if not by_step:  # tensors between two layers are stored for all steps
         read = (
             spike_bits(work, work.input_operand, n, memory, True)[0]
             + spike_bits(work, work.other_operand, n, memory, True)[0]
@@ -195,12 +195,12 @@ def _taps(work: ChargedWork) -> FloatArray:
 
 
 def operations(work: ChargedWork) -> FloatArray:
-    """Operations that the array performs: MACs and accumulates charged, those of zeros only where none are skipped."""
+    """Operations that the array performs: the charged MACs and accumulates, those of zeros only if charged."""
     return work.macs + work.acs
 
 
 def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[TensorRole, FloatArray]:
-    """Index of the level on which each row's tensors live, 0 the outermost. NaN where not even that one is enough."""
+    """Index of the level that stores each row's tensors, 0 the outermost; NaN if a tensor does not fit there either."""
     memory = _memory(hardware)
     keep, names = memory.keep, list(memory.levels)
     assert keep is not None
@@ -229,9 +229,9 @@ def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Price
 def accesses(
     work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant, placed: ChargedWork | None = None
 ) -> list[Access]:
-    """Bits that every store moves, per row and sample. ``placed``: the work by which homes are chosen (its means).
+    """Bits that every store moves, per row and sample. ``placed``: the work (means) from which homes are chosen.
 
-    Raises HardwareError where a variant needs numbers that the profile does not have.
+    Raises HardwareError if the variant needs numbers that the profile does not have.
     """
     if variant in ARRAY_VARIANTS and hardware.array is None:
         raise HardwareError(
@@ -249,7 +249,7 @@ def accesses(
 def _routed(
     found: list[TensorTraffic], placed: list[TensorTraffic], hardware: HardwareProfile, n: Prices
 ) -> Iterator[Access]:
-    """The same flows at the stores that serve them."""
+    """The same traffic, assigned to the stores that serve it."""
     memory = _memory(hardware)
     if memory.placement is not None:
         for f in found:
@@ -271,7 +271,7 @@ def _routed(
             if is_read:  # served here, or staged here on the way in from a level further out
                 reads.append(f.reads * (at <= index) if index < last else f.reads)
                 writes += [f.reads * (at < index)] * (index > 0)
-            if is_written:  # the other way round
+            if is_written:  # the opposite direction
                 writes.append(f.writes * (at <= index) if index < last else f.writes)
                 reads += [f.writes * (at < index)] * (index > 0)
             if is_filled:  # fetched once from the outermost level to its home
@@ -302,7 +302,7 @@ def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Prices, varia
         yield from _of_operands(work, "registers", "array.registers.write", loaded)
     if array.inter_pe is not None:
         skips = hardware.latency is not None and hardware.latency.zeros == "skip"
-        passed = performed if skips else work.dense_macs  # a gated element still hands on what passes it
+        passed = performed if skips else work.dense_macs  # a gated element still passes its operands on
         yield Access("inputs", "inter_pe", "array.inter_pe", passed * each)
         if variant == "output_stationary":
             yield from _of_operands(work, "inter_pe", "array.inter_pe", passed * stationary)
@@ -311,14 +311,14 @@ def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Prices, varia
 
 
 def _of_operands(work: ChargedWork, level: str, key: str, bits: FloatArray) -> Iterator[Access]:
-    """What the array does with weights, or with a product's other operand, which is of the inputs."""
+    """Accesses of weights, or of a product's other operand, which counts as inputs."""
     product = work.op == "matmul"
     yield Access("weights", level, key, np.where(product, 0.0, bits))
     yield Access("inputs", level, key, np.where(product, bits, 0.0))
 
 
 def memory_charges(moved: list[Access], n: Prices) -> list[ActionCount]:
-    """Bits as words of the store that moves them, each at its price."""
+    """Accesses in words of the store that moves them, each at its price."""
     return [ActionCount(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
 
 

@@ -1,4 +1,4 @@
-"""The choices on which published figures of one network differ."""
+"""The choices in which published figures for the same network differ."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snn_energy.hardware.schema import MEMORY_VARIANTS, HardwareProfile, MemoryV
 
 @dataclass(frozen=True)
 class Policies:
-    """The choices on which published figures of one network differ; every result says which it used.
+    """The choices in which published figures for the same network differ; every result records its own.
 
     integer: how sums of spikes are charged (e_ac*sops, e_ac*sops_multi, e_mac*sops, e_mac*dense_macs). products:
     coincidences of both operands, or gated by the streamed one. encoder: a repeated real input is charged per step
@@ -43,7 +43,7 @@ class Policies:
 
 
 class PolicyOptions(TypedDict, total=False):
-    """Policies as options of ``estimate`` and its neighbours; memory None: the profile's own variant."""
+    """Policies as options of ``estimate`` and similar functions; memory None: the profile's own variant."""
 
     memory: MemoryVariant | None
     integer: IntegerPolicy
@@ -52,7 +52,7 @@ class PolicyOptions(TypedDict, total=False):
 
 
 class EstimateOptions(PolicyOptions, total=False):
-    """The same with the layers that run elsewhere."""
+    """The policies, and the layers that run elsewhere."""
 
     without: Iterable[str]
 
@@ -64,6 +64,6 @@ def make_policies(
     products: ProductPolicy = "coincidence",
     encoder: EncoderPolicy = "per-step",
 ) -> Policies:
-    """The policies of an estimate: the memory variant is the profile's own unless one is named."""
+    """The policies of an estimate: the memory variant is the profile's own unless one is given."""
     own: MemoryVariant = "ws_once" if hardware.memory is None else hardware.memory.variant
     return Policies(own if memory is None else memory, integer, products, encoder)

@@ -1,7 +1,7 @@
 """Energy = charges x prices, summed: the one loop behind ``estimate``, samples, sweeps, break-even and the audit.
 
-What differs between them is what a sum is taken over (``Reduction``) and into which column a charge goes
-(``ColumnOf``). Charges without a price are left out here; who needs to say so asks ``unpriced_charges``. No torch here.
+They differ in what is summed over (``Reduction``) and in the column that a charge is added to (``ColumnOf``). Charges
+without a price are skipped here; ``unpriced_charges`` returns them. No torch here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ColumnOf = Mapping[str, str]  # part of a charge -> column of the sums
 
 BY_PART: ColumnOf = {part: part for part in (*COMPUTE, *MEMORY)}
 BY_KIND: ColumnOf = dict.fromkeys(COMPUTE, "compute_pj") | dict.fromkeys(MEMORY, "memory_pj")
-BY_SUM: ColumnOf = {name: name for name in ("compute_pj", "memory_pj")}  # of charges added up before
+BY_SUM: ColumnOf = {name: name for name in ("compute_pj", "memory_pj")}  # for charges that are summed already
 TOTAL: ColumnOf = dict.fromkeys((*COMPUTE, *MEMORY), "total_pj")
 
 
