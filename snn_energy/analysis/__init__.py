@@ -1,1 +1,1 @@
-"""Questions to energies: compare, sweep, break-even, ranges, audit, early exit."""
+"""Analyses of energies: comparison, sweep, break-even, ranges, audit, early exit."""

@@ -1,8 +1,8 @@
-"""Where a spiking network stops winning against an ordinary one on a device. No torch here.
+"""Where a spiking network stops winning against a non-spiking one on a device. No torch here.
 
-Four knobs, each turned alone: the spike rate, the time steps, the price of a MAC over that of an accumulate, and the
-price of memory. The totals are those of ``estimate`` for scaled work or changed prices, at many factors at once; where
-they meet is found on ever finer grids, so it holds for every profile, whether or not a knob enters linearly.
+Four parameters (knobs), each varied separately: the spike rate, the time steps, the price of a MAC over that of an
+accumulate, and the price of memory. The totals are those of ``estimate`` for scaled work or changed prices, at many
+factors at once; their crossing is found on successively finer grids, which also works if a knob enters nonlinearly.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from snn_energy.pricing.left_out import layers_left_out
 from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
 from snn_energy.pricing.pricing import TOTAL, over_rows, price_charges
 
-REACH = 1000.0  # a knob is turned from 1/1000 to 1000 times its present value
-GRID = 241  # factors tried at once
-ROUNDS = 7  # each round's grid is 240 times finer: beyond the digits of a float
+REACH = 1000.0  # a knob is varied from 1/1000 to 1000 times its present value
+GRID = 241  # factors evaluated at once
+ROUNDS = 7  # each round's grid is 240 times finer: in the end, finer than float precision
 DAMPFHOFFER = (0.15, 1.38)  # spikes per synapse and inference below which an SNN can win, by hardware; 2023
 DAVIDSON_FURBER = 1.72  # the same, 2021
 
 
 @dataclass(frozen=True)
 class Knob:
-    """One thing that is turned: its name, unit and present value; total_pj of both networks at factors (n,) of it.
+    """One varied parameter: its name, unit and present value; total_pj of both networks at factors (n,) of it.
 
-    smallest, largest: factors beyond which it makes no sense (a neuron spikes at most once a step; one step is least).
+    smallest, largest: the range of valid factors (a neuron spikes at most once per step; there is at least one step).
     """
 
     name: str
@@ -62,9 +62,9 @@ class Knob:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """What ``break_even`` found: one row per knob, and the curves behind it.
+    """The result of ``break_even``: one row per knob, and the underlying curves.
 
-    table: knob, unit, now, break_even (NaN: none within reach), snn_wins (below, above, always, never), sentence.
+    table: knob, unit, now, break_even (NaN: none in range), snn_wins (below, above, always, never), sentence.
     curves: knob, factor, value, snn_pj, ann_pj.
     """
 
@@ -90,8 +90,8 @@ def break_even(
 ) -> BreakEven:
     """At which spike rate, number of steps, MAC over AC and memory price ``snn`` stops winning against ``ann``.
 
-    policies: as for ``estimate``; without: layers that either network has. Raises SnnEnergyError where the first has no
-    spiking layers, where its spikes are not known, or a total is not.
+    policies: as for ``estimate``; without: layers that either network has. Raises SnnEnergyError if the first has no
+    spiking layers, or if its spikes or a total are unknown.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     chosen = make_policies(profile, **policies)
@@ -118,7 +118,7 @@ def break_even(
 def spikes_per_synapse(counts: Counts) -> float | None:
     """SOPs per synapse and inference, of layers that read spikes: SOPs over the dense operations of a single step.
 
-    None where the counts do not give them.
+    None if the counts do not contain them.
     """
     rows = counts.rows[counts.rows["op"].isin(OPERATIONS) & (counts.rows["input_kind"] != "real")]
     once = rows.drop_duplicates("layer")
@@ -128,7 +128,7 @@ def spikes_per_synapse(counts: Counts) -> float | None:
 
 
 def spikes_per_synapse_sentence(counts: Counts) -> str:
-    """Where the network stands against the published bounds on spikes per synapse."""
+    """Compare the network with the published bounds on spikes per synapse, in one sentence."""
     found, (low, high) = spikes_per_synapse(counts), DAMPFHOFFER
     if found is None:
         return f"{counts.model}: its counts do not give the spikes per synapse"
@@ -170,7 +170,7 @@ def _knobs(
     n = numbers(hardware)
 
     def priced(counts: Counts, keys: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
-        """Totals with these prices times the factors; what is a multiple of the MAC stays at its price of today."""
+        """Totals with these prices times the factors; prices relative to the MAC keep their present value."""
         relative = [k for k, number in known.items() if isinstance(number, Price) and number.is_relative]
 
         def at(factors: FloatArray) -> FloatArray:
@@ -199,7 +199,7 @@ def total_of(
 ) -> FloatArray:
     """total_pj of work whose columns are (points, rows).
 
-    timed: the work of single steps, how often each row comes, and the time steps, where they are not those of ``work``.
+    timed: the work of single steps, the repetitions of each row, and the time steps, if they differ from ``work``.
     """
     n = numbers(hardware)
     charges = all_charges(work, hardware, policies, n)
@@ -223,8 +223,8 @@ def scaled_rate(
 ) -> ChargedWork:
     """The same network with ``factors`` (n,) times as many spikes everywhere; columns become (n, rows).
 
-    Accumulates, events and spikes scale, coincidences of two sparse operands with the square, none beyond what there is
-    of operations, elements and neurons. Where a device treats zeros like any number, operations stay as they are.
+    Accumulates, events and spikes scale linearly, coincidences of two sparse operands with the square; none exceeds the
+    number of operations, elements and neurons. On a device that treats zeros like any number, operations do not change.
     """
     f = factors[:, None]
     rows = counts.rows
@@ -253,7 +253,7 @@ def scaled_rate(
 
 
 def repeated(counts: Counts, policies: Policies, factors: FloatArray) -> FloatArray:
-    """(n, rows): how often a row comes where there are ``factors`` times as many steps: once-only work stays single."""
+    """(n, rows): repetitions of each row for ``factors`` times as many steps; work done once is not repeated."""
     once = (counts.rows["time_step"] < 0).to_numpy()
     if policies.encoder == "once":
         again = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any")
@@ -262,7 +262,7 @@ def repeated(counts: Counts, policies: Policies, factors: FloatArray) -> FloatAr
 
 
 def scaled_steps(work: ChargedWork, counts: Counts, again: FloatArray) -> ChargedWork:
-    """The same network with its steps ``again`` (n, rows) times over, each like the present mean."""
+    """The same network with its steps repeated ``again`` (n, rows) times, each equal to the present mean."""
     scaled: dict[Column, FloatArray] = {name: work.column(name) * again for name in PER_STEP}
     shown_once = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any").to_numpy(dtype=np.bool_)
     scaled["external_inputs"] = np.where(shown_once, work.external_inputs, work.external_inputs * again)
@@ -270,7 +270,7 @@ def scaled_steps(work: ChargedWork, counts: Counts, again: FloatArray) -> Charge
 
 
 def crossing(knob: Knob) -> float | None:
-    """The factor nearest to 1 at which both networks cost the same, None if there is none within reach."""
+    """The factor nearest to 1 at which both networks cost the same, None if there is none in range."""
     factors = np.unique(np.append(np.geomspace(knob.smallest, min(REACH, knob.largest), GRID), 1.0))
     for _ in range(ROUNDS):
         leads = knob.ann_pj(factors) - knob.snn_pj(factors)

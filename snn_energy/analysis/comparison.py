@@ -28,16 +28,16 @@ class Comparison:
 
     @property
     def hardware(self) -> HardwareProfile:
-        """The one device of all."""
+        """The device that all share."""
         return self.energies[self.baseline].hardware
 
     @property
     def policies(self) -> Policies:
-        """The one set of policies of all."""
+        """The policies that all share."""
         return self.energies[self.baseline].policies
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per network: figures per sample, and ce, me, te = compute, memory, total over the baseline's own.
+        """One row per network: values per sample, and ce, me, te = compute, memory, total over those of the baseline.
 
         A ratio over a baseline that is 0 is NA.
         """
@@ -66,7 +66,7 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def differences(self) -> list[str]:
-        """What the networks were not counted alike on: one line each for data set, split, samples and counting."""
+        """How the networks were counted differently: one line each for data set, split, samples and input kind."""
         found = []
         for key in ("dataset", "split", "data_note", "samples", "input_kind"):
             values = {label: energy.counts.header.get(key) for label, energy in self.energies.items()}
@@ -103,7 +103,7 @@ def _ratio(value: float, base: float) -> float | None:
 
 
 def labels_of(counts: Sequence[Counts]) -> list[str]:
-    """What each network is called in a table: its model name, or its file's stem where names are not unique."""
+    """The name of each network in a table: its model name, or its file's stem if model names are not unique."""
     models = [c.model for c in counts]
     stems = [c.head.file or c.model for c in counts]
     names = models if len(set(models)) == len(models) else stems
@@ -140,11 +140,11 @@ def compare(
     without: Iterable[str] = (),
     **policies: Unpack[PolicyOptions],
 ) -> Comparison:
-    """Price several networks on one device; ``baseline`` names the one that the others are divided by.
+    """Price several networks on one device; ``baseline`` names the one that the others are normalised to.
 
-    counts: a mapping name -> counts, or a sequence (named by model, or by file where models share a name). without:
-    leaves a layer out of every network that has it. policies: as for ``estimate``. Raises SnnEnergyError where the
-    baseline is not among them or names collide.
+    counts: a mapping name -> counts, or a sequence (named by model, or by file if models share a name). without: layers
+    to leave out of every network that has them. policies: as for ``estimate``. Raises SnnEnergyError if the baseline is
+    not among them or names collide.
     """
     named = dict(counts) if isinstance(counts, Mapping) else dict(zip(labels_of(counts), counts, strict=True))
     if not named:

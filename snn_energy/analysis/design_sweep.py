@@ -1,9 +1,9 @@
 """Many designs at once: any number of a profile over a list or a range, on any number of networks.
 
 The formulas are those of ``estimate``: charges are actions times prices. Prices and powers enter linearly, so the
-actions are added up over rows once and multiplied by as many prices as are asked for. All other numbers (widths, word
-widths, rows, columns, sizes, lanes, bandwidths, clock) shape the actions; these are computed for every different
-combination of them, in blocks of arrays. There is no loop over points. No torch here.
+actions are summed over rows once and multiplied by all requested prices. All other numbers (widths, word widths, rows,
+columns, sizes, lanes, bandwidths, clock) change the actions, which are computed for every distinct combination of them,
+in blocks of arrays. There is no loop over points. No torch here.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
 from snn_energy.pricing.pricing import BY_SUM, over_rows, price_charges
 
 MAX_POINTS = 20_000_000
-BLOCK = 2**18  # elements of an array that is worked on at a time: it stays in the processor's cache
+BLOCK = 2**18  # elements of an array processed at a time: it stays in the processor's cache
 WHOLE = ("rows", "columns", "lanes")
 
 
 @dataclass(frozen=True)
 class Field:
-    """A number of a profile and the values it takes, in ``unit`` (its own in the profile's file unless said)."""
+    """A number of a profile and its values, in ``unit`` (by default the unit in the profile's file)."""
 
     key: str
     unit: str
@@ -73,7 +73,7 @@ def sweepable(hardware: HardwareProfile) -> dict[str, Quantity | None]:
     for path, number in quantities(hardware):
         key = ".".join(path)
         found[key] = number
-        if getattr(number, "width_bits", None) is not None and path[0] != "compute":  # of no use in arithmetic
+        if getattr(number, "width_bits", None) is not None and path[0] != "compute":  # not used in arithmetic
             found[f"{key}.width_bits"] = None
     return found
 
@@ -126,7 +126,7 @@ def _value(text: str, number: Quantity | None, unit: str, where: str) -> float:
     if not own or own == unit:
         return value
     units = {} if number is None else type(number).UNITS
-    relative = (RELATIVE, *CYCLE_BANDWIDTH_UNITS)  # multiples of another number of the profile, which may change too
+    relative = (RELATIVE, *CYCLE_BANDWIDTH_UNITS)  # multiples of another number of the profile, which may be swept too
     if number is None or own not in units or (own in relative) != (unit in relative):
         hint = nearest_unit(own, units)
         listed = ", ".join(u for u in units if (u in relative) == (unit in relative))
@@ -136,7 +136,7 @@ def _value(text: str, number: Quantity | None, unit: str, where: str) -> float:
 
 
 def check_field(field: Field, hardware: HardwareProfile) -> None:
-    """Raise SnnEnergyError for values that a profile could not hold: negative, zero where nothing would run, broken."""
+    """Raise SnnEnergyError for values that a profile could not hold: negative, zero (e.g. clock), not whole."""
     number, values = sweepable(hardware)[field.key], field.values
     last = field.key.rsplit(".", 1)[-1]
     whole = last in (*WHOLE, "width_bits") or field.key.startswith("widths.")
@@ -170,7 +170,7 @@ class Totals:
 
     @property
     def total_pj(self) -> FloatArray:
-        """What is priced, static energy included."""
+        """The sum of all priced parts, including static energy."""
         return self.compute_pj + self.memory_pj + self.static_pj
 
 
@@ -183,7 +183,7 @@ def totals(
 ) -> Totals:
     """The totals of one network at many points; every field has one value per point (all of one length).
 
-    NaN where a tensor fits nowhere.
+    NaN where a tensor fits on no level.
     """
     points = len(fields[0].values) if fields else 1
     work = charged_work(counts, hardware, policies, without)
@@ -212,12 +212,12 @@ def totals(
 
 
 def _is_of_time(key: str) -> bool:
-    """Numbers that change how long an inference takes, and no action."""
+    """True for numbers that change the latency but no action."""
     return key.startswith("latency.") or key.endswith(".bandwidth")
 
 
 def _base(number: Quantity | None, field: Field) -> tuple[FloatArray, str]:
-    """Values in the units of the formulas, and the unit that tells whether they are multiples."""
+    """Values in the units of the formulas, and the unit, which indicates whether they are multiples."""
     if number is None:
         return field.values, ""
     return field.values * base_value(number, 1.0, field.unit), field.unit
@@ -226,7 +226,7 @@ def _base(number: Quantity | None, field: Field) -> tuple[FloatArray, str]:
 def _combinations(
     fields: Sequence[Field], base: Mapping[str, tuple[FloatArray, str]], points: int
 ) -> tuple[npt.NDArray[np.intp], dict[str, tuple[FloatArray, str]], int]:
-    """For every point the number of its combination of values; the different combinations, field by field; how many."""
+    """The index of every point's combination of values; the distinct combinations, field by field; their number."""
     if not fields:
         return np.zeros(points, dtype=np.intp), {}, 1
     uniques, inverses = zip(*(np.unique(base[f.key][0], return_inverse=True) for f in fields), strict=True)
@@ -248,7 +248,7 @@ Changes = Mapping[str, tuple[FloatArray, str]]
 def _in_blocks(
     hardware: HardwareProfile, changes: Changes, combinations: int, rows: int, run: Callable[[slice, Prices], None]
 ) -> None:
-    """``run`` for slices of the combinations and their numbers, as many at a time as the machine has cores."""
+    """Call ``run`` on slices of the combinations and their numbers, in as many threads as the machine has cores."""
     block = max(1, BLOCK // max(rows, 1))
 
     def one(start: int) -> None:
@@ -259,7 +259,7 @@ def _in_blocks(
     if len(starts) == 1:
         one(0)
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy computes without the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy releases the interpreter's lock
         for _ in pool.map(one, starts):
             pass
 
@@ -272,10 +272,10 @@ def _actions(
     changes: Changes,
     combinations: int,
 ) -> list[ActionCount]:
-    """Actions by sum (compute_pj or memory_pj) and price, added up over rows: amounts (combinations,)."""
+    """Actions by sum (compute_pj or memory_pj) and price, summed over rows: amounts (combinations,)."""
     memory = hardware.memory
     by_events = memory is not None and memory.keep is not None and memory.spike_coding == "address-event"
-    together = work if by_events else work.deduplicated()  # where tensors go by their events, steps differ
+    together = work if by_events else work.deduplicated()  # with address-event coding, sizes differ between steps
     found: dict[tuple[str, str], FloatArray] = {}
 
     def add(kind: str, charges: Iterable[ActionCount], some: slice) -> None:
@@ -307,7 +307,7 @@ def _cycles(
     changes: Changes,
     combinations: int,
 ) -> FloatArray:
-    """Cycles per sample for every combination of shaping numbers."""
+    """Cycles per sample for every combination of the numbers that change them."""
     cycles = np.zeros(combinations)
     if (given := counts.head.cycles) is not None:
         return cycles + given
@@ -348,12 +348,12 @@ def sweep(
     without: Iterable[str] = (),
     **policies: Unpack[PolicyOptions],
 ) -> pd.DataFrame:
-    """Energy and time of every network at every point: one row each, every digit.
+    """Energy and time of every network at every point: one row each, not rounded.
 
-    fields: texts as on the command line (``"array.rows=8,16"``), or a mapping key -> values in the unit of the file of
-    the profile. combine: all combinations of the values; False: the n-th values together are the n-th point. Columns:
+    fields: texts as on the command line (``"array.rows=8,16"``), or a mapping key -> values in the unit of the
+    profile's file. combine: all combinations of the values; False: the n-th values form the n-th point. Columns:
     model, one per field (unit in its name), compute_pj, memory_pj, static_pj, total_pj and, with a latency section,
-    cycles, latency_s, edp_js. Points at which a tensor fits nowhere are NaN. Raises SnnEnergyError for unknown fields
+    cycles, latency_s, edp_js. Points where a tensor fits on no level are NaN. Raises SnnEnergyError for unknown fields
     and impossible values.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
@@ -388,7 +388,7 @@ def sweep(
 
 
 def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
-    """Refuse (SnnEnergyError) to sweep the write price of accesses that were counted as either: they go by the read."""
+    """Raise SnnEnergyError if the write price of accesses of unknown direction is swept: they cost the read price."""
     unresolved = {f"memory.levels.{e['level']}.write" for e in counts.head.accesses if e["action"] == "accesses"}
     for field in fields:
         if field.key in unresolved:

@@ -1,13 +1,13 @@
-"""Early exit per sample: an inference stops at the first time step at which the network is sure of its answer.
+"""Early exit per sample: an inference stops at the first time step at which the network is confident of its answer.
 
 SEENN-I (Li, Geller, Kim, Panda, *SEENN: Towards Temporal Spiking Early-Exit Neural Networks*, NeurIPS 2023): the
 confidence after step t is the largest softmax of the mean of the logits of steps 1 to t; the first step at which it is
-above the threshold is a sample's last one. (The authors' test script adds the logits up instead of averaging them: the
+above the threshold is a sample's last one. (The authors' test script sums the logits instead of averaging them: the
 same threshold then stops earlier.)
 
-Spiking neurons are causal: what a sample does up to its last step is what it does there in a run of all steps. So one
-set of counts, per sample, is split into counts of the samples that stop together (``early_exit``), and every threshold
-is priced without running the network again.
+Spiking neurons are causal: up to its last step, a sample behaves as in a run of all steps. So one set of per-sample
+counts is split into counts of the samples that stop at the same step (``early_exit``), and every threshold is priced
+without running the network again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from snn_energy.pricing.policies import EstimateOptions
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 EVEN = ("dense_macs", "elementwise_ops", "membrane_reads", "membrane_writes")  # the same for every sample
-OF_THE_WHOLE = ("accuracy", "per_sample", "content_sha256", "file")  # of the header; not those of a part
+OF_THE_WHOLE = ("accuracy", "per_sample", "content_sha256", "file")  # header entries that do not hold for a part
 
 
 def confidences(logits: npt.ArrayLike) -> Floats:
@@ -50,7 +50,7 @@ def confidences(logits: npt.ArrayLike) -> Floats:
 
 
 def running_means(logits: npt.ArrayLike) -> Floats:
-    """(T, samples, classes): the mean of the logits up to and with each step."""
+    """(T, samples, classes): the mean of the logits up to and including each step."""
     values = np.asarray(logits, dtype=np.float64)
     return np.asarray(values.cumsum(axis=0) / np.arange(1, len(values) + 1)[:, None, None])
 
@@ -68,16 +68,16 @@ def stop_steps(logits: npt.ArrayLike, threshold: float) -> Ints:
 
 
 def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
-    """Split counts into one for every exit time t: the samples that stop there, and their rows of steps 1 to t.
+    """Split counts by exit time t: the samples that stop there, and their rows of steps 1 to t.
 
-    steps: (samples,) whole numbers of 1 to T (``exit_steps``). What comes out are the counts that a run of t steps over
-    those samples gives, to the integer, but for three things that a run of all samples decides: the kinds of inputs and
-    max_k are those of all steps and samples (a least upper bound), ``sops_multi`` of integers is in their unit, and
-    ``needed`` says what all T steps need. Rows of work that is done once per inference (time step -1) are taken over
-    whole: a head that reads the mean over T steps meets no fewer non-zeros than one over t, and has to run at every
-    step for its confidence to be known. ``profile_steps`` counts that head, and leaves no such rows.
+    steps: (samples,) integers from 1 to T (``stop_steps``). The result equals the counts of a run of t steps over those
+    samples, to the integer, with three exceptions that depend on the run of all samples: the kinds of inputs and max_k
+    are those of all steps and samples (a least upper bound), ``sops_multi`` of integers is in their unit, and
+    ``needed`` states what all T steps need. Rows of work that is done once per inference (time step -1) are kept
+    unchanged: a head that reads the mean over T steps reads no fewer non-zeros than one over t steps, and must run at
+    every step for its confidence to be known. ``profile_steps`` counts that head per step, and leaves no such rows.
 
-    Raises CountsError for counts without per-sample counts, or steps that are not theirs.
+    Raises CountsError for counts without per-sample counts, or steps that do not match them.
     """
     chosen = _checked_steps(counts, steps)
     found = {int(t): _part(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
@@ -90,7 +90,7 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
 
 @dataclass(frozen=True)
 class ExitEnergy:
-    """What early exit costs on one device, per sample.
+    """The energy of early exit on one device, per sample.
 
     steps: (samples,) time steps that each sample runs. parts: exit time -> energy of the samples that stop there.
     full: energy of the same samples over all T steps.
@@ -138,7 +138,7 @@ class ExitEnergy:
         return table[["sample", "time_steps", "compute_pj", "memory_pj", "total_pj"]]
 
     def by_exit(self) -> pd.DataFrame:
-        """One row per exit time: time_steps, samples, and compute_pj, memory_pj, total_pj per sample of them."""
+        """One row per exit time: time_steps, samples, and compute_pj, memory_pj, total_pj per sample of that exit."""
         rows = [
             (t, energy.counts.samples, energy.compute_pj, energy.memory_pj, energy.total_pj)
             for t, energy in self.parts.items()
@@ -169,9 +169,9 @@ def exit_energy(
 
 
 def exit_accuracy(logits: npt.ArrayLike, labels: npt.ArrayLike, steps: npt.ArrayLike) -> float:
-    """Share of samples (0..1) whose answer at their last step is their label. The answer: the mean logits' largest.
+    """Accuracy (0..1) at each sample's last step. The answer is the class with the largest mean logit.
 
-    logits: (T, samples, classes); labels, steps: (samples,). Raises SnnEnergyError where their numbers differ.
+    logits: (T, samples, classes); labels, steps: (samples,). Raises SnnEnergyError if their sizes differ.
     """
     means, wanted, last = running_means(logits), np.asarray(labels), np.asarray(steps)
     if wanted.shape != (means.shape[1],) or last.shape != wanted.shape:
@@ -220,7 +220,7 @@ def exit_table(
 
 
 def check_threshold(threshold: float) -> None:
-    """Raise SnnEnergyError for a threshold that is no confidence."""
+    """Raise SnnEnergyError for a threshold outside (0, 1]."""
     if isinstance(threshold, bool) or not 0 < threshold <= 1:
         raise SnnEnergyError(f"threshold must lie above 0 and be at most 1 (a confidence), not {threshold}")
 
@@ -245,7 +245,7 @@ def _part(counts: Counts, samples: npt.NDArray[np.intp], t: int) -> Counts:
 
 
 def _checked_steps(counts: Counts, steps: npt.ArrayLike) -> Ints:
-    """Steps as (samples,) integers. Raises CountsError where they or the counts do not fit."""
+    """Steps as (samples,) integers. Raises CountsError if they do not match the counts."""
     if counts.per_sample is None:
         raise CountsError(
             f"{counts.model}: early exit needs per-sample counts, and none were kept: profile the network"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def skipping(energy: Energy) -> pd.DataFrame:
-    """What skipping masked steps is worth: every step, those with an active source, those that are needed besides.
+    """Savings of skipping masked steps: all steps run, only those with an active source, only those also needed.
 
     Columns: steps, cycles, latency_s, total_pj, and both over those of a device that runs every step.
     """
@@ -40,5 +40,5 @@ def skipping(energy: Energy) -> pd.DataFrame:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """part / whole; of nothing, NaN."""
+    """part / whole; NaN if the whole is 0."""
     return part / whole if whole else float("nan")

@@ -1,10 +1,10 @@
-"""Where a network that calls itself spiking is not, and what that costs on a device. No torch here.
+"""Which operations of a spiking network are not spiking, and what they cost on a device. No torch here.
 
-A spiking network is one whose weight layers and products accumulate on binary spikes. Everything else that works is a
+A spiking network is one whose weight layers and products accumulate on binary spikes. Every other operation is a
 finding: inputs that are sums of spikes or real, products of real values, norms that do not fold, averages between
-spikes and weights, maxima over real values, and element-wise arithmetic outside the neurons. All of it is read off the
-counts; what they do not tell is called unknown. Energies are those of ``estimate``, row by row: compute only, which is
-what the policies for sums of spikes decide.
+spikes and weights, maxima over real values, and element-wise arithmetic outside the neurons. All of it is derived from
+the counts; what they do not record is reported as unknown. Energies are those of ``estimate``, row by row: compute
+only, because the policies for sums of spikes affect nothing else.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ SUM = "sum of activations"
 REAL_ARITHMETIC = "real-valued arithmetic"
 NEURON = "neuron that does more than spike"
 UNSUPPORTED = "operation without a rule"
-# In the order in which tables list them; the first group is of weight layers and products (the third also of what
-# averages in front of them), the second of element-wise operations.
+# In the order in which tables list them: first categories of weight layers and products (the third also covers the
+# averaging in front of them), then those of element-wise operations.
 CATEGORIES = (
     DIRECT_ENCODING, REAL_INPUT, AVERAGE_BEFORE_WEIGHTS, SUMS_OF_SPIKES, SIGNED, REAL_PRODUCT, MIXED_PRODUCT,
     UNFOLDED_NORM, REAL_MAX, MAX_OF_SUMS, UNKNOWN_MAX, AVERAGE, SUM, REAL_ARITHMETIC, NEURON, UNSUPPORTED,
 )  # fmt: skip
-PURE = ""  # category of what a spiking network may do
+PURE = ""  # category of operations that a spiking network may have
 
 NOT_RECORDED = "these counts do not say"
 _MAXIMA = frozenset(("max", "amax", "maximum", "fmax"))
@@ -75,15 +75,15 @@ _MAX_OVER: Mapping[Nature | None, str] = {
 
 @dataclass(frozen=True)
 class Audit:
-    """Every operation of a network on a device, those of a spiking network told from the others.
+    """Every operation of a network on a device, classified as spiking or not.
 
-    ``operations`` has one row per layer (and category): layer, group, op, category (``PURE`` where it is what a
-    spiking network may do), why, input_kind, max_k, other_kind, active_steps, then per sample sops, dense_macs,
+    ``operations`` has one row per layer (and category): layer, group, op, category (``PURE`` if a spiking network
+    may have it), why, input_kind, max_k, other_kind, active_steps, then per sample sops, dense_macs,
     elementwise_ops, their shares of all SOPs and dense MACs of weight layers and products, the energy of compute
     under every policy for sums of spikes (energy_pj_ac, ...), energy_pj_if_binary (the same operation on binary
-    inputs with as many non-zeros), and not_priced: what is not known of them and why, else empty. Unknown is NaN, never
-    zero.
-    ``compute_pj``: the sums under every policy, equal to those of ``estimate``; NaN where it is not known.
+    inputs with as many non-zeros), and not_priced: which energies are unknown and why, else empty. Unknown is NaN,
+    never zero.
+    ``compute_pj``: the sums under every policy, equal to those of ``estimate``; NaN if unknown.
     """
 
     counts: Counts
@@ -96,7 +96,7 @@ class Audit:
 
     @cached_property
     def findings(self) -> pd.DataFrame:
-        """The operations that are not those of a spiking network, in the order of the network."""
+        """The operations that are not spiking, in the order of the network."""
         return self.operations[self.operations["category"] != PURE].reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
@@ -105,7 +105,7 @@ class Audit:
 
     @property
     def is_spiking(self) -> bool:
-        """True where the network has neurons that spike."""
+        """True if the network has spiking neurons."""
         return len(self.counts.spiking_layers()) > 0
 
     @property
@@ -114,7 +114,7 @@ class Audit:
         return self.operations[self.operations["op"].isin(OPERATIONS)]
 
     def shares(self, operations: pd.DataFrame) -> dict[str, float | None]:
-        """The share of some operations in the energy of compute, by policy; None where either is not known or 0."""
+        """The share of some operations in the energy of compute, by policy; None if unknown, or if the total is 0."""
         return {p: _share(operations[energy_column(p)], self.compute_pj[p]) for p in POLICIES}
 
     @property
@@ -127,7 +127,7 @@ class Audit:
         """One row per category that occurs: operations, sops, dense MACs, element-wise operations and energies per
         sample, energy_pj_if_binary, and the share of the energy of compute under ``ac`` and ``mac``.
 
-        An energy that is not known of one operation is not known of its category.
+        If the energy of one operation is unknown, that of its category is unknown too.
         """
         rows = []
         for category in CATEGORIES:
@@ -142,7 +142,7 @@ class Audit:
         return table.astype(dict.fromkeys(columns[2:], np.float64))
 
     def verdict(self) -> str:
-        """How many weight layers and products read binary spikes, and what the others carry, in one sentence."""
+        """One sentence: how many weight layers and products read binary spikes, and the energy share of the others."""
         weighted = self.weighted
         impure = weighted[weighted["category"] != PURE]
         binary = len(weighted) - len(impure)
@@ -156,7 +156,7 @@ class Audit:
         return f"{text}; {len(impure)} {does} not and {_carry(len(impure))} {self._shares_text(impure)}"
 
     def verdict_elementwise(self) -> str:
-        """The same of the operations that are neither weight layers nor products; empty where there is no finding."""
+        """The same for operations that are neither weight layers nor products; empty if there is no finding."""
         beside = self.findings[~self.findings["op"].isin(OPERATIONS)]
         if not len(beside):
             return ""
@@ -193,14 +193,14 @@ class Audit:
         }
 
     def for_reading(self) -> pd.DataFrame:
-        """The findings as a table to read: energies under headings of the policies, in one unit."""
+        """The findings as a table for display: one energy column per policy, in one unit."""
         table = self.findings.drop(columns=["group", "op", "other_kind", "active_steps", *_WORK])
         for name in ("share_of_sops", "share_of_dense_macs"):
             table[name] = 100 * table[name]
         return table.rename(columns=_READING)
 
     def categories_for_reading(self) -> pd.DataFrame:
-        """``by_category`` as a table to read; shares in percent."""
+        """``by_category`` as a table for display; shares in percent."""
         table = self.by_category().rename(columns=_READING)
         for name, heading in (("share_ac", "of compute, ac (%)"), ("share_mac", "of compute, mac (%)")):
             table[heading] = 100 * table.pop(name)
@@ -230,8 +230,8 @@ def audit(
 ) -> Audit:
     """Find what is not spiking in a network, and price it on a device under every policy for sums of spikes.
 
-    hardware, products, encoder, without: as for ``estimate``. A price that the device does not have leaves what needs
-    it unknown and says so; it is no error here. Raises CountsError for published totals, which know no layers,
+    hardware, products, encoder, without: as for ``estimate``. A missing price is no error here: the energies that need
+    it are unknown and reported as such. Raises CountsError for published totals, which have no layers,
     HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
@@ -259,7 +259,7 @@ def audit(
 
 
 def as_binary(counts: Counts) -> Counts:
-    """The same counts with every weight layer and product on binary inputs with as many non-zeros."""
+    """The same counts with the input of every weight layer and product made binary, with as many non-zeros."""
     rows = counts.rows.copy()
     operation = rows["op"].isin(OPERATIONS)
     rows["input_kind"] = rows["input_kind"].mask(operation, "binary")
@@ -272,7 +272,7 @@ def as_binary(counts: Counts) -> Counts:
 
 
 def _classified(counts: Counts) -> pd.DataFrame:
-    """One row per row of the counts: what it is, and its work per sample."""
+    """One row per row of the counts: its category, and its work per sample."""
     rows = counts.rows
     repeated = set(rows.loc[rows["input_repeated"].astype(bool), "layer"])
     worked = {name: column(rows, name) for name in ("sops", "dense_macs", "elementwise_ops")}
@@ -294,7 +294,7 @@ def _classified(counts: Counts) -> pd.DataFrame:
 
 
 def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps: int) -> tuple[str, str]:
-    """What a row of the counts is, and why."""
+    """The category of a row of the counts, and the reason."""
     op, note = row["op"], str(row["note"])
     if op == "unsupported":
         return UNSUPPORTED, note or NOT_RECORDED
@@ -361,7 +361,7 @@ def _of_elementwise(op: str, note: str) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class _Priced:
-    """energy_pj: (rows,) per sample, NaN where not known. missing: what is not, per row. total_pj: as ``estimate``."""
+    """energy_pj: (rows,) per sample, NaN if unknown. missing: why unknown, per row. total_pj: as in ``estimate``."""
 
     energy_pj: FloatArray
     missing: list[str]
@@ -369,7 +369,7 @@ class _Priced:
 
 
 def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, without: Iterable[str]) -> _Priced:
-    """Energy of compute of every row, without refusing what the device has no price for."""
+    """Energy of compute of every row; missing prices are recorded instead of raised as errors."""
     work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
     charges = compute_charges(work, hardware)
     energy = price_charges(charges, n, len(counts.rows), TOTAL)["total_pj"]
@@ -389,13 +389,13 @@ def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, witho
 
 
 def _remark(missing: list[str], where: Flags, text: str) -> None:
-    """Write a text down for the rows that have none yet."""
+    """Record a text for the rows that have none yet."""
     for row in np.flatnonzero(where):
         missing[row] = missing[row] or text
 
 
 def _missing_told(texts: tuple[str, ...]) -> str:
-    """What is not known under the policies, in one phrase; empty where all is."""
+    """What is unknown under the policies, in one phrase; empty if nothing is."""
     if len(set(texts)) == 1:
         return texts[0]
     named = dict.fromkeys(text for text in texts if text)
@@ -405,7 +405,7 @@ def _missing_told(texts: tuple[str, ...]) -> str:
 
 
 def _by_operation(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one layer and category put together, in the order of the network, and their shares."""
+    """Rows of the same layer and category merged, in the order of the network, and their shares."""
     keys = ["order", "layer", "group", "op", "category", "why"]
     groups = table.groupby(keys, sort=False, dropna=False)
     first = groups[["input_kind", "max_k", "other_kind"]].first()
@@ -427,7 +427,7 @@ def _first_text(texts: pd.Series) -> str:
 
 
 def _sum(values: pd.Series) -> float:
-    """A sum in which what is not known stays so."""
+    """A sum that is NaN if any value is unknown."""
     return float(values.to_numpy(dtype=np.float64, na_value=np.nan).sum())
 
 

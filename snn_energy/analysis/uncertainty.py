@@ -1,9 +1,9 @@
-"""Which numbers of a profile a result hangs on, and how far it moves when they are not known well. No torch here.
+"""Which numbers of a profile a result depends on, and how far it moves if they are uncertain. No torch here.
 
-The total is linear in every price and power by itself, so what one is worth is what doubling it adds: exact, no
-derivative taken. Widths are doubled likewise; where tensors are kept where they fit, or time is bound by bandwidth,
-that is what doubling does and no derivative. The total grows with prices and powers, so ranges on them are carried to a
-range on it by its two ends, and to ranges on ratios by the corners of the box.
+The total is linear in each price and power, so the contribution of one is what doubling it adds: exact, without a
+derivative. Widths are doubled likewise; where tensors are kept if they fit, or time is bound by bandwidth, the result
+is the effect of doubling, not a derivative. The total increases with prices and powers, so their ranges give its range
+by the two ends, and the ranges of ratios by the corners of the box.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ MAX_RANGES = 16
 
 
 def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
-    """What every price, power and width of the profile moves, the most first.
+    """How much every price, power and width of the profile moves the total, the largest first.
 
     Columns: number, value, unit, kind, source, moves_pj (what the total gains when the number doubles), elasticity
-    (that over the total: +1 % of the number moves the total by so many %). Shares of prices and powers that are not
+    (that over the total: +1 % of the number moves the total by that many %). Shares of prices and powers that are not
     multiples of the MAC add up to 1.
     """
     hardware = energy.hardware
     known = sweepable(hardware)
     keys = [k for k in known if is_linear(hardware, k) or k.startswith("widths.")]
     values = np.array([known[k].value for k in keys], dtype=np.float64)  # type: ignore[union-attr]
-    table = np.tile(values, (len(keys) + 1, 1))  # the point as it is, then one number doubled at a time
+    table = np.tile(values, (len(keys) + 1, 1))  # the unchanged point, then one number doubled at a time
     table[np.arange(1, len(keys) + 1), np.arange(len(keys))] *= 2
     found = _totals(energy, {key: table[:, i] for i, key in enumerate(keys)}).total_pj
     moves = found[1:] - found[0]
@@ -67,7 +67,7 @@ def ranged(hardware: HardwareProfile) -> dict[str, Ranged]:
 
 
 def energy_range(energy: Energy) -> pd.DataFrame:
-    """The total when each ranged number goes to its ends, and when all do: number, low_pj, high_pj, width_pj.
+    """The total with each ranged number at its two ends, and with all: number, low_pj, high_pj, width_pj.
 
     The row ``all`` is the range of the result. Empty for a profile without ranges.
     """
