@@ -1,10 +1,10 @@
-"""Energy of spiking neural networks, from a trained checkpoint to a table one can check by hand.
+"""Energy of spiking neural networks, from a trained checkpoint to a table that can be checked by hand.
 
     checkpoint + data -> profile -> counts -> estimate (+ hardware profile) -> energy, latency -> tables, plots, reports
 
 One package per stage: ``datasets``, ``models``, ``checkpoints``, ``profiler``, ``counts``, ``hardware``, ``pricing``,
-``analysis``, ``report``. A name below is imported when it is first used; what runs networks (``profile``,
-``create_model``, ``load_checkpoint``) imports torch then, the rest does not.
+``analysis``, ``report``. The names below are imported on first use; only those that run networks (``profile``,
+``create_model``, ``load_checkpoint``) import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Module names of version 0.1: each leads to the new place with a DeprecationWarning, until version 0.3."""
+"""Module names of version 0.1: importing one yields the new module with a DeprecationWarning, until version 0.3."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-# Old name -> new places, the first one the main one.
+# Old module -> new modules; the first one is the main replacement.
 MOVED: dict[str, tuple[str, ...]] = {
     "audit": ("analysis.spiking_audit",),
     "breakeven": ("analysis.break_even",),
@@ -89,7 +89,7 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
-# Old name -> new name, in the places above.
+# Old module -> {old name: new name} in the new modules above.
 RENAMED: dict[str, dict[str, str]] = {
     "charges": {"Charge": "ActionCount"},
     "energy": {
@@ -114,7 +114,7 @@ RENAMED: dict[str, dict[str, str]] = {
 
 
 class _MovedModule(ModuleType):
-    """Stands for an old module. It can be called where the public function of its name would be (``audit``)."""
+    """Stand-in for an old module. It is callable like the public function of the same name (``audit``)."""
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__"):
@@ -131,7 +131,7 @@ class _MovedModule(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Asked last, so that a module of today is never hidden."""
+    """Appended to ``sys.meta_path``, so that it never hides an existing module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -152,6 +152,6 @@ class _Finder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the old names be imported; once is enough."""
+    """Make the old names importable; repeated calls have no further effect."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
