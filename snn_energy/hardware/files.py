@@ -20,7 +20,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 def _bundled_directory() -> Path:
-    """Where the bundled profiles lie: in the package (a wheel) or beside it (a checkout)."""
+    """The folder of the bundled profiles: in the package (a wheel) or next to it (a checkout)."""
     place = bundled.hardware_profiles()
     if place is None:
         raise HardwareError(f"{bundled.PACKAGE}: the bundled hardware profiles are gone; install snn_energy again")
@@ -47,7 +47,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
     """A hardware profile by bundled name, or from a YAML file.
 
     Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
-    Raises HardwareError, one line with file:line, the key and the fix, for the first fault of the file.
+    Raises HardwareError, one line with file:line, the key and the fix, for the first error in the file.
     """
     profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
     _check_bundled_name(document, profile)

@@ -11,7 +11,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.hardware.quantities import CYCLE_BANDWIDTH_UNITS, RELATIVE, base_value, quantities
 from snn_energy.hardware.schema import HardwareProfile
 
-Number = float | npt.NDArray[np.float64]  # an array where many designs are priced at once
+Number = float | npt.NDArray[np.float64]  # an array if many designs are priced at once
 
 
 class Prices:
@@ -40,7 +40,7 @@ class Prices:
         return len(self._numbers)
 
     def get(self, key: str) -> Number | None:
-        """The number of a key, None where the device does not have it."""
+        """The number of a key, None if the device does not have it."""
         return self._numbers.get(key)
 
     def scalar(self, key: str) -> float:
@@ -73,7 +73,7 @@ def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] 
 
 
 def static_keys(hardware: HardwareProfile) -> list[str]:
-    """Dotted keys of the powers that are drawn for as long as an inference lasts."""
+    """Dotted keys of the powers that are drawn throughout an inference."""
     levels = {} if hardware.memory is None else hardware.memory.levels
     leaking = [f"memory.levels.{name}.leakage" for name, level in levels.items() if level.leakage is not None]
     return [*(["static_power"] if hardware.static_power is not None else []), *leaking]

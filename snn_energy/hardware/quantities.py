@@ -1,4 +1,4 @@
-"""Numbers with units and sources: what a profile's YAML says, and its value in SI."""
+"""Numbers with units and sources: as written in a profile's YAML, and in SI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.core.yaml_file import Keys, StrictModel, Text, schema_error, show_value
 
 Provenance = Literal["measured", "simulated", "derived", "assumed", "reported"]
-# Unit -> power of ten of the unit of the formulas: pJ, W, Hz; sizes and bandwidths are not decimal: unit -> bits.
+# Unit -> power of ten of the SI unit (J, W, Hz); sizes and bandwidths are not decimal: unit -> bits.
 ENERGY_UNITS: Mapping[str, int] = {"fJ": -15, "pJ": -12, "nJ": -9, "uJ": -6, "mJ": -3, "J": 0}
 RELATIVE = "MAC"  # a multiple of the profile's own MAC
 POWER_UNITS: Mapping[str, int] = {"nW": -9, "uW": -6, "mW": -3, "W": 0}
@@ -26,7 +26,7 @@ CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of 
 
 
 def _amount(value: object) -> float:
-    """A finite number >= 0; a bool or text is none."""
+    """A finite number >= 0; bools and texts are rejected."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise schema_error(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
     try:
@@ -74,9 +74,9 @@ WholeCount = Annotated[int, BeforeValidator(_whole_count)]
 
 
 class Quantity(StrictModel):
-    """One number of a profile with its unit and where it comes from.
+    """One number of a profile with its unit and source.
 
-    ``range``: lowest and highest value in the same unit, carried to ranges on the results.
+    ``range`` (see ``Ranged``): lowest and highest value in the same unit, propagated to ranges of the results.
     """
 
     UNITS: ClassVar[Mapping[str, int]]
@@ -108,7 +108,7 @@ class Quantity(StrictModel):
 
 
 class Ranged(Quantity):
-    """A number whose uncertainty can be given: the results grow with it, so a range stays a range."""
+    """A number that may have a range. Results increase with it, so its two ends give the range of a result."""
 
     range: tuple[Amount, Amount] | None = None
 
@@ -122,7 +122,7 @@ class Ranged(Quantity):
 
 
 def nearest_unit(unit: str, known: Iterable[str]) -> str:
-    """The suggestion of ``nearest``, which here knows that pj means pJ and µ means u."""
+    """The suggestion of ``nearest``, ignoring case (pj means pJ) and reading µ as u."""
     folded = {name.lower(): name for name in known}
     plain = unit.replace("µ", "u").replace("μ", "u").lower()  # the micro sign and the Greek letter
     return f"; did you mean '{folded[plain]}'?" if plain in folded else nearest(unit, folded.values())
@@ -144,7 +144,7 @@ class Size(Quantity):
 
 
 class Bandwidth(Quantity):
-    """What a memory level moves per second, or per cycle of the profile's clock; reads and writes together."""
+    """Data that a memory level moves per second, or per cycle of the profile's clock; reads and writes together."""
 
     UNITS: ClassVar[Mapping[str, int]] = {**BANDWIDTH_UNITS, **CYCLE_BANDWIDTH_UNITS}
     DECIMAL: ClassVar[bool] = False
@@ -167,7 +167,7 @@ class Clock(Quantity):
 
 
 class Rows(Quantity):
-    """Rows of an array of processing elements; along them lie the terms of one sum (K)."""
+    """Rows of an array of processing elements; the terms of one sum (K) are mapped to them."""
 
     UNITS: ClassVar[Mapping[str, int]] = {"row": 0}
 
@@ -175,7 +175,7 @@ class Rows(Quantity):
 
 
 class Columns(Quantity):
-    """Columns of an array of processing elements; along them lie output channels (N)."""
+    """Columns of an array of processing elements; output channels (N) are mapped to them."""
 
     UNITS: ClassVar[Mapping[str, int]] = {"column": 0}
 
@@ -191,7 +191,7 @@ class Lanes(Quantity):
 
 
 class Utilisation(Quantity):
-    """Share of the lanes that work in a cycle, 0 < u <= 1."""
+    """Share of the lanes that are busy in a cycle, 0 < u <= 1."""
 
     UNITS: ClassVar[Mapping[str, int]] = {"1": 0, "%": -2}
 
@@ -205,13 +205,13 @@ class Utilisation(Quantity):
 
 
 class Cycles(Quantity):
-    """Whole or broken clock cycles."""
+    """A number of clock cycles, not necessarily whole."""
 
     UNITS: ClassVar[Mapping[str, int]] = {"cycle": 0}
 
 
 class Price(Ranged):
-    """Energy of one operation. ``width_bits`` is the width of its operands, where the source names one.
+    """Energy of one operation. ``width_bits`` is the width of its operands, if the source gives one.
 
     Its unit is one of energy, or ``MAC``: a multiple of the profile's own ``compute.mac``.
     """
@@ -242,13 +242,13 @@ class Price(Ranged):
 
 
 class WidePrice(Price):
-    """A price that means nothing without a width: a MAC, an accumulate, a word read or written."""
+    """A price that is meaningless without a width: a MAC, an accumulate, a word read or written."""
 
     width_bits: Bits
 
 
 class ZeroCheckPrice(Price):
-    """Energy of asking whether an input is zero, once per operation it feeds or once per input element."""
+    """Energy of checking whether an input is zero, once per operation it feeds or once per input element."""
 
     per: Literal["operation", "element"] = "operation"
 

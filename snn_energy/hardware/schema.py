@@ -1,19 +1,19 @@
 """Hardware profiles: what an operation and a memory access cost on a device, every number with its source.
 
-A profile is a YAML file, bundled (``hardware_profiles/``) or the user's own. It knows no network. Units are
-written in the file and SI inside. The schema is the tree of classes below, top down:
+A profile is a YAML file, bundled (``hardware_profiles/``) or the user's own. It is independent of any network. Units
+are those of the file, converted to SI internally. The schema is the tree of classes below, top down:
 
 HardwareProfile
 ├── sources       id -> Source, what the numbers cite
 ├── not_priced    what the device has no price for, and why: mac, ac, memory
 ├── widths        Widths, bits of one tensor element (Width)
 ├── compute       Compute: mac, ac, zero_check, neuron updates, spike, elementwise (Price)
-├── array         Array: rows, columns, registers and inter-PE prices
-├── memory        MemoryModel: levels (Level: size, read, write, bandwidth, leakage), where tensors lie
+├── array         ProcessingArray: rows, columns, registers and inter-PE prices
+├── memory        MemoryModel: levels (Level: size, read, write, bandwidth, leakage), where tensors are stored
 ├── latency       LatencyModel: clock, lanes or array, schedule, what zeros cost, sync
-└── static_power  Power, drawn for as long as an inference lasts
+└── static_power  Power, drawn throughout an inference
 
-Every fault of a file is a HardwareError of one line that names file:line, the key and the fix. ``numbers`` gives all
+Every error in a file is a one-line HardwareError that names file:line, the key and the fix. ``numbers`` returns all
 quantities of a profile by their dotted keys, in the units that the formulas use.
 """
 
@@ -51,11 +51,11 @@ from snn_energy.hardware.quantities import (
 TensorRole = Literal["weights", "inputs", "membrane", "outputs", "partial_sums"]
 TENSORS: tuple[TensorRole, ...] = get_args(TensorRole)
 MEMORY_VARIANTS: tuple[MemoryVariant, ...] = get_args(MemoryVariant)
-ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # follow from an array's rows and columns
+ARRAY_VARIANTS = ("psum_spill", "output_stationary", "no_local_reuse")  # need an array's rows and columns
 
 
 class NotPriced(StrictModel):
-    """What a device has no price for, and why, in one line each: said, so that it is not forgotten."""
+    """What a device has no price for, and why, in one line each; a missing price must be declared here."""
 
     mac: Line | None = None
     ac: Line | None = None
@@ -63,7 +63,7 @@ class NotPriced(StrictModel):
 
 
 class Widths(StrictModel):
-    """How many bits one element of each kind of tensor has."""
+    """Bits of one element of each kind of tensor."""
 
     weights: Width
     activations: Width
@@ -83,15 +83,15 @@ class Elementwise(StrictModel):
     mean: Price | None = None
 
     def price(self, op: str) -> Price | None:
-        """Price of one ``op`` (the counts' name of it), None where the profile has none."""
+        """Price of one ``op`` (named as in the counts), None if the profile has none."""
         return getattr(self, op) if op in type(self).model_fields else None
 
 
 class Compute(StrictModel):
     """Prices of the arithmetic, one operation each.
 
-    ``ac`` is an accumulate; ``ac_conv``, ``ac_linear``, ``ac_matmul`` stand for it where a device charges synapses of
-    different connectivity apart. ``spike``: sending one spike of a neuron on its way.
+    ``ac`` is an accumulate; ``ac_conv``, ``ac_linear``, ``ac_matmul`` replace it if a device prices synapses of
+    different connectivity separately. ``spike``: sending one spike of a neuron.
     """
 
     mac: WidePrice | None = None
@@ -127,7 +127,7 @@ class Compute(StrictModel):
 
     @property
     def neuron_prices(self) -> tuple[Price, Price] | None:
-        """Prices of an update of a (spiking, silent) neuron, the same one twice where the profile has one."""
+        """Prices of an update of a (spiking, silent) neuron, the same one twice if the profile has a single one."""
         if self.neuron_update is not None:
             return self.neuron_update, self.neuron_update
         if self.neuron_spiking is None or self.neuron_silent is None:
@@ -136,7 +136,7 @@ class Compute(StrictModel):
 
 
 class Registers(StrictModel):
-    """The store inside a processing element: what a dataflow holds still lies there."""
+    """The store inside a processing element, which holds the stationary operand of the dataflow."""
 
     read: WidePrice
     write: WidePrice
@@ -145,8 +145,8 @@ class Registers(StrictModel):
 class ProcessingArray(StrictModel):
     """Processing elements in rows (terms of one sum) and columns (output channels).
 
-    ``registers``: prices of the store in an element; ``inter_pe``: of passing a word on to the next element. Where a
-    profile has neither, what happens inside the array is part of ``compute``'s prices.
+    ``registers``: prices of the store in an element; ``inter_pe``: of passing a word on to the next element. If a
+    profile has neither, the traffic inside the array is part of ``compute``'s prices.
     """
 
     rows: Rows
@@ -156,10 +156,9 @@ class ProcessingArray(StrictModel):
 
 
 class Level(StrictModel):
-    """A store with its prices per access of ``width_bits``. No size where the source names none.
+    """A store with its prices per access of ``width_bits``. No size if the source gives none.
 
-    ``holds``: the tensors that may lie there, all unless given. ``leakage``: power drawn for as long as an inference
-    lasts.
+    ``holds``: the tensors that may be stored there, by default all. ``leakage``: power drawn throughout an inference.
     """
 
     size: Size | None = None
@@ -171,7 +170,7 @@ class Level(StrictModel):
 
 
 class Placement(StrictModel):
-    """The level on which each tensor lies."""
+    """The level that stores each tensor."""
 
     weights: Text
     inputs: Text
@@ -189,13 +188,13 @@ class Placement(StrictModel):
 
 
 class MemoryModel(StrictModel):
-    """Named stores and what lies where.
+    """Named stores, and which tensors they hold.
 
-    Either ``placement``: every tensor on the level that is named, whether it fits or not. Or ``keep``: levels are
-    listed from the outermost to the one beside the array, and every operation keeps its tensors, in the order of
-    ``keep``, on the innermost level where they fit (snn_energy.pricing.memory). ``spike_coding``: spikes as a bitmap,
-    as the addresses of those that are not zero, or dense, each as wide as any activation. ``variant``: what is moved
-    how often, where ``estimate`` names none. ``drop_first_last``: a membrane's first read and last write are saved.
+    Either ``placement``: every tensor on the named level, whether it fits or not. Or ``keep``: levels are listed from
+    the outermost to the one next to the array, and every operation keeps its tensors, in the order of ``keep``, on
+    the innermost level where they fit (snn_energy.pricing.memory). ``spike_coding``: spikes as a bitmap, as addresses
+    of the non-zeros, or dense, each as wide as an activation. ``variant``: how often each tensor is moved, unless
+    ``estimate`` is given another. ``drop_first_last``: a membrane's first read and last write are not charged.
     """
 
     levels: dict[str, Level] = Field(min_length=1)
@@ -229,11 +228,11 @@ class MemoryModel(StrictModel):
 
 
 class LatencyModel(StrictModel):
-    """How long a device takes (snn_energy.pricing.cycles).
+    """The timing of a device (snn_energy.pricing.cycles).
 
     ``timing``: lanes, bound by operations or by bandwidth; or the timing of a weight-stationary array. ``zeros``: what
     a zero input costs: none = like any other (in energy too), gate = a cycle but no energy, skip = neither.
-    ``lanes_over``: what lanes share out, whose remainder leaves lanes idle; ``any`` = they are always busy.
+    ``lanes_over``: the dimension divided among the lanes, whose remainder leaves lanes idle; ``any`` = always busy.
     """
 
     timing: Literal["lanes", "array"]
@@ -277,7 +276,7 @@ class HardwareProfile(StrictModel):
     _document: Document | None = PrivateAttr(default=None)
 
     def where(self, key: str) -> str:
-        """``file:line: key``, for an error about a number of the profile; its name where it is from no file."""
+        """``file:line: key``, for an error about a number of the profile; only the profile's name if it has no file."""
         if self._document is None:
             return f"{self.name}: {key}"
         return f"{self._document.path}:{self._document.line_of(tuple(key.split('.')))}: {key}"

@@ -1,4 +1,4 @@
-"""A hardware profile to read: its numbers with their sources, what it cannot price, how two of them differ."""
+"""Tables of a hardware profile: its numbers with their sources, what it cannot price, how two profiles differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def describe(profile: HardwareProfile) -> pd.DataFrame:
     """One row per number of the profile, in the units of its file (columns: ``DESCRIBE_COLUMNS``).
 
     ``component`` and ``action`` are the keys in the file; ``low``, ``high`` (its range) and ``width_bits`` are missing
-    where a number has none.
+    if a number has none.
     """
     rows = [
         (
@@ -42,7 +42,7 @@ def describe(profile: HardwareProfile) -> pd.DataFrame:
 
 
 def notes(profile: HardwareProfile) -> list[str]:
-    """What the file remarks on its sources, numbers and placement: "key: remark", one each."""
+    """The notes of the file on its sources, numbers and placement: "key: note", one each."""
     remarks: list[tuple[str, str | None]] = [
         *((f"sources.{name}", source.note) for name, source in profile.sources.items()),
         *((".".join(path), number.note) for path, number in quantities(profile)),
@@ -52,7 +52,7 @@ def notes(profile: HardwareProfile) -> list[str]:
 
 
 def cannot_price(profile: HardwareProfile) -> list[str]:
-    """What the profile has no price for, a sentence each. Such work is listed as unpriced, never as zero."""
+    """What the profile has no price for, one sentence each. Such work is listed as unpriced, never as zero."""
     compute, static = profile.compute, profile.static_power
     reasons = profile.not_priced
     sentences = [
@@ -84,7 +84,7 @@ def cannot_price(profile: HardwareProfile) -> list[str]:
 def differences(a: HardwareProfile, b: HardwareProfile) -> pd.DataFrame:
     """The numbers and settings in which two profiles differ (columns: ``DIFFERENCE_COLUMNS``).
 
-    ``a`` and ``b`` hold each profile's own text, "-" where it has none; ``differs`` names what differs: value
+    ``a`` and ``b`` hold each profile's own text, "-" if it has none; ``differs`` names what differs: value
     (compared in SI, so 0.9 pJ equals 0.0009 nJ), width_bits, kind, citation. Two equal profiles give no row.
     """
     facts_a, facts_b = _facts(a), _facts(b)
@@ -98,7 +98,7 @@ def differences(a: HardwareProfile, b: HardwareProfile) -> pd.DataFrame:
 
 
 def _facts(profile: HardwareProfile) -> dict[Keys, dict[str, object]]:
-    """Each number and setting by its keys: how it reads ("text") and what is compared (the rest)."""
+    """Each number and setting by its keys: its text for display ("text") and the compared values (the rest)."""
     facts: dict[Keys, dict[str, object]] = {}
     for path, number in quantities(profile):
         width = getattr(number, "width_bits", None)
@@ -119,7 +119,7 @@ def _range_text(number: Quantity) -> str:
 
 
 def _settings(profile: HardwareProfile) -> dict[Keys, str]:
-    """What a profile decides besides numbers."""
+    """The settings of a profile other than numbers."""
     settings: dict[Keys, str] = {}
     memory, latency = profile.memory, profile.latency
     if memory is not None:
