@@ -1,7 +1,7 @@
-"""CIFAR-10 and CIFAR-100 as officially distributed: python pickles, read without running anything that they name.
+"""CIFAR-10 and CIFAR-100 as officially distributed: python pickles, read without running any code that they name.
 
-A pickle can name any function of any module. Here the unpickler knows only the names by which NumPy pickles an array
-and gives inert stand-ins for them; any other name is refused. The array is then built from its bytes.
+A pickle can name any function of any module. The unpickler here accepts only the names by which NumPy pickles an array
+and returns inert stand-ins for them; any other name is an error. The array is then built from its bytes.
 
 A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
@@ -30,7 +30,7 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Distribution:
-    """What the official archive holds: file -> (images in it, MD5)."""
+    """The content of the official archive. files: split -> file -> (number of images, MD5)."""
 
     title: str
     folder: str
@@ -75,7 +75,7 @@ DISTRIBUTIONS = {
 def load_cifar(name: str, path: Path, split: Split, image_size: int, in_channels: int) -> ImageSet:
     """One split, uint8 (N, 3, 32, 32). path: the folder, the folder around it, or the archive. Raises DataError.
 
-    A file whose MD5 is not the official one is used if all is well with it, after a warning.
+    A valid file whose MD5 is not the official one is used, with a warning.
     """
     known = DISTRIBUTIONS[name]
     require_shape(name, (CHANNELS, SIDE, SIDE), image_size, in_channels)
@@ -98,7 +98,7 @@ def load_cifar(name: str, path: Path, split: Split, image_size: int, in_channels
 
 
 def _read(known: Distribution, path: Path, split: Split) -> dict[str, tuple[str, bytes]]:
-    """The files of a split: where each lies and its bytes. Raises DataError."""
+    """The files of a split: the location and the bytes of each. Raises DataError."""
     files = known.files[split]
     try:
         there = path.exists()
@@ -119,7 +119,7 @@ def _read(known: Distribution, path: Path, split: Split) -> dict[str, tuple[str,
 
 
 def _from_archive(known: Distribution, path: Path, files: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """What the archive has of these files, in one pass to its very end, where gzip's checksum stands."""
+    """Those of the files that the archive contains, in one pass to its end, so that gzip verifies the checksum."""
     wanted = {f"{known.folder}/{file}": file for file in files}
     found: dict[str, tuple[str, bytes]] = {}
     with tarfile.open(path) as archive:
@@ -134,7 +134,7 @@ def _from_archive(known: Distribution, path: Path, files: Iterable[str]) -> dict
 
 
 def _from_folders(known: Distribution, path: Path, files: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    """What the folder has of these files, or the official folder in it."""
+    """Those of the files that are in the folder, or in the official folder inside it."""
     folder = path / known.folder if (path / known.folder).is_dir() else path
     return {file: (str(folder / file), (folder / file).read_bytes()) for file in files if (folder / file).is_file()}
 
@@ -144,7 +144,7 @@ def parse_batch(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of one batch -> images (N, 3, 32, 32) uint8 and labels (N,). Raises DataError naming the file."""
     try:
-        if not content.endswith(pickle.STOP):  # cut within a name, it would seem to hold a foreign one
+        if not content.endswith(pickle.STOP):  # if truncated within a name, it would seem to hold a foreign name
             raise EOFError
         batch = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
     except _ForeignNameError as error:
@@ -194,13 +194,13 @@ class _ForeignNameError(Exception):
 
 
 class _Dtype:
-    """Stand-in for numpy.dtype: what it was called with."""
+    """Stand-in for numpy.dtype: keeps the name of the type."""
 
     def __init__(self, name: str, *rest: object) -> None:
         self.name = name
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and fields; bytes have neither."""
+        """Ignore byte order and fields; bytes have neither."""
 
 
 class _Array:
@@ -213,7 +213,7 @@ class _Array:
         self.state = state
 
     def array(self) -> NDArray[np.uint8]:
-        """The array, if it is one of bytes. Raises any error where the state is odd, ValueError where it is known."""
+        """The array of bytes. Raises ValueError for another type or order, any exception for a malformed state."""
         _, shape, dtype, fortran, content = self.state
         name = dtype.name if isinstance(dtype, _Dtype) else "?"
         if name not in ("u1", "|u1", "uint8"):
@@ -252,7 +252,7 @@ _INERT: dict[tuple[str, str], Any] = {
 
 
 class _Entries(dict[str, Any]):
-    """A dictionary of texts: to hash a key that is nested deeply enough crashes Python."""
+    """A dictionary with text keys only: hashing a deeply nested key crashes Python."""
 
     def __setitem__(self, key: str, value: Any) -> None:
         if not isinstance(key, str):
@@ -260,20 +260,20 @@ class _Entries(dict[str, Any]):
         super().__setitem__(key, value)
 
 
-_NEVER = {  # operations that no batch needs: sets, filled dictionaries, persistent and extension codes, old instances
+_NEVER = {  # opcodes that no batch needs: sets, filled dictionaries, persistent and extension codes, old instances
     *(pickle.DICT + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET + pickle.PERSID + pickle.BINPERSID),
     *(pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.INST + pickle.OBJ),
 }
 
 
 class _InertUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python: the one in C fills gigabytes where a damaged byte makes a huge memo index."""
+    """The pure-Python unpickler: the one in C allocates gigabytes if a damaged byte makes a huge memo index."""
 
     append: Callable[[object], None]
     read: Callable[[int], bytes]
 
     def find_class(self, module: str, name: str) -> Any:
-        """Only how arrays are pickled; stand-ins that do nothing."""
+        """An inert stand-in for a name by which arrays are pickled; any other name is an error."""
         if (module, name) not in _INERT:
             raise _ForeignNameError(repr(f"{module}.{name}"[:80]))
         return _INERT[module, name]
@@ -282,7 +282,7 @@ class _InertUnpickler(pickle._Unpickler):
         self.append(_Entries())
 
     def _load_bytes(self) -> None:
-        """Python's own makes room first and reads then."""
+        """Read the bytes; Python's own method allocates the stated length before reading."""
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {

@@ -1,9 +1,9 @@
-"""Event recordings: N-MNIST files in, frames with a time axis out. NumPy alone, no torch, no downloads.
+"""Event recordings: N-MNIST files in, frames with a time axis out. Only NumPy, no torch, no downloads.
 
 A recording of a dynamic vision sensor is a list of events (column x, row y, polarity, time). A network that runs in
-time steps reads frames: what happened at every pixel within each step, (T, 2, height, width), channel 0 the events of
-polarity 0 (darker), channel 1 those of polarity 1 (brighter). The frames are sums of events, so a first layer that
-reads them accumulates: there is nothing to multiply.
+time steps reads frames: the events of every pixel within each step, (T, 2, height, width), channel 0 the events of
+polarity 0 (darker), channel 1 those of polarity 1 (brighter). The frames are sums of events, so the first layer that
+reads them needs only accumulates, no multiplications.
 
 N-MNIST: G. Orchard, A. Jayawant, G. K. Cohen, N. Thakor, *Converting Static Image Datasets to Spiking Neuromorphic
 Datasets Using Saccades*, Frontiers in Neuroscience 9:437, 2015, whose file format ``read_nmnist`` reads.
@@ -30,7 +30,7 @@ By = Literal["time", "count"]
 
 SENSOR = (34, 34)  # height, width
 BYTES = 5  # of one event: x 8 bits, y 8, polarity 1, time 23
-WRAP_ROW = 240  # a row that no pixel has: the clock ran over, later events are WRAP_US later than they say
+WRAP_ROW = 240  # not a pixel's row: marks a clock overflow, after which timestamps are WRAP_US too small
 WRAP_US = 1 << 13
 CLASSES = 10
 _NAME = re.compile(r"nmnist_(\d+)\.bin")
@@ -52,11 +52,11 @@ class Events:
 
 
 def read_nmnist(path: str | Path) -> Events:
-    """One N-MNIST recording (.bin): 40 bits an event, high byte first: x 8, y 8, polarity 1, time 23 in microseconds.
+    """One N-MNIST recording (.bin): 40 bits per event, high byte first: x 8, y 8, polarity 1, time 23 in microseconds.
 
-    An event of row 240 is no event: it says that the clock ran over, and that all later times are 8,192 us later.
+    A record of row 240 is no event: it marks a clock overflow, which adds 8,192 us to all later times.
     Raises DataError for a file that is missing, empty or truncated, for events outside the 34x34 pixels, and for times
-    that run backwards (also where the 23 bits ran over without saying so).
+    that run backwards (also if the 23 bits overflow without such a mark).
     """
     try:
         content = Path(path).read_bytes()
@@ -115,10 +115,10 @@ def to_frames(
 ) -> NDArray[np.float32]:
     """Frames (T, 2, height, width) float32 of one recording.
 
-    by "time": the recording's duration in T steps of one length. by "count": T steps with one T-th of the events each.
-    step_us: steps of so many microseconds from the first event on, instead; a recording that lasts longer than T of
-    them is refused, unless ``cut`` leaves its end out. values "count": how many events a pixel had in the step;
-    "binary": 1 where it had any. sensor: (height, width). name: what errors call the recording. Raises DataError.
+    by "time": T steps of equal length over the recording's duration. by "count": T steps with one T-th of the events
+    each. step_us: instead, steps of this many microseconds from the first event on; a recording longer than T steps
+    is an error, unless ``cut`` drops its end. values "count": the number of events of a pixel in the step; "binary": 1
+    if it had any. sensor: (height, width). name: the recording's name in errors. Raises DataError.
     """
     height, width = sensor
     if time_steps < 1:
@@ -176,7 +176,7 @@ class EventSet:
 
     @property
     def input_kind(self) -> Literal["binary", "integer"]:
-        """What ``profile`` is told of the frames: sums of events, or 0 and 1."""
+        """The kind of the frames, an argument of ``profile``: sums of events, or 0 and 1."""
         return "binary" if self.values == "binary" else "integer"
 
     @property
@@ -208,7 +208,7 @@ class EventSet:
         return frames
 
     def first(self, samples: int) -> EventSet:
-        """The first so many recordings."""
+        """The first ``samples`` recordings."""
         origin = f"first {samples} of {len(self)}; {self.origin}"
         return replace(self, paths=self.paths[:samples], labels=self.labels[:samples], origin=origin)
 
@@ -234,11 +234,11 @@ def load_events(
     cut: bool = False,
     samples: int | None = None,
 ) -> EventSet:
-    """The first ``samples`` recordings of one split (None: all) of ``nmnist:PATH``; options as of ``to_frames``.
+    """The first ``samples`` recordings of one split (None: all) of ``nmnist:PATH``; options as for ``to_frames``.
 
     PATH is the folder as distributed (Train/DIGIT/*.bin and Test/DIGIT/*.bin; recordings in the order of their names,
-    which is that of MNIST, so that the first ones hold all digits), or a folder of files nmnist_DIGIT.bin, which are
-    then all in both splits, as the note says. Files are opened when a batch is asked for. Raises DataError.
+    which is that of MNIST, so that the first ones contain all digits), or a folder of files nmnist_DIGIT.bin, all of
+    which are then in both splits, as the note says. Files are opened when a batch is requested. Raises DataError.
     """
     if split not in ("train", "test"):
         raise DataError(f"split must be 'train' or 'test', not '{split}'")
@@ -266,7 +266,7 @@ def load_events(
 
 
 def _recordings(path: Path, split: Split) -> tuple[list[tuple[Path, int]], str]:
-    """(file, digit) of every recording of a split, and where they are from. Raises DataError."""
+    """(file, digit) of every recording of a split, and their origin. Raises DataError."""
     entries = _names(path)
     folder = path / _SPLIT_FOLDERS[split]
     if any(name in entries for name in _SPLIT_FOLDERS.values()):
@@ -293,7 +293,7 @@ def _is_bin(name: str) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    """What lies in a folder, sorted. Raises DataError."""
+    """The names of a folder's entries, sorted. Raises DataError."""
     try:
         return sorted(os.listdir(folder))
     except (OSError, ValueError) as error:

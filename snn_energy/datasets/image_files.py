@@ -1,6 +1,6 @@
-"""Images that lie in files: JPEG files packed into one .npz, and class folders as ImageNet has them. No torch.
+"""Images in files: JPEG files packed into one .npz, and class folders as for ImageNet. No torch.
 
-An image that does not decode is named and counted, and is an error: never a thinner data set.
+Images that do not decode are an error that names and counts them; they are never skipped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from snn_energy.datasets.images import ImageSet, Indices, Split, first_line, fir
 from snn_energy.datasets.npz import read_arrays
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
-FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")  # whatever the suffix says; others run programs (EPS) or are rare
-LITTER = {"thumbs.db", "desktop.ini"}  # and whatever starts with a dot
+FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")  # regardless of the suffix; others run programs (EPS) or are rare
+LITTER = {"thumbs.db", "desktop.ini"}  # and names that start with a dot
 TEST_FOLDERS = ("val", "test")
-RESIZE_RATIO = 256 / 224  # ImageNet's custom: the shorter side is resized to this many times the size that is cut out
+RESIZE_RATIO = 256 / 224  # customary for ImageNet: the shorter side is resized to this multiple of the crop's side
 _PACKED = "train_jpeg, train_offsets, train_labels and test_jpeg, test_offsets, test_labels"
 _LAYOUT = "PATH/train/CLASS/*.JPEG and PATH/val/CLASS/*.JPEG (or PATH/test/CLASS/)"
 
@@ -34,8 +34,8 @@ _LAYOUT = "PATH/train/CLASS/*.JPEG and PATH/val/CLASS/*.JPEG (or PATH/test/CLASS
 def load_packed_jpeg(path: Path, split: Split, image_size: int, in_channels: int) -> ImageSet:
     """One split of a packed file: all its images decoded, uint8 (N, C, H, W). Raises DataError.
 
-    The file holds ``<split>_jpeg`` (uint8, JPEG files one behind the other), ``<split>_offsets`` (n + 1 whole
-    numbers, where each begins and the last one ends) and ``<split>_labels`` (n whole numbers).
+    The file holds ``<split>_jpeg`` (uint8, concatenated JPEG files), ``<split>_offsets`` (n + 1 integers: the start
+    of each, and the end of the last one) and ``<split>_labels`` (n integers).
     """
     _require_channels(path, in_channels)
     packed, offsets, labels = _packed_arrays(path, split)
@@ -77,7 +77,7 @@ def _packed_arrays(path: Path, split: Split) -> tuple[NDArray[np.uint8], NDArray
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Images of class folders, read when they are asked for, by several threads."""
+    """Images of class folders, read on request, by several threads."""
 
     name: str
     split: str
@@ -92,7 +92,7 @@ class FolderImages:
         return len(self.labels)
 
     def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
-        """(B,) indices -> (B, C, H, W) float32, pixel / 255. Raises DataError naming and counting what is broken.
+        """(B,) indices -> (B, C, H, W) float32, pixel / 255. Raises DataError that names and counts broken images.
 
         Without crops the shorter side is resized to 256/224 of the size and the middle cut out; a crop
         (left, top, right, bottom as shares of the image) is cut out and resized.
@@ -108,7 +108,7 @@ class FolderImages:
         return np.stack(good).astype(np.float32) / np.float32(255)
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of labels, class and file names, and sizes in bytes. Raises DataError for a file that is gone."""
+        """SHA-256 of labels, class and file names, and sizes in bytes. Raises DataError for a missing file."""
         digest = hashlib.sha256(self.labels.tobytes())
         for path in self.paths:
             try:
@@ -119,7 +119,7 @@ class FolderImages:
         return digest.digest()
 
     def first(self, samples: int) -> FolderImages:
-        """The first so many images."""
+        """The first ``samples`` images."""
         note = first_of(self, samples)
         return replace(self, paths=self.paths[:samples], labels=self.labels[:samples], note=note)
 
@@ -127,8 +127,8 @@ class FolderImages:
 def load_folder(path: Path, split: Split, image_size: int, in_channels: int) -> FolderImages:
     """One split of class folders; classes are numbered in the order of their names. Raises DataError.
 
-    Both splits are looked at, because a class that one of them lacks would shift the numbers of all behind it.
-    Several splits' images are dealt out class by class, so that the first samples hold every class.
+    Both splits are inspected, because a class that one of them lacks would shift the numbers of all later classes.
+    Images take turns by class, so that the first samples contain every class.
     """
     _require_channels(path, in_channels)
     if not _is_folder(path):
@@ -177,7 +177,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, in the order of the names, without the litter that systems leave."""
+    """The entries of a folder, sorted by name, without the files that operating systems leave there."""
     try:
         with os.scandir(folder) as found:
             kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in LITTER]
@@ -187,7 +187,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _class_folders(folder: Path) -> set[str]:
-    """Names of the class folders. Raises DataError for files beside them, which no class would hold."""
+    """Names of the class folders. Raises DataError for files next to them, which belong to no class."""
     entries = _entries(folder)
     stray = [entry.name for entry in entries if not os.path.isdir(entry.path)]
     if stray:
@@ -199,7 +199,7 @@ def _class_folders(folder: Path) -> set[str]:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    """Image files of a class in the order of their names. Raises DataError for entries that are something else."""
+    """Image files of a class in the order of their names. Raises DataError for any other entry."""
     files = _entries(folder)
     odd = [entry.name for entry in files if not (entry.name.lower().endswith(SUFFIXES) and _is_file(entry))]
     if odd:
@@ -208,7 +208,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file or leads to one; a link that leads nowhere or round in circles does not."""
+    """True for a file or a link to one, False for a broken or circular link."""
     return entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)
 
 
@@ -241,11 +241,11 @@ def _decoded(
 
 
 def _fitted(image: Image.Image, size: int, box: NDArray[np.float64] | None) -> Image.Image:
-    """(size, size) pixels: of the box (shares of the image), or without one of the middle."""
+    """(size, size) pixels of the box (shares of the image), or of the centre if there is no box."""
     width, height = image.size
     if box is None:
         scale = round(size * RESIZE_RATIO) / min(width, height)
-        side = size / scale  # the middle that is cut out, in pixels of the file
+        side = size / scale  # of the centre crop, in pixels of the file
         edges = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     else:
         edges = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
@@ -253,7 +253,7 @@ def _fitted(image: Image.Image, size: int, box: NDArray[np.float64] | None) -> I
 
 
 def _in_colour(image: Image.Image, in_channels: int) -> Image.Image:
-    """RGB or grey, 8 bits. Transparency is dropped, and EXIF's orientation not looked at. Raises ValueError."""
+    """RGB or grey, 8 bits. Transparency is dropped, and EXIF's orientation ignored. Raises ValueError."""
     if image.mode.startswith("I;16"):  # Pillow itself would make everything above 255 white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
@@ -269,7 +269,7 @@ def _planes(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _refuse_broken(where: str, broken: list[tuple[str, str]], count: int) -> None:
-    """Raise DataError naming the first images that do not decode and counting all."""
+    """Raise DataError that names the first images that do not decode, and counts all of them."""
     if broken:
         named = "; ".join(f"{name}: {why}" for name, why in broken[:3])
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""

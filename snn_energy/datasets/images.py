@@ -1,4 +1,4 @@
-"""Labelled images in memory or on disk: the protocol, an in-memory set, parts of a set, batches, checks."""
+"""Labelled images in memory or on disk: the protocol, an in-memory set, subsets, batches, checks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Images(Protocol):
 
     @property
     def name(self) -> str:
-        """What counts and checkpoints call it; no path."""
+        """The name in counts and checkpoints, without a path."""
 
     @property
     def split(self) -> str:
@@ -40,10 +40,10 @@ class Images(Protocol):
         """(B,) indices -> (B, C, H, W). crops: (B, 4) left, top, right, bottom as shares of the image. DataError."""
 
     def first(self, samples: int) -> Images:
-        """The first so many images."""
+        """The first ``samples`` images."""
 
     def fingerprint(self) -> bytes:
-        """A digest of labels and images (of files: names and sizes): other data, another digest."""
+        """A digest of labels and images (of files: names and sizes); it differs for other data."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ImageSet:
         return hashlib.sha256(self.labels.tobytes() + np.ascontiguousarray(self.images).tobytes()).digest()
 
     def first(self, samples: int) -> ImageSet:
-        """The first so many images."""
+        """The first ``samples`` images."""
         return replace(self, images=self.images[:samples], labels=self.labels[:samples], note=first_of(self, samples))
 
 
@@ -84,17 +84,17 @@ class Subset:
 
     @property
     def name(self) -> str:
-        """That of the whole."""
+        """The name of the whole split."""
         return self.whole.name
 
     @property
     def split(self) -> str:
-        """That of the whole."""
+        """The split of the whole: train or test."""
         return self.whole.split
 
     @property
     def note(self) -> str:
-        """That of the whole, and how many."""
+        """The note of the whole split, and the number of images."""
         return f"{len(self.chosen)} of {len(self.whole.labels)}; {self.whole.note}"
 
     @property
@@ -107,26 +107,26 @@ class Subset:
         return self.whole.batch(self.chosen[chosen], crops)
 
     def fingerprint(self) -> bytes:
-        """That of the whole, and which were chosen."""
+        """SHA-256 of the whole split's fingerprint and the chosen indices."""
         return hashlib.sha256(self.whole.fingerprint() + self.chosen.tobytes()).digest()
 
     def first(self, samples: int) -> Subset:
-        """The first so many images."""
+        """The first ``samples`` images."""
         return replace(self, chosen=self.chosen[:samples])
 
 
 def held_out(images: Images, count: int) -> tuple[Images, Images]:
-    """(the others, ``count`` images: of every class its share, spread over the split). DataError for too many."""
+    """(the others, ``count`` images: each class in proportion, spread over the split). DataError for too many."""
     total = len(images.labels)
     if not 0 < count < total:
         raise DataError(f"{images.name}: {count} of {total} {images.split} images cannot be held out; hold out fewer")
-    by_class = np.argsort(images.labels, kind="stable")  # every n-th image alone could miss classes that take turns
+    by_class = np.argsort(images.labels, kind="stable")  # every n-th image could miss classes that take turns
     chosen = np.sort(by_class[np.arange(count) * total // count])
     return Subset(images, np.setdiff1d(np.arange(total), chosen)), Subset(images, chosen)
 
 
 def check_labels(images: Images, n_classes: int) -> None:
-    """Raise DataError where a label does not lie in 0..n_classes-1."""
+    """Raise DataError if a label is outside 0..n_classes-1."""
     labels = images.labels
     wrong = int(((labels < 0) | (labels >= n_classes)).sum())
     if wrong:
@@ -144,7 +144,7 @@ class Labelled(Protocol):
         """(N,) classes."""
 
     def batch(self, chosen: Indices) -> NDArray[np.float32]:
-        """(B,) indices -> samples, as the network is given them."""
+        """(B,) indices -> samples, as the network reads them."""
 
 
 def batches(samples: Labelled, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
@@ -156,7 +156,7 @@ def batches(samples: Labelled, size: int) -> Iterator[tuple[NDArray[np.float32],
 
 
 def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_channels: int) -> None:
-    """Raise DataError where images are not (in_channels, image_size, image_size)."""
+    """Raise DataError if images are not (in_channels, image_size, image_size)."""
     wanted = (in_channels, image_size, image_size)
     if found != wanted:
         raise DataError(
@@ -166,12 +166,12 @@ def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_
 
 
 def first_of(images: Images, samples: int) -> str:
-    """The note of the first so many images."""
+    """The note for the first ``samples`` images."""
     return f"first {samples} of {len(images.labels)}; {images.note}"
 
 
 def first_line(error: Exception) -> str:
-    """What an error says in one line, or its type if it says nothing."""
+    """The first line of an error's message, or its type if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -37,7 +37,7 @@ def load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Ima
 
 
 def npz_shape(path: Path) -> tuple[int, int]:
-    """(image size, channels) of the images of an .npz. Raises DataError where they are not square."""
+    """(image size, channels) of the images of an .npz. Raises DataError if they are not square."""
     shape = _as_images(path, read_npz(path)["images"]).shape
     if shape[2] != shape[3]:
         raise DataError(f"{path}: the images are {shape[2]}x{shape[3]}; only square ones fit here")
@@ -45,14 +45,14 @@ def npz_shape(path: Path) -> tuple[int, int]:
 
 
 def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays images, labels and perhaps is_test. Raises DataError."""
+    """The arrays images, labels and, if present, is_test. Raises DataError."""
     return read_arrays(path, ("images", "labels"), ("is_test",), _NPZ_HOLDS)
 
 
 def read_arrays(
     path: Path, keys: tuple[str, ...], optional: tuple[str, ...], holds: str
 ) -> dict[str, NDArray[np.generic]]:
-    """The named arrays of an .npz, pickles refused. holds: what it must hold, for the user. Raises DataError."""
+    """The named arrays of an .npz, without pickles. holds: the required content, for messages. Raises DataError."""
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such file; it must be an .npz with {holds}")
@@ -81,7 +81,7 @@ def _as_images(path: Path, images: NDArray[np.generic]) -> NDArray[np.float32]:
         raise DataError(f"{path}: images must be numbers, not {images.dtype}")
     if images.ndim not in (3, 4):
         raise DataError(f"{path}: images must be (N,H,W) or (N,C,H,W), not of shape {shape_text(images.shape)}")
-    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is refused
+    with np.errstate(over="ignore"):  # a value too large for float32 becomes infinite and is rejected later
         as_float = images.astype(np.float32)
     return as_float[:, None] if images.ndim == 3 else as_float
 

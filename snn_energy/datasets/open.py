@@ -1,7 +1,7 @@
-"""Images and labels under one name: ``NAME:PATH`` for training and profiling alike. No torch, no downloads.
+"""Images and labels by name, ``digits`` or ``NAME:PATH``, for training and profiling. No torch, no downloads.
 
-Here: the bundled digits and the user's own .npz files. ``image_files.py`` reads packed JPEG files and class folders,
-``cifar.py`` the official batches of CIFAR-10 and CIFAR-100.
+``digits.py`` reads the bundled digits, ``npz.py`` the user's own .npz files, ``image_files.py`` packed JPEG files and
+class folders, ``cifar.py`` the official batches of CIFAR-10 and CIFAR-100.
 
 The bundled set is the 1,797 optical digits of the UCI repository (the copy that scikit-learn ships): 8x8
 pixels, grey levels 0..16, with a fixed stratified test split of 360 images drawn by
@@ -19,11 +19,11 @@ from snn_energy.datasets.npz import load_npz, read_npz
 
 
 def load_images(spec: str, split: Split, image_size: int, in_channels: int, samples: int | None = None) -> Images:
-    """The first ``samples`` images of one split (None: all), in the shape that a model wants.
+    """The first ``samples`` images of one split (None: all), in the shape that a model expects.
 
     spec: ``digits`` (repeated to image_size, any multiple of 8; grey level / 16, so 0..1), or ``NAME:PATH`` with a
     name of ``DATASETS``. Images of cifar10, cifar100, packed-jpeg and folder are pixel / 255, so 0..1. Those of npz
-    are taken as they are; without ``is_test`` both of its splits hold every image, and the note says so.
+    are used as stored; without ``is_test`` both splits contain every image, and the note says so.
     Raises DataError.
     """
     if split not in ("train", "test"):
