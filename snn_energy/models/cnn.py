@@ -1,13 +1,13 @@
 """The convolutional networks that the DTSS paper compares with: VGG16, ResNet-19 and PreAct-ResNet-18, spiking.
 
 - VGG16: 13 convolutions and three linear layers, all without bias. Diet-SNN (Rathi and Roy, 2020; T = 5): average pools
-  behind the neurons. Hoyer (Datta, Liu, Beerel, 2022; T = 1): max-pool, BatchNorm, neurons.
+  after the neurons. Hoyer (Datta, Liu, Beerel, 2022; T = 1): max-pool, BatchNorm, neurons.
 - ResNet-19 (tdBN: Zheng et al. 2021; TET: Deng et al. 2022; T = 4 or 6): stages of 3, 3 and 2 blocks, shortcuts added
   before the neurons, a hidden linear layer of 256.
 - PreAct-ResNet-18 (DSR: Meng et al. 2022; T = 20): BatchNorm and neurons before every convolution; biases.
 
 Direct encoding (the image is repeated at every time step) and a head that runs at every step; the logits are the mean
-over the steps. Where the published networks differ from what is built here is said at each class.
+over the steps. The docstring of each class states how the published network differs from the one built here.
 
 Shapes: B images, T time steps, C channels, H and W pixels; inside, time and samples share the first axis, time major.
 """
@@ -27,7 +27,7 @@ from snn_energy.models.neurons import DTSS, LIF, NeuronRule
 
 LARGEST_WIDTH = 16
 VGG16_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-VGG16_POOLS = frozenset((1, 3, 6, 9))  # convolutions with a pool behind them; the last three have none
+VGG16_POOLS = frozenset((1, 3, 6, 9))  # convolutions followed by a pool; the last three have none
 VGG16_HIDDEN = 4096
 RESNET19_STAGES = ((128, 3, 1), (256, 3, 2), (512, 2, 2))  # channels, blocks, stride of the first
 RESNET19_HIDDEN = 256
@@ -37,11 +37,11 @@ STEM_CHANNELS = 64
 
 @dataclass(frozen=True)
 class CnnConfig:
-    """Everything that fixes the shape and the dynamics of a network; what a checkpoint's metadata holds.
+    """Everything that determines the shape and the dynamics of a network; stored in a checkpoint's metadata.
 
-    ``family`` is a name of the registry. ``width`` multiplies every number of channels but the image's and the
-    classes'. ``pooling`` ("avg" or "max") and ``batch_norm`` concern VGG16 alone, ``initial_steps`` and ``min_steps``
-    the networks with DTSS layers, ``neuron``, ``leak`` and ``v_th`` the spiking ones (see ``LIF``).
+    ``family`` is a name of the registry. ``width`` multiplies every number of channels except those of the image and
+    of the classes. ``pooling`` ("avg" or "max") and ``batch_norm`` apply only to VGG16, ``initial_steps`` and
+    ``min_steps`` to networks with DTSS layers, ``neuron``, ``leak`` and ``v_th`` to spiking ones (see ``LIF``).
     """
 
     family: str
@@ -66,15 +66,15 @@ class CnnConfig:
 
     @property
     def defaults(self) -> CnnDefaults:
-        """What the name stands for."""
+        """The defaults that the name stands for."""
         return CNNS[self.family]
 
     def channels(self, published: int) -> int:
-        """Channels of a layer that has so many in the published network."""
+        """Channels of a layer that has ``published`` channels in the published network."""
         return max(1, round(published * self.width))
 
     def validate(self) -> None:
-        """Raise ModelError where sizes do not fit together."""
+        """Raise ModelError if the sizes are inconsistent."""
         if self.family not in CNNS:
             raise ModelError(
                 f"family must be one of {', '.join(CNNS)}, not '{self.family}'{nearest(self.family, CNNS)}"
@@ -116,7 +116,7 @@ def make_neuron(config: CnnConfig) -> nn.Module:
 
 
 def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
-    """What a layer of neurons makes of its currents. current: (T*B, ...) -> (T*B, ...)."""
+    """The output of a layer of neurons. current: (T*B, ...) -> (T*B, ...)."""
     if not isinstance(neuron, LIF):
         out: Tensor = neuron(current)
         return out
@@ -125,7 +125,7 @@ def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
 
 
 class Cnn(nn.Module, abc.ABC):
-    """What the three networks share. Shape: images (B, C, H, W) -> logits (B, classes)."""
+    """Base class of the three networks. Shape: images (B, C, H, W) -> logits (B, classes)."""
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class Cnn(nn.Module, abc.ABC):
         return self.forward_steps(images).mean(0)
 
     def forward_steps(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` gives."""
+        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` returns."""
         repeated = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         logits: Tensor = self.logits(repeated.flatten(0, 1)).unflatten(0, repeated.shape[:2])
         return logits
@@ -153,9 +153,9 @@ class VGG16(Cnn):
     """VGG16 for small images: 13 convolutions, four pools, linear layers of 4096, 4096 and the classes.
 
     Diet-SNN trains leak and threshold of every layer from a converted network without BatchNorm: here both are fixed,
-    and a BatchNorm behind every layer but the head, which folds away at inference, lets it train from scratch
-    (``batch_norm=False`` leaves it out). Averages of spikes are real numbers: the layers behind them multiply, unless
-    ``pooling="max"``. In ``vgg16-hoyer``, as published, convolutions alone have a BatchNorm, and those behind a
+    and a BatchNorm after every layer except the head, which folds at inference, allows training from scratch
+    (``batch_norm=False`` omits it). Averages of spikes are real numbers: the layers after them multiply, unless
+    ``pooling="max"``. In ``vgg16-hoyer``, as published, only convolutions have a BatchNorm, and those after a
     pool do not fold.
     """
 
@@ -247,8 +247,8 @@ class ResNet19(Cnn):
 
     With ``neuron="spikformer"``, leak 0.5 and v_th 0.5 the neurons are TET's (u = u/2 + I, threshold 1, hard reset):
     the factor 1 - leak before the current scales both sides. tdBN's (u = u/4 + I, threshold 0.5): leak 0.25, v_th 3/8.
-    What tdBN scales by alpha * V_th is a start of the BatchNorm's weights, which is left at 1. tdBN lets the last layer
-    spike as well; here its currents are the logits, as in TET.
+    tdBN initialises the BatchNorm's weights with alpha * V_th; here they start at 1. In tdBN the last layer spikes as
+    well; here its currents are the logits, as in TET.
     """
 
     def __init__(self, config: CnnConfig) -> None:
@@ -298,11 +298,11 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(Cnn):
-    """PreAct-ResNet-18 as DSR builds it, neurons behind the pool included, so that the head reads spikes.
+    """PreAct-ResNet-18 as DSR builds it, including the neurons after the pool, so that the head reads spikes.
 
-    DSR's neurons fire at a share alpha of the trained threshold that they then subtract; here both are one, and fixed
-    (integrate and fire, soft reset). DSR also lets the logits spike; here the currents, after their BatchNorm, are the
-    logits.
+    DSR's neurons fire at a fraction alpha of the trained threshold and then subtract the whole of it; here both values
+    are equal and fixed (integrate and fire, soft reset). In DSR the logits spike too; here they are the currents after
+    their BatchNorm.
     """
 
     def __init__(self, config: CnnConfig) -> None:

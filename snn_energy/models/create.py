@@ -30,7 +30,7 @@ def create_model(
     time_steps: T_max, see ``default_time_steps``. heads, patch_size (transformers): see ``default_heads`` and
     ``default_patch_size``. Further options are fields of ``TransformerConfig``: mlp_ratio, leak, neuron ("paper",
     "spikformer" or "hoyer"), initial_steps, min_steps; or of ``CnnConfig``: width (times the published channels),
-    leak, v_th, neuron, pooling ("avg" or "max") and batch_norm (VGG16 alone), initial_steps, min_steps.
+    leak, v_th, neuron, pooling ("avg" or "max") and batch_norm (VGG16 only), initial_steps, min_steps.
     Raises ModelError.
     """
     sizes: dict[str, Any] = {

@@ -1,6 +1,6 @@
 """One registry of model names: ``{family}-{depth}-{dim}`` for any depth and dim, a few of them listed, and the CNNs.
 
-Knows no torch, so that names can be listed and errors told without loading it.
+Does not import torch, so that names can be listed and errors raised without it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Architecture = Literal["vgg16", "resnet19", "preact-resnet18"]
 
 @dataclass(frozen=True)
 class CnnDefaults:
-    """What the name of a convolutional network stands for; neuron, leak and v_th as its authors start training.
+    """Defaults of a named convolutional network; neuron, leak and v_th as at the start of its authors' training.
 
-    pools_first: the pool stands between convolution and BatchNorm, not behind the neurons. spiking: False for the
+    pools_first: the pool is between convolution and BatchNorm, not after the neurons. spiking: False for the
     twin with ReLUs and one time step. dynamic: its neurons are DTSS layers.
     """
 
@@ -106,7 +106,7 @@ def has_dtss_layers(name: str) -> bool:
 
 
 def default_time_steps(name: str) -> int:
-    """T_max where none is given: that of a CNN's publication, 4 for a Spikformer, 1 without spikes. ModelError."""
+    """Default T_max: the published one of a CNN, 4 for a Spikformer, 1 without spikes. Raises ModelError."""
     if name in CNNS:
         return CNNS[name].time_steps
     return 1 if parse_name(name)[0] == "vit" else 4
@@ -115,7 +115,7 @@ def default_time_steps(name: str) -> int:
 def default_heads(dim: int) -> int:
     """Heads of the public code: 32 channels each up to D = 384 (12 at 384), 64 each above (8 at 512).
 
-    Where these do not divide D, the largest smaller number that does.
+    If these do not divide D, the largest smaller number that does.
     """
     wanted = max(1, dim // (32 if dim <= 384 else 64))
     return next(heads for heads in range(wanted, 0, -1) if dim % heads == 0)

@@ -2,7 +2,7 @@
 
 Equation numbers are those of Datta, Liu, Li, Beerel, "Spiking Neural Networks with Dynamic Time Steps for
 Vision Transformers". Every neuron here maps (T, B, ...) input currents to (T, B, ...) spikes; the membrane
-potential lives inside one forward call, so nothing has to be reset between samples.
+potential exists only within one forward call, so nothing has to be reset between samples.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class TriangularSpike(torch.autograd.Function):
 class PaperNeuron(torch.autograd.Function):
     """Paper, Eq. 1-2 over all time steps: H = leak*U + I; O = V_th where H > V_th, else 0; U = H - O (soft reset).
 
-    Backwards through time with the surrogate of II-A, dO/dH = gamma / V_th * max(0, 1 - |H / V_th - 1|), written out by
-    hand: only H is kept, and the gradients are those of the two equations to the last bit.
+    Explicit backpropagation through time with the surrogate of II-A, dO/dH = gamma / V_th * max(0, 1 - |H / V_th - 1|):
+    only H is stored, and the gradients equal those of the two equations bit for bit.
     """
 
     @staticmethod
@@ -68,7 +68,7 @@ class PaperNeuron(torch.autograd.Function):
         """Gradient with respect to the current (T, B, ...)."""
         (potential,), leak, v_th = ctx.saved_tensors, ctx.leak, ctx.v_th
         out = torch.empty_like(potential)
-        later: Tensor | None = None  # gradient of U, which carries to the next step
+        later: Tensor | None = None  # gradient of U, carried to the preceding step
         for t in range(len(potential) - 1, -1, -1):
             torch.sub(potential[t], v_th, out=out[t]).abs_()
             if v_th != 1:
@@ -153,7 +153,7 @@ class LIF(nn.Module):
     H = leak*U + I; 1 where H / threshold >= the Hoyer extremum of the clipped H / threshold, soft reset; the threshold
     is trained, from V_th; the extremum is the batch's in training and its running mean (momentum 0.1) at inference.
 
-    ``observer``, where set, is called as observer(t, spikes_t, potential_t) at every active step of a forward
+    ``observer``, if set, is called as observer(t, spikes_t, potential_t) at every active step of a forward
     without gradients, after the reset, while both tensors are still in cache; it must change neither.
 
     ``gamma``: the paper's hyper-parameter, peak of the surrogate gradient times V_th; rule "hoyer" has none.
@@ -174,7 +174,7 @@ class LIF(nn.Module):
         if not gamma > 0:
             raise ModelError(f"gamma must be positive, not {gamma}")
         self.leak, self.v_th, self.rule, self.gamma = leak, v_th, rule, gamma
-        self.hoyer_loss: Tensor | None = None  # of the last forward with gradients, rule "hoyer" alone
+        self.hoyer_loss: Tensor | None = None  # of the last forward with gradients, only for rule "hoyer"
         if rule == "hoyer":
             self.threshold = nn.Parameter(torch.tensor(float(v_th)))
             self.register_buffer("extremum", torch.tensor(1.0))
@@ -195,7 +195,7 @@ class LIF(nn.Module):
         return self.fire(current, [True] * len(current))
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but the term of the last forward, which hangs on its graph."""
+        """State for copies and pickles: without the last forward's loss term, which references its autograd graph."""
         return {**self.__dict__, "hoyer_loss": None}
 
     def _forward_differentiable(self, current: Tensor) -> Tensor:
@@ -210,7 +210,7 @@ class LIF(nn.Module):
         return torch.stack(spikes)
 
     def _forward_hoyer(self, current: Tensor) -> Tensor:
-        """The Hoyer rule with gradients; in training mode the running extremum is updated once a forward."""
+        """The Hoyer rule with gradients; in training mode the running extremum is updated once per forward."""
         u, spikes, extrema, terms = torch.zeros_like(current[0]), [], [], []
         for current_t in current:
             h = torch.add(current_t, u, alpha=self.leak)
@@ -227,11 +227,11 @@ class LIF(nn.Module):
         return torch.stack(spikes)
 
     def fire(self, current: Tensor, active: list[bool], idle: Tensor | None = None) -> Tensor:
-        """Spikes of the steps that are ``active`` and silence at the others, for inference; written in place.
+        """Spikes at the ``active`` steps and zeros at the others, for inference; written in place.
 
-        current: (A, B, ...) with A <= len(active); later steps get ``idle``, broadcastable to (B, ...), or nothing
-        (what a BatchNorm makes of a silent step is its bias, not nothing). A masked step is left untouched: no state
-        access. Returns (len(active), B, ...), the values of the differentiable path.
+        current: (A, B, ...) with A <= len(active); later steps get ``idle``, broadcastable to (B, ...), or zeros
+        (a BatchNorm turns a silent step into its bias, not into zeros). A masked step does not access the state.
+        Returns (len(active), B, ...), the values of the differentiable path.
         """
         shape = (len(active), *current.shape[1:])
         out = current.new_empty(shape) if all(active) else current.new_zeros(shape)
@@ -268,15 +268,15 @@ class LIF(nn.Module):
 
 
 class DTSS(LIF):
-    """A LIF layer that learns in how many time steps it takes part (paper, Eq. 4-7).
+    """A LIF layer that learns the number of time steps in which it is active (paper, Eq. 4-7).
 
     Parameter ``tp`` (T_max,), kept non-negative by the optimiser. TS = TP . coeff with coeff the
     lower-triangular ones, so TS^t = sum of TP^i over i >= t is non-increasing in t; TM^t = 1 where TS^t >= 1;
-    the output at step t is O^t * TM^t. The first ``min_steps`` entries of TM are 1 whatever TP says: with
+    the output at step t is O^t * TM^t. The first ``min_steps`` entries of TM are 1 regardless of TP: with
     ``min_steps=1`` no layer can die.
 
     ``initial_steps`` (T_init) steps are active at the start, with a margin of 0.5 on either side of the
-    threshold, because a score that starts exactly on it dies at the first update.
+    threshold, because a score that starts exactly on it falls below it at the first update.
     """
 
     def __init__(
@@ -301,7 +301,7 @@ class DTSS(LIF):
         self.reset_scores()
 
     def reset_scores(self) -> None:
-        """Put TP at its start: TS^t = 1.5 for t <= T_init, 0.5 for t > T_init."""
+        """Initialise TP: TS^t = 1.5 for t <= T_init, 0.5 for t > T_init."""
         ts = torch.full((self.max_steps + 1,), 0.5)
         ts[: self.initial_steps] = 1.5
         ts[-1] = 0

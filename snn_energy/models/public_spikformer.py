@@ -1,13 +1,13 @@
-"""Spikformer as its authors publish it: their names of layers and parameters, biases, neurons, so their weights load.
+"""Spikformer as published: its authors' names of layers and parameters, biases and neurons, so that their weights load.
 
-Two layouts (github.com/ZK-Zhou/spikformer, cifar10/model.py and imagenet/model.py), told apart by the patch size:
+Two layouts (github.com/ZK-Zhou/spikformer, cifar10/model.py and imagenet/model.py), distinguished by the patch size:
 
-- CIFAR, patch 4: a max-pool behind the third and fourth SPS stage; q, k, v, projection and MLP are linear layers with
+- CIFAR, patch 4: a max-pool after the third and fourth SPS stage; q, k, v, projection and MLP are linear layers with
   bias on (B, N, D) tokens; (q kT) v.
-- ImageNet, patch 16: a max-pool behind all four; 1x1 convolutions on (B, D, N) tokens, those of q, k, v without bias;
+- ImageNet, patch 16: a max-pool after all four; 1x1 convolutions on (B, D, N) tokens, those of q, k, v without bias;
   q (kT v).
 
-Both: LIF with tau = 2, v >= V_th, hard reset to 0 and amplitude 1 (rule "spikformer" with leak 0.5), V_th = 0.5 behind
+Both: LIF with tau = 2, v >= V_th, hard reset to 0 and amplitude 1 (rule "spikformer" with leak 0.5), V_th = 0.5 after
 the attention and 1 elsewhere; two LayerNorms per block that hold weights and are never called.
 
 Shapes: B images, T time steps, D channels, N tokens, h heads, d = D/h.
@@ -174,7 +174,7 @@ MakePart = Callable[[TransformerConfig, MakeNeuron], nn.Module]
 
 
 class PublicBlock(nn.Module):
-    """x + SSA(x), then x + MLP(x). The LayerNorms are in the state dict alone: the published forward skips them."""
+    """x + SSA(x), then x + MLP(x). The LayerNorms are only in the state dict: the published forward skips them."""
 
     def __init__(
         self, config: TransformerConfig, make_lif: MakeNeuron, make_attention: MakePart, make_mlp: MakePart
@@ -193,7 +193,7 @@ class PublicBlock(nn.Module):
 class PublicSpikformer(nn.Module):
     """The published Spikformer. Shape: images (B, C, H, W) -> logits (B, classes).
 
-    Time is inside: the image is repeated ``time_steps`` times and the tokens are averaged over space and time before
+    Time is internal: the image is repeated ``time_steps`` times and the tokens are averaged over space and time before
     the head. Raises ModelError for a patch size of neither layout and for another neuron than the published one.
     """
 
@@ -227,7 +227,7 @@ class PublicSpikformer(nn.Module):
         return logits
 
     def forward_steps(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` gives."""
+        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` returns."""
         logits: Tensor = self.head(self._features(images))
         return logits
 

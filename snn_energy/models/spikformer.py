@@ -1,9 +1,9 @@
-"""Spikformer-N-D as the DTSS paper builds it, and its non-spiking twin of the same shape.
+"""Spikformer-N-D as in the DTSS paper; ``models/vit.py`` has its non-spiking twin of the same shape.
 
 All linear layers are convolutions without bias, each followed by BatchNorm; no softmax and no LayerNorm in
 the spiking network; direct encoding (the image is repeated at every time step); spiking patch splitting (SPS)
-with a relative position embedding (RPE); residual sums. The twin puts real activations where the LIFs are, a
-softmax on the attention, and has one time step.
+with a relative position embedding (RPE); residual sums. The twin has real activations instead of the LIFs, a
+softmax on the attention, and one time step.
 
 Shapes: B images, T time steps, D channels, N tokens, h heads, d = D/h.
 """
@@ -23,9 +23,9 @@ from snn_energy.models.transformer_config import ATTENTION_SCALE, TransformerCon
 class Spikformer(nn.Module):
     """Spikformer-N-D; with family ``dts-spikformer`` every LIF is a DTSS layer.
 
-    Shape: images (B, C, H, W) -> logits (B, classes). Time is inside: the image is repeated ``time_steps``
-    times and the tokens are averaged over space and time before the head. ``fused``: training goes the way of
-    ``models/fused.py``, where it applies.
+    Shape: images (B, C, H, W) -> logits (B, classes). Time is internal: the image is repeated ``time_steps``
+    times and the tokens are averaged over space and time before the head. ``fused``: training uses
+    ``models/spikformer_fused.py``, where it applies.
     """
 
     fused = False
@@ -56,9 +56,9 @@ class Spikformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W) -> logits (B, classes).
 
-        At inference a network of DTSS layers computes only the time steps that its masks let matter
-        (``models/skipping.py``): the logits are the same. Not so where ``skips_time_steps`` is False, or where hooks
-        wait for what every layer gives at every step.
+        At inference a network of DTSS layers computes only the time steps that affect the logits under its masks
+        (``models/spikformer_skipping.py``); the logits are the same. It computes all steps if ``skips_time_steps`` is
+        False, or if a module has hooks, which observe every layer at every step.
         """
         if self.skips_time_steps and not (self.training or torch.is_grad_enabled() or has_hooks(self)):
             return forward_skipping(self, images, ATTENTION_SCALE)
@@ -66,7 +66,7 @@ class Spikformer(nn.Module):
         return logits
 
     def forward_steps(self, images: Tensor) -> Tensor:
-        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` gives."""
+        """images: (B, C, H, W) -> logits of every time step (T, B, classes); their mean is what ``forward`` returns."""
         logits: Tensor = self.head(self._features(images))
         return logits
 

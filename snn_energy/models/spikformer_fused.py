@@ -1,12 +1,12 @@
 """Training a Spikformer in fewer passes over memory: BatchNorm and the paper's neuron as one operation over all steps.
 
-The plain forward writes and reads every layer's activations some twenty times: normalised values, potentials, spikes
+The plain forward writes and reads every layer's activations about twenty times: normalised values, potentials, spikes
 and their gradients, step by step. Here a layer is a matrix product or a convolution, one pass for the mean and
-variance, and one compiled pass that normalises and fires all T steps; its backward computes the potentials again
-instead of keeping them. The image, the same at every step, goes through the first convolution once.
+variance, and one compiled pass that normalises and fires all T steps; its backward recomputes the potentials
+instead of storing them. The image, the same at every step, goes through the first convolution once.
 
-The values and gradients are those of the plain forward but for the rounding of another order of operations; the plain
-forward is the tests' oracle. ``torch.compile`` makes C++ for CPUs (it needs a C++ compiler) and Triton for CUDA.
+The values and gradients equal those of the plain forward up to rounding (the order of operations differs); the plain
+forward is the tests' oracle. ``torch.compile`` generates C++ for CPUs (needs a C++ compiler) and Triton for CUDA.
 
 Layout: activations are channels-last everywhere, so that tokens and pixels are rows: (T, R, C) with R = B * positions.
 """
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Kernel = Callable[..., Tensor]
-VARIANTS = 64  # of one operation: a few for each number of steps and number type; torch gives up after 8
+VARIANTS = 64  # compiled variants of an operation: a few per number of steps and dtype; torch stops at 8 by default
 
 
 def _wide(x: Tensor) -> Tensor:
-    """bfloat16 and float16 as float32: potentials and statistics are kept in it."""
+    """bfloat16 and float16 as float32, the dtype of potentials and statistics."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -68,7 +68,7 @@ def _current_gradients(
     """dL/dI^t of every step, (R, C) each; the surrogate is peak * max(0, 1 - |H - 1|) with peak = gamma / V_th."""
     found = _potentials(x, scale, shift, leak)
     out: list[Tensor] = []
-    later: Tensor | None = None  # dL/dU^t, which carries to the step before
+    later: Tensor | None = None  # dL/dU^t, carried to the preceding step
     for t in range(len(found) - 1, -1, -1):
         surrogate = peak * (1 - (found[t][0] - 1).abs()).clamp_min(0)
         own = _wide(grad[t]) * mask[t]
@@ -110,19 +110,19 @@ def _compiled(kernel: Kernel) -> Kernel:
 def run(kernel: Kernel, *arguments: Tensor | float) -> Tensor:
     """The kernel, compiled on its first call for each number of steps; any number of rows and channels.
 
-    It is given tensors that are no views (``data``), because compiled code is chosen by what a view is a view of, too.
+    Tensors are passed as ``data``, not as views, because torch.compile also specialises on the base of a view.
     """
     plain = [argument.data if isinstance(argument, Tensor) else argument for argument in arguments]
     first = plain[0]
     assert isinstance(first, Tensor)
-    with torch.autocast(first.device.type, enabled=False):  # it would be one more thing to compile for
+    with torch.autocast(first.device.type, enabled=False):  # autocast would need further compiled variants
         return _compiled(kernel)(*plain)
 
 
 class NormAndFire(torch.autograd.Function):
     """BatchNorm in training mode and the paper's neurons, DTSS mask included. x: (T, R, C), or (1, R, C) for T steps.
 
-    scale and shift are the BatchNorm's as one multiplication and one addition, over V_th; ``mean`` and ``inverse``
+    scale and shift are the BatchNorm as one multiplication and one addition, over V_th; ``mean`` and ``inverse``
     (1 / standard deviation) are of x, and the gradient flows through them. mask: (T,) TM.
     """
 
@@ -188,7 +188,7 @@ class Fire(torch.autograd.Function):
 
 
 def mask_of(lif: LIF, steps: int, like: Tensor) -> Tensor:
-    """(T,) TM on the device of ``like``; of a plain LIF, ones."""
+    """(T,) TM on the device of ``like``; ones for a plain LIF."""
     return lif.time_step_mask(steps) if isinstance(lif, DTSS) else _wide(like.new_ones(steps))
 
 
@@ -205,7 +205,7 @@ def norm_and_fire(x: Tensor, norm: Norm, lif: LIF, steps: int) -> Tensor:
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
-        mean, variance = torch.ops.aten.batch_norm_update_stats(  # of x; momentum 0 leaves the running ones alone
+        mean, variance = torch.ops.aten.batch_norm_update_stats(  # of x; with momentum 0 the running ones do not change
             x.view(-1, x.shape[2]), norm.running_mean, norm.running_var, 0.0
         )
         norm.num_batches_tracked += 1
@@ -223,7 +223,7 @@ def linear_norm_and_fire(x: Tensor, conv: nn.Conv1d, norm: Norm, lif: LIF) -> Te
 
 
 def conv_norm_and_fire(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, steps: int) -> Tensor:
-    """A 3x3 convolution, BatchNorm, neurons. x: (T or 1, B, H, W, C), 1 for all steps alike -> (T, B, H, W, C')."""
+    """A 3x3 convolution, BatchNorm, neurons. x: (T or 1, B, H, W, C), 1 if equal at all steps -> (T, B, H, W, C')."""
     current = conv(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous()
     spikes = norm_and_fire(current.view(len(x), -1, current.shape[3]), norm, lif, steps)
     return spikes.view(steps, *x.shape[1:4], -1)
@@ -276,8 +276,8 @@ def mlp(block: SpikingMLP, x: Tensor) -> Tensor:
 
 
 def applies(model: Spikformer, images: Tensor) -> bool:
-    """Whether a forward may go this way: gradients are wanted, the neuron is the paper's, every BatchNorm is in
-    training mode and has weights and running statistics, no hook waits for a layer, and there are images.
+    """Whether a forward can use this module: gradients are enabled, the neuron is the paper's, every BatchNorm is in
+    training mode and has weights and running statistics, no module has hooks, and there are images.
     """
     if not (model.training and torch.is_grad_enabled() and len(images) and model.config.neuron == "paper"):
         return False
@@ -287,7 +287,7 @@ def applies(model: Spikformer, images: Tensor) -> bool:
 
 
 def features(model: Spikformer, images: Tensor, scale: float) -> Tensor:
-    """What the head reads: images (B, C, H, W) -> (T, B, D), averaged over the tokens."""
+    """The input of the head: images (B, C, H, W) -> (T, B, D), averaged over the tokens."""
     x = patch_splitting(model.sps, images, model.time_steps)
     for block in cast("list[Block]", model.blocks):
         x = x + self_attention(block.attn, x, scale)
@@ -297,11 +297,11 @@ def features(model: Spikformer, images: Tensor, scale: float) -> Tensor:
 
 @cache
 def why_not(device_type: str) -> str | None:
-    """Why nothing can be compiled for ``cpu`` or ``cuda`` on this machine, in one line; None where it can."""
+    """Why nothing can be compiled for ``cpu`` or ``cuda`` on this machine, in one line; None if it can."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch's own modules, which are imported here
+            warnings.simplefilter("ignore")  # warnings of torch's own modules, which are imported here
             run(fire_all_steps, *(torch.ones(size, device=device_type) for size in ((1, 2, 8), 8, 8, 1)), 0.5)
-    except Exception as error:  # noqa: BLE001 - torch raises whatever the missing compiler makes of it
+    except Exception as error:  # noqa: BLE001 - without a compiler, torch raises errors of many types
         return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return None

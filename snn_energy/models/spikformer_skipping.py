@@ -1,10 +1,10 @@
-"""A forward pass that does not compute the time steps that the masks of DTSS layers make dead.
+"""A forward pass that skips the time steps that the masks of DTSS layers disable.
 
 TS is non-increasing in t, so a layer that is active for T_l steps is active in the first T_l. Every tensor here
 holds its first steps only, (A, B, ...) with A <= T_max; all later steps are zero. An operation computes a step if
 
-- input side: some source is active in it. Where a BatchNorm follows, a step without input is its bias alone, which
-  a neuron that is still active gets without a convolution;
+- input side: some source is active in it. If a BatchNorm follows, its output at a step without input is only its
+  bias, which a neuron that is still active gets without a convolution;
 - output side: some neuron or product that is active and needed reads it. A neuron needs all steps before the last
   one whose output is read, because its state carries over.
 """
@@ -26,11 +26,11 @@ Norm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 def has_hooks(model: nn.Module) -> bool:
-    """True where some module has forward hooks."""
+    """True if some module has forward hooks."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-Masks = dict[nn.Module, list[bool]]  # of every DTSS layer, read once a forward
+Masks = dict[nn.Module, list[bool]]  # of every DTSS layer, read once per forward
 
 
 def last_step(mask: list[bool]) -> int:
@@ -39,7 +39,7 @@ def last_step(mask: list[bool]) -> int:
 
 
 def idle_current(norm: Norm) -> Tensor:
-    """(C,) what a BatchNorm in eval mode makes of zeros: beta - gamma * mean / sqrt(var + eps)."""
+    """(C,) output of a BatchNorm in eval mode for zeros: beta - gamma * mean / sqrt(var + eps)."""
     size = norm.num_features
     zeros = torch.zeros(1, size, *[1] * (2 if isinstance(norm, nn.BatchNorm2d) else 1), device=norm.weight.device)
     return norm(zeros.to(norm.weight.dtype)).view(size)  # type: ignore[no-any-return]
@@ -56,14 +56,14 @@ def fired(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, masks: Masks, steps:
 
 
 def _no_steps(conv: nn.Module, x: Tensor) -> Tensor:
-    """No steps of what the convolution would give: it keeps height, width and tokens."""
+    """The convolution's output for zero steps; the convolution keeps height, width and tokens."""
     channels = conv.out_channels
     assert isinstance(channels, int)
     return x.new_empty(0, x.shape[1], channels, *x.shape[3:])
 
 
 def added(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of two tensors of which either may hold more steps."""
+    """Sum of two tensors, either of which may hold more steps."""
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     if len(shorter) == len(longer):
         return a + b
@@ -76,7 +76,7 @@ def patch_splitting(sps: PatchSplitting, images: Tensor, masks: Masks) -> Tensor
     """SPS and RPE. images: (B, C, H, W), the same at every step -> (A, B, D, N)."""
     lifs = [sps.get_submodule(f"lif{i}") for i in range(4)] + [sps.rpe_lif]
     own = [last_step(masks[lif]) for lif in lifs]
-    needed = [min(own[i:4]) for i in range(4)]  # step t of stage i is read if every later stage still works at t
+    needed = [min(own[i:4]) for i in range(4)]  # step t of stage i is read if every later stage is still active at t
     x = images.unsqueeze(0)
     for i, pool in enumerate(sps.pools):
         conv, norm, lif = (sps.get_submodule(f"{kind}{i}") for kind in ("conv", "bn", "lif"))
@@ -121,7 +121,7 @@ def mlp(block: SpikingMLP, x: Tensor, masks: Masks) -> Tensor:
 
 
 def forward_skipping(model: Spikformer, images: Tensor, scale: float) -> Tensor:
-    """images: (B, C, H, W) -> logits (B, classes), those of the masked full forward."""
+    """images: (B, C, H, W) -> logits (B, classes), equal to those of the masked full forward."""
     masks: Masks = {layer: layer.active_flags() for layer in model.modules() if isinstance(layer, DTSS)}
     x = patch_splitting(model.sps, images, masks)
     for block in cast("list[Block]", model.blocks):

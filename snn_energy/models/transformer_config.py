@@ -8,18 +8,18 @@ from snn_energy.core.errors import ModelError, nearest
 from snn_energy.models.names import FAMILIES
 from snn_energy.models.neurons import NeuronRule
 
-LARGEST_DEPTH, LARGEST_DIM = 1000, 2**15  # nobody's network; a slip of the pen would fill the memory
-ATTENTION_SCALE = 0.125  # a constant in paper and public code, whatever the head size
-ATTENTION_V_TH = 0.5  # threshold of the LIF behind the attention product (public code)
+LARGEST_DEPTH, LARGEST_DIM = 1000, 2**15  # beyond any real network; a typo would exhaust memory
+ATTENTION_SCALE = 0.125  # a constant in paper and public code, independent of the head size
+ATTENTION_V_TH = 0.5  # threshold of the LIF after the attention product (public code)
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Everything that fixes the shape and the dynamics of a network; what a checkpoint's metadata holds.
+    """Everything that determines the shape and the dynamics of a network; stored in a checkpoint's metadata.
 
-    ``family`` is spikformer, dts-spikformer or vit. ``patch_size`` 2**n puts n max-pools behind the last n of
-    the four SPS stages. ``initial_steps`` and ``min_steps`` concern dts-spikformer alone, ``surrogate_gamma`` (the
-    paper's gamma) training alone.
+    ``family`` is spikformer, dts-spikformer, public-spikformer or vit. ``patch_size`` 2**n puts max-pools after the
+    last n of the four SPS stages. ``initial_steps`` and ``min_steps`` apply only to dts-spikformer,
+    ``surrogate_gamma`` (the paper's gamma) only to training.
     """
 
     family: str
@@ -44,7 +44,7 @@ class TransformerConfig:
         return f"{self.family}-{self.depth}-{self.dim}"
 
     def validate(self) -> None:
-        """Raise ModelError where sizes do not fit together."""
+        """Raise ModelError if the sizes are inconsistent."""
         if self.family not in FAMILIES:
             known = ", ".join(FAMILIES)
             raise ModelError(f"family must be one of {known}, not '{self.family}'{nearest(self.family, FAMILIES)}")

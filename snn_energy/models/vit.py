@@ -1,6 +1,6 @@
 """The non-spiking twin of Spikformer-N-D: same shape, softmax attention, real activations, one time step.
 
-Where the spiking network has a LIF behind an SPS convolution the twin has a ReLU; q, k, v and the projection
+Where the spiking network has a LIF after an SPS convolution, the twin has a ReLU; q, k, v and the projection
 are linear, as in any ViT; the MLP has a GELU. Every convolution, product and the head have the same dense
 MACs.
 """
