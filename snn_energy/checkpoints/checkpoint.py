@@ -1,6 +1,6 @@
-"""Checkpoints: safetensors files that say what they are, and safe loading of what others have written.
+"""Checkpoints: safetensors files with metadata, and safe loading of files from other sources.
 
-Loading never runs code from a file; ``weights_file`` reads it and brings the weights to the network's names and types.
+Loading never runs code from a file; ``weights_file`` reads it and converts weights to the network's names and types.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from snn_energy.models.spikformer import Spikformer
 from snn_energy.models.transformer_config import TransformerConfig
 from snn_energy.models.vit import VisionTransformer
 
-METADATA_KEY = "snn_energy"  # one key, one JSON text: the bytes of a file then depend on its content alone
+METADATA_KEY = "snn_energy"  # one key, one JSON text: the bytes of a file then depend only on its content
 SCHEMA_VERSION = 1
 
 
@@ -39,11 +39,11 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     """Write a registry network as safetensors, whole or not at all.
 
     half: matrices and kernels as 16-bit floats, half the size; vectors (BatchNorm, biases, thresholds, and TP, whose
-    masks hang on a comparison) stay as they are. Raises CheckpointError for a weight too large for 16 bits.
+    masks depend on a comparison) are not converted. Raises CheckpointError for a weight too large for 16 bits.
 
-    metadata: what is known of the weights, JSON values: data, split, seed, test_accuracy, recipe, mean, std,
+    metadata: JSON values that describe the weights: data, split, seed, test_accuracy, recipe, mean, std,
     command. The architecture, its configuration and the versions are added. Raises CheckpointError for
-    another kind of network, OutputError where the file cannot be written.
+    another kind of network, OutputError if the file cannot be written.
     """
     if not isinstance(model, Spikformer | PublicSpikformer | VisionTransformer | Cnn):
         raise CheckpointError(
@@ -69,14 +69,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     def write(temporary: Path) -> None:
         try:
             save_file(tensors, temporary, header)
-        except SafetensorError as error:  # how safetensors tells of a full disk
+        except SafetensorError as error:  # raised by safetensors if the disk is full
             raise OutputError(f"{path}: cannot be written ({error}); make room or choose another place") from error
 
     write_whole(path, write)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint of ours says of itself (see ``save_checkpoint``). Raises CheckpointError."""
+    """The metadata of a checkpoint written by ``save_checkpoint``. Raises CheckpointError."""
     document = _metadata_or_none(existing(path))
     if document is None:
         raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model= (--model)")
@@ -88,12 +88,12 @@ def load_checkpoint(
 ) -> nn.Module:
     """The network of a checkpoint, on the CPU, in eval mode. No code of the file is run.
 
-    model: not needed for a file of ours. Else a registry name, with ``options`` of ``create_model``
-    (image_size, num_classes, ...; heads and image_size leave no trace in the weights, so check them), or a
-    module, which is filled and returned. ema: the moving average of the weights where a file holds both. Its attribute
-    ``snn_energy_checkpoint`` holds name, sha256 and seed of training and, where there is anything to tell,
-    ``checkpoint_notes``: what was chosen in the file, taken off the names, converted; counts carry these on. Raises
-    CheckpointError; a module given is then unchanged.
+    model: not needed for a file of ``save_checkpoint``. Else a registry name, with ``options`` of ``create_model``
+    (image_size, num_classes, ...; heads and image_size cannot be checked against the weights), or a module, which is
+    filled and returned. ema: the moving average of the weights if a file holds both. The network's attribute
+    ``snn_energy_checkpoint`` holds name, sha256 and seed of training and, if there are any, ``checkpoint_notes``:
+    what was chosen in the file, removed from the names, converted; they are passed on to counts. Raises
+    CheckpointError; a given module is then unchanged.
     """
     file = existing(path)
     if options and not isinstance(model, str):
@@ -114,7 +114,7 @@ def load_checkpoint(
     if isinstance(model, nn.Module):
         network = model
     else:
-        with torch.device("meta"):  # shapes alone: a size out of a lying file fills no memory
+        with torch.device("meta"):  # shapes only: a wrong size in the file allocates no memory
             _check_match(weights, make(), file)
         network = make()
     used = _check_match(weights, network, file)
@@ -127,7 +127,7 @@ def load_checkpoint(
         network.load_state_dict(used.tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path}: {type(network).__name__} does not take these weights ({error})") from error
-    # For the header of counts. A plain attribute: it says where the weights came from when they were loaded.
+    # For the header of counts. A plain attribute: the origin of the weights at the time of loading.
     network.__dict__["snn_energy_checkpoint"] = {
         "checkpoint": file.name,
         "checkpoint_sha256": sha256_of(file),
@@ -138,13 +138,13 @@ def load_checkpoint(
 
 
 def sha256_of(path: str | Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError where it is missing."""
+    """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError if it is missing."""
     with existing(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _metadata_or_none(path: Path) -> dict[str, Any] | None:
-    """Our metadata of a safetensors file; None where it has none. Raises CheckpointError where damaged."""
+    """The snn_energy metadata of a safetensors file; None if it has none. Raises CheckpointError if damaged."""
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(METADATA_KEY)
@@ -166,7 +166,7 @@ def _metadata_or_none(path: Path) -> dict[str, Any] | None:
 
 
 def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
-    """Build the network that metadata describe. Raises CheckpointError for a field that does not fit."""
+    """Build the network that the metadata describe. Raises CheckpointError for an invalid field."""
     config = document.get("config")
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model= (--model)")
@@ -192,7 +192,7 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
 
 
 def _check_match(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
-    """The weights as the network takes them. Raises CheckpointError where names, shapes or kinds of numbers differ."""
+    """The weights fitted to the network. Raises CheckpointError if names, shapes or kinds of numbers differ."""
     used = fitted(weights, network, path)
     tensors = used.tensors
     wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
@@ -225,13 +225,13 @@ def _check_match(weights: WeightsFile, network: nn.Module, path: Path) -> Weight
 
 
 def _some(what: str, names: list[str]) -> str:
-    """``"missing: a, b, c and 4 more"``, or nothing."""
+    """``"missing: a, b, c and 4 more"``, or an empty text."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what}: {', '.join(names[:3])}{more}" if names else ""
 
 
 def _as_used(tensor: Tensor) -> Tensor:
-    """Weights in the single precision in which the network holds them."""
+    """Weights in single precision, as the network holds them."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

@@ -1,4 +1,4 @@
-"""Tensors out of a pickled file without running code from it."""
+"""Tensors from a pickled file without running code from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAVE_STATE_HINT = (
     "save its state_dict() where you trust the file, torch.save(model.state_dict(), 'weights.pt'), "
     "and give the code with --model file.py:function"
 )
-# What torch.load raises on files that are no state dicts; any of them means the same to the user.
+# What torch.load raises on files that are not state dicts; all of them mean the same to the user.
 _UNREADABLE = (
     pickle.UnpicklingError,
     RuntimeError,
@@ -43,7 +43,7 @@ _UNREADABLE = (
     struct.error,
 )
 
-ZIP_MAGIC = b"PK\x03\x04"  # how a PyTorch file begins since 1.6; a pickle before
+ZIP_MAGIC = b"PK\x03\x04"  # first bytes of a PyTorch file since 1.6; earlier ones are pickles
 _RUNS_CODE = (
     *("os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "pty", "ctypes", "importlib", "runpy"),
     *("code", "marshal", "pickle", "_pickle", "webbrowser"),
@@ -51,12 +51,12 @@ _RUNS_CODE = (
 
 
 class Inert:
-    """Stands for a class or function that a file names: takes any arguments and any state, keeps none, does nothing."""
+    """Stand-in for a class or function named in a file: accepts any arguments and state, keeps none, does nothing."""
 
     stands_for = "object"
 
     def __new__(cls, *_: Any) -> Any:
-        """Whatever it is called with."""
+        """A new object, whatever the arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_: Any) -> None: ...
@@ -65,7 +65,7 @@ class Inert:
 
 
 class InertMapping(Inert):
-    """The same for a kind of dict: what the file puts into it must go somewhere."""
+    """The same for dict-like classes: the unpickler must be able to insert items."""
 
     def __new__(cls, *_: Any) -> Any:
         """An empty dict."""
@@ -73,7 +73,7 @@ class InertMapping(Inert):
 
 
 class InertList(Inert):
-    """The same for a kind of list."""
+    """The same for list-like classes."""
 
     def __new__(cls, *_: Any) -> Any:
         """An empty list."""
@@ -100,7 +100,7 @@ def load_tensors_only(path: str | Path) -> Any:
                 f"{path}: a pickle that names {unsafe}; loading it could run code, so it was not loaded; {CONVERT_HINT}"
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats; the outcome is checked by the caller
+            warnings.simplefilter("ignore")  # about old formats; the caller checks the result
             return _load_inertly(file, names)
     except _UNREADABLE as error:
         if any(name.startswith("torch.nn.") and "Parameter" not in name for name in names):
@@ -121,7 +121,7 @@ def load_tensors_only(path: str | Path) -> Any:
 def _load_inertly(path: Path, names: set[str]) -> Any:
     """torch.load with an inert class for every name. torch's own names come first, so that tensors stay tensors.
 
-    The unpickler fills nothing but a true dict or list, so a class that turns out to be one is tried again as such.
+    The unpickler fills only true dicts and lists, so a class that turns out to be one is retried as such.
     """
     kinds: dict[str, type[Inert]] = dict.fromkeys(names, Inert)
     while True:
@@ -156,7 +156,7 @@ def _names_in(path: Path, zipped: bool) -> set[str]:
 
 
 def _scan(stream: Any, pickles: int, names: set[str]) -> None:
-    """Add what the pickles in a stream name, under the spellings of Python 2 and 3. Reads opcodes, runs nothing."""
+    """Add the names in a stream's pickles, in the spellings of Python 2 and 3. Reads opcodes, runs nothing."""
     try:
         for _ in range(pickles):
             for opcode, argument, _ in pickletools.genops(stream):
@@ -166,11 +166,11 @@ def _scan(stream: Any, pickles: int, names: set[str]) -> None:
                     renamed = _compat_pickle.NAME_MAPPING.get((module, name))
                     names.add(".".join(renamed or (_compat_pickle.IMPORT_MAPPING.get(module, module), name)))
     except (ValueError, IndexError, KeyError):
-        pass  # a damaged pickle: torch.load tells
+        pass  # a damaged pickle: torch.load reports it
 
 
 def _could_run_code(name: str) -> bool:
-    """True for what only a file meant to run code would name. Inert as well, but such a file is no one's weights."""
+    """True for names that only a file meant to run code contains. They would be inert too, but it holds no weights."""
     module, _, rest = name.partition(".")
     if module == "builtins":
         return not isinstance(getattr(builtins, rest, None), type)
@@ -178,7 +178,7 @@ def _could_run_code(name: str) -> bool:
 
 
 def existing(path: str | Path) -> Path:
-    """The path of a file that holds something. Raises CheckpointError."""
+    """The path of an existing, non-empty file. Raises CheckpointError."""
     file = Path(path)
     if not file.is_file():
         what = "is a folder, not a file" if file.is_dir() else "no such file"

@@ -1,11 +1,11 @@
-"""Files of weights as people save them, read without running anything of theirs.
+"""Weight files in the usual formats, read without running code from them.
 
 A ``.safetensors`` file is read by safetensors; any other by torch's restricted unpickler (``weights_only=True``).
-Beside weights such a file often holds what is none: timm's argparse.Namespace, Lightning's callbacks, numpy scalars.
-Every class or function that it names and torch does not know is replaced by an ``Inert`` one, which takes anything,
-keeps nothing and does nothing. A name that only a file meant to run code would hold is refused before loading.
+Such a file often holds more than weights: timm's argparse.Namespace, Lightning's callbacks, numpy scalars.
+Every class or function that it names and torch does not know is replaced by an ``Inert`` one, which accepts anything,
+keeps nothing and does nothing. A name that only a file meant to run code would contain is rejected before loading.
 
-What was chosen, taken off or converted on the way to the network's own names and types is told in ``notes``.
+``notes`` lists what was chosen, removed or converted to match the network's own names and types.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
 AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
-BOOKKEEPING = ("total_ops", "total_params", AVERAGED)  # thop's counters: no weights
+BOOKKEEPING = ("total_ops", "total_params", AVERAGED)  # counters of tools such as thop: not weights
 STATE = ("mem", "syn", "syn_exc", "syn_inh", "spk", "v_mem", "i_syn", "v")  # buffers that hold a neuron's state
-OWN_IF_MISSING = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")  # younger than many a file
-DEEPEST = 4  # wrappers around a state dict; a dict may hold itself
+OWN_IF_MISSING = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")  # newer than many files
+DEEPEST = 4  # levels of wrappers around a state dict; a dict may contain itself
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Tensors by name, on the CPU, and what was chosen or changed on the way, one short sentence each."""
+    """Tensors by name, on the CPU, and notes on what was chosen or changed, one short sentence each."""
 
     tensors: dict[str, Tensor]
     notes: tuple[str, ...] = ()
 
 
 def read_weights(path: str | Path, *, ema: bool = False, ours: bool = False) -> WeightsFile:
-    """The state dict of a safetensors or PyTorch file, out of its wrapper, dequantised. No code of it is run.
+    """The state dict of a safetensors or PyTorch file, unwrapped and dequantised. No code of it is run.
 
-    ema: the exponential moving average of the weights, where the file holds one beside them; without, the plain
-    weights, unless there are none. ours: a file of this project's, which needs no note. Raises CheckpointError.
+    ema: the exponential moving average of the weights, which the file must hold; without it, the plain weights if
+    there are any. ours: a file of ``save_checkpoint``, which needs no notes. Raises CheckpointError.
     """
     file = existing(path)
     content = _read_safetensors(file) if file.suffix == ".safetensors" else load_tensors_only(file)
@@ -75,7 +75,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def why_not_safetensors(path: Path) -> str:
-    """What a file of that name seems to be instead."""
+    """What a file named .safetensors seems to be instead."""
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith((ZIP_MAGIC, b"\x80")):
@@ -97,7 +97,7 @@ Where = tuple[str, ...]
 
 
 def _state_dicts(content: Any, where: Where = ()) -> Iterator[tuple[Where, dict[str, Tensor]]]:
-    """Every state dict of a file with the customary keys that lead to it."""
+    """Every state dict of a file, with the path of the usual keys that lead to it."""
     if not isinstance(content, dict) or len(where) > DEEPEST:
         return
     if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
@@ -113,7 +113,7 @@ def _is_ema(where: Where, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _chosen(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
-    """The state dict of a file that is meant, and what there is to say of the choice."""
+    """The state dict of a file to use, and notes on the choice."""
     found = list(_state_dicts(content))
     if not found:
         raise CheckpointError(f"{path}: {_why_no_state_dict(content)}")
@@ -157,12 +157,12 @@ def _why_no_state_dict(content: Any) -> str:
 
 
 def fitted(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
-    """The same weights under the names and in the types of a network, as far as they can be brought there.
+    """The same weights with the names and types of a network, as far as they can be converted.
 
-    Names: bookkeeping of tools is left out, prefixes go where all names then fit, and the state of neurons (a
-    potential is no weight, and has the batch's shape) stays the network's own where it does not fit. Types: real
-    weights of another width, and whole numbers for real ones, each taken exactly but for rounding of wider floats.
-    What still differs is for the caller to find. Raises CheckpointError for whole numbers that would not stay exact.
+    Names: counters of tools are dropped, prefixes are removed if all names then match, and the state of neurons (a
+    potential is not a weight, and has the batch's shape) stays the network's own if it does not match. Types: floats
+    of another width, and integers where the network has floats, are converted exactly except for rounding of wider
+    floats. The caller must check what still differs. Raises CheckpointError for integers that would not stay exact.
     """
     wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     buffers = dict(network.named_buffers())
@@ -190,14 +190,14 @@ def _without_bookkeeping(
 
 
 def _without_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict[str, Tensor], list[str]]:
-    """Without the prefixes of wrappers, where every name is then one of the network's; else as they are."""
+    """Without the prefixes of wrappers, if every name is then one of the network's; else unchanged."""
     names = {name: name for name in tensors}
     taken_off: list[str] = []
     while not set(names.values()) <= known:
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in names.values())), None)
         if prefix is not None:
             names = {old: name.removeprefix(prefix) for old, name in names.items()}
-        elif any("._orig_mod." in name for name in names.values()):  # of parts that were compiled
+        elif any("._orig_mod." in name for name in names.values()):  # of compiled submodules
             prefix, names = "_orig_mod.", {old: name.replace("._orig_mod.", ".") for old, name in names.items()}
         else:
             return tensors, []
@@ -209,7 +209,7 @@ def _without_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict
 def _with_own_state(
     tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """With the network's own value of a neuron's state that does not fit, and of buffers younger than the file."""
+    """With the network's own values for neuron state that does not match and for buffers newer than the file."""
     state = [name for name in buffers if _last(name) in STATE]
     kept = dict(tensors)
     left = [
@@ -242,17 +242,17 @@ def _with_own_state(
 
 
 def _overflown(tensor: Tensor) -> bool:
-    """A counter saved in 16 bits may be infinite; it plays no part at inference."""
+    """True for a counter that overflowed when saved in 16 bits; it is not used at inference."""
     return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 
 def _in_types(
     tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """In the types of the network, where that is one kind of number or whole numbers that stay exact."""
+    """In the types of the network, if the kind of number is the same or integers stay exact."""
     converted, changed, inexact = dict(tensors), dict[tuple[torch.dtype, torch.dtype], int](), list[str]()
     for name, tensor in tensors.items():
-        if name in wanted and wanted[name].shape != tensor.shape:  # told by the caller; it may be of any size
+        if name in wanted and wanted[name].shape != tensor.shape:  # reported by the caller; it may be of any size
             continue
         to = wanted[name].dtype if name in wanted else tensor.dtype
         if to == tensor.dtype or torch.bool in (to, tensor.dtype) or to.is_complex or tensor.is_complex():

@@ -1,1 +1,1 @@
-"""Networks out of NIR files."""
+"""Networks from NIR files."""

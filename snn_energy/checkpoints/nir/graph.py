@@ -1,4 +1,4 @@
-"""NIR graphs: a file becomes a network, node by node."""
+"""NIR graphs: build a network from a file, node by node."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from snn_energy.core.errors import CheckpointError, nearest
 
 
 def load_nir(source: str | Path | Any, *, dt: float = 1.0, rule: Rule = "nir", reset: Reset = "file") -> NIRNetwork:
-    """The network of a .nir file (or of a ``nir.NIRGraph``), on the CPU, in eval mode; one time step a call.
+    """The network of a .nir file (or of a ``nir.NIRGraph``), on the CPU, in eval mode; one time step per call.
 
     dt: the time step, in the unit of the file's time constants. rule: how a neuron spikes, one of ``RULES``. reset:
-    how it resets, one of ``RESETS``. The equations stand at the top of this module. Profile it with
-    ``time="call-axis0"`` and a loader of (T, B, ...) frames; ``reset_state`` puts it at rest.
-    Raises CheckpointError for a file that is missing, truncated or no NIR graph, for node types that are not
-    supported, edges that lead nowhere, shapes that do not fit, values that are not finite, a dt that the time
-    constants do not bear, and where h5py is not installed.
+    how it resets, one of ``RESETS``. The neuron equations are in ``nir/nodes.py``. Profile it with
+    ``time="call-axis0"`` and a loader of (T, B, ...) frames; ``reset_state`` returns it to rest.
+    Raises CheckpointError for a file that is missing, truncated or not a NIR graph, for unsupported node types, edges
+    to missing nodes, shapes that do not match, values that are not finite, a dt longer than a time constant, and if
+    h5py is not installed.
     """
     for name, value, known in (("rule", rule, RULES), ("reset", reset, RESETS)):
         if value not in known:
@@ -64,7 +64,7 @@ def load_nir(source: str | Path | Any, *, dt: float = 1.0, rule: Rule = "nir", r
 
 @dataclass
 class _Builder:
-    """Makes modules of nodes; ``where`` is what errors call the graph."""
+    """Builds modules from nodes; ``where`` is the graph's name in errors."""
 
     where: str
     dt: float
@@ -108,7 +108,7 @@ class _Builder:
         return CheckpointError(f"{self.where}: {text}")
 
     def _flat(self, graph: Params, prefix: str, depth: int) -> tuple[dict[str, Params], list[tuple[str, str]]]:
-        """Nodes and edges, those of graphs within it under ``name.inner``."""
+        """Nodes and edges; those of nested graphs are named ``name.inner``."""
         what = f"graph '{prefix[:-1]}'" if prefix else "the graph"
         if depth > MAX_DEPTH or not isinstance(graph.get("nodes"), Mapping) or "edges" not in graph:
             raise self._fail(f"{what} lacks nodes or edges, or lies deeper than {MAX_DEPTH}; save it with nir.write")
@@ -171,7 +171,7 @@ class _Builder:
     def _order(
         self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]], entry: str
     ) -> tuple[dict[str, list[str]], list[str], set[tuple[str, str]]]:
-        """What every node reads, the order within a time step, and the edges that close cycles."""
+        """The sources of every node, the order within a time step, and the edges that close cycles."""
         leads: dict[str, list[str]] = {name: [] for name in nodes}
         reads: dict[str, list[str]] = {name: [] for name in nodes}
         for a, b in edges:
@@ -193,7 +193,7 @@ class _Builder:
         return reads, order, closing
 
     def _module(self, name: str, node: Params) -> nn.Module | None:
-        """The module of a node; None where it hands its input on. Raises CheckpointError."""
+        """The module of a node; None if it passes its input on. Raises CheckpointError."""
         kind = str(node["type"])
         fields = (*NODE_FIELDS.get(kind, ()), *OPTIONAL_FIELDS)
         params: dict[str, Any] = {k: node[k] for k in fields if node.get(k) is not None}
@@ -254,7 +254,7 @@ class _Builder:
         entry: str,
         input_shape: Shape,
     ) -> None:
-        """Send one sample of zeros through, node by node; raises CheckpointError where shapes do not fit."""
+        """Run one sample of zeros through the graph, node by node; raises CheckpointError if shapes do not match."""
         shapes = {entry: input_shape}
         for step in steps:
             node, module = nodes[step.name], modules[step.name]

@@ -14,7 +14,7 @@ from snn_energy.checkpoints.nir.read import Array, Params, Shape, shape_text
 
 
 def flatten_shape(value: Any) -> Shape | None:
-    """The shape that a Flatten node reads; None where it does not say."""
+    """The input shape that a Flatten node declares; None if it declares none."""
     found = value.get("input") if isinstance(value, Mapping) else value
     return None if found is None else shape_tuple(found)
 
@@ -64,7 +64,7 @@ def _linear(params: Params) -> nn.Module:
 
 
 def _filled(layer: nn.Module, weight: Array, bias: Array) -> nn.Module:
-    """A layer with these weights; a bias of zeros is none."""
+    """The layer filled with these weights; a bias of zeros is omitted."""
     with torch.no_grad():
         layer.weight.copy_(torch.tensor(weight, dtype=torch.float32))  # type: ignore[operator]
         if layer.bias is not None:
@@ -75,7 +75,7 @@ def _filled(layer: nn.Module, weight: Array, bias: Array) -> nn.Module:
 
 
 def _flatten(params: Params) -> nn.Module:
-    start, end = int(params["start_dim"]), int(params["end_dim"])  # NIR counts axes without the samples
+    start, end = int(params["start_dim"]), int(params["end_dim"])  # NIR counts axes without the batch axis
     return nn.Flatten(start + 1 if start >= 0 else start, end + 1 if end >= 0 else end)
 
 

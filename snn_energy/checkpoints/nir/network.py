@@ -14,18 +14,18 @@ from snn_energy.core.errors import DataError
 
 @dataclass(frozen=True)
 class Step:
-    """One node in the order of a time step: what it reads of this step, and of the one before."""
+    """One node in the order of a time step, and the nodes it reads: of this step, and of the step before."""
 
     name: str
-    module: str | None  # None: it hands its input on
+    module: str | None  # None: it passes its input on
     reads: tuple[str, ...]
     reads_before: tuple[str, ...]
 
 
 class NIRNetwork(nn.Module):
-    """A NIR graph; ``forward`` does one time step, (B, ...) -> (B, ...), and keeps the state for the next.
+    """A NIR graph; ``forward`` runs one time step, (B, ...) -> (B, ...), and keeps the state for the next.
 
-    Nodes are submodules of their own names (letters that a name of a module may not have become "_").
+    Nodes are submodules under their own names (characters that a module name cannot contain become "_").
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class NIRNetwork(nn.Module):
         self.before: dict[str, Tensor] = {}  # outputs that the next step reads
 
     def reset_state(self) -> None:
-        """Put every neuron and delay at rest."""
+        """Reset every neuron and delay to rest."""
         self.before = {}
         for module in self.children():
             if isinstance(module, NIRIntegrator | NIRThreshold | Delay):
                 module.reset_state()
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """x: (B, ...) input of one time step. A tuple where the graph has several outputs. Raises DataError."""
+        """x: (B, ...) input of one time step. A tuple if the graph has several outputs. Raises DataError."""
         if tuple(x.shape[1:]) != self.input_shape:
             raise DataError(f"the graph reads (B, {shape_text(self.input_shape)}) in every step, not {tuple(x.shape)}")
         values = {self.entry: x}

@@ -27,7 +27,7 @@ RESETS: Mapping[Reset, str] = {
 
 
 class NIRIntegrator(nn.Module):
-    """I, LI and CubaLI: the potential itself is the output. One time step a call, (B, ...) -> (B, ...).
+    """I, LI and CubaLI: the potential itself is the output. One time step per call, (B, ...) -> (B, ...).
 
     The state is ``v``, and ``i`` with a synapse; None before the first step.
     """
@@ -57,7 +57,7 @@ class NIRIntegrator(nn.Module):
         self._hold("synapse_decay", None if synapse is None else 1 - synapse, None)
 
     def _hold(self, name: str, values: Array | None, neutral: float | None) -> None:
-        """A constant as a buffer; None where it changes nothing. One number where all neurons have the same."""
+        """Register a constant as a buffer; None if it has no effect. One number if all neurons have the same."""
         is_neutral = values is None or (neutral is not None and bool((values == neutral).all()))
         self.register_buffer(name, None if is_neutral else as_tensor(values), persistent=False)
 
@@ -87,7 +87,7 @@ class NIRIntegrator(nn.Module):
 
 
 class NIRNeuron(NIRIntegrator):
-    """IF, LIF and CubaLIF: spikes of amplitude 1 (several at once under rule "sinabs"). One time step a call."""
+    """IF, LIF and CubaLIF: spikes of amplitude 1 (several at once under rule "sinabs"). One time step per call."""
 
     integrates_only = False
     v_threshold: Tensor
@@ -132,7 +132,7 @@ class NIRThreshold(nn.Module):
         self.register_buffer("v_threshold", as_tensor(params["threshold"]), persistent=False)
 
     def reset_state(self) -> None:
-        """There is none."""
+        """Do nothing: there is no state."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...) -> spikes of the same shape."""
@@ -182,7 +182,7 @@ class Delay(nn.Module):
         self.past: tuple[Tensor, ...] = ()  # the last ``longest`` steps, the earliest first
 
     def reset_state(self) -> None:
-        """Forget what is under way."""
+        """Forget the delayed steps."""
         self.past = ()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,6 +198,6 @@ class Delay(nn.Module):
 
 
 def _silence(x: Tensor) -> Tensor:
-    """Zeros of the shape of x that still stem from it: an empty part of it, filled up."""
+    """Zeros of the shape of x, computed from x (an empty slice of it, padded) so that they are traced back to it."""
     flat = x.flatten(1)
     return functional.pad(flat[:, :0], (0, flat.shape[1])).reshape(x.shape)

@@ -1,4 +1,4 @@
-"""The order in which nodes work: depth first, loops named."""
+"""The order in which nodes run: depth first, with cycles detected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snn_energy.checkpoints.nir.read import PER_ELEMENT, Params, Shape
 
 
 def depths_of(leads: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
-    """How many edges lie between the input and every node that it reaches."""
+    """The number of edges between the input and every node that is reachable from it."""
     depth, waiting = {entry: 0}, deque([entry])
     while waiting:
         name = waiting.popleft()
@@ -27,7 +27,7 @@ def depths_of(leads: Mapping[str, Sequence[str]], entry: str) -> dict[str, int]:
 
 
 def depth_first(leads: Mapping[str, Sequence[str]], entry: str) -> tuple[list[str], set[tuple[str, str]]]:
-    """A topological order, and the edges that lead back to a node on the way: without them there is no cycle."""
+    """A topological order, and the edges that close cycles: without them the graph is acyclic."""
     finished: list[str] = []
     closing: set[tuple[str, str]] = set()
     seen, on_way = {entry}, {entry}
@@ -49,7 +49,7 @@ def depth_first(leads: Mapping[str, Sequence[str]], entry: str) -> tuple[list[st
 
 
 def loop_among(names: set[str], leads: Mapping[str, Sequence[str]]) -> list[str]:
-    """Nodes of cycles within ``names`` (and between two of them); empty where there is none."""
+    """Nodes of cycles within ``names``, and nodes between two cycles; empty if there are none."""
     left = set(names)
     while True:
         led_to = {ahead for name in left for ahead in leads[name]}
@@ -60,7 +60,7 @@ def loop_among(names: set[str], leads: Mapping[str, Sequence[str]]) -> list[str]
 
 
 def legal_names(names: Iterable[str]) -> dict[str, str]:
-    """Names of nodes -> names of submodules, all different: no dots, and none that a module has already."""
+    """Names of nodes -> unique names of submodules: without dots, and not an existing attribute of a module."""
     legal: dict[str, str] = {}
     taken = {"steps", "entry", "exits", "input_shape", "kept", "before"}
     for name in names:
@@ -73,7 +73,7 @@ def legal_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def reads_of(node: Params, shape: Shape) -> Shape | None:
-    """The shape that a node says it reads, given what comes; None where it does not say."""
+    """The input shape that a node declares, given the incoming ``shape``; None if it declares none."""
     kind = node["type"]
     if kind in ("Input", "Output", "Port"):
         return shape_tuple(node["shape"])
@@ -85,5 +85,5 @@ def reads_of(node: Params, shape: Shape) -> Shape | None:
         given = node.get("input_shape")
         return None if given is None or not shape else (shape[0], *shape_tuple(given))
     own = {np.shape(node[key]) for key in PER_ELEMENT if node.get(key) is not None}
-    large = {found for found in own if math.prod(found) != 1}  # one number serves all elements
-    return next(iter(sorted(large, key=lambda found: found == shape)), None)  # one that does not fit first
+    large = {found for found in own if math.prod(found) != 1}  # a single number applies to all elements
+    return next(iter(sorted(large, key=lambda found: found == shape)), None)  # a mismatch first

@@ -19,7 +19,7 @@ Params = Mapping[str, Any]
 Shape = tuple[int, ...]
 INSTALL = "pip install 'snn_energy[nir]'"
 MAX_DEPTH = 16  # of graphs within graphs
-MAX_EXPANSION = 1100  # of bytes in a file to bytes in memory; gzip does not get above 1032
+MAX_EXPANSION = 1100  # largest ratio of bytes in memory to bytes in the file; gzip reaches at most 1032
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_node(h5py: Any, group: Any, path: Path, depth: int) -> dict[str, Any]:
-    """One node: its fields, and its own nodes where it is a graph. Links to elsewhere are not followed."""
+    """One node: its fields, and its own nodes if it is a graph. Links (soft or external) are an error."""
     if depth > MAX_DEPTH:
         raise CheckpointError(f"{path}: graphs within graphs deeper than {MAX_DEPTH}; flatten the graph")
     found: dict[str, Any] = {}
@@ -119,7 +119,7 @@ def shape_text(shape: Shape) -> str:
 
 
 def as_tensor(values: Array | None) -> Tensor:
-    """float32; a single number where all are the same."""
+    """float32; a single number if all values are the same."""
     found = np.asarray(values, np.float64)
     if found.size and bool((found == found.flat[0]).all()):
         found = found.reshape(-1)[0]
