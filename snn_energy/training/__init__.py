@@ -1,1 +1,1 @@
-"""Training: recipes, the loop, and the three shipped demo networks."""
+"""Training: recipes, augmentation, losses, the loop and its files."""

@@ -1,7 +1,7 @@
 """Augmentation in a few tensor lines. Shapes: images (B, C, H, W).
 
-Every random number is drawn for the whole batch, whichever process then works on which part of it, so that the
-result depends on the seed alone.
+Every random number is drawn for the whole batch, regardless of how processes divide it, so that the result depends
+only on the seed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch.nn import functional
 
 from snn_energy.training.recipe import Recipe
 
-ASPECTS = (3 / 4, 4 / 3)  # of random crops, width over height, as is the custom for ImageNet
+ASPECTS = (3 / 4, 4 / 3)  # of random crops, width over height, as usual for ImageNet
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one batch of B images; None: not asked for.
+    """The random choices for one batch of B images; None: not requested.
 
     crops (B, 4), shares of the image; shifts (2, B, 1), pixels down and right from the padded corner; flips (B,);
     holes (2, B, 1), the corner of the square that is cut out; mixed: the share of an image's partner in the mix.
@@ -48,7 +48,7 @@ def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draws:
 
 
 def augmented(images: Tensor, draws: Draws, places: Tensor, recipe: Recipe) -> Tensor:
-    """Shift, flip and cut out. images: those of the batch's ``places`` (B',), a part of it or all."""
+    """Shift, flip and cut out. images: those at the ``places`` (B',) of the batch, some or all."""
     device = images.device
     if draws.shifts is not None:
         images = shifted(images, draws.shifts[:, places].to(device), recipe.shift_pixels)
@@ -60,7 +60,7 @@ def augmented(images: Tensor, draws: Draws, places: Tensor, recipe: Recipe) -> T
 
 
 def shifted(images: Tensor, corners: Tensor, largest: int) -> Tensor:
-    """Each image moved by up to ``largest`` pixels, zeros moving in. corners: (2, B, 1) in 0..2*largest."""
+    """Each image moved by up to ``largest`` pixels, filled with zeros. corners: (2, B, 1) in 0..2*largest."""
     height, width = images.shape[2:]
     padded = functional.pad(images, (largest,) * 4)
     rows = (corners[0] + torch.arange(height, device=images.device))[:, None, :, None]  # (B, 1, H, 1)
@@ -71,7 +71,7 @@ def shifted(images: Tensor, corners: Tensor, largest: int) -> Tensor:
 
 
 def cut_out(images: Tensor, corners: Tensor, side: int) -> Tensor:
-    """A square of ``side`` pixels set to 0, part of it perhaps outside. corners: (2, B, 1), from 1 - side."""
+    """A square of ``side`` pixels set to 0, possibly partly outside. corners: (2, B, 1), from 1 - side."""
     height, width = images.shape[2:]
     rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     in_rows = (rows >= corners[0]) & (rows < corners[0] + side)  # (B, H)
@@ -80,7 +80,7 @@ def cut_out(images: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 def mixed(images: Tensor, labels: Tensor, share: float, classes: int) -> tuple[Tensor, Tensor]:
-    """Mixup: each image and label with its partner, the one as far from the batch's other end.
+    """Mixup: each image and label with its partner, the one at the mirrored position in the batch.
 
     labels: (B,) -> (B, classes) shares. Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018.
     """

@@ -24,13 +24,13 @@ TEST_BATCH = 120
 
 
 def accuracy(model: nn.Module, images: Images, batch_size: int = TEST_BATCH) -> float:
-    """Share of images (0..1) whose largest logit is their label; the model is left in the mode it was in."""
+    """Share of images (0..1) whose largest logit is their label; the model's mode is restored."""
     alone = Processes(0, 1, next(model.parameters(), torch.zeros(())).device)
     return shared_accuracy(model, images, alone, batch_size) or 0.0
 
 
 def shared_accuracy(model: nn.Module, images: Images | None, group: Processes, size: int = TEST_BATCH) -> float | None:
-    """``accuracy`` in float32, every process taking its share of the batches."""
+    """``accuracy`` in float32, the batches divided among the processes; None without images."""
     if images is None:
         return None
     was_training = model.training
@@ -48,7 +48,7 @@ def shared_accuracy(model: nn.Module, images: Images | None, group: Processes, s
 def to_float16(checkpoint: str | Path, data: str, output: str | Path) -> tuple[float, float]:
     """Write a checkpoint with 16-bit weights; returns its accuracy (0..1) on the test split before and after.
 
-    The metadata's ``test_accuracy`` is the one after; the one before stands beside it. Raises SnnEnergyError.
+    The metadata hold the one after as ``test_accuracy``, the one before as ``test_accuracy_32_bit``. SnnEnergyError.
     """
     output, data_path = checkpoint_place(output), parse_data(data)[1]
     require_apart([output], [Path(found) for found in (checkpoint, data_path) if found is not None])
@@ -78,7 +78,7 @@ def dead_layers(model: Network) -> tuple[str, ...]:
 
 
 def layers_held_by_floor(model: nn.Module) -> tuple[str, ...]:
-    """DTSS layers whose first score is below 1, so that only ``min_steps`` keeps them alive."""
+    """DTSS layers whose first score is below 1, so that only ``min_steps`` keeps them active."""
     return tuple(
         name
         for name, layer in spiking_layers(model).items()

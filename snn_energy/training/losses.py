@@ -1,4 +1,4 @@
-"""What is minimised: cross entropy or TET, plus the mask loss, plus the Hoyer regulariser."""
+"""The training loss: cross entropy or TET, plus the mask loss, plus the Hoyer regulariser."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from snn_energy.models.spikformer import spiking_layers
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, count: int) -> Tensor:
-    """Cross entropy summed over the images at hand, over ``count``: a scalar.
+    """Cross entropy summed over the given images, divided by ``count``: a scalar.
 
-    logits: (B, classes); targets: (B,) classes or (B, classes) shares; count: images of the whole batch, of which
-    another process may hold a part.
+    logits: (B, classes); targets: (B,) classes or (B, classes) shares; count: images of the whole batch, part of which
+    other processes may hold.
     """
     if not len(logits):
         return logits.sum()  # a process without a share of the last, small batch
@@ -34,7 +34,7 @@ def tet_loss(logits: Tensor, targets: Tensor, smoothing: float, count: int, weig
 
 
 def mask_loss(model: nn.Module, groups: list[str]) -> Tensor:
-    """Sum of TM_l^t over the DTSS layers of the groups and all time steps: a scalar, 0 without any."""
+    """Sum of TM_l^t over the DTSS layers of the groups and all time steps: a scalar, 0 if there are none."""
     masks = [
         layer.time_step_mask(layer.max_steps).sum()
         for name, layer in spiking_layers(model).items()
@@ -44,6 +44,6 @@ def mask_loss(model: nn.Module, groups: list[str]) -> Tensor:
 
 
 def hoyer_loss(model: nn.Module) -> Tensor:
-    """Sum of the Hoyer regularisers of the last forward over all layers with rule ``hoyer``; 0 without any."""
+    """Sum of the Hoyer regularisers of the last forward over all layers with rule ``hoyer``; 0 if there are none."""
     terms = [layer.hoyer_loss for layer in spiking_layers(model).values() if layer.hoyer_loss is not None]
     return torch.stack(terms).sum() if terms else torch.zeros(())

@@ -1,4 +1,4 @@
-"""Progress of a training run on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Progress of a training run on stderr: a bar with rate and time left on a terminal, an occasional line elsewhere."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from snn_energy.training.recipe import Recipe
 
 log = logging.getLogger("snn_energy")
-LINE_EVERY_S = 60.0  # between two lines where stderr is no terminal
+LINE_EVERY_S = 60.0  # between two lines if stderr is not a terminal
 
 
 class Reporter:
-    """Tells of batches and epochs; ``with`` puts the terminal back, whatever happens."""
+    """Reports batches and epochs; ``with`` restores the terminal on any exit."""
 
     def __init__(self, recipe: Recipe, images: int, *, enabled: bool, console: Console | None = None) -> None:
         self.recipe, self.images, self.enabled = recipe, images, enabled
@@ -44,11 +44,11 @@ class Reporter:
         self.bar.stop()
 
     def resume(self, finished: int, in_epoch: int) -> None:
-        """What an earlier call has done already: whole epochs, and images of the next one."""
+        """Set what an earlier call has finished: whole epochs, and images of the next one."""
         self.finished, self.in_epoch = finished, in_epoch
 
     def batch(self, count: int) -> None:
-        """One batch of so many images is done."""
+        """Report one finished batch of ``count`` images."""
         self.done += count
         self.in_epoch += count
         self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.text}")
@@ -58,7 +58,7 @@ class Reporter:
             )
 
     def epoch(self, record: dict[str, float | int | None], dead: tuple[str, ...]) -> None:
-        """Show one finished epoch; warn, shown or not, of layers that have just lost their last time step."""
+        """Show one finished epoch, if enabled; always warn of layers that have just lost their last time step."""
         self.finished, self.in_epoch = int(record["epoch"] or 0), 0
         parts = [f"loss {record['loss']:.3f}"]
         if record["test_accuracy"] is not None:
@@ -77,7 +77,7 @@ class Reporter:
         self.dead = set(dead)
 
     def _all(self) -> int:
-        """Images since the start of the run, those before a resumption included."""
+        """Images since the start of the run, including those before it was resumed."""
         return self.finished * self.images + self.in_epoch
 
     def _rate(self) -> float:

@@ -1,6 +1,6 @@
-"""A training recipe: everything that fixes the weights, read from YAML, checked before the first step.
+"""A training recipe: everything that determines the weights, read from YAML, checked before the first step.
 
-Knows no torch. An error names the file, the line, the key and the fix.
+Does not import torch. An error names the file, the line, the key and the fix.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
 class _ContradictionError(ValueError):
-    """Keys that are each well formed but do not fit together; ``key`` (dotted) is the one to blame."""
+    """Keys that are valid by themselves but contradict each other; ``key`` (dotted) is the one reported."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(f"{key}: {message}")
@@ -39,8 +39,8 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """The network: a registry name and the options of ``create_model``. Sizes in pixels and time steps.
 
-    A CNN (``registry.CNNS``) has its own neuron, leak, v_th and pooling where none are given, and no heads, patch_size
-    and mlp_ratio; width, v_th, pooling and batch_norm are for CNNs alone.
+    A CNN (``models.names.CNNS``) has its own defaults of neuron, leak, v_th and pooling, and no heads, patch_size
+    and mlp_ratio; width, v_th, pooling and batch_norm are only for CNNs.
     """
 
     name: str
@@ -69,7 +69,7 @@ class ModelSection(_Section):
     @model_validator(mode="before")
     @classmethod
     def _as_the_name_says(cls, given: Any) -> Any:
-        """The neuron and pool of a CNN where none are given; it has no MLP whose ratio could be 4."""
+        """Fill in the defaults of a CNN: neuron, leak, v_th, pooling, and no mlp_ratio, because it has no MLP."""
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or name not in CNNS:
             return given
@@ -106,7 +106,7 @@ class ModelSection(_Section):
 class OptimiserSection(_Section):
     """AdamW with a linear warm-up and a cosine to zero; TP has its own learning rate and no weight decay.
 
-    clip_norm: largest norm of the gradient of all weights together; None: as it is.
+    clip_norm: largest norm of the gradient of all weights together; None: no clipping.
     """
 
     learning_rate: float = Field(gt=0)
@@ -117,7 +117,7 @@ class OptimiserSection(_Section):
 
 
 class MaskLossSection(_Section):
-    """lambda_m and the groups of layers whose active time steps it charges."""
+    """lambda_m and the groups of layers whose active time steps it penalises."""
 
     weight: float = Field(gt=0)
     groups: list[MaskGroup] = Field(default=list(MASK_GROUPS), min_length=1)
@@ -150,16 +150,16 @@ class HoyerSection(_Section):
 
 
 class Recipe(_Section):
-    """One training run. ``name`` is what messages and the checkpoint call it.
+    """One training run. ``name`` identifies it in messages and in the checkpoint.
 
-    data: ``digits`` or ``NAME:PATH`` (see ``snn_energy.datasets.open``); may be left out where the run is given it.
+    data: ``digits`` or ``NAME:PATH`` (see ``snn_energy.datasets.open``); may be left out if the run is given it.
     start_from: a checkpoint whose tensors of the same name and shape are the start, such as the non-spiking twin.
-    hold_out: so many training images, spread over the split, are not trained on and choose the best checkpoint; 0:
-    the test split chooses it, and its metadata say so. test_every: epochs between two looks at accuracy.
+    hold_out: number of training images, spread over the split, that are not trained on and select the best checkpoint;
+    0: the test split selects it, as its metadata state. test_every: epochs between two evaluations.
     epochs: passes over the training images; the last one may be a part of a pass (2.5).
-    precision: what the forward pass computes in (weights, LIF scores and losses stay float32); a CPU without bfloat16
-    instructions computes in float32, and says so. fused: BatchNorm and neurons of a Spikformer as one compiled
-    operation (``models/fused.py``); without a compiler the plain operations, and the run says so.
+    precision: dtype of the forward pass (weights, LIF scores and losses stay float32); a CPU without bfloat16
+    instructions uses float32, with a warning. fused: BatchNorm and neurons of a Spikformer as one compiled operation
+    (``models/spikformer_fused.py``); without a compiler the plain operations, with a warning.
 
     Augmentation, in this order: crop_scale, a random part of the image by area, for images in files; shift_pixels,
     the largest random shift, in pixels of the model's input; flip, left and right, for half the images;
@@ -241,7 +241,7 @@ class Recipe(_Section):
             )
 
     def with_changes(self, **changes: Any) -> Recipe:
-        """A recipe with top-level keys replaced, checked anew. Raises RecipeError."""
+        """A recipe with top-level keys replaced, validated again. Raises RecipeError."""
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
@@ -267,7 +267,7 @@ def bundled(kind: str) -> list[str]:
 
 
 def recipe_summaries() -> list[dict[str, str]]:
-    """One row a bundled recipe: name, network, T, epochs, mask loss, and the first line of its file, what it is for."""
+    """One row per bundled recipe: name, network, T, epochs, mask loss, and its purpose (first line of its file)."""
     rows = []
     for name in list_recipes():
         text, file_name = read_yaml(name, "recipe")
@@ -293,7 +293,7 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def read_yaml(source: str | Path, kind: str) -> tuple[str, str]:
-    """Text of a bundled YAML file (``training/<kind>s/``) or of one given by path; what errors call it. RecipeError."""
+    """(text, name in errors) of a bundled YAML file (``training/<kind>s/``) or one given by path. RecipeError."""
     known = bundled(kind)
     if str(source) in known:
         return (yaml_folder(kind) / f"{source}.yaml").read_text(encoding="utf-8"), f"{source}.yaml"
@@ -309,7 +309,7 @@ def read_yaml(source: str | Path, kind: str) -> tuple[str, str]:
 
 
 def parse_recipe(text: str, file_name: str) -> Recipe:
-    """YAML text -> Recipe. file_name is what errors call it. Raises RecipeError with file and line."""
+    """YAML text -> Recipe. file_name: its name in errors. Raises RecipeError with file and line."""
     return parse_yaml(text, file_name, Recipe, "recipe")
 
 
@@ -350,9 +350,9 @@ def _plain(node: Any, file_name: str) -> Any:
 
 
 def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tree: CommentedMap | None = None) -> str:
-    """The first complaint as one line, with a count of the others; a misspelt key before the one it hides.
+    """The first error as one line, with the number of the others; unknown (misspelt) keys come first.
 
-    The line of the file is told where its ``tree`` is given.
+    The line of the file is included if its ``tree`` is given.
     """
     complaints = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     first, others = complaints[0], len(complaints) - 1
@@ -378,7 +378,7 @@ def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tr
 
 
 def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
-    """The keys that the section of an unknown key does have."""
+    """The valid keys of the section that contains an unknown key."""
     for part in location[:-1]:
         if isinstance(part, str):
             schema = next(_sections(schema.model_fields[part].annotation), schema)
@@ -394,7 +394,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _line_of(tree: CommentedMap, location: tuple[int | str, ...]) -> int:
-    """1-based line of a key; of the deepest known key around it where it is missing."""
+    """1-based line of a key, or of the deepest existing key around it if it is missing."""
     line, node = 1, tree
     for part in location:
         if not isinstance(node, CommentedMap | CommentedSeq) or not _has(node, part):

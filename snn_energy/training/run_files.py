@@ -1,4 +1,4 @@
-"""Files of a training run: where they lie, the state of an interrupted one, its log."""
+"""Files of a training run: their paths, the state of an interrupted run, its log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
 SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
 LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
 PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums", "seconds"}
-PAUSE_S = 300.0  # a batch or a look at accuracy that takes longer was paused, and its time is not counted
+PAUSE_S = 300.0  # a batch or an evaluation that takes longer was paused, and its time is not counted
 EpochRecord = dict[str, float | int | None]
 
 
@@ -46,7 +46,7 @@ class RunData:
 
 @dataclass
 class RunState:
-    """All that changes while training; what a partial file holds. order: of the epoch that is under way."""
+    """All that changes during training, as stored in a partial file. order: of the current epoch."""
 
     model: Network
     optimiser: torch.optim.AdamW
@@ -55,10 +55,10 @@ class RunState:
     order: Tensor | None
     next_batch: int
     sums: Tensor  # (4,) float64, see SUMS
-    precision: torch.dtype  # of the forward pass; what the machine can, so no part of the state
+    precision: torch.dtype  # of the forward pass; depends on the machine, so it is not stored
     clock: Callable[[], float]
     seconds: float = 0.0  # spent so far, in all calls
-    at: float = 0.0  # up to when they are counted
+    at: float = 0.0  # clock reading up to which they are counted
 
     def count_seconds(self) -> None:
         """Add the time since the last call, unless it was a pause (SIGSTOP, a sleeping laptop)."""
@@ -68,27 +68,27 @@ class RunState:
 
 
 def partial_path(output: Path) -> Path:
-    """Where the state of a run lies while it is under way."""
+    """The file with the state of an unfinished run."""
     return output.with_name(f"{output.name}.partial")
 
 
 def best_path(output: Path) -> Path:
-    """Where the best weights of a run lie."""
+    """The file with the best weights of a run."""
     return output.with_name(f"{output.stem}.best{output.suffix}")
 
 
 def recipe_path(output: Path) -> Path:
-    """Where the recipe of a run lies, every default written out."""
+    """The file with the recipe of a run, every default written out."""
     return output.with_name(f"{output.stem}.recipe.yaml")
 
 
 def log_path(output: Path) -> Path:
-    """Where the log of a run lies: one line an epoch."""
+    """The log of a run: one line per epoch."""
     return output.with_name(f"{output.stem}.log.csv")
 
 
 def checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
-    """Where the checkpoint goes. Raises OutputError where it cannot go there, or would overwrite what is read."""
+    """The path of the checkpoint. Raises OutputError if it cannot be written, or would overwrite an input."""
     output = checkpoint_place(path)
     data = parse_data(recipe.data or BUNDLED)[1]
     read = [Path(found) for found in (data, recipe.start_from) if found is not None]
@@ -112,7 +112,7 @@ def checkpoint_place(path: str | Path) -> Path:
 
 
 def write_epoch_log(epochs: list[EpochRecord], path: Path) -> None:
-    """One line an epoch; test accuracy is empty where it was not measured. Raises OutputError."""
+    """One line per epoch; test accuracy is empty if it was not measured. Raises OutputError."""
     text = io.StringIO()
     writer = csv.DictWriter(text, LOG_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -123,7 +123,7 @@ def write_epoch_log(epochs: list[EpochRecord], path: Path) -> None:
 
 
 def _fingerprint(recipe: Recipe, data: RunData) -> str:
-    """Names a recipe with its seed, the weights it starts from and the data it sees, wherever they lie."""
+    """SHA-256 of a recipe with its seed, its initial weights and its data, independent of their paths."""
     text = recipe.model_copy(update={"data": None, "start_from": None}).model_dump_json() + data.fingerprint
     start = "" if data.started_from is None else data.started_from["sha256"]
     return hashlib.sha256((text + start).encode()).hexdigest()
@@ -132,7 +132,7 @@ def _fingerprint(recipe: Recipe, data: RunData) -> str:
 def write_partial(
     run: RunState, recipe: Recipe, data: RunData, output: Path, group: Processes, generator_state: Tensor
 ) -> None:
-    """Write the state of a run, whole or not at all, and its recipe; the first process alone. Raises OutputError."""
+    """Write the state of a run, whole or not at all, and its recipe; only in the first process. Raises OutputError."""
     if not group.is_first:
         return
     state = {
@@ -150,7 +150,7 @@ def write_partial(
     def write(temporary: Path) -> None:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # how torch tells of a full disk
+        except RuntimeError as error:  # raised by torch if the disk is full
             raise OutputError(
                 f"{partial_path(output)}: cannot be written; is the disk full? make room and resume"
             ) from error
@@ -162,7 +162,7 @@ def write_partial(
 
 
 def read_partial(run: RunState, recipe: Recipe, data: RunData, output: Path) -> None:
-    """Put a run where an interrupted one stopped. Raises CheckpointError."""
+    """Restore the state of an interrupted run. Raises CheckpointError."""
     path = partial_path(output)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file, so there is nothing to resume; start afresh without resume")

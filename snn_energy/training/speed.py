@@ -1,4 +1,4 @@
-"""What makes a training step cheaper on this machine, and what this machine cannot do."""
+"""Speed-ups of a training step on this machine, and checks of what this machine supports."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ DEFAULT_BYTES = 128 * 2**10  # glibc's own start values
 
 @contextlib.contextmanager
 def freed_memory_is_kept() -> Iterator[None]:
-    """Freed tensors stay with the process until the end, instead of being given back and zeroed anew every step.
+    """The process keeps freed memory until the end, instead of returning it and having it zeroed again every step.
 
-    Sets glibc's mmap and trim thresholds; elsewhere it does nothing.
+    Sets glibc's mmap and trim thresholds; without glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -43,9 +43,9 @@ def freed_memory_is_kept() -> Iterator[None]:
 
 
 def clock(device: torch.device, threads: int) -> Callable[[], float]:
-    """Seconds that go on while this process works: on a CPU the processor time of its threads over their number.
+    """A clock in seconds that runs while this process works: on a CPU, processor time divided by its threads.
 
-    So neither a pause nor what other jobs take of the machine counts. On a CUDA device it is wall time.
+    So neither pauses nor the load of other jobs count. On a CUDA device it is wall time.
     """
     if device.type == "cpu":
         return lambda: time.process_time() / threads
@@ -62,7 +62,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """What the forward pass computes in; float32, with a warning, where bfloat16 is asked for and not there."""
+    """The dtype of the forward pass; float32, with a warning, if bfloat16 is requested but not supported."""
     if recipe.precision == "float32":
         return torch.float32
     if has_bfloat16(device):
@@ -72,7 +72,7 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
 
 
 def fuse(model: torch.nn.Module, recipe: Recipe, device: torch.device, processes: int) -> None:
-    """Set the network's fused training path, or warn why it trains by plain operations."""
+    """Enable the network's fused training path, or warn why it trains with plain operations."""
     if not recipe.fused or not isinstance(model, Spikformer):
         return
     why_not = fused.why_not(device.type) if processes == 1 else "BatchNorms sum over several processes"

@@ -62,7 +62,7 @@ def learning_rate_share(step: int, warmup_steps: int, total_steps: int) -> float
 def batches_ahead(
     run: RunState, recipe: Recipe, images: Images, chunks: tuple[Tensor, ...], group: Processes
 ) -> Iterator[_Batch]:
-    """The batches that are left, each read by a thread while the one before is worked on."""
+    """The remaining batches, each read by a thread while the one before is processed."""
 
     def prepare(chosen: Tensor) -> Callable[[], _Batch]:
         draws = draw(recipe, len(chosen), run.generator)
@@ -72,7 +72,7 @@ def batches_ahead(
 
         def read() -> _Batch:
             pixels, labels = torch.from_numpy(images.batch(mine, crops)), torch.from_numpy(images.labels[mine])
-            if group.device.type == "cuda":  # so that their copies to the device wait for nobody
+            if group.device.type == "cuda":  # so that their copies to the device are asynchronous
                 pixels, labels = pixels.pin_memory(), labels.pin_memory()
             return _Batch(len(chosen), places, draws, pixels, labels, state)
 
@@ -102,7 +102,7 @@ def training_step(run: RunState, recipe: Recipe, batch: _Batch, group: Processes
         with torch.autocast(group.device.type, torch.bfloat16, enabled=run.precision == torch.bfloat16):
             steps = model.forward_steps(images).float() if tet and not isinstance(model, VisionTransformer) else None
             logits = model(images).float() if steps is None else steps.mean(0)
-    except ValueError as error:  # how BatchNorm tells of a single value
+    except ValueError as error:  # raised by BatchNorm for a single value
         raise RecipeError(
             f"{recipe.name}: a batch of {batch.count} is too small for BatchNorm ({error}); "
             "choose a batch_size that leaves more images in the last batch"
@@ -112,7 +112,7 @@ def training_step(run: RunState, recipe: Recipe, batch: _Batch, group: Processes
     if tet is not None and steps is not None:
         answer = tet_loss(steps, targets, smoothing, batch.count, tet.weight, tet.target)
     charged, regular = torch.zeros((), device=group.device), torch.zeros((), device=group.device)
-    if group.is_first and recipe.mask_loss is not None:  # once, whoever adds up
+    if group.is_first and recipe.mask_loss is not None:  # only once, because processes are summed
         charged = mask_loss(model, list(recipe.mask_loss.groups)) * recipe.mask_loss.weight
     if recipe.hoyer_loss is not None:
         regular = hoyer_loss(model) * recipe.hoyer_loss.weight
@@ -131,7 +131,7 @@ def training_step(run: RunState, recipe: Recipe, batch: _Batch, group: Processes
 
 
 def check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch: int) -> None:
-    """Raise RecipeError where training has diverged; NaN weights alone would show as a network without spikes."""
+    """Raise RecipeError if training has diverged; otherwise NaN weights would look like a network without spikes."""
     finite = all(bool(torch.isfinite(value).all()) for value in weights.values())
     if not (finite and math.isfinite(loss)):
         raise RecipeError(
@@ -141,7 +141,7 @@ def check_finite(weights: dict[str, Tensor], loss: float, recipe: Recipe, epoch:
 
 
 def _project(model: nn.Module) -> None:
-    """TP back to 0, and a trained threshold to above 0, where the optimiser's step went below."""
+    """Clamp TP to at least 0, and trained thresholds to at least ``LEAST_THRESHOLD``, after the optimiser's step."""
     with torch.no_grad():
         for layer in spiking_layers(model).values():
             if isinstance(layer, DTSS):

@@ -1,8 +1,8 @@
 """The training loop: one recipe in, one checkpoint out, the same weights every time.
 
-Loss = cross entropy (or TET) + lambda_m * (sum over the charged DTSS layers l and the steps t of TM_l^t). The
-weights of the last epoch are the result; the best ones on the images that choose (held out, or the test split, and
-the checkpoint says which) lie beside them.
+Loss = cross entropy (or TET) + lambda_m * (sum over the penalised DTSS layers l and the steps t of TM_l^t). The
+weights of the last epoch are the result; the best ones on the selecting images (held out, or the test split; the
+checkpoint says which) are saved next to them.
 
 Everything random is drawn from generators that are seeded by the recipe and stored in ``<output>.partial``, so a
 run that was interrupted anywhere and resumed ends with the same bits as one that was not.
@@ -57,16 +57,16 @@ from snn_energy.training.speed import clock, freed_memory_is_kept, fuse, precisi
 from snn_energy.training.step import batches_ahead, check_finite, learning_rate_share, make_optimiser, training_step
 
 MEASURED_STEPS = 5  # by ``measure_steps``
-CHECK_EVERY = 100  # batches between two looks at the loss, each of which waits for the device
+CHECK_EVERY = 100  # batches between two checks of the loss, each of which waits for the device
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run ended with. Accuracy in 0..1 on the test split, of the last epoch.
+    """The result of a run. Accuracy in 0..1 on the test split, of the last epoch.
 
     active_steps: T_l by spiking layer (T_max for a plain LIF); t_avg: their unweighted mean, None for a
     network without spiking layers. dead_layers: T_l = 0. floor_layers: layers whose own score would give T_l
-    = 0 and that ``min_steps`` keeps alive. seconds: spent on the whole run, earlier calls included, by ``speed.clock``.
+    = 0 and that ``min_steps`` keeps active. seconds: of the whole run, earlier calls included, by ``speed.clock``.
     best_epoch: that of the best checkpoint.
     """
 
@@ -101,10 +101,10 @@ def train(
     """Train a recipe and write its checkpoint; deterministic on the CPU of one machine.
 
     seed, data, start_from: instead of the recipe's. device: cpu, cuda or auto. on_epoch: called after every epoch
-    with its row of the log. resume: go on from ``<output>.partial``, which is written after every epoch and every
-    ``save_every_s`` seconds; on_save is then called with the seconds spent so far. Written beside
+    with its row of the log. resume: continue from ``<output>.partial``, which is written after every epoch and every
+    ``save_every_s`` seconds; on_save is then called with the seconds spent so far. Written next to
     ``<stem>.safetensors``: ``<stem>.best.safetensors`` and ``<stem>.recipe.yaml``, the recipe with every default and
-    change; with write_log ``<stem>.log.csv``. progress: show it on stderr. Under torchrun all processes work on one
+    change; with write_log ``<stem>.log.csv``. progress: show it on stderr. Under torchrun all processes share one
     run, and the first one writes.
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
@@ -139,7 +139,7 @@ def train(
 
 
 class _RunFiles:
-    """The files of a run as it goes on: state, best and last checkpoint, log. The first process writes them."""
+    """The files written during a run: state, best and last checkpoint, log. The first process writes them."""
 
     def __init__(
         self,
@@ -157,13 +157,13 @@ class _RunFiles:
         self.saved_at = time.monotonic()
 
     def after_batch(self, generator_state: Tensor) -> None:
-        """Count the time; save the state where the last one is old."""
+        """Count the time; save the state if the last save is too old."""
         self.run.count_seconds()
         if time.monotonic() - self.saved_at > self.save_every_s:
             self._save(generator_state)
 
     def after_epoch(self, epoch: int) -> None:
-        """The best checkpoint where this epoch is it, the state, the log."""
+        """Write the best checkpoint if this epoch is the best, the state and the log."""
         if self.group.is_first and best_epoch(self.run.epochs) == epoch:
             metadata = _metadata(self.recipe, self.data, self.run, "best")
             save_checkpoint(best_path(self.output), self.run.model, metadata)
@@ -171,7 +171,7 @@ class _RunFiles:
         self._log()
 
     def finish(self) -> None:
-        """The checkpoint of the last epoch; the state is no longer needed."""
+        """Write the checkpoint of the last epoch and remove the state."""
         if self.group.is_first:
             save_checkpoint(self.output, self.run.model, _metadata(self.recipe, self.data, self.run, "last"))
             self._log()
@@ -189,7 +189,7 @@ class _RunFiles:
 
 
 def best_epoch(epochs: list[EpochRecord]) -> int:
-    """The first epoch with the highest accuracy on the images that choose; 0 before the first evaluation."""
+    """The first epoch with the highest accuracy on the selecting images; 0 before the first evaluation."""
     scores = {int(record["epoch"] or 0): score for record in epochs if (score := _score(record)) is not None}
     return max(scores, key=lambda epoch: scores[epoch], default=0)
 
@@ -201,7 +201,7 @@ def _score(record: EpochRecord) -> float | None:
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What a run costs on this machine: seconds of one step and of one evaluation, steps of one epoch."""
+    """The cost of a run on this machine: seconds of one step and of one evaluation, steps of one epoch."""
 
     step_s: float
     evaluation_s: float
@@ -209,14 +209,14 @@ class StepTimes:
 
 
 def data_fingerprint(recipe: Recipe) -> str:
-    """SHA-256 of the images and labels of both splits, wherever they lie. Raises RecipeError, DataError."""
+    """SHA-256 of the images and labels of both splits, independent of paths. Raises RecipeError, DataError."""
     return _load_data(_changed(recipe).with_changes(start_from=None)).fingerprint
 
 
 def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path | None = None) -> StepTimes:
-    """Time a few steps of a recipe on a network that is thrown away, after two that warm up and compile.
+    """Time a few steps of a recipe on a temporary network, after two that warm up and compile.
 
-    An evaluation: all held-out and test images once. Raises as ``train`` does.
+    One evaluation reads all held-out and test images once. Raises as ``train`` does.
     """
     recipe = _changed(recipe, start_from=None if start_from is None else str(start_from))
     with _prepared(recipe, device) as group:
@@ -239,7 +239,7 @@ def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path
 
 
 def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with what is not None put in. Raises RecipeError."""
+    """The recipe with all changes that are not None. Raises RecipeError if it names no data."""
     given = {key: value for key, value in changes.items() if value is not None}
     changed = recipe.with_changes(**given) if given else recipe
     if changed.data is None:
@@ -266,7 +266,7 @@ def _load_data(recipe: Recipe) -> RunData:
 
 @contextlib.contextmanager
 def _reproducible(threads: int, group: Processes) -> Iterator[None]:
-    """Deterministic algorithms on the CPU, this many threads, a seeded global generator; all put back afterwards."""
+    """Deterministic algorithms on the CPU, this many threads, a forked global generator; all restored afterwards."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
@@ -283,7 +283,7 @@ def _reproducible(threads: int, group: Processes) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _prepared(recipe: Recipe, device: str) -> Iterator[Processes]:
-    """The processes of this run, each reproducible and keeping its freed memory; all put back afterwards."""
+    """The processes of this run, each reproducible and keeping its freed memory; all restored afterwards."""
     with processes(device) as group, _reproducible(recipe.threads, group), freed_memory_is_kept():
         yield group
 
@@ -296,7 +296,7 @@ def _start(recipe: Recipe, group: Processes) -> RunState:
     options = recipe.model.model_dump(exclude={"name"}, exclude_none=True)
     try:
         model = create_model(recipe.model.name, **options)
-    except (ModelError, RuntimeError, MemoryError, TypeError) as error:  # torch cannot make what is too large
+    except (ModelError, RuntimeError, MemoryError, TypeError) as error:  # raised by torch for sizes that are too large
         raise RecipeError(f"{recipe.name}: model: {error}") from error
     if recipe.start_from is not None:
         _fill_from(model, recipe.start_from)
@@ -315,7 +315,7 @@ def _start(recipe: Recipe, group: Processes) -> RunState:
 
 
 def _fill_from(model: nn.Module, path: str) -> None:
-    """Take over the tensors of a checkpoint that have the same name and shape. Raises CheckpointError."""
+    """Copy the tensors of a checkpoint that have the same name and shape. Raises CheckpointError."""
     found, own = read_tensors(Path(path).expanduser()), model.state_dict()
     taken = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
     if not any(name.endswith("weight") for name in taken):
@@ -324,7 +324,7 @@ def _fill_from(model: nn.Module, path: str) -> None:
 
 
 def _epoch_steps(recipe: Recipe, images: int) -> int:
-    """Batches of one pass over so many images."""
+    """Batches of one pass over this many images."""
     return math.ceil(images / recipe.batch_size)
 
 
@@ -342,13 +342,13 @@ def _train_epoch(
     report: Reporter,
     after_batch: Callable[[Tensor], None],
 ) -> EpochRecord:
-    """One pass, or what is left of one, over the training split; returns means over its images."""
+    """One pass, or the rest of one, over the training split; returns means over its images."""
     if run.order is None:
         run.order = torch.randperm(len(images.labels), generator=run.generator)
         run.next_batch, run.sums = 0, torch.zeros(len(SUMS)).double()
     every, total = _epoch_steps(recipe, len(images.labels)), _total_steps(recipe, len(images.labels))
     before, warmup = (epoch - 1) * every, round(recipe.optimiser.warmup_epochs * every)
-    chunks = run.order.split(recipe.batch_size)[: total - before]  # a part of a pass at the end
+    chunks = run.order.split(recipe.batch_size)[: total - before]  # the last epoch may be part of a pass
     run.sums = run.sums.to(group.device)
     for batch in batches_ahead(run, recipe, images, chunks, group):
         share = learning_rate_share(before + run.next_batch, min(warmup, total - 1), total)
@@ -389,12 +389,12 @@ def _result(run: RunState, recipe: Recipe, output: Path) -> TrainingResult:
 
 
 def without_paths(recipe: Recipe) -> Recipe:
-    """The recipe as a checkpoint keeps it: without the places of this machine."""
+    """The recipe as stored in a checkpoint: without paths of this machine."""
     return recipe.model_copy(update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None})
 
 
 def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[str, Any]:
-    """What the checkpoint says of its weights. The same for the same recipe, so no times and no paths."""
+    """The checkpoint's metadata. Identical for the same recipe, so without times and paths."""
     record, steps = run.epochs[-1], active_steps_by_layer(run.model)
     chooser = "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"
     return {
@@ -421,5 +421,5 @@ def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[
 
 
 def _origin(path: str) -> dict[str, str]:
-    """A checkpoint without its path: name and content."""
+    """A checkpoint without its path: file name and SHA-256."""
     return {"checkpoint": Path(path).name, "sha256": sha256_of(Path(path).expanduser())}
