@@ -1,4 +1,4 @@
-"""What results say in words: one line of text each, numbers as in the tables for reading."""
+"""Results as sentences: one line of text each, numbers formatted as in the display tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def activity_sentence(counts: Counts) -> str:
 
 
 def inactive_layers(counts: Counts) -> Iterator[str]:
-    """Layers that are masked at every step, and layers that never fired; nothing where there are none."""
+    """Layers that are masked at every step, and layers that never fired; nothing if there are none."""
     activity = counts.activity()
     for key, text in (("dead_layers", "dead (T_l = 0)"), ("silent_layers", "silent (active but never fired)")):
         if activity[key]:
@@ -40,7 +40,7 @@ def inactive_layers(counts: Counts) -> Iterator[str]:
 
 
 def assumptions(counts: Counts) -> Iterator[str]:
-    """Where time was found to be, unless it was declared, and what was done to the weights."""
+    """The time axis that was detected, unless it was declared, and how the weights were converted."""
     header = counts.header
     if "time_found" in header:
         yield f"time: {header['time']}, {header['time_found']} (snn-energy inspect tells more)"
@@ -54,7 +54,7 @@ def policies_used(policies: Policies) -> str:
 
 
 def total_sentences(energy: Energy) -> Iterator[str]:
-    """The total and its parts (µJ per sample), latency, spread over the samples, and what unread steps cost."""
+    """The total and its parts (µJ per sample), latency, spread over the samples, and the cost of unread steps."""
     static = f" + static {number(energy.static_pj * 1e-6)} µJ" if energy.static_pj else ""
     yield (
         f"total {number(energy.total_pj * 1e-6)} µJ per sample = compute {number(energy.compute_pj * 1e-6)} µJ "
@@ -91,7 +91,7 @@ def latency_sentence(energy: Energy) -> str:
 
 
 def schedule_conflict(energy: Energy) -> str | None:
-    """Why a memory variant does not go with a step-serial schedule; None where it does."""
+    """Why a memory variant contradicts a step-serial schedule; None if it does not."""
     memory = energy.policies.memory
     if energy.latency is None or energy.latency.schedule != "step-serial" or memory in ("ws_reload", "state_only"):
         return None
@@ -100,7 +100,7 @@ def schedule_conflict(energy: Energy) -> str | None:
 
 
 def range_sentence(energy: Energy) -> str | None:
-    """The total (µJ) over the ranges that the profile gives; None where it gives none that move it."""
+    """The total (µJ) over the ranges of the profile; None if none of them changes it."""
     from snn_energy.analysis.uncertainty import energy_range
 
     found = energy_range(energy)
@@ -128,7 +128,7 @@ def comparison_title(comparison: Comparison) -> str:
 
 
 def sweep_sentences(points: pd.DataFrame, swept: Sequence[Field]) -> Iterator[str]:
-    """Of every model of a sweep: the range of its total (µJ), and where it is least."""
+    """For every model of a sweep: the range of its total (µJ), and where it is smallest."""
     for model, part in points.groupby("model", observed=True, sort=False):
         total = part["total_pj"]
         if total.notna().any():

@@ -1,6 +1,6 @@
-"""One frame, five faces: terminal, CSV, JSON, Markdown, LaTeX.
+"""One frame in five formats: terminal, CSV, JSON, Markdown, LaTeX.
 
-CSV and JSON hold every digit under the column names of the frame; the others are for reading: one unit per table,
+CSV and JSON hold every digit under the column names of the frame; the others are for display: one unit per table,
 four significant digits, headings in words.
 """
 
@@ -19,7 +19,7 @@ from snn_energy.core.files import require_apart, write_texts
 if TYPE_CHECKING:
     from rich.table import Table
 
-UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3), ("pJ", 1.0))  # unit, its factor on pJ
+UNITS = (("mJ", 1e-9), ("µJ", 1e-6), ("nJ", 1e-3), ("pJ", 1.0))  # unit, its factor from pJ
 HEADINGS: Mapping[str, str] = {
     "time_steps": "T",
     "time_step": "t",
@@ -43,18 +43,18 @@ PERCENT = frozenset(
     ("sa", "accuracy", "lowest_accuracy", "highest_accuracy", "rate", "rate_active", "paper_accuracy", "paper_sa")
 )
 NOTHING = "–"
-FOLDED_WIDTH = 24  # words are folded to this where a terminal is too narrow
+FOLDED_WIDTH = 24  # texts are wrapped to this width if a terminal is too narrow
 
 
 def energy_unit(frame: pd.DataFrame) -> tuple[str, float]:
-    """The unit in which the largest energy of a table is at least 1, and its factor on pJ."""
+    """The unit in which the largest energy of a table is at least 1, and its factor from pJ."""
     columns = [c for c in frame.columns if str(c).endswith("_pj")]
     largest = max((float(frame[c].abs().max()) for c in columns if frame[c].notna().any()), default=0.0)
     return next(((unit, factor) for unit, factor in UNITS if largest * factor >= 1), UNITS[-1])
 
 
 def number(value: Any) -> str:
-    """Fractions to four significant digits, whole numbers whole, thousands apart; what is not known is a dash."""
+    """Fractions to four significant digits, whole numbers in full, thousands separated; a dash if unknown."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return NOTHING
     if isinstance(value, float) and math.isinf(value):
@@ -95,19 +95,19 @@ def _float(value: Any, factor: float) -> float | None:
 
 
 def for_reading(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without parts of the energy that are zero or unknown everywhere, and without groups that cost nothing."""
+    """The frame without energy parts that are zero or unknown everywhere, and without groups that cost nothing."""
     energies = [c for c in frame.columns if str(c).endswith("_pj")]
     empty = [
         c for c in energies if not float(frame[c].abs().sum()) and c not in ("compute_pj", "memory_pj", "total_pj")
     ]
     kept = frame.drop(columns=empty)
     if "group" in frame.columns and "total_pj" in frame.columns and "layer" not in frame.columns:
-        kept = kept[~(frame["total_pj"] <= 0)]  # what is not known may cost something
+        kept = kept[~(frame["total_pj"] <= 0)]  # unknown totals are kept
     return kept.drop(columns=[c for c in ("is_baseline",) if c in kept.columns])
 
 
 def is_text(column: pd.Series) -> bool:
-    """True for a column of words; words go to the left, numbers to the right."""
+    """True for a column of texts; texts are left-aligned, numbers right-aligned."""
     return any(isinstance(v, str) for v in column)
 
 
@@ -125,9 +125,9 @@ def plain(frame: pd.DataFrame) -> str:
 
 
 def rich_table(frame: pd.DataFrame, title: str | None, width: int) -> tuple[Table, int]:
-    """A table for a terminal of ``width`` columns, and the width that it takes. Figures are never cut.
+    """A table for a terminal of ``width`` columns, and the width that it needs. Numbers are never cut.
 
-    Where it is too wide, words are folded; where that is not enough, a table of few rows is laid on its side.
+    If it is too wide, texts are wrapped; if that is not enough, a table of few rows is transposed.
     """
     from rich.table import Table
 
@@ -160,12 +160,12 @@ def rich_table(frame: pd.DataFrame, title: str | None, width: int) -> tuple[Tabl
 
 
 def _with_lines(widths: Sequence[int]) -> int:
-    """Width of a table with its rules: a column is two blanks and a line wider than its text."""
+    """Width of a table with its rules: a column is two spaces and a line wider than its text."""
     return sum(widths) + 3 * len(widths) + 1
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table, numbers to the right."""
+    """A pipe table, numbers right-aligned."""
     table = readable(frame)
     rule = ["---" if is_text(frame[name]) else "---:" for name in frame.columns]
 
@@ -201,7 +201,7 @@ def _escaped(text: object) -> str:
 
 
 def as_json(frame: pd.DataFrame, head: Mapping[str, Any] | None = None) -> str:
-    """Rows as a list of objects, beside ``head``; what is not known is null."""
+    """Rows as a list of objects under ``rows``, next to the keys of ``head``; unknown values are null."""
     rows = [
         {str(k): (None if v is None or pd.isna(v) else v) for k, v in row.items()}
         for row in frame.astype(object).to_dict("records")
@@ -214,7 +214,7 @@ def _plain(value: Any) -> Any:
 
 
 def csv(frame: pd.DataFrame) -> str:
-    """Every digit; what is not known is empty."""
+    """Every digit; unknown values are empty."""
     return frame.to_csv(index=False, lineterminator="\n")
 
 

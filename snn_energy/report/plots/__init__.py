@@ -1,1 +1,1 @@
-"""Figures, one module each kind."""
+"""Figures, one module per kind."""

@@ -1,4 +1,4 @@
-"""Where the spiking network stops winning."""
+"""Break-even figure: where the spiking network stops winning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snn_energy.report.tables import energy_unit, number
 
 
 def break_even_figure(found: BreakEven) -> Figure:
-    """One panel per knob: both totals over it, the value of today and the value at which they meet."""
+    """One panel per knob: both totals over it, its present value and the value at which they are equal."""
     knobs = list(found.table["knob"])
     unit, factor = energy_unit(found.curves)
     with mpl.rc_context(STYLE):

@@ -1,4 +1,4 @@
-"""Inputs of spiking layers by time step, and what is lost where later steps are cut."""
+"""Inputs of spiking layers by time step, and the accuracy lost if later steps are cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from snn_energy.report.plots.activity import masked_cell
 from snn_energy.report.plots.style import STYLE
 
-TIME_LINES = ("-", (0, (5, 1)), (0, (2, 1)), (0, (4, 1, 1, 1)))  # told apart by dashes as well as by colour
+TIME_LINES = ("-", (0, (5, 1)), (0, (2, 1)), (0, (4, 1, 1, 1)))  # distinguished by dashes as well as by colour
 MEAN_ROW = "mean of "
 GROUP_LINES: Mapping[str, tuple[str, str]] = {  # group -> colour, marker
     "sps": ("#D55E00", "o"),
@@ -32,9 +32,9 @@ def sensitivity_figure(
 
     rows, histograms, groups, cuts: of ``sensitivity.Sensitivity``, ``rows`` of ``to_frame()``. Left,
     one panel per group: shares of inputs per bin, pooled over its layers (large layers weigh more), one line per time
-    step, in units of V_th; what lies outside the axis is written. Right: layers x time steps, the mean of every group
+    step, in units of V_th; the share outside the axis is stated. Right: layers x time steps, the mean of every group
     below its layers (every layer weighs the same); hatched where all inputs are zero, in brackets where the neuron is
-    masked. Left, last, where there are cuts: accuracy with a group's spikes in its first steps alone, a line per group.
+    masked. Left, last, where there are cuts: accuracy with a group's spikes in its first steps only, a line per group.
     """
     shown = list(dict.fromkeys(groups["group"]))
     names, values, masked = _cosines(rows, groups, shown)
@@ -86,7 +86,7 @@ def _shares(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reach(share: pd.DataFrame) -> float:
-    """The V_th up to which a bin holds at least 0.5 % of the inputs at some time step, on either side; 1.5 or more."""
+    """The input (V_th) up to which a bin holds at least 0.5 % of the inputs at some step, on either side; >= 1.5."""
     low = share.index.to_numpy(dtype=np.float64)
     full = (share.to_numpy(dtype=np.float64) >= 0.005).any(axis=1)
     inner = full & np.isfinite(low) & (low < low[-1])
@@ -95,7 +95,7 @@ def _reach(share: pd.DataFrame) -> float:
 
 
 def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> None:
-    """Shares of inputs per bin, a line per time step, from -reach to reach; the rest is written, not drawn."""
+    """Shares of inputs per bin, a line per time step, from -reach to reach; the rest is stated as text, not drawn."""
     low = share.index.to_numpy(dtype=np.float64)
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, share.shape[1]))
     for i, step in enumerate(share.columns):
@@ -120,7 +120,7 @@ def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> 
 
 
 def _cut_panel(ax: Any, cuts: pd.DataFrame) -> None:
-    """Accuracy against the steps that one group keeps, over 10 points or more; marks side by side, names above."""
+    """Accuracy against the steps that one group keeps; the axis spans >= 10 points; markers side by side."""
     groups, steps = list(dict.fromkeys(cuts["group"])), sorted(set(cuts["steps_kept"]))
     apart = min(0.02 * len(steps), 0.2)
     for i, group in enumerate(groups):
@@ -148,7 +148,7 @@ def _cosine_map(
     values: np.ndarray[Any, np.dtype[np.float64]],
     masked: np.ndarray[Any, np.dtype[np.bool_]],
 ) -> None:
-    """Cosines as colours and figures; a white line under every group's mean."""
+    """Cosines as colours and numbers; a white line under every group's mean."""
     lowest = min(0.0, float(np.nanmin(values, initial=0.0)))
     ax.imshow(values, cmap="cividis", vmin=lowest, vmax=1, aspect="auto", interpolation="nearest")
     for (y, x), value in np.ndenumerate(values):

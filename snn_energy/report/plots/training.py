@@ -35,9 +35,9 @@ def kind_of_training(row: Mapping[Any, Any]) -> str:
 
 
 def accuracy_against_energy(table: pd.DataFrame, hardware: str) -> Figure:
-    """One numbered mark per variant of an ablation, with the range of its seeds; the names stand beside the axes.
+    """One numbered marker per variant of an ablation, with the range of its seeds; names are listed next to the axes.
 
-    A variant with less than half of the best accuracy (a dead network) would squeeze the others: named, not drawn.
+    A variant with less than half of the best accuracy (a dead network) is only listed, to keep the axis narrow.
     """
     unit, factor = energy_unit(table)
     energy = table["total_pj"].astype(float) * factor
