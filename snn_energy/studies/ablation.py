@@ -1,6 +1,6 @@
 """One command from a grid to a table: train every variant, profile it, price it, and draw accuracy against energy.
 
-The columns are those of Tables III and IV of the paper (accuracy, T_avg, SA, SOPs), with the energy beside them.
+The columns are those of Tables III and IV of the paper (accuracy, T_avg, SA, SOPs), and the energy.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from snn_energy.training.train import train
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a variant with a seed, and where its checkpoint goes."""
+    """One run: a variant with a seed, and the path of its checkpoint."""
 
     variant: str
     seed: int
@@ -62,14 +62,14 @@ def run_grid(
     hardware: str = "dts-paper-fpga",
     on_run: Callable[[str, int, int], None] | None = None,
 ) -> tuple[Grid, pd.DataFrame]:
-    """Train, profile and price every run of a grid; one row a run, see ``measured``.
+    """Train, profile and price every run of a grid; one row per run, see ``measured``.
 
-    Runs that are done (their checkpoint lies in ``folder``, with the same recipe) are not trained again, and runs that
-    were interrupted go on where they stopped. on_run: called with the variant, how many are done, and how many there
-    are. Raises SnnEnergyError, RecipeError for a checkpoint of another recipe.
+    Finished runs (their checkpoint is in ``folder``, with the same recipe) are not trained again, and interrupted runs
+    are resumed. on_run: called with the variant, the number of finished runs and the number of all runs. Raises
+    SnnEnergyError, RecipeError for a checkpoint of another recipe.
     """
     grid, recipes = load_grid(source)
-    load_hardware(hardware)  # a profile that does not exist is told before hours of training
+    load_hardware(hardware)  # a missing profile must fail before hours of training
     folder = make_folder(folder)
     jobs = jobs_of(grid, recipes, folder, data)
     for job in jobs:
@@ -83,7 +83,7 @@ def run_grid(
 
 
 def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Every job with its row, as they are done. The first error stops the others at the end of what they do."""
+    """Every job with its row, in order of completion. After the first error no further job is started."""
     if processes == 1:
         for job in jobs:
             yield job, run_job(job, device, hardware)
@@ -101,7 +101,7 @@ def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> It
 
 
 def _end_with(parent: int) -> None:
-    """Let this worker end when the process that started it does, whatever ended that."""
+    """End this worker when the process that started it has ended for any reason."""
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -112,7 +112,7 @@ def _end_with(parent: int) -> None:
 
 
 def run_job(job: Job, device: str, hardware: str) -> dict[str, Any]:
-    """Train one variant where it is not done yet, and measure it: a row of the table."""
+    """Train one variant unless it is finished, and measure it: a row of the table."""
     if not job.path.exists():
         train(job.recipe, job.path, device=device, resume=partial_path(job.path).exists(), write_log=True)
     return measured(job, hardware)
@@ -146,7 +146,7 @@ def measured(job: Job, hardware: str) -> dict[str, Any]:
 
 
 def mean_over_seeds(grid: Grid, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a variant: means over the seeds, the range of accuracy, and the published figures beside them."""
+    """One row per variant: means over the seeds, the range of accuracy, and the published figures."""
     rows = []
     for variant in grid.variants:
         group = runs[runs["variant"] == variant.name]
@@ -171,7 +171,7 @@ def mean_over_seeds(grid: Grid, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_older(job: Job) -> None:
-    """Raise RecipeError where a checkpoint of another recipe lies in the place of a run."""
+    """Raise RecipeError if the path of a run holds a checkpoint of another recipe."""
     if not job.path.exists():
         return
     said = read_metadata(job.path)
@@ -188,7 +188,7 @@ def _check_older(job: Job) -> None:
 
 
 def _places_resolved(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, so that one place spelt in two ways is one place."""
+    """The recipe with absolute paths, so that two spellings of one path compare equal."""
     name, path = parse_data(recipe.data or BUNDLED)
     start = None if recipe.start_from is None else str(Path(recipe.start_from).expanduser().resolve())
     data = recipe.data if path is None else f"{name}:{path.resolve()}"

@@ -1,4 +1,4 @@
-"""A grid of training runs: a base recipe, and the keys that each variant changes. Knows no torch."""
+"""A grid of training runs: a base recipe, and the keys that each variant changes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class _Section(BaseModel):
 
 
 class Published(_Section):
-    """Figures of a paper for the same setting: percent, time steps, percent, million SOPs an image."""
+    """Published figures for the same setting: percent, time steps, percent, million SOPs per image."""
 
     accuracy: float | None = None
     t_avg: float | None = None
@@ -34,7 +34,7 @@ class Variant(_Section):
 
 
 class Grid(_Section):
-    """Runs to compare: every variant with every seed. changes: for all variants; paper: whose figures are published."""
+    """Runs to compare: every variant with every seed. changes: for all variants; paper: source of published figures."""
 
     name: str
     base: str
@@ -61,7 +61,7 @@ def load_grid(source: str | Path) -> tuple[Grid, dict[str, Recipe]]:
 
 
 def recipe_with(base: Recipe, name: str, changes: dict[str, Any], where: str) -> Recipe:
-    """The base under another name, with dotted keys changed. where: what errors begin with. Raises RecipeError."""
+    """The base under another name, with dotted keys changed. where: prefix of errors. Raises RecipeError."""
     tree = base.model_dump() | {"name": name}
     for key, value in changes.items():
         _put(tree, key, value, where)
@@ -82,7 +82,7 @@ def slug(name: str) -> str:
 
 
 def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
-    """Set a dotted key. Raises RecipeError for one that no recipe has."""
+    """Set a dotted key. Raises RecipeError for an unknown key."""
     *path, last = key.split(".")
     for part in path:
         inner = tree.get(part)

@@ -1,4 +1,4 @@
-"""The main job on shipped data: three trained networks, real digits, one energy table, its pictures."""
+"""The main workflow on shipped data: three trained networks, real digits, one energy table, its pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DATA = "digits"
 
 @dataclass(frozen=True)
 class Demo:
-    """What a run of the demo found and wrote."""
+    """The result of a demo run, and the files that it wrote."""
 
     comparison: Comparison
     written: list[Path]

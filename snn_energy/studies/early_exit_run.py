@@ -52,7 +52,7 @@ def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int
 
 
 def profile_steps(model: nn.Module, loader: Iterable[Any], **options: Any) -> Counts:
-    """``snn_energy.profile`` of the network as early exit runs it: the head works at every step, not once at the end.
+    """``snn_energy.profile`` of the network as early exit runs it: the head runs at every step, not once at the end.
 
     options: those of ``profile``. Raises ModelError for a network without logits per step, and what ``profile`` raises.
     """
@@ -78,7 +78,7 @@ def exits_of_checkpoint(
     on_batch: Callable[[int], None] | None = None,
     **policies: Any,
 ) -> pd.DataFrame:
-    """``exit_table`` of a checkpoint of ours over the test split of a data set. Raises SnnEnergyError."""
+    """``exit_table`` of an snn_energy checkpoint over the test split of a data set. Raises SnnEnergyError."""
     import torch
 
     from snn_energy.checkpoints.checkpoint import load_checkpoint
@@ -114,7 +114,7 @@ def _forward_steps(model: nn.Module) -> Callable[[Any], Any]:
 
 
 def _checked(out: Any, model: nn.Module, samples: int) -> Any:
-    """Logits of one batch. Raises ModelError where they are not (T, B, classes)."""
+    """Logits of one batch. Raises ModelError if they are not (T, B, classes)."""
     steps = getattr(model, "time_steps", None)
     shape = tuple(getattr(out, "shape", ()))
     if len(shape) != 3 or shape[1] != samples or (isinstance(steps, int) and shape[0] != steps):
@@ -125,7 +125,7 @@ def _checked(out: Any, model: nn.Module, samples: int) -> Any:
 
 @contextmanager
 def _head_at_every_step(model: nn.Module) -> Iterator[None]:
-    """While this lasts, calling the model gives the logits of every step."""
+    """Within this context, calling the model returns the logits of every step."""
     forward_steps, own = _forward_steps(model), model.__dict__.get("forward")
     model.__dict__["forward"] = forward_steps
     try:

@@ -1,6 +1,6 @@
 """Train the three shipped demo networks: ``python -m snn_energy.studies.train_demo [DIR]``.
 
-Two processes of one thread each; the result does not depend on how many run beside each other.
+Two processes of one thread each; the result does not depend on how many run in parallel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def train_demo(out_dir: str | Path = SHIPPED, processes: int = 2) -> list[Traini
 
 
 def summary(results: list[TrainingResult]) -> str:
-    """A small table: accuracy, T_avg, seconds; then T_l by layer of the networks that learned theirs."""
+    """A small table: accuracy, T_avg, seconds; then T_l by layer of the networks with different T_l."""
     lines = [f"{'recipe':<20}{'accuracy':>9}{'T_avg':>8}{'seconds':>9}"]
     for result in results:
         t_avg = "-" if result.t_avg is None else f"{result.t_avg:.3f}"
@@ -54,7 +54,7 @@ def summary(results: list[TrainingResult]) -> str:
 
 def _train_one(recipe_name: str, folder: Path) -> TrainingResult:
     result = train(load_recipe(recipe_name), folder / demo_file(recipe_name), write_log=True, progress=True)
-    result.best_path.unlink()  # shipped is the last epoch, chosen by nobody
+    result.best_path.unlink()  # the last epoch is shipped: no selection is involved
     recipe_path(result.path).unlink()  # the checkpoint holds it
     return result
 

@@ -1,12 +1,12 @@
 """Networks at equal accuracy from one command under a time budget: ``snn-energy trio``.
 
 A trio recipe names stages, each a training recipe: a Spikformer at one time step, the spiking networks at T steps that
-start from its weights, the non-spiking twin. The budget is shared out by the stages' shares and by what a step costs on
-this machine, measured before each stage. The plan of a stage is fixed when it begins and kept in ``trio.json``, so a
-run that is killed at any moment and started again ends with the bits of one that was not.
+start from its weights, the non-spiking twin. The budget is divided by the stages' shares and by the time of a step on
+this machine, measured before each stage. The plan of a stage is fixed when it begins and stored in ``trio.json``, so a
+run that is killed at any moment and started again ends with the same bits as an uninterrupted one.
 
 In the folder: ``stages/`` with every stage's 32-bit checkpoints, log and recipe, ``MODEL.safetensors`` in 16 bits for
-each network that is a result, and ``trio.json``, what was planned, spent and reached.
+each network that is a result, and ``trio.json``: planned time, time spent and accuracies.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Trio(BaseModel):
 
 
 class StageState(BaseModel):
-    """What ``trio.json`` says of a stage, as far as this code reads it again."""
+    """The entry of a stage in ``trio.json``, as far as this code reads it."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
@@ -92,14 +92,14 @@ class StageState(BaseModel):
 
 @dataclass(frozen=True)
 class TrioResult:
-    """Where the results lie, and what ``trio.json`` says of each stage."""
+    """The folder of the results, and the entries of the stages in ``trio.json``."""
 
     folder: Path
     stages: dict[str, dict[str, Any]]
     spent_s: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a stage: model, T_avg, epochs, seconds, accuracies (%), checkpoint."""
+        """One row per stage: model, T_avg, epochs, seconds, accuracies (%), checkpoint."""
         rows = [
             {
                 "stage": stage,
@@ -156,11 +156,11 @@ def train_trio(
     progress: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> TrioResult:
-    """Train a trio into a folder within ``seconds``; go on where an earlier call stopped.
+    """Train a trio into a folder within ``seconds``; resumes where an earlier call stopped.
 
     data: ``NAME:PATH`` (see ``datasets``) instead of the base's. seconds: for all stages together, measuring and
-    evaluations included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time of the run's threads over
-    their number, so that other jobs and pauses are not counted. Given anew when resuming, it
+    evaluations included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time divided by the number
+    of threads, so that other jobs and pauses are not counted. A new value when resuming
     applies to the stages that have not begun.
     say: called with lines of progress. Raises RecipeError for a budget that is too short or a folder of another run,
     DataError, CheckpointError, OutputError.
@@ -181,7 +181,7 @@ def train_trio(
 
 
 class _TrioRun:
-    """One call: the state of the folder, and the steps that bring it on."""
+    """One call: the state of the folder, and the steps that advance it."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class _TrioRun:
             *folder.glob(".*.safetensors*"),
             *(make_folder(folder / "stages")).glob(".*.safetensors*"),
         ]:
-            half_written.unlink()  # by a call that was killed; the lock is ours
+            half_written.unlink()  # left by a killed call; this call holds the lock
 
     def all_stages(self) -> TrioResult:
         """Train what is not trained yet, then write the 16-bit results."""
@@ -230,9 +230,9 @@ class _TrioRun:
         return float(sum(entry["spent_s"] + entry["measuring_s"] for entry in self.state["stages"].values()))
 
     def _plan(self, index: int) -> None:
-        """Fix the epochs of a stage from what is left, its share of the stages to come, and a measured step.
+        """Fix the epochs of a stage from the time left, its share of the remaining stages, and a measured step.
 
-        Before the first stage all are measured, so that a budget too short for one step of each is refused at once.
+        Before the first stage all are measured, so that a budget too short for one step of each fails immediately.
         """
         to_come = self.trio.stages[index:]
         measured = {stage.name: self._measured(stage) for stage in (to_come if index == 0 else to_come[:1])}
@@ -277,7 +277,7 @@ class _TrioRun:
         )
 
     def _measured(self, stage: Stage) -> StepTimes:
-        """What a step of a stage costs; measured once a call."""
+        """The times of a stage's steps; measured once per call."""
         if stage.name in self.measured:
             return self.measured[stage.name]
         watch = clock(torch.device(device_type(self.device)), self.recipes[stage.name].threads)
@@ -304,7 +304,7 @@ class _TrioRun:
         resume = partial_path(output).exists()
         if output.exists() and read_metadata(output).get("recipe") != without_paths(recipe).to_yaml():
             raise RecipeError(f"{output}: is of another recipe than stage '{stage.name}' as planned; remove it")
-        if resume or not output.exists():  # else it was killed between its end and the note of it below
+        if resume or not output.exists():  # else it was killed after training, before it was recorded below
             result = train(
                 recipe,
                 output,
@@ -326,7 +326,7 @@ class _TrioRun:
     def _write_float16(self, stage: Stage) -> None:
         recipe, entry = self.recipes[stage.name], self.state["stages"][stage.name]
         output = self.folder / f"{recipe.model.name}.safetensors"
-        watch = clock(torch.device("cpu"), recipe.threads)  # where it is measured
+        watch = clock(torch.device("cpu"), recipe.threads)  # accuracy is measured on the CPU
         started = watch()
         before, after = to_float16(self._path(stage.name), str(recipe.data), output)
         entry |= {
@@ -341,13 +341,13 @@ class _TrioRun:
         self.say(f"{stage.name}: {output.name}, accuracy {before:.2%} in 32 bits, {after:.2%} in 16 bits")
 
     def _fingerprint(self) -> str:
-        """Names the trio with its recipes, whatever folder its data lie in."""
+        """SHA-256 of the trio with its recipes, independent of the folder of its data."""
         recipes = {name: recipe.model_copy(update={"data": None}).model_dump() for name, recipe in self.recipes.items()}
         text = json.dumps([self.trio.model_dump(), recipes], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _read_state(self) -> dict[str, Any]:
-        """What an earlier call left, or a fresh start. Raises RecipeError for a folder of another run."""
+        """The state that an earlier call left, or a new one. Raises RecipeError for a folder of another run."""
         path, fresh = (
             self.folder / STATE_FILE,
             {"trio": self.trio.name, "fingerprint": self._fingerprint(), "stages": {}},
@@ -380,7 +380,7 @@ class _TrioRun:
         return {**fresh, **known, "stages": stages}
 
     def _check_data(self) -> None:
-        """Raise RecipeError where the images are not those that the folder's earlier stages were trained on."""
+        """Raise RecipeError if the images are not those that the folder's earlier stages were trained on."""
         found = data_fingerprint(self.recipes[self.trio.stages[0].name])
         if self.state.setdefault("data_sha256", found) != found:
             raise RecipeError(
@@ -400,5 +400,5 @@ class _TrioRun:
 
 
 def _final_evaluations_s(times: StepTimes, stage: Stage) -> float:
-    """Seconds that a stage needs beside its steps: its last evaluation, and the two of the 16-bit result."""
+    """Seconds that a stage needs in addition to its steps: its last evaluation, and the two of the 16-bit result."""
     return times.evaluation_s * (3 if stage.result else 1)

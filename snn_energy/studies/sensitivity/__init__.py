@@ -1,1 +1,1 @@
-"""What later time steps are worth, and which groups should enter the mask loss."""
+"""How much later time steps contribute, and which groups should enter the mask loss."""

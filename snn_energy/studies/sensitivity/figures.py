@@ -1,4 +1,4 @@
-"""Figures of the inputs of one spiking layer, step by step: mean, histogram, cosines."""
+"""Statistics of the inputs of one spiking layer, step by step: mean, histogram, cosines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from snn_energy.core.errors import ProfilingError
 
 RANGE = 8.0  # V_th; inputs beyond it fall into the open bins
 MOST_BINS = 10_000
-LARGEST = 1e150  # squares of anything larger leave float64
+LARGEST = 1e150  # squares of larger values overflow float64
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StepFigures:
 
     count: inputs (neurons x samples); squares: sum of squared deviations from the mean; above: inputs > V_th;
     histogram: (bins + 2,) counts, the open bins outermost; cosine_sum: over the ``cosine_samples`` samples that have
-    one; same: whether every input was that of the first step, to the last bit. Inputs are in the network's own unit.
+    one; same: whether every input equals that of the first step bit for bit. Inputs are in the network's own unit.
     """
 
     count: int
@@ -39,9 +39,9 @@ class StepFigures:
 
 
 def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigures:
-    """The figures of one batch. x, first: (B, ...) inputs at a step and at step 0, none of them empty; level: V_th.
+    """The statistics of one batch. x, first: (B, ...) inputs at a step and at step 0, not empty; level: V_th.
 
-    Raises ProfilingError for NaN, infinite and unmanageably large values.
+    Raises ProfilingError for NaN, infinite and too large values.
     """
     own, start = x.reshape(len(x), -1), first.reshape(len(first), -1)
     wide, wide_start = own.double(), start.double()
@@ -70,7 +70,7 @@ def histogram(units: Tensor, bins: int) -> NDArray[np.int64]:
     """(bins + 2,) counts of inputs in units of V_th: < -8, ``bins`` equal bins of low <= x < high over -8..8, >= 8.
 
     units: float64, finite, any shape. Bin k + bins/2 of the inner ones holds k <= x * bins/16 < k + 1: the product
-    of a single-precision number and bins/16 is exact in float64, so no input is put beside its bin by rounding.
+    of a single-precision number and bins/16 is exact in float64, so rounding puts no input into a wrong bin.
     """
     scaled = units.flatten() * (bins / (2 * RANGE))
     if bins % 2:
@@ -88,7 +88,7 @@ def sample_cosines(a: Tensor, b: Tensor) -> Tensor:
 
 
 def merged(a: StepFigures, b: StepFigures) -> StepFigures:
-    """The figures of both batches together; mean and squares by Chan, Golub and LeVeque's update."""
+    """The statistics of both batches together; mean and squares by Chan, Golub and LeVeque's update."""
     count, delta = a.count + b.count, b.mean - a.mean
     return StepFigures(
         count=count,

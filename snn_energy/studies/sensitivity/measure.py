@@ -1,4 +1,4 @@
-"""What the later time steps of each group of layers are worth: one run over some samples."""
+"""How much the later time steps of each group of layers contribute, measured in one pass over some samples."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from snn_energy.studies.sensitivity.recommend import (
 )
 
 FILES = ("sensitivity-layers.csv", "sensitivity-groups.csv", "sensitivity-histograms.csv", "recommendation.txt")
-CUTS_FILE = "sensitivity-cuts.csv"  # where there are cut figures
+CUTS_FILE = "sensitivity-cuts.csv"  # only if cuts were measured
 FIGURE = "sensitivity"
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What ``measure`` found.
+    """The result of ``measure``.
 
     rows: one row per layer and time step (``to_frame``); counts: (rows, bins + 2) histograms of those rows, the open
-    bins outermost; edges: (bins + 1,) in V_th; samples: how many were looked at; title: what was looked at; notes:
-    lines that whoever reads the figures has to know; hits: group -> (T,) right answers with its spikes in the first
-    1..T steps alone, the last one those of the whole network; empty where that was not measured.
+    bins outermost; edges: (bins + 1,) in V_th; samples: number of samples; title: network and data; notes: caveats for
+    readers of the figures; hits: group -> (T,) correct answers with its spikes only in the first 1..T steps, the last
+    one being those of the whole network; empty if that was not measured.
     """
 
     rows: pd.DataFrame
@@ -66,11 +66,11 @@ class Sensitivity:
         """One row per layer and time step.
 
         ``layer`` ``group`` ``neuron`` (LIF, DTSS) ``time_step`` from 0; ``t_l``: time steps in which the layer may
-        fire; ``active``: its mask at this step. ``count`` of inputs, ``mean`` ``std`` (of the whole, not of a
-        sample) ``min`` ``max`` in the network's unit; ``v_th``: the level at which the layer fires, in the same
-        unit; ``above_threshold``: inputs > V_th, and as a share, without what the potential held before;
+        fire; ``active``: its mask at this step. ``count`` of inputs, ``mean`` ``std`` (over all inputs, not
+        per sample) ``min`` ``max`` in the network's unit; ``v_th``: the level at which the layer fires, in the same
+        unit; ``above_threshold``: inputs > V_th, and as a share, regardless of the potential before the step;
         ``below_range`` ``above_range``: inputs < -8 V_th and >= 8 V_th. ``cosine`` ``cosine_samples``
-        ``cosine_undefined`` ``histogram_cosine``: see the module; ``same_as_first``: the input of step 0 to the bit.
+        ``cosine_undefined`` ``histogram_cosine``: similarity to step 0; ``same_as_first``: equal to step 0 bit for bit.
         """
         return self.rows.copy()
 
@@ -89,7 +89,7 @@ class Sensitivity:
         return group_rows(self.rows)
 
     def cuts(self) -> pd.DataFrame:
-        """One row per group and number of steps kept; see ``cut_rows``. Empty where it was not measured."""
+        """One row per group and number of steps kept; see ``cut_rows``. Empty if it was not measured."""
         return cut_rows(self.hits, self.samples)
 
     def recommendation(self, *, points: float = POINTS, threshold: float = THRESHOLD) -> str:
@@ -118,10 +118,10 @@ class Sensitivity:
 
 
 class _LayerInputs:
-    """What the spiking layers of a network read, step by step, batches added up.
+    """Statistics of the inputs of a network's spiking layers, step by step, merged over batches.
 
-    names: layer -> its name. levels: name -> what a neuron must reach to fire. shapes: (T, B) of every layer called in
-    the batch at hand.
+    names: layer -> its name. levels: name -> firing threshold. shapes: (T, B) of every layer called in the current
+    batch.
     """
 
     def __init__(self, model: nn.Module, bins: int) -> None:
@@ -164,7 +164,7 @@ class _LayerInputs:
 def _cut_answers(
     run: Run, x: Tensor, labels: Tensor, out: Any, members: Mapping[str, list[LIF]], time_steps: int
 ) -> dict[str, NDArray[np.int64]]:
-    """Group -> (T,) right answers with the group's spikes zeroed from step 1, 2, ... on; the last one: not at all."""
+    """Group -> (T,) correct answers with the group's spikes zeroed from step 1, 2, ... on; the last one: none."""
     whole = count_hits(out, labels)
     return {
         group: np.array([*(count_hits(run(x, ending(layers, k)), labels) for k in range(1, time_steps)), whole])
@@ -180,20 +180,20 @@ def measure(
     cut: bool = True,
     on_batch: Callable[[int], None] | None = None,
 ) -> Sensitivity:
-    """How the inputs of a network's LIF and DTSS layers change over the time steps, and what later steps are worth.
+    """How the inputs of a network's LIF and DTSS layers change over the time steps, and what later steps contribute.
 
     model: runs all its time steps in one call, every LIF gets (T, B, ...), one T >= 2 for all; it is run in eval mode
-    without gradients and all its steps are computed. Every forward starts from the state the model is handed in with;
-    that, its mode and its hooks are as before afterwards, also when it raises. A layer called several times in one
-    forward is looked at every time. loader: any iterable of x or (x, y). bins: of equal width over -8..8 V_th. cut:
-    where there are labels y (B,), also count right answers of the logits (B, classes), of the whole network and with
-    the spikes of one group zeroed from step k on, for every group and k in 1..T-1, so 1 + groups x (T-1) forwards a
-    batch; False: y is ignored. on_batch: called with the number of samples done so far. One pass; figures do not
-    depend on how the samples are cut into batches (integers exactly, as far as the network itself does not).
+    without gradients and all its steps are computed. Every forward starts from the model's initial state; that state,
+    its mode and its hooks are restored afterwards, also after an error. A layer called several times in one forward is
+    measured every time. loader: any iterable of x or (x, y). bins: of equal width over -8..8 V_th. cut: if there are
+    labels y (B,), also count correct answers of the logits (B, classes), of the whole network and with the spikes of
+    one group zeroed from step k on, for every group and k in 1..T-1, so 1 + groups x (T-1) forwards per batch; False:
+    y is ignored. on_batch: called with the number of samples done so far. One pass; the results do not depend on how
+    the samples are divided into batches (integers exactly, if the network itself does not depend on it).
 
     Raises ProfilingError for a network without spiking layers or with one time step, for NaN and infinite inputs (it
-    names the layer), for a loader without samples, for labels that do not fit or come with some batches alone, and
-    for bins out of 1..10000.
+    names the layer), for a loader without samples, for labels that do not match or are missing in some batches, and
+    for bins outside 1..10000.
     """
     _require_arguments(model, loader, bins)
     inputs = _LayerInputs(model, bins)
@@ -248,8 +248,8 @@ def sensitivity_of_checkpoint(
 ) -> Sensitivity:
     """``measure`` a checkpoint over (the first ``samples`` images of) the test split of a data set.
 
-    data: ``digits`` or ``NAME:PATH``, as ``datasets.load_images`` has it; model, options: as ``load_checkpoint``, for
-    a file that does not say what it is. Raises ModelError for a network that does not spike, ProfilingError as
+    data: ``digits`` or ``NAME:PATH``, as for ``datasets.load_images``; model, options: as for ``load_checkpoint``, for
+    a file without metadata. Raises ModelError for a network that does not spike, ProfilingError as
     ``measure``, both with the file's name; CheckpointError, DataError.
     """
     from snn_energy.checkpoints.checkpoint import load_checkpoint
@@ -287,7 +287,7 @@ def ending(layers: Iterable[LIF], kept: int) -> Iterator[RemovableHandle]:
 
 
 def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
-    """(B,) int64 labels on the CPU. Raises ProfilingError where they or the network's output do not fit a batch."""
+    """(B,) int64 labels on the CPU. Raises ProfilingError if they or the network's output do not match a batch."""
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples or not logits.isfinite().all():
         raise ProfilingError(
             f"to count right answers the network must give finite logits ({samples}, classes), "
@@ -308,14 +308,14 @@ def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
 
 
 def _require_arguments(model: Any, loader: Any, bins: Any) -> None:
-    """Raise ProfilingError for arguments of the wrong sort."""
+    """Raise ProfilingError for arguments of the wrong type."""
     require_model_and_loader(model, loader)
     if isinstance(bins, bool) or not isinstance(bins, int) or not 1 <= bins <= MOST_BINS:
         raise ProfilingError(f"bins must be a whole number from 1 to {MOST_BINS}, not {bins!r}")
 
 
 def _require_time_axis(name: str, current: Any, known: tuple[str, list[StepFigures]] | None) -> None:
-    """Raise ProfilingError where an input is not (T, B, ...) with the T >= 2 of the layers before."""
+    """Raise ProfilingError if an input is not (T, B, ...) with the T >= 2 of the layers before."""
     if not isinstance(current, Tensor) or current.dim() < 2:
         what = f"shape {tuple(current.shape)}" if isinstance(current, Tensor) else type(current).__name__
         raise ProfilingError(f"{name}: the input of a LIF must be a tensor (T, B, ...), not {what}")
@@ -340,7 +340,7 @@ def _images_of(batch: Any) -> Tensor:
 
 
 def _labels_of(batch: Any) -> Any:
-    """y of a batch (x, y); None of x, (x,) and (x, None)."""
+    """y of a batch (x, y); None for x, (x,) and (x, None)."""
     return batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
 
 
@@ -349,9 +349,9 @@ Run = Callable[[Tensor, Iterable[RemovableHandle]], Any]
 
 @contextmanager
 def _forwards(model: nn.Module) -> Iterator[Run]:
-    """run(x, hooks): a forward of a copy of x under hooks, in eval mode without gradients, from the state at hand now.
+    """run(x, hooks): a forward of a copy of x under hooks, in eval mode without gradients, from the current state.
 
-    State and every module's own mode are as before afterwards. Hooks keep a DTSS network from skipping steps.
+    State and every module's own mode are restored afterwards. Hooks keep a DTSS network from skipping steps.
     """
     state = State(model)
 
@@ -369,7 +369,7 @@ def _forwards(model: nn.Module) -> Iterator[Run]:
 
 @contextmanager
 def _hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
-    """Hooks that are set one by one here (an iterator) and removed whatever happens."""
+    """Set hooks one by one (from an iterator), and remove them on any exit."""
     handles = []
     try:
         for handle in hooks:

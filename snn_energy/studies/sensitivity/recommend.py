@@ -26,8 +26,8 @@ BUNDLED_WEIGHT = "1.0e-4"  # lambda_m of the bundled recipe digits-dts
 def cut_rows(hits: Mapping[str, Sequence[int]], samples: int) -> pd.DataFrame:
     """One row per group and number of steps that its spikes were kept for, without retraining.
 
-    hits: group -> (T,) right answers of ``samples``. ``steps_kept`` from 1 to T, T being the whole network; ``hits``
-    ``samples`` ``accuracy``; ``points_lost``: percentage points against the whole network, below 0 where it gains.
+    hits: group -> (T,) correct answers of ``samples``. ``steps_kept`` from 1 to T, T being the whole network; ``hits``
+    ``samples`` ``accuracy``; ``points_lost``: percentage points against the whole network, negative for a gain.
     """
     rows = [
         (group, kept, right, samples, right / samples, 100 * (of_group[-1] - right) / samples)
@@ -38,7 +38,7 @@ def cut_rows(hits: Mapping[str, Sequence[int]], samples: int) -> pd.DataFrame:
 
 
 def firing_level(layer: LIF, name: str = "layer") -> float:
-    """V_th; of a layer with rule ``hoyer`` its trained threshold times its extremum. Raises ProfilingError."""
+    """V_th; for a layer with rule ``hoyer``, its trained threshold times its extremum. Raises ProfilingError."""
     level = layer.v_th
     if layer.rule == "hoyer":
         level = float(layer.threshold.detach()) * float(layer.get_buffer("extremum"))
@@ -58,7 +58,7 @@ def histogram_cosines(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 def group_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """One row per group and time step: unweighted means over the layers of a group, lowest and highest layer.
 
-    rows: of ``Sensitivity.to_frame``. ``layers``: how many; ``cosine`` with ``_min``, ``_max`` and the name of the
+    rows: of ``Sensitivity.to_frame``. ``layers``: their number; ``cosine`` with ``_min``, ``_max`` and the name of the
     lowest layer, over the layers that have one; ``layers_undefined``: those that have none;
     ``histogram_cosine`` and ``above_threshold_share`` likewise.
     """
@@ -75,9 +75,9 @@ def group_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def later_cosines(rows: pd.DataFrame) -> dict[str, float]:
-    """Group -> mean cosine over its layers and later steps, as far as there is one (else NaN); in the network's order.
+    """Group -> mean cosine over its layers and later steps, NaN if none is defined; in the network's order.
 
-    A layer's figure is the mean over its later steps; every layer weighs the same. rows: of ``Sensitivity.to_frame``.
+    A layer's value is the mean over its later steps; all layers weigh the same. rows: of ``Sensitivity.to_frame``.
     """
     later = _by_group(rows[rows["time_step"] > 0]).groupby(["group", "layer"], observed=True)["cosine"].mean()
     return {str(group): float(part.mean()) for group, part in later.groupby("group", observed=True)}
@@ -96,8 +96,8 @@ def recommended_groups(
 
     With ``cuts`` (of ``Sensitivity.cuts``, not empty): those that lose at most ``points`` percentage points of
     accuracy with half of their steps. Without: those whose mean cosine over layers and later steps is at least
-    ``threshold``. Groups that a recipe does not know (head, other) are never among them. Raises ProfilingError for a
-    threshold out of -1..1 and points out of 0..100.
+    ``threshold``. Groups that are not in ``MASK_GROUPS`` (head, other) are never included. Raises ProfilingError for a
+    threshold outside -1..1 and points outside 0..100.
     """
     if not -1 <= threshold <= 1:
         raise ProfilingError(f"threshold must be a cosine from -1 to 1, not {threshold}")
@@ -119,11 +119,11 @@ def recommend(
     title: str = "",
     notes: Iterable[str] = (),
 ) -> str:
-    """Plain lines: every group with its figures, in or out, the rule, what to beware of, and last the recipe's line.
+    """Lines of text: every group with its figures, in or out, the rule, caveats, and last the line for a recipe.
 
     The rule is that of ``recommended_groups``, and it is absolute: a relative one (at or above the mean over the
-    groups) would put some group in whatever the network does. Without a group that is in, the last line is a YAML
-    comment that says so. Raises ProfilingError as ``recommended_groups``.
+    groups) would select some group for any network. If no group is selected, the last line is a YAML comment that
+    says so. Raises ProfilingError as ``recommended_groups``.
     """
     inside = recommended_groups(rows, cuts, points=points, threshold=threshold)
     cosines = later_cosines(rows)
@@ -153,7 +153,7 @@ def recommend(
 
 
 def _by_cut(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> tuple[str, str, str]:
-    """The rule on accuracy in words: above the groups, below them, and where none is in."""
+    """The rule on accuracy in words: the text above the groups, below them, and if none is selected."""
     steps, whole, image = int(cuts["steps_kept"].max()), cuts.iloc[-1], 100 / cuts["samples"].iloc[-1]
     limit = f"{points:g} point{'' if points == 1 else 's'}"
     coarse = " That is above the limit: measure more images." if image > points > 0 else ""
@@ -224,7 +224,7 @@ def figure_rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], lev
 
 
 def notes_on(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
-    """Lines on what makes the figures say less than they seem to."""
+    """Lines on what limits the validity of the figures."""
     if (rows["neuron"] == "DTSS").any():
         masked = int((~rows["active"]).sum())
         yield (
@@ -260,10 +260,10 @@ def _some(names: Iterable[str]) -> str:
 
 
 def model_title(model: nn.Module) -> str:
-    """The registry name of a network of ours, else its class."""
+    """The registry name of a ``Spikformer``, else the name of the class."""
     return model.config.name if isinstance(model, Spikformer) else type(model).__name__
 
 
 def labels_text(value: Any) -> str:
-    """What a tensor or another thing is, for an error."""
+    """Type and shape of a tensor, or the type of another object, for an error."""
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
