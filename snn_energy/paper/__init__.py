@@ -1,1 +1,1 @@
-"""The published record: every published figure, ours beside it."""
+"""The published record: every published figure next to ours."""

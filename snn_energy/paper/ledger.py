@@ -1,7 +1,7 @@
-"""The rows of the ledger, section by section: every published figure, ours beside it, and why the two part.
+"""The rows of the ledger, section by section: every published figure, ours next to it, and why they differ.
 
-Rows are made from counts; where a network had to be made for them (snn_energy.paper.reproduce) and was not, they have
-no figure of ours. No torch here.
+Rows are computed from counts; a row whose network was not made (snn_energy.paper.reproduce) has no figure of ours.
+No torch here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HARDWARE = "dts-paper-fpga"
 ARITHMETIC = "horowitz-45nm-fp32"  # the prices of published energy arithmetic
 DATA = ("cifar10", "cifar100")
 LABELS = {"ns_vit": "vit", "spikformer": "spikformer", "dts": "dts-spikformer"}  # row of Table V -> family
-NEAREST = {"dts": "III all groups", "spikformer": "IV 4 of 4 1e-4"}  # settings whose rate per active step is taken
+NEAREST = {"dts": "III all groups", "spikformer": "IV 4 of 4 1e-4"}  # settings whose rate per active step is used
 SHIPPED = {"demo": ("2-64", "digits"), "cifar10": ("2-128", "JPEG-coded CIFAR-10")}  # folder -> size, data
 
 Rows = Iterator[dict[str, Any]]
@@ -35,7 +35,7 @@ Shipped = Mapping[str, Counts]  # "cifar10/vit-2-128" -> counts
 def make_ledger(
     record: PublishedRecord, networks: Networks, shipped: Shipped, ablation: pd.DataFrame | None, ranges: pd.DataFrame
 ) -> pd.DataFrame:
-    """Every row; where ``networks`` is empty, those that need one have no figure of ours."""
+    """Every row; if ``networks`` is empty, those that need a network have no figure of ours."""
     rows = [
         *exact_rows(record),
         *table_v_rows(record, networks, shipped, ranges),
@@ -76,7 +76,7 @@ def exact_rows(record: PublishedRecord) -> Rows:
 
 
 def _arithmetic_why(name: str) -> str:
-    """What the published energy takes for the multiply-accumulates of the stem."""
+    """How the published energy accounts for the multiply-accumulates of the stem."""
     n, activity = numbers(load_hardware(ARITHMETIC)), load_counts(f"published:energy-arithmetic:{name}").activity()
     mac_pj, ac_pj = n["compute.mac"], n["compute.ac"]
     if name == "transformer-8-512":
@@ -132,7 +132,7 @@ def architecture_sizes(name: str) -> dict[str, float]:
 
 
 def table_v_rows(record: PublishedRecord, networks: Networks, shipped: Shipped, ranges: pd.DataFrame) -> Rows:
-    """CE, ME, TE of made networks with the paper's averages, of CCT in the place of the twin, of shipped networks."""
+    """CE, ME, TE of made networks with the paper's averages, of CCT instead of the twin, of shipped networks."""
     for data in DATA:
         made, with_cct = {}, {}
         if networks:
@@ -166,7 +166,7 @@ def _span(ranges: pd.DataFrame, data: str, name: str, what: str) -> tuple[float 
 
 
 def _t_avg_row(record: PublishedRecord, networks: Networks, data: str) -> dict[str, Any]:
-    """The mean T_l that a made network has: T_l are whole numbers."""
+    """The mean T_l of a made network, whose T_l must be integers."""
     text = record.of("table_v")[f"{data} dts ce"].settings["t_avg"]
     ours = networks[f"{data} dts"].activity()["t_avg"] if networks else None
     return entry(Figure("table_v", f"{data} dts t_avg", text, "ledger"), ours, t_avg_why(text), variant=MADE)
@@ -204,7 +204,7 @@ def _macs_m(name: str) -> str:
 
 
 def _own_sops_row(record: PublishedRecord, data: str) -> dict[str, Any]:
-    """CE of CCT over the paper's own SOPs, accumulates alone: what compute can mean if its figures are one system's."""
+    """CE of CCT over the paper's own SOPs, accumulates only: the ratio if all its figures describe one system."""
     setting = {"cifar10": NEAREST["dts"], "cifar100": "IV 4 of 6 1e-4"}[data]
     compute = load_hardware(HARDWARE).compute
     assert compute.mac is not None
@@ -223,7 +223,7 @@ def _own_sops_row(record: PublishedRecord, data: str) -> dict[str, Any]:
 def _shipped_table_v(record: PublishedRecord, data: str, shipped: Shipped) -> Rows:
     for folder, (size, images) in SHIPPED.items():
         if data == "cifar100":
-            continue  # no network on CIFAR-100 is shipped; the rows of the made ones stand
+            continue  # no network on CIFAR-100 is shipped; only the rows of made ones exist
         counts = {row: shipped.get(f"{folder}/{family}-{size}") for row, family in LABELS.items()}
         known = {row: c for row, c in counts.items() if c is not None}
         ratios = _ratios(known) if len(known) == len(counts) else {}
@@ -240,7 +240,7 @@ def _t_avg(counts: Mapping[str, Counts]) -> str:
     return f"{counts['dts'].activity()['t_avg']:.2f}" if "dts" in counts else "unknown"
 
 
-# --- What contradicts itself ----------------------------------------------------------------------------------
+# --- Contradictory figures -----------------------------------------------------------------------------------
 
 
 def share_of_compute(ce: float, me: float, te: float) -> float:
@@ -249,7 +249,7 @@ def share_of_compute(ce: float, me: float, te: float) -> float:
 
 
 def share_between(ce: float, me: float, te: float, half: float = 0.005) -> tuple[float, float]:
-    """The least and the largest such a for numbers that were rounded to two digits behind the point."""
+    """The smallest and the largest such a for numbers rounded to two decimals."""
     ends = [
         share_of_compute(ce + i, me + j, te + k) for i in (-half, half) for j in (-half, half) for k in (-half, half)
     ]
@@ -257,7 +257,7 @@ def share_between(ce: float, me: float, te: float, half: float = 0.005) -> tuple
 
 
 def contradiction_rows(record: PublishedRecord, networks: Networks) -> Rows:
-    """Where the published figures exclude each other; ours are those of the made networks, ws_once."""
+    """Published figures that contradict each other; ours are those of the made networks, ws_once."""
     table = {row: figure.value for row, figure in record.of("table_v").items()}
     energies = {name: estimate(counts, HARDWARE) for name, counts in networks.items()}
 
@@ -302,7 +302,7 @@ def _over(value: float | None, base: float | None) -> float | None:
 
 
 def table_i_rows(record: PublishedRecord, shipped: Shipped) -> Rows:
-    """Accuracies beside those of the shipped networks, which are not comparable."""
+    """Published accuracies next to those of the shipped networks, which are not comparable."""
     beside = {
         "cifar10 cct t1": "vit-2-128",
         "cifar10 spikformer t4": "spikformer-2-128",
@@ -362,7 +362,7 @@ def density(counts: Counts) -> float:
 
 
 def t_avg_why(text: str, layers: int = 33) -> str:
-    """Which whole T_l have the printed mean, or that none have."""
+    """The sum of integer T_l with the printed mean, or that no T_l have this mean."""
     total = round(float(text) * layers)
     places = len(text.partition(".")[2])
     if round(total / layers, places) == round(float(text), places):

@@ -1,4 +1,4 @@
-"""Networks with a given T_avg and spiking activity, without data and training: what a paper's averages alone allow.
+"""Networks with a given T_avg and spiking activity, without data and training: all that a paper's averages determine.
 
 The active steps of every DTSS layer are set through TP; the firing rates through the biases of the BatchNorms, layer by
 layer in forward order, on the images that are then profiled.
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from snn_energy.counts.counts import Counts
     from snn_energy.models.spikformer import Spikformer
 
-ROUNDS = 30  # halvings of the interval in which a bias lies
-REACH = 12.0  # standard deviations of a BatchNorm's output; no current lies further out
+ROUNDS = 30  # bisection steps for a bias
+REACH = 12.0  # standard deviations of a BatchNorm's output; no current is larger
 SEED = 0
 
 
 def steps_of_mean(mean: float, layers: int, highest: int) -> list[int]:
-    """Whole T_l whose mean is the nearest to ``mean`` that there is, as alike as possible, in a fixed random order.
+    """Integer T_l whose mean is as near to ``mean`` as possible, as equal as possible, in a fixed random order.
 
     >>> sorted(steps_of_mean(1.15, 33, 4))[-6:], sum(steps_of_mean(1.15, 33, 4)) / 33
     ([1, 2, 2, 2, 2, 2], 1.1515151515151516)
@@ -64,7 +64,7 @@ def active_rate(sa: float, time_steps: int, neurons: Sequence[int], steps: Seque
 
 
 def _normalise(norm: Any, inputs: tuple[Tensor, ...]) -> None:
-    """Hook of a BatchNorm: mean and variance become those of what it reads, weight 1, bias 0."""
+    """Hook of a BatchNorm: mean and variance become those of its input, weight 1, bias 0."""
     x = inputs[0].double()
     dims = [d for d in range(x.dim()) if d != 1]
     norm.running_mean.copy_(x.mean(dims))
@@ -74,11 +74,11 @@ def _normalise(norm: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
-    """Let every spiking layer of a Spikformer fire with this rate per neuron and active step on these images.
+    """Make every spiking layer of a Spikformer fire at this rate per neuron and active step on these images.
 
-    BatchNorms get mean and variance of the images and, all their channels alike, the bias with which the layer behind
-    them has the rate. Behind the products of the attention there is none: the threshold is set there, as near as their
-    whole numbers allow, and the layers that follow make up for the rest.
+    BatchNorms get the mean and variance of their inputs and, equal for all channels, the bias at which the layer after
+    them has the rate. No BatchNorm follows the products of the attention: there the threshold is set, as near as their
+    integers allow, and the following layers compensate the difference.
     """
     import torch
 
@@ -86,7 +86,7 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
     from snn_energy.models.spikformer import spiking_layers
 
     modules = dict(model.named_modules())
-    owed = [0.0]  # spikes that the layers so far are short of
+    owed = [0.0]  # spikes that the layers so far lack
 
     def settle(name: str) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor]]:
         norm = modules.get(name.replace("lif", "bn"))
@@ -139,7 +139,7 @@ def _numbered(name: str) -> tuple[str, ...]:
 
 
 def _solve(spikes: Callable[[float], int], low: float, high: float, aim: float) -> tuple[float, int]:
-    """Where a count that grows from ``low`` to ``high`` is nearest to ``aim``: (place, count)."""
+    """Bisection: where a count that increases from ``low`` to ``high`` is nearest to ``aim``: (place, count)."""
     ends = {high: spikes(high), low: spikes(low)}
     for _ in range(ROUNDS):
         middle = (low + high) / 2
@@ -173,7 +173,7 @@ def random_images(samples: int, size: int = 32) -> Tensor:
 def calibrated_network(setting: Setting, images: Tensor) -> Spikformer:
     """A network of random weights with the mean T_l and the activity of a setting on these images.
 
-    In double precision: what rounding does to a spike is then not seen, and every machine counts the same.
+    In double precision, so that rounding does not change spikes and every machine counts the same.
     """
     import torch
 
@@ -220,14 +220,14 @@ def neurons_of(model: Spikformer, image: Tensor) -> list[int]:
 
 
 def made_counts(setting: Setting, samples: int) -> Counts:
-    """Counts of a network made for a setting, over the random images that it was calibrated on; a ``vit`` as it is."""
+    """Counts of a network made for a setting, over the images of its calibration; a ``vit`` is not calibrated."""
     import torch
 
     from snn_energy.models.create import create_model
     from snn_energy.profiler.run import profile
 
     images, threads = random_images(samples), torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are small: several threads wait for each other more than they work
+    torch.set_num_threads(1)  # tensors are small: several threads would mostly wait for each other
     try:
         if setting.model.startswith("vit"):
             with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Two pictures of the ledger: Table V and the SOPs, published figures beside ours."""
+"""Two pictures of the ledger: Table V and the SOPs, published figures next to ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TITLES = {"cifar10": "CIFAR-10 (DTS: T_avg 1.15 of 4)", "cifar100": "CIFAR-100 (
 
 
 def _value(ledger: pd.DataFrame, row: str, column: str) -> float:
-    """A number of the ledger; NaN where there is none."""
+    """A number of the ledger; NaN if there is none."""
     found = ledger.loc[ledger["row"] == row, column]
     return float("nan") if found.empty or found.isna().all() else float(found.iloc[0])
 
@@ -67,7 +67,7 @@ def _panel(ax: Any, ledger: pd.DataFrame, data: str) -> None:
     high = np.array([_value(ledger, f"{row}, {MADE}", "high") for row in rows])
     own = np.array(series[1][1])
     shown = np.isfinite(low)
-    floor = 0.02  # a ratio of 0 (state_only: a ViT has no membrane) has no place on the axis: the whisker leaves it
+    floor = 0.02  # a ratio of 0 (state_only: a ViT has no membrane) is not on a log axis: the whisker ends at its edge
     ax.errorbar(
         places[shown], own[shown], [own[shown] - np.maximum(low[shown], floor), high[shown] - own[shown]],
         fmt="none", ecolor="#D55E00", elinewidth=1.2, capsize=3, label="range: memory variants, T_l of the same mean",

@@ -1,7 +1,7 @@
-"""Published results and the ledger in which ours stand beside them. No torch here.
+"""Published results, and the ledger that compares ours with them. No torch here.
 
-A ``Figure`` is one published number, as printed. An entry of the ledger is a figure, what we find for it, and why the
-two part. Results are read from ``results/record.yaml`` beside the published counts, by this module alone.
+A ``Figure`` is one published number, as printed. An entry of the ledger is a figure, our result for it, and why they
+differ. Results are read from ``results/record.yaml`` next to the published counts, only by this module.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from snn_energy.core.errors import SnnEnergyError
 from snn_energy.report.tables import NOTHING
 
 COLUMNS = ("section", "row", "published", "ours", "low", "high", "residual", "residual_percent", "kind", "why")
-MADE = "4-384 made to its averages"  # which of ours: the networks of snn_energy.paper.reproduce
-FLOAT_DIGITS = 15  # significant digits that a float holds for certain
-OUR_DIGITS = 6  # significant digits of ours that are kept where a row is no exact one
+MADE = "4-384 made to its averages"  # variant of our results: the networks of snn_energy.paper.reproduce
+FLOAT_DIGITS = 15  # significant decimal digits that every float preserves
+OUR_DIGITS = 6  # significant digits of our results that are kept if a row is not exact
 
 
 @dataclass(frozen=True)
 class Figure:
     """A published number. section and row name it; text as printed; kind ``exact`` or ``ledger``.
 
-    significant: digits that must agree where they are fewer than those printed. settings: how it was measured.
+    significant: digits that must agree, if fewer than those printed. settings: how it was measured.
     """
 
     section: str
@@ -46,7 +46,7 @@ class Figure:
         return float(self.text)
 
     def rounded(self, ours: float) -> float:
-        """Ours to the digits that are compared: those printed, at most ``significant`` ones."""
+        """Our result rounded to the compared digits: those printed, at most ``significant`` ones."""
         printed = max(0, -int(Decimal(self.text).as_tuple().exponent))
         leading = math.floor(math.log10(abs(self.value))) + 1 if self.value else 1
         return round(ours, min(printed, self.significant - leading))
@@ -75,7 +75,7 @@ class PublishedRecord:
 
 
 def load_record() -> PublishedRecord:
-    """The published results that come with snn_energy. Raises SnnEnergyError where they are gone."""
+    """The published results bundled with snn_energy. Raises SnnEnergyError if they are missing."""
     tree: Any = YAML(typ="base", pure=True).load(_bundled().read_text(encoding="utf-8"))  # every number as printed
     figures, titles, citations = [], {}, {}
     for name, section in tree["sections"].items():
@@ -90,7 +90,7 @@ def load_record() -> PublishedRecord:
 
 
 def _bundled() -> Path:
-    """Where the results lie: in the package (a wheel) or beside it (a checkout)."""
+    """The file of the results: in the package (a wheel) or next to it (a checkout)."""
     folder = bundled.published_counts()
     if folder is None or not (folder / "results" / "record.yaml").is_file():
         raise SnnEnergyError(f"{bundled.PACKAGE}: the published results are gone; install snn_energy again")
@@ -119,9 +119,9 @@ def entry(
     high: float | None = None,
     comparable: bool = True,
 ) -> dict[str, Any]:
-    """A row of the ledger. variant: which of ours; low, high: the range of ours; residual: ours - published.
+    """A row of the ledger. variant: of our results; low, high: the range of ours; residual: ours - published.
 
-    An exact figure's residual is that of the digits compared; where the two are not comparable there is none.
+    An exact figure's residual is that of the compared digits; None if the two are not comparable.
     """
     exact = figure.kind == "exact"
     shown = None if ours is None else figure.rounded(ours) if exact else _kept(ours)
@@ -142,12 +142,12 @@ def entry(
 
 
 def _kept(value: float) -> float:
-    """Ours to the digits that are kept; whole numbers whole."""
+    """Our result to ``OUR_DIGITS`` digits; whole numbers unchanged."""
     return float(value) if float(value).is_integer() else _digits(value)
 
 
 def _digits(value: float) -> float:
-    """Ours to the digits that are kept."""
+    """A number to ``OUR_DIGITS`` significant digits."""
     return float(f"{value:.{OUR_DIGITS}g}")
 
 
@@ -159,7 +159,7 @@ def derived(section: str, row: str, published: float | None, ours: float | None,
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The ledger; what there is not is NaN."""
+    """The ledger as a frame; missing numbers are NaN."""
     numbers = ("published", "ours", "low", "high", "residual", "residual_percent")
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(numbers, "float64"))
 
@@ -187,7 +187,7 @@ def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
 
 
 def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
-    """A number to so many significant digits, without an exponent; a dash for none."""
+    """A number to ``digits`` significant digits, without an exponent; a dash if missing."""
     if value is None or pd.isna(value):
         return NOTHING
     if value == 0:
@@ -197,7 +197,7 @@ def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
 
 
 def _ours(value: Any, printed: str, exact: bool) -> str:
-    """Ours to four significant digits, at least as many as are printed; where it is exact to one more."""
+    """Our result to four significant digits and at least the printed decimals; in exact rows one more decimal."""
     if value is None or pd.isna(value):
         return NOTHING
     places = 0 if printed == NOTHING else max(0, -int(Decimal(printed).as_tuple().exponent))

@@ -1,9 +1,9 @@
-"""The published record: networks with the averages that a paper gives, what they cost, the ledger and its files.
+"""The published record: networks with the averages of a paper, their energies, the ledger and its files.
 
-The DTS paper gives the mean of T_l and the spiking activity, not the T_l, the rates, the memory prices or the widths.
-Here they are those of networks made to have its averages (snn_energy.paper.made_networks), under every memory variant
-and for all T_l that have the mean (snn_energy.paper.step_distributions). torch is imported only where such a
-network runs.
+The DTS paper states the mean of T_l and the spiking activity, not the T_l, the rates, the memory prices or the widths.
+Here networks are made with its averages (snn_energy.paper.made_networks) and priced under every memory variant and
+for all T_l that have the mean (snn_energy.paper.step_distributions). torch is imported only when such a network
+runs.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from snn_energy.report.tables import csv, markdown
 
 WITH_ARRAY = "dts-paper-fpga-array"
 VARIANTS: tuple[MemoryVariant, ...] = ("ws_once", "ws_reload", "psum_spill", "state_only")
-SAMPLES = 2  # random images a network; activity is set on them, so more would change the third digit
+SAMPLES = 2  # random images per network; activity is set on them, so more would change the third digit
 
 
 # --- The networks -------------------------------------------------------------------------------------------
 
 
 def settings_of(record: PublishedRecord) -> list[Setting]:
-    """The networks that are made: those of Table V, of both data sets, and every setting of Tables III and IV."""
+    """The networks to make: those of Table V, of both data sets, and every setting of Tables III and IV."""
     found = []
     for name in dict.fromkeys(row.rsplit(" ", 1)[0] for row in record.of("table_iii_iv")):
         figure = record.of("table_iii_iv")[f"{name} t_avg"]
@@ -71,7 +71,7 @@ def make_networks(
 
 
 def shipped_counts(reports: Path | None) -> dict[str, Counts]:
-    """Counts of the shipped networks: committed ones; without a checkout those of the demo are counted anew."""
+    """Counts of the shipped networks: committed ones; without a checkout the demo's networks are profiled again."""
     from snn_energy.jobs.profile_run import profile_checkpoint
     from snn_energy.studies.demo import NETWORKS, checkpoint_path
 
@@ -118,7 +118,7 @@ def energy_ranges(networks: Networks) -> pd.DataFrame:
 def _range_row(
     data: str, row: str, variant: str, label: str, energies: Mapping[str, Energy], low: float, high: float
 ) -> dict[str, Any]:
-    """ME and TE between the dearest and the cheapest DTS network."""
+    """ME and TE between the DTS networks of highest and lowest memory energy."""
     energy, compute = energies[row], energies["dts"].compute_pj
     total = energy.compute_pj + energy.memory_pj
     ratios = (energy.memory_pj / high, energy.memory_pj / low, total / (compute + high), total / (compute + low))
@@ -127,12 +127,12 @@ def _range_row(
     return {"data": data, "network": row, "memory": variant, "t_l": label, **kept}
 
 
-# --- All of it ------------------------------------------------------------------------------------------------
+# --- Results --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """The ledger, the ranges of Table V and what the made networks are."""
+    """The ledger, the ranges of Table V and the table of the made networks."""
 
     record: PublishedRecord
     ledger: pd.DataFrame
@@ -163,7 +163,7 @@ def network_table(networks: Networks) -> pd.DataFrame:
 
 
 def reproduce(on_network: Callable[[str, int, int], None] | None = None, reports: Path | None = None) -> Reproduction:
-    """Make the networks and the ledger. reports: where the committed counts lie; those of the checkout unless given."""
+    """Make the networks and the ledger. reports: folder of the committed counts, by default the checkout's."""
     record, place = load_record(), bundled.reports() if reports is None else reports
     networks = make_networks(record, on_network)
     ranges = energy_ranges(networks)
@@ -224,7 +224,7 @@ ME and TE is over the four weight-stationary memory variants and all T_l of 1..T
 
 
 def ledger_markdown(found: Reproduction) -> str:
-    """The ledger for reading, with its figures."""
+    """The ledger as Markdown, with its figures."""
     parts = [INTRODUCTION.format(samples=SAMPLES)]
     pictures = {
         "table_v": ("Table V, published and ours", "table-v.png"),

@@ -1,7 +1,7 @@
-"""How much memory energy hangs on which layers the active steps go to, at one T_avg. No torch here.
+"""How memory energy depends on the distribution of the active steps over layers, at one T_avg. No torch here.
 
-A paper gives the mean of T_l over the spiking layers, not the T_l. Memory energy follows from them: a spiking layer
-pays for its T_l steps, an operation for its A active steps (design, section 4), and its weights once or in every one.
+A paper states the mean of T_l over the spiking layers, not the T_l. Memory energy follows from the T_l: a spiking layer
+costs its T_l steps, an operation its A active steps (design, section 4), and its weights once or in every active step.
 
     energy(T) = constant + sum_l own_l T_l + sum_o (step_o A_o(T) + once_o [A_o(T) > 0])
 
@@ -32,16 +32,16 @@ ActiveSteps = npt.NDArray[np.int64]  # (..., spiking layers) active steps T_l
 
 @dataclass(frozen=True)
 class Sources:
-    """The LIF layers that an operation reads. It works at t where any of them does; a product where all do."""
+    """The LIF layers that an operation reads. It is active at t if any of them is; a product if all are."""
 
     lifs: tuple[str, ...]
     product: bool = False
 
 
 def spikformer_sources(depth: int) -> dict[str, Sources]:
-    """Operation -> LIF layers, of a Spikformer with so many blocks, in the order in which they run.
+    """Operation -> LIF layers, of a Spikformer with ``depth`` blocks, in the order in which they run.
 
-    A max-pool passes through; a residual sum is fed by all that is added; ``attn#matmul1`` reads the first product and
+    Max-pools are transparent; a residual sum reads all of its terms; ``attn#matmul1`` reads the first product and
     v. Without ``sps.conv0`` and ``head``, which read the image and the mean over time.
     """
     found = {f"sps.conv{i}": Sources((f"sps.lif{i - 1}",)) for i in (1, 2, 3)}
@@ -64,8 +64,8 @@ def spikformer_sources(depth: int) -> dict[str, Sources]:
 class MemoryCosts:
     """Memory energy per sample in pJ as a function of T_l.
 
-    lifs, own: spiking layers and what a step of each costs. sources, step, once: operations, what reads what, what an
-    active step of each costs and what the first one costs besides. constant: what does not hang on T_l.
+    lifs, own: spiking layers and the cost of a step of each. sources, step, once: for every operation its sources, the
+    cost of an active step and the additional cost of the first. constant: the part that does not depend on T_l.
     """
 
     lifs: tuple[str, ...]
@@ -76,7 +76,7 @@ class MemoryCosts:
     constant: float
 
     def active_steps(self, steps: ActiveSteps) -> ActiveSteps:
-        """T_l (..., spiking layers) -> A (..., operations): the most active source, of a product the least."""
+        """T_l (..., spiking layers) -> A (..., operations): the maximum over its sources, for a product the minimum."""
         at = {name: i for i, name in enumerate(self.lifs)}
         columns = [
             (np.min if s.product else np.max)(steps[..., [at[name] for name in s.lifs]], axis=-1) for s in self.sources
@@ -93,10 +93,10 @@ class MemoryCosts:
 def memory_costs(
     counts: Counts, hardware: str | HardwareProfile, variant: MemoryVariant, sources: Mapping[str, Sources]
 ) -> MemoryCosts:
-    """What a step of every layer costs, read off the energy of a network of which every layer works at least once.
+    """The cost of a step of every layer, from the energy of a network in which every layer is active at least once.
 
-    Bits per element are those of the counts: that sums of spikes may grow with other T_l is left out.
-    Raises SnnEnergyError for layers that the map does not know, or that never work.
+    Bits per element are those of the counts; the growth of sums of spikes with other T_l is neglected.
+    Raises SnnEnergyError for layers that do not match the map, or that are never active.
     """
     rows = estimate(counts, hardware, memory=variant).charges
     rows = rows.assign(active=counts.rows["active"].to_numpy())
@@ -133,9 +133,9 @@ def _of(values: pd.Series, names: Sequence[str]) -> FloatArray:
 def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> ActiveSteps:
     """T_l between ``lowest`` and ``highest`` that sum to ``total``, of smallest (or largest) memory energy. Exact.
 
-    Layers are settled one after another, those of one product together. Of what is settled, the rest hangs on two
-    numbers alone: the steps used, and in how many steps the residual stream is active; for each pair the best is kept.
-    Raises SnnEnergyError where no T_l have that sum, or where there is more than one residual stream.
+    Dynamic programming: T_l are chosen layer by layer, those of one product together. The remaining choices depend only
+    on two numbers, the steps used and the active steps of the residual stream; for each pair the best is kept.
+    Raises SnnEnergyError if no T_l have that sum, or if there is more than one residual stream.
     """
     layers, sign = len(costs.lifs), -1.0 if largest else 1.0
     if not lowest * layers <= total <= highest * layers:
@@ -174,7 +174,7 @@ def _stream(costs: MemoryCosts) -> tuple[str, ...]:
 
 
 def _groups(costs: MemoryCosts) -> list[tuple[str, ...]]:
-    """Spiking layers, those that a product reads together."""
+    """Spiking layers in groups: those that a product reads are one group."""
     groups: dict[str, tuple[str, ...]] = {name: (name,) for name in costs.lifs}
     for source in costs.sources:
         if source.product:
@@ -186,7 +186,7 @@ def _groups(costs: MemoryCosts) -> list[tuple[str, ...]]:
 def _options(
     costs: MemoryCosts, group: tuple[str, ...], lowest: int, highest: int, sign: float
 ) -> list[tuple[float, tuple[int, ...]]]:
-    """The best T_l of a group for every sum of them: (signed energy of the group and of what it alone feeds, T_l)."""
+    """The best T_l of a group for every sum: (signed energy of the group and of operations that read only it, T_l)."""
     found: dict[int, tuple[float, tuple[int, ...]]] = {}
     own = [float(costs.own[costs.lifs.index(name)]) for name in group]
     fed = [
