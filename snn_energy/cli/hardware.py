@@ -47,7 +47,7 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
     say("\nsources:")
     for key, source in found.sources.items():
         say(f"  {key}: {source.citation}{f' ({source.note})' if source.note else ''}")
-    remarks = [line for line in notes(found) if not line.startswith("sources.")]  # those stand beside their sources
+    remarks = [line for line in notes(found) if not line.startswith("sources.")]  # those are printed with the sources
     for heading, lines in (("notes", remarks), ("cannot price", cannot_price(found))):
         if lines:
             say(f"{heading}:")

@@ -1,6 +1,6 @@
 """The command line: parse, call, print. Data on stdout, progress and warnings on stderr; no maths here.
 
-Exit 0 done, 1 the input is at fault (one line), 2 usage, 130 interrupted.
+Exit codes: 0 success, 1 faulty input (one line), 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ app.add_typer(hardware_app, name="hardware")
 
 
 def main() -> None:
-    """Entry point: one line and exit code 1 for a fault of the input, unless --debug asks for the traceback."""
+    """Entry point: one line and exit code 1 for faulty input, unless --debug requests the traceback."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     warnings.showwarning = _one_line_warning
@@ -78,7 +78,7 @@ def main() -> None:
         note("interrupted")
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: nothing is left to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has closed the pipe: nothing is left to flush
         sys.exit(0)
     except OSError as error:
         if debug:

@@ -73,7 +73,7 @@ def train(
 
 
 def _list_recipes() -> None:
-    """Recipes that ship, with what each is for beneath its figures."""
+    """Print the bundled recipes, each with its purpose on the next line."""
     from snn_energy.training.recipe import recipe_summaries
 
     rows = recipe_summaries()

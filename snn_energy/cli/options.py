@@ -1,6 +1,6 @@
 """Arguments and options that several commands share, each declared once; groups of them are frozen dataclasses.
 
-A command takes a group as one keyword parameter, and ``expanded`` shows typer the group's fields in its place.
+A command has a group as one keyword parameter, and ``expanded`` exposes the group's fields to typer instead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ CsvOption = Annotated[Path | None, typer.Option("--csv", help="Write the table a
 
 
 class PolicyArguments(TypedDict):
-    """What ``estimate`` and its kin take beside counts and hardware."""
+    """Arguments of ``estimate`` and similar functions, in addition to counts and hardware."""
 
     memory: MemoryVariant | None
     integer: IntegerPolicy
@@ -99,7 +99,7 @@ class TableOptions:
     latex: Annotated[Path | None, typer.Option("--latex", help="Write the table as LaTeX (booktabs).")] = None
 
     def paths(self) -> tuple[Path | None, ...]:
-        """Every path, None where there is none."""
+        """Every path, None if not given."""
         return self.csv, self.json, self.markdown, self.latex
 
     def write(self, frame: pd.DataFrame, head: Mapping[str, object]) -> None:
@@ -113,7 +113,7 @@ class TableOptions:
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What a user declares of a network and its data where neither says it."""
+    """What a user declares about a network and its data if neither states it."""
 
     model: Annotated[str | None, typer.Option("--model", help=MODEL_HELP)] = None
     model_args: Annotated[
@@ -162,7 +162,7 @@ class LeaveOut:
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with one parameter per field instead of each group; the command itself still gets the groups."""
+    """The command with one parameter per field instead of each group; the command itself still receives the groups."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[Callable[..., object], list[str]]] = {}
     hints = get_type_hints(command, include_extras=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def is_first_process() -> bool:
-    """True but for the further processes of torchrun, which have nothing to say."""
+    """False for the further processes of torchrun, which print nothing."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -67,7 +67,7 @@ def files_read(counts_files: list[Path], *names: str | None) -> list[Path]:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A progress bar on stderr; silent where stderr is not a terminal."""
+    """A progress bar on stderr; silent if stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -79,7 +79,7 @@ def progress() -> Iterator[Progress]:
 
 
 def show_energy(energy: Energy) -> None:
-    """The total of an estimate, what other policies would give, what moves it most, and what has no price."""
+    """Print the total of an estimate, that under other policies, the numbers that move it most, and unpriced work."""
     from snn_energy.analysis.uncertainty import what_matters
     from snn_energy.report.sentences import range_sentence, total_sentences
 
@@ -87,7 +87,7 @@ def show_energy(energy: Energy) -> None:
         say(line)
     others = energy.alternatives()
     show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")
-    if energy.total_pj == energy.total_pj:  # of a total that is not known nothing can be said of what moves it
+    if energy.total_pj == energy.total_pj:  # nothing moves an unknown (NaN) total
         most = what_matters(energy, 5)
         if len(most):
             title = (
@@ -103,7 +103,7 @@ def show_energy(energy: Energy) -> None:
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """The normalised table and what the memory variants make of it."""
+    """Print the normalised table, and its values under every memory variant."""
     from snn_energy.analysis.uncertainty import ratio_range
     from snn_energy.report.sentences import comparison_title
 

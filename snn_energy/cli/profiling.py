@@ -1,4 +1,4 @@
-"""From a network and data to counts: profile, inspect, and what can be named to them: time-modes, models."""
+"""From a network and data to counts: profile, inspect, and the names that they accept: time-modes, models."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def models() -> None:
 
 
 def _request(checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None) -> ProfileRequest:
-    """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for options at odds."""
+    """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for conflicting options."""
     from snn_energy.jobs.inputs import EventOptions
     from snn_energy.jobs.profile_run import ProfileRequest
     from snn_energy.jobs.references import is_reference, parse_arguments
@@ -158,7 +158,7 @@ def _files_read(checkpoint: Path | None, data: str, network: NetworkOptions) -> 
 
 
 def _counted(request: ProfileRequest, parts: Path, *, batch_size: int, strict: bool, device: str) -> Counts:
-    """Counts with a progress bar. Raises SnnEnergyError; typer.Exit where a signal stopped it."""
+    """Counts with a progress bar. Raises SnnEnergyError; typer.Exit if a signal stopped it."""
     from snn_energy.jobs.profile_run import profile_run
     from snn_energy.profiler.results.resume import Interrupted
 
