@@ -6,9 +6,11 @@ from math import prod
 
 import pytest
 import torch
+from own_networks import Does
 from torch import Tensor, nn
 
 import snn_energy as se
+from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.axes.roles import (
     BatchShape,
     CompositeAxis,
@@ -90,6 +92,23 @@ def test_a_merged_role_stays_with_its_axis_in_a_view_and_goes_where_the_axis_is_
     role = CompositeAxis(((None, 4), ("B", 3)))
     assert view_roles((12, 5), (5, 1), (role, None), (5, 12), (1, 5), SPAN) == (None, role)
     assert view_roles((12, 5), (5, 1), (role, None), (3, 5), (5, 1), SPAN) == (None, None)  # x[1:4]: not whole samples
+
+
+@pytest.mark.parametrize("steps_axis", [0, 1])
+def test_two_axes_that_look_alike_in_a_view_are_never_guessed_to_hold_time(steps_axis: int) -> None:
+    def forward(self: Does, x: Tensor) -> Tensor:
+        heads = x.expand(2, 1, 2).unsqueeze(1).expand(2, 2, 1, 2)  # two steps of two heads; neither moves in memory
+        if steps_axis == 0:
+            return self.layer(heads * torch.tensor([1.0, 0.0]).reshape(1, 2, 1, 1))
+        return self.layer(heads.transpose(0, 1) * torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))
+
+    model = Does(forward, 2, layer=nn.Linear(2, 3, bias=False))
+    x = torch.tensor([[1.0, 0.0]])
+    if steps_axis == 0:  # the axis of time never moved: at every step one head works, on one spike
+        assert se.profile(model, [x]).to_frame().query("layer == 'layer'")["sops"].tolist() == [3, 3]
+    else:  # no step may be given the work of both heads, and the other none
+        with pytest.raises(ProfilingError, match="layer: cannot tell which axes hold time"):
+            se.profile(model, [x])
 
 
 def test_operands_that_disagree_on_an_axis_leave_it_without_role() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from own_networks import Does, set_active_steps
+from torch import Tensor, nn
 
-from snn_energy.models.neurons import LIF
+import snn_energy as se
+from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.profiler.axes.roles import BatchShape
-from snn_energy.profiler.counting_mode import CountingMode
+from snn_energy.profiler.counting_mode import CROSS_CHECK, CountingMode
 from snn_energy.profiler.tracking.call_cache import Miss, NotCached
 from snn_energy.profiler.values.bounds import NOTHING
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache, StaleScanError
@@ -57,3 +61,60 @@ def test_two_networks_share_nothing() -> None:
     for name in ("scopes", "observer", "scans", "cache", "calls", "table", "log"):
         assert getattr(modes[0], name) is not getattr(modes[1], name)
     assert modes[0].calls.context.geometries is not modes[1].calls.context.geometries
+
+
+@pytest.fixture(params=["0", "1"], ids=["trusting the cache", "with the cross-check"])
+def _both(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as a user runs it, once with all work done again."""
+    monkeypatch.setenv(CROSS_CHECK, request.param)
+
+
+@pytest.mark.usefixtures("_both")
+def test_a_neuron_that_works_in_other_steps_in_a_later_batch_has_the_mask_of_that_batch() -> None:
+    layer = DTSS(max_steps=2)
+    counting = CountingMode(nn.Sequential(layer).eval(), 4, None)
+    found = []
+    with torch.no_grad(), counting.tracing():
+        for steps in (2, 2, 1, 2):
+            set_active_steps(layer, steps)
+            counting.begin(BatchShape(2, 1))
+            counting.begin_call(None)
+            x = torch.full((2, 1, 1), 2.0)
+            counting.mark_input(x, "axis0", constant=False)
+            counting.model(x)
+            counting.end()
+            (record,) = counting.log.records
+            assert record.spikes is not None
+            found.append((record.active.tolist(), record.spikes.tolist()))
+    both, first = ([True, True], [1, 1]), ([True, False], [1, 0])
+    assert found == [both, both, first, both]
+
+
+@pytest.mark.usefixtures("_both")
+def test_a_threshold_that_changes_between_batches_changes_the_values_of_the_spikes() -> None:
+    model = Does(lambda self, x: self.layer(self.lif(x)), lif=LIF(v_th=1.0), layer=nn.Linear(2, 3, bias=False))
+    x = torch.tensor([[[2.0, 0.0]], [[2.0, 0.0]]])  # the first neuron fires at both steps
+
+    def batches() -> Iterator[Tensor]:
+        yield x
+        model.lif.v_th = 0.5
+        yield x
+
+    rows = se.profile(model, batches(), time_steps=2, time="axis0").to_frame().query("layer == 'layer'")
+    assert rows["input_kind"].tolist() == ["integer"] * 2  # spikes of 1 and of 0.5: twice, and once, 0.5
+    assert rows["max_k"].tolist() == [2, 2]
+    assert rows["sops"].tolist() == [2 * 3] * 2
+    assert rows["sops_multi"].tolist() == [(2 + 1) * 3] * 2
+
+
+@pytest.mark.usefixtures("_both")
+def test_spikes_times_a_tensor_that_follows_from_the_batch_are_not_taken_for_whole_multiples() -> None:
+    def forward(self: Does, x: Tensor) -> Tensor:
+        factor = torch.tensor(0.3 if x.max().item() > 2 else 1.0)
+        return self.layer(self.first(x) * factor + self.second(x))
+
+    model = Does(forward, first=LIF(), second=LIF(), layer=nn.Linear(2, 3, bias=False))
+    x = torch.tensor([[[2.0, 0.0]], [[2.0, 0.0]]])  # the first neuron of both layers fires at both steps
+    rows = se.profile(model, [x, 2 * x], time_steps=2, time="axis0").to_frame().query("layer == 'layer'")
+    assert rows["input_kind"].tolist() == ["real"] * 2  # 1 + 1 in the first batch, 0.3 + 1 in the second
+    assert rows["sops"].tolist() == [2 * 3] * 2
