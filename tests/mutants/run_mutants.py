@@ -138,7 +138,7 @@ def killer(mutant: Mutant | None) -> str | None:
         copied(folder, mutant)
         for tests in (QUICK, *((path,) for path in SLOW)):
             run = subprocess.run(
-                [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-n", "0", *tests],
+                [sys.executable, "-m", "pytest", "-x", "-rfE", "-p", "no:cacheprovider", "-n", "0", *tests],
                 cwd=folder, capture_output=True, text=True, check=False,
                 env=os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
