@@ -7,13 +7,16 @@ earlier operations it reads. The mode only connects the other components.
 
 from __future__ import annotations
 
+import functools
 import os
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,11 +41,32 @@ from snn_energy.profiler.rules.unknown import UNKNOWN
 from snn_energy.profiler.tracking.call_cache import CallCache
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationRecord
-from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" also computes what is cached, and compares
+
+
+@functools.lru_cache(maxsize=256)
+def python_body(func: Any) -> Callable[..., Any] | None:
+    """A function of torch.nn.functional that is written in Python, as a sequence of calls; None for all others.
+
+    The copy does not ask for overrides, so that the calls within it reach the function mode one by one.
+    """
+    if not isinstance(func, types.FunctionType) or func.__module__ != "torch.nn.functional":
+        return None
+    names = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+    globals_ = {**func.__globals__, **dict.fromkeys(names, lambda *args: False)}
+    return types.FunctionType(func.__code__, globals_, func.__name__, func.__defaults__, func.__closure__)
+
+
+def _parameter_names(model: nn.Module) -> dict[int, dict[int, str]]:
+    """Names of parameters and buffers by storage and offset in it."""
+    found: dict[int, dict[int, str]] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_meta:
+            found.setdefault(tensor.untyped_storage()._cdata, {}).setdefault(int(tensor.storage_offset()), name)
+    return found
 
 
 class DecompositionMode(TorchDispatchMode):
@@ -54,7 +78,7 @@ class DecompositionMode(TorchDispatchMode):
         self.alive: list[Any] = []  # keeps intermediate tensors alive, so that their ids stay unique
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         raw = func.overloadpacket.__name__
@@ -108,6 +132,9 @@ class CountingMode(TorchFunctionMode):
     def tracing(self) -> Iterator[None]:
         """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
+        self.calls.context = replace(self.calls.context, parameters=_parameter_names(self.model))
+        has_fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # one call that hides the layers of attention
         try:
             for name, module in self.model.named_modules(remove_duplicate=True):
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
@@ -119,6 +146,7 @@ class CountingMode(TorchFunctionMode):
             with self:
                 yield
         finally:
+            torch.backends.mha.set_fastpath_enabled(has_fast_path)
             for handle in handles:
                 handle.remove()
             for neuron, before in observers:
@@ -150,7 +178,7 @@ class CountingMode(TorchFunctionMode):
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
         batch = self.batch
         timed, roles = layout is not None, fed_roles(x.dim(), layout, batch)
-        bound = ValueBound(reason="declared real" if self.scans.input_kind == "real" else None, loader=True)
+        bound = self.scans.bound_of_input(x)
         active = np.ones(batch.time_steps if timed else 1, dtype=np.bool_)
         before = self.table.get(x)  # the input of the previous step is the same tensor: its scans are valid
         scans = before.scans if before is not None and before.bound == bound else None
@@ -241,7 +269,7 @@ class CountingMode(TorchFunctionMode):
     # ---- every function call ----------------------------------------------------------------------------------
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, kinds: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run the function unchanged, and count the call."""
         kwargs = kwargs or {}
@@ -259,6 +287,10 @@ class CountingMode(TorchFunctionMode):
         if entry.is_question:
             return func(*args, **kwargs)
         if entry is UNKNOWN and any(self.table.get(t) for t in tensors_in([args, kwargs])):
+            body = python_body(func)
+            if body is not None:
+                with self:
+                    return body(*args, **kwargs)
             before = len(self.log.records)
             with DecompositionMode(self.calls):
                 out = func(*args, **kwargs)

@@ -124,10 +124,12 @@ def why_unfolded(
         return "of the network's input"
     if len(record.inputs) > 1:
         return f"behind {len(record.inputs)} layers at once"
+    if record.reads_padding:
+        return "behind padding"
     (source,) = record.inputs
     before = records[source]
     if before.op not in ("conv", "linear"):
         return f"behind {layers[source]} ({before.note or before.op})"
     if source in outputs or readers.get(source, set()) != {index}:
         return f"{layers[source]} has other readers"
-    return "foldable"
+    return f"{layers[source]} has other normalisations"

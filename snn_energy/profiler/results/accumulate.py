@@ -21,7 +21,13 @@ from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
 from snn_energy.profiler.results.part import Operation, PartialCounts
-from snn_energy.profiler.results.placement import PlacedOperation, assign_steps, feeds_neuron, folds_into, readers_of
+from snn_energy.profiler.results.placement import (
+    PlacedOperation,
+    assign_steps,
+    feeds_neuron,
+    folded_operations,
+    readers_of,
+)
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
 from snn_energy.running.accuracy import right_answers
@@ -102,9 +108,10 @@ class BatchAccumulator:
         self._outputs = outputs
         readers = readers_of(placed)
         notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
+        folded = folded_operations(placed, readers, outputs)
         for index, item in enumerate(placed):
             event = item.event
-            target = folds_into(index, placed, readers, outputs)
+            target = folded.get(index)
             self.layers[item.key] = OperationTotals(
                 placed=item,
                 active=event.active,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from snn_energy.core.errors import ProfilingError
@@ -41,32 +41,66 @@ def readers_of(placed: Sequence[PlacedOperation]) -> dict[int, set[int]]:
     return readers
 
 
-def folds_into(
-    index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
-) -> str | None:
-    """Note of a BatchNorm or constant scale that folds away (design, rules 3 and 6), else None.
+def folded_operations(
+    placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
+) -> dict[int, str]:
+    """Notes of the BatchNorms and constant scales that fold away (design, rules 3 and 6), by index.
 
-    BatchNorm folds into a conv or linear layer that is its only producer, through reshapes only, and has no other
-    reader. A constant scale folds if all its readers are products, weight layers or neurons.
+    A BatchNorm folds into a conv or linear layer that is its only producer, through reshapes alone, and has no other
+    reader; where the layer's weights are used several times, the same BatchNorm must follow every time. A constant
+    scale folds if all its readers are products, weight layers or neurons.
     """
+    sources = {
+        index: source
+        for index in range(len(placed))
+        if (source := _norm_source(index, placed, readers, outputs)) is not None
+    }
+    norm_of = {source: index for index, source in sources.items()}
+    uses: dict[Hashable, set[Hashable]] = defaultdict(set)  # weights -> the BatchNorms behind them, None for none
+    for index, item in enumerate(placed):
+        if item.event.op in ("conv", "linear"):
+            norm = norm_of.get(index)
+            uses[_weights_of(item.event)].add(None if norm is None else _weights_of(placed[norm].event))
+    found = {
+        index: folded_into(placed[source].layer)
+        for index, source in sources.items()
+        if len(uses[_weights_of(placed[source].event)]) == 1
+    }
+    for index in range(len(placed)):
+        if placed[index].event.op != "norm" and _scale_folds(index, placed, readers, outputs):
+            found[index] = folded_into("its readers")
+    return found
+
+
+def _weights_of(event: OperationRecord) -> Hashable:
+    """What holds the weights of an operation: a parameter, else the place in the network that computes them."""
+    return event.weight_name or (event.scope, event.suffix, event.index)
+
+
+def _norm_source(
+    index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
+) -> int | None:
+    """The conv or linear layer whose output a BatchNorm reads, and nothing else does; None if there is none."""
     event = placed[index].event
-    if not event.foldable:
+    if event.op != "norm" or not event.foldable or event.reads_padding or len(event.inputs) != 1:
         return None
-    if event.op == "norm":
-        (source,) = event.inputs if len(event.inputs) == 1 else (None,)
-        if source is None or placed[source].event.op not in ("conv", "linear"):
-            return None
-        if readers[source] != {index} or source in outputs:
-            return None
-        return folded_into(placed[source].layer)
+    (source,) = event.inputs
+    is_layer = placed[source].event.op in ("conv", "linear")
+    return source if is_layer and readers[source] == {index} and source not in outputs else None
+
+
+def _scale_folds(
+    index: int, placed: Sequence[PlacedOperation], readers: Mapping[int, set[int]], outputs: frozenset[int]
+) -> bool:
+    """True where everything that reads a constant scale can take its factor: products, layers, neurons, scales."""
     found = readers.get(index, set())
-    if not found or index in outputs:
-        return None
-    for reader in found:
-        is_sink = placed[reader].event.op in (*OPERATIONS, "neuron")
-        if not is_sink and (placed[reader].event.op != "scale" or folds_into(reader, placed, readers, outputs) is None):
-            return None
-    return folded_into("its readers")
+    if not placed[index].event.foldable or placed[index].event.op == "norm" or not found or index in outputs:
+        return False
+    return all(
+        placed[reader].event.op in (*OPERATIONS, "neuron")
+        or (placed[reader].event.op == "scale" and _scale_folds(reader, placed, readers, outputs))
+        for reader in found
+    )
 
 
 def feeds_neuron(

@@ -12,7 +12,7 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.rules.records import record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.unknown import unsupported
-from snn_energy.profiler.rules.weighted import has_constant_weights, known_trace, weighted
+from snn_energy.profiler.rules.weighted import has_constant_weights, known_trace, weight_name, weighted
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.exact_sums import fan_out_map, fed_outputs
 from snn_energy.profiler.values.geometry import Geometry
@@ -49,6 +49,7 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
     x: Tensor = operands["input"]
     trace = known_trace(call, x)
     record = record_of(call, context, "conv", [trace])
+    record.weight_name = weight_name(operands["weight"], context)
     rows, axes = context.shape.rows(trace.timed), operands["weight"].dim() - 2
     if x.dim() != axes + 2 or x.shape[0] != rows:
         raise ProfilingError(

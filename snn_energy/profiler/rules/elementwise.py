@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +12,12 @@ from snn_energy.profiler.axes.roles import ONCE, Role, Roles
 from snn_energy.profiler.axes.rows import cached_broadcast_roles
 from snn_energy.profiler.rules.records import all_active, record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
+from snn_energy.profiler.rules.weighted import weight_name
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import (
     NOTHING,
     ValueBound,
+    bound_of_new_values,
     bound_of_product,
     bound_of_scale,
     bound_of_sum,
@@ -77,7 +80,8 @@ def kept_axes(call: Call) -> tuple[Roles, bool]:
 def no_multiples(call: Call) -> ValueBound:
     """Bound of computed values without a known unit; ``reason``: of the first operand that has one."""
     bounds = [t.bound for t in call.traces]
-    return ValueBound(reason=next((b.reason for b in bounds if b.reason), None), loader=any(b.loader for b in bounds))
+    found = bound_of_new_values(bounds)
+    return replace(found, loader=found.loader or all(b.loader for b in bounds))
 
 
 @rule("add sub rsub subtract add_relu", constants_matter=True)
@@ -85,7 +89,10 @@ def addition(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One addition per element of the result."""
     bounds = [t.bound for t in call.traces]
     is_plain = call.name == "add" and call.kwargs.get("alpha", 1) == 1 and len(call.args) < 3
-    bound = bound_of_sum(*bounds) if is_plain and len(bounds) == 2 else no_multiples(call)
+    if is_plain and len(bounds) == 2:
+        bound = bound_of_sum(*bounds)
+    else:
+        bound = no_multiples(call) if len(bounds) == 1 else bound_of_new_values(bounds)
     has_offset = len(bounds) == 1  # a constant is added
     return elementwise(call, context, Work("add", call.out.numel(), *broadcast(call), bound, has_offset))
 
@@ -170,8 +177,15 @@ def batch_norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     names = ("input", "running_mean", "running_var", "weight", "bias", "training")
     if call.name != "batch_norm":
         names = ("input", "weight", "bias", "running_mean", "running_var", "training")
-    is_foldable = not call.bound(*names).get("training", False)  # else it uses the statistics of the batch
-    return _normed(call, context, 2, has_offset=True, foldable=is_foldable)
+    given = call.bound(*names)
+    is_foldable = not given.get("training", False)  # else with the statistics of this batch
+    outcome = _normed(call, context, 2, has_offset=True, foldable=is_foldable)
+    statistics = given.get("running_mean")
+    assert outcome.record is not None
+    outcome.record.reads_padding = any(t.is_padded for t in call.traces)
+    if statistics is not None:
+        outcome.record.weight_name = weight_name(statistics, context)
+    return outcome
 
 
 @rule("layer_norm native_layer_norm group_norm native_group_norm instance_norm")
@@ -194,14 +208,20 @@ def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, fold
 
 
 @rule(
-    """gt lt ne greater less greater_equal less_equal not_equal where masked_fill sign round floor ceil trunc
+    """gt lt ne greater less greater_equal less_equal not_equal sign round floor ceil trunc
     logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor and or xor isnan isfinite isinf heaviside
-    maximum minimum fmax fmin nan_to_num sgn isclose""",
+    sgn isclose""",
     constants_matter=True,
 )
 def comparison(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element of the result; zeros give zeros."""
+    """One operation per element of the result, whose values are new; of zeros it gives zeros."""
     return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING))
+
+
+@rule("where masked_fill maximum minimum fmax fmin nan_to_num", constants_matter=True)
+def selection(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element of the result, which is one of the operands' values; of zeros it gives zeros."""
+    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), no_multiples(call)))
 
 
 @rule("ge le eq logical_not bitwise_not invert", constants_matter=True)
@@ -211,13 +231,20 @@ def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) 
 
 
 @rule(
-    """sum nansum amax amin max min prod cumsum cumprod std var var_mean std_mean norm linalg_vector_norm logsumexp
-    argmax argmin all any count_nonzero topk sort median aminmax""",
+    "std var var_mean std_mean norm linalg_vector_norm logsumexp argmax argmin all any count_nonzero",
     constants_matter=True,
 )
 def reduction(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per input element."""
+    """One operation per element that is read; the values of the result are new."""
     return _reduced(call, context, "reduce", NOTHING)
+
+
+@rule("sum nansum prod cumsum cumprod amax amin max min topk sort median aminmax", constants_matter=True)
+def sum_or_choice(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """One operation per element that is read; sums, products and choices of real values are real."""
+    is_sum = "sum" in call.name or "prod" in call.name
+    bound = bound_of_new_values([t.bound for t in call.traces]) if is_sum else no_multiples(call)
+    return _reduced(call, context, "reduce", bound)
 
 
 @rule("mean nanmean", constants_matter=True)

@@ -16,7 +16,7 @@ from snn_energy.profiler.rules.records import any_active
 from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, register, rule
 from snn_energy.profiler.rules.unknown import unsupported
 from snn_energy.profiler.tracking.operation_log import Outcome
-from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_union
+from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_new_values, bound_of_union
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
@@ -93,8 +93,12 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
             moved.append((out, viewed(x, trace, out, context.shape).replace(bound=bound, scans=kept)))
         else:
             roles = _copied_roles(call, x, trace, out)
-            moved.append((out, trace.replace(roles=roles, bound=bound, scans=ScanResults())))
+            is_padded = trace.is_padded or call.name in _WITH_CONSTANTS
+            moved.append((out, trace.replace(roles=roles, bound=bound, is_padded=is_padded, scans=ScanResults())))
     return Outcome(traces=moved)
+
+
+_WITH_CONSTANTS = frozenset(("pad", "constant_pad_nd", "diag_embed", "tril", "triu", "unfold", "im2col"))
 
 
 @rule("copy setitem fill zero set", writes=True)
@@ -176,11 +180,15 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         roles = ("T", *roles) if is_stack else (stacked_role(first.shape[0], roles[0], batch), *roles[1:])
         same = all(p is parts[0] for p in parts)
         active = np.concatenate([t.active for t in steps])
-        return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, True, None, active, same, sources, bound)))])
+        is_padded = any(t.is_padded for t in steps)
+        facts = TensorFacts(roles, True, None, active, same, sources, bound, is_padded)
+        return Outcome(traces=[(out, TensorTrace(facts))])
     if has_time and is_whole and is_stack and [t.step for t in steps] == list(range(batch.time_steps)):
         roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
         active = np.concatenate([t.active for t in steps])
-        return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, True, None, active, False, sources, bound)))])
+        is_padded = any(t.is_padded for t in steps)
+        facts = TensorFacts(roles, True, None, active, False, sources, bound, is_padded)
+        return Outcome(traces=[(out, TensorTrace(facts))])
     first, trace = traces[0]
     if is_stack and has_time and len(parts) == batch.time_steps:
         trace = trace.replace(roles=(None,) * first.dim())  # T copies, but not in front
@@ -192,7 +200,9 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         active = np.ones_like(active)
     step = max((t.step for t in steps if t.step is not None), default=None)
     timed, constant = any(t.timed for t in steps), all(t.constant for t in steps)
-    return Outcome(traces=[(out, TensorTrace(TensorFacts(roles, timed, step, active, constant, sources, bound)))])
+    is_padded = not is_whole or any(t.is_padded for t in steps)
+    facts = TensorFacts(roles, timed, step, active, constant, sources, bound, is_padded)
+    return Outcome(traces=[(out, TensorTrace(facts))])
 
 
 @rule("repeat tile expand expand_as broadcast_to repeat_interleave")
@@ -226,9 +236,13 @@ def _written(call: Call, context: BatchContext) -> Outcome:
     before = call.trace_of(target)
     sources = [trace for x, trace in call.inputs if x is not target]
     joined = before or sources[0].replace(bound=NOTHING, scans=ScanResults(), roles=(None,) * target.dim())
-    joined = joined.replace(bound=ValueBound(loader=joined.bound.loader), scans=ScanResults())
+    is_kept = before is not None and name not in ("zero", "fill")  # some of the old values stay
+    bounds = [*([joined.bound] if is_kept else []), *(source.bound for source in sources)]
+    loader = not sources and joined.bound.loader
+    bound = replace(bound_of_new_values(bounds), loader=loader)
+    joined = joined.replace(bound=bound, is_padded=True, scans=ScanResults())
     if sources:
-        joined = joined.replace(sources=joined.sources | sources[0].sources, bound=NOTHING)
+        joined = joined.replace(sources=joined.sources | sources[0].sources)
     elif name != "zero":  # a constant that may not be zero
         joined = joined.replace(active=np.ones_like(joined.active))
     if name == "setitem" and sources and isinstance(args[1], int):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +13,7 @@ from snn_energy.profiler.axes.roles import Role, Roles, broadcast_roles
 from snn_energy.profiler.axes.rows import batch_in_front, cached_broadcast_roles, require_complete
 from snn_energy.profiler.rules.einsum import Letters, letters_of
 from snn_energy.profiler.rules.records import all_active, record_of, tensors_in
-from snn_energy.profiler.rules.registry import BatchContext, Call, rule
+from snn_energy.profiler.rules.registry import BatchContext, Call, PartCall, decomposition, rule
 from snn_energy.profiler.rules.unknown import unsupported
 from snn_energy.profiler.rules.weighted import (
     has_constant_weights,
@@ -20,6 +21,8 @@ from snn_energy.profiler.rules.weighted import (
     linear_geometry,
     linear_outcome,
     require_features,
+    weight_elements,
+    weight_name,
 )
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import bound_of_product
@@ -39,6 +42,7 @@ def linear(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     x, weight, bias, out = operands["input"], operands["weight"], operands.get("bias"), call.out
     trace = known_trace(call, x)
     record = record_of(call, context, "linear", [trace])
+    record.weight_name = weight_name(weight, context)
     require_features(record.layer, trace.roles[-1])
     reduction = int(x.shape[-1])
     outputs = weight.shape[0] if weight.dim() > 1 else 1
@@ -58,15 +62,45 @@ def product(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     return _product_of(call, context, scans, left, right, None)
 
 
-@rule("addmm baddbmm", scans_operands=True, is_layer=True)
-def product_and_sum(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """A product plus a tensor, which is a bias if one operand of the product is a constant."""
-    operands, kwargs = call.bound("input", "left", "right"), call.kwargs
-    left = operands.get("left", kwargs.get("mat1", kwargs.get("batch1")))
-    right = operands.get("right", kwargs.get("mat2", kwargs.get("batch2")))
+@rule("product_with_bias", scans_operands=True, is_layer=True)
+def product_with_bias(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """bias + left @ right, one of the two a constant: a linear layer."""
+    bias, left, right = call.args
+    return _product_of(call, context, scans, left, right, bias)
+
+
+@decomposition("addmm baddbmm")
+def product_and_sum(call: Call) -> Iterator[PartCall]:
+    """beta * addend + alpha * (left @ right): a layer with a bias, or a product, a scale and an addition."""
+    given = {**call.bound("input", "left", "right"), **call.kwargs}
+    addend, left, right = given["input"], *_matrices(given)
+    alpha, beta = given.get("alpha", 1), given.get("beta", 1)
+    is_layer = call.trace_of(left) is None or call.trace_of(right) is None
+    if is_layer and call.trace_of(addend) is None:  # alpha and beta are part of the weights and biases
+        name = "product_with_bias" if beta else "matmul"
+        yield PartCall(name, (addend, left, right) if beta else (left, right), call.out)
+        return
+    made = left @ right if beta or alpha != 1 else call.out
+    yield PartCall("matmul", (left, right), made)
+    if alpha != 1:
+        scaled = alpha * made if beta else call.out
+        yield PartCall("mul", (made, alpha), scaled)
+        made = scaled
+    if beta:
+        added = addend
+        if beta != 1:
+            added = beta * addend
+            yield PartCall("mul", (addend, beta), added)
+        yield PartCall("add", (added, made), call.out)
+
+
+def _matrices(given: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The two matrices of addmm and baddbmm, whatever they are called."""
+    left = given.get("left", given.get("mat1", given.get("batch1")))
+    right = given.get("right", given.get("mat2", given.get("batch2")))
     assert isinstance(left, Tensor)
     assert isinstance(right, Tensor)
-    return _product_of(call, context, scans, left, right, operands.get("input"))
+    return left, right
 
 
 def _product_of(
@@ -93,11 +127,13 @@ def _constant_product(
     x, weight = (left, right) if from_left else (right, left)
     trace = known_trace(call, x)
     record = record_of(call, context, "linear", [trace])
+    record.weight_name = weight_name(weight, context)
     require_features(record.layer, trace.roles[-1 if from_left or x.dim() < 2 else -2])
     reduction = int(left.shape[-1])
     fan_out = out.numel() * reduction // max(1, x.numel())
     positions = out.numel() // max(1, context.shape.rows(trace.timed) * fan_out)
-    geometry = linear_geometry(positions, reduction, fan_out, weight.numel(), 0 if bias is None else bias.numel())
+    biases = 0 if bias is None else weight_elements(bias)
+    geometry = linear_geometry(positions, reduction, fan_out, weight_elements(weight), biases)
     roles: list[Role | None] = list(broadcast_roles([(x.shape[:-2], trace.roles[:-2])], out.shape[:-2]))
     if x.dim() >= 2 and out.dim() >= 2:
         roles += [trace.roles[-2], None] if from_left else [None, trace.roles[-1]]
@@ -195,10 +231,11 @@ def _einsum_with_constant(
     )
     trace = known_trace(call, x)
     record = record_of(call, context, "linear", [trace])
+    record.weight_name = weight_name(weight, context)
     for letter in letters.summed:
         require_features(record.layer, role_of.get(letter))
     reduction, fan_out = (math.prod(sizes[c] for c in group) for group in (letters.summed, free))
     positions = x.numel() // max(1, context.shape.rows(trace.timed) * reduction)
-    geometry = linear_geometry(positions, reduction, fan_out, weight.numel(), 0)
+    geometry = linear_geometry(positions, reduction, fan_out, weight_elements(weight), 0)
     roles = tuple(role_of.get(c) for c in letters.result)
     return linear_outcome(record, geometry, x, trace, call.out, roles, context, scans)

@@ -25,13 +25,15 @@ from snn_energy.profiler.values.traces import TensorTrace
 class BatchContext:
     """What all function calls within one call of the model share.
 
-    shape: time steps and samples. step: the time step if the model is called once per step, else None.
-    geometries: of the convolutions of this run, by everything that they depend on.
+    shape: time steps and samples. step: the time step where the model is called once per step, else None.
+    geometries: of the convolutions of this run, by all that they follow from. parameters: names of the model's
+    parameters and buffers, by their storage and their offset in it.
     """
 
     shape: BatchShape
     step: int | None = None
     geometries: dict[Hashable, Geometry] = field(default_factory=dict)
+    parameters: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
 
 class Call(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
@@ -64,6 +66,16 @@ def has_constant_weights(call: Call) -> bool:
     """True if nothing but the first argument stems from the loader."""
     rest = [*call.args[1:], call.kwargs.get("weight"), call.kwargs.get("bias")]
     return all(call.trace_of(tensor) is None for tensor in tensors_in(rest))
+
+
+def weight_elements(weight: Tensor) -> int:
+    """Elements of a weight tensor in memory: an expanded axis repeats them."""
+    return math.prod(size for size, stride in zip(weight.shape, weight.stride(), strict=True) if stride or size < 2)
+
+
+def weight_name(weight: Tensor, context: BatchContext) -> str | None:
+    """The name of the model's parameter or buffer that a weight is, or a view of; None where it is computed."""
+    return context.parameters.get(weight.untyped_storage()._cdata, {}).get(int(weight.storage_offset()))
 
 
 def known_trace(call: Call, x: Tensor) -> TensorTrace:

@@ -32,8 +32,9 @@ class OperationRecord:
     """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
 
     ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
-    ``finish`` computes the counts from them. ``reads``, ``leaves``: bounds of the operands and of the result of an
-    element-wise operation. ``label``: operations with equal labels are numbered within their scope.
+    ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
+    element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that holds
+    its weights. ``reads_padding``: constants lie beside the results that it reads.
     """
 
     layer: str
@@ -75,6 +76,8 @@ class OperationRecord:
     groups: int = 0
     foldable: bool = False
     label: str = ""
+    weight_name: str | None = None
+    reads_padding: bool = False
 
     def copy(self) -> OperationRecord:
         """A shallow copy."""

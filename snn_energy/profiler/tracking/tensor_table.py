@@ -7,7 +7,7 @@ import weakref
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from snn_energy.profiler.values.bounds import NOTHING, ValueBound
+from snn_energy.profiler.values.bounds import NOTHING, bound_of_new_values
 from snn_energy.profiler.values.traces import ScanResults, TensorTrace
 
 
@@ -44,7 +44,8 @@ class TensorTable:
         _, trace, storage, generation = entry
         if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown
             written = self._writes.get(storage)
-            trace = trace.replace(bound=ValueBound(loader=trace.bound.loader), scans=ScanResults(), constant=False)
+            bounds = [trace.bound] if written is None else [trace.bound, written.bound]
+            trace = trace.replace(bound=bound_of_new_values(bounds), scans=ScanResults(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
                 trace = trace.replace(active=trace.active | written.active, sources=trace.sources | written.sources)
             elif written is not None:
@@ -61,7 +62,8 @@ class TensorTable:
         written = self._writes.get(tensor.untyped_storage()._cdata)
         if written is None:
             return None
-        return written.replace(roles=(None,) * tensor.dim(), bound=NOTHING, scans=ScanResults(), constant=False)
+        bound = bound_of_new_values([written.bound])
+        return written.replace(roles=(None,) * tensor.dim(), bound=bound, scans=ScanResults(), constant=False)
 
     def mark_written(self, tensor: Tensor, trace: TensorTrace | None) -> None:
         """Record a write to the storage of a tensor: what is known of its values becomes invalid."""
@@ -72,7 +74,9 @@ class TensorTable:
         if trace is not None:
             before = self._writes.get(storage)
             if before is not None:
-                trace = trace.replace(sources=trace.sources | before.sources)
+                is_part = tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
+                bounds = [trace.bound, before.bound] if is_part else [trace.bound]
+                trace = trace.replace(sources=trace.sources | before.sources, bound=bound_of_new_values(bounds))
             self._writes[storage] = trace
 
     def forget_values(self, tensor: Tensor) -> None:

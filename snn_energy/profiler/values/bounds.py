@@ -16,7 +16,8 @@ import numpy as np
 class ValueBound:
     """unit, max_k: every value is k*unit with 0 <= k <= max_k (exactly, if ``proven``). None: unknown.
 
-    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: they come from the loader.
+    ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: the values are the loader's.
+    ``is_grey``: they hold grey levels of the loader, more than two or three values; so do sums with them.
     """
 
     unit: float | None = None
@@ -24,6 +25,7 @@ class ValueBound:
     proven: bool = False
     reason: str | None = None
     loader: bool = False
+    is_grey: bool = False
 
 
 NOTHING = ValueBound()
@@ -45,7 +47,7 @@ def bound_of_sum(a: ValueBound, b: ValueBound) -> ValueBound:
     if a.reason or b.reason:
         return ValueBound(reason=a.reason or b.reason)
     if a.unit is None or b.unit is None:
-        return ValueBound(loader=a.loader or b.loader)
+        return bound_of_new_values([a, b])
     if a.unit != b.unit:
         return ValueBound(reason=f"residual sum of unequal spike amplitudes {a.unit:g} and {b.unit:g}")
     max_k = a.max_k + b.max_k
@@ -76,11 +78,18 @@ def bound_of_product(a: ValueBound, b: ValueBound, reduction: int) -> ValueBound
 
 
 def bound_of_union(bounds: Sequence[ValueBound], parts: int) -> ValueBound:
-    """Bound of ``parts`` joined tensors; ``bounds``: of those that stem from the loader."""
-    reason = next((b.reason for b in bounds if b.reason), None)
-    if reason:
-        return ValueBound(reason=reason)
-    loader = any(b.loader for b in bounds)
+    """Bound of values joined from so many tensors, of which those with a bound stem from the loader."""
+    new = bound_of_new_values(bounds)
+    if new.reason:
+        return new
+    loader = new.loader or (bool(bounds) and all(b.loader for b in bounds))
     if len(bounds) < parts or len({b.unit for b in bounds}) != 1 or bounds[0].unit is None:
-        return ValueBound(loader=loader)
-    return ValueBound(bounds[0].unit, max(b.max_k for b in bounds), all(b.proven for b in bounds), None, loader)
+        return replace(new, loader=loader)
+    proven = all(b.proven for b in bounds)
+    return ValueBound(bounds[0].unit, max(b.max_k for b in bounds), proven, None, loader, new.is_grey)
+
+
+def bound_of_new_values(bounds: Sequence[ValueBound]) -> ValueBound:
+    """Bound of values computed from others in any way: real for the first reason, grey where one of them is."""
+    is_grey = any(b.is_grey for b in bounds)
+    return ValueBound(reason=next((b.reason for b in bounds if b.reason), None), loader=is_grey, is_grey=is_grey)

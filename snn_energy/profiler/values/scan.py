@@ -142,6 +142,18 @@ def finite_range(x: Tensor, where: str) -> tuple[float, float]:
     return low, high
 
 
+def has_spikes_alone(x: Tensor, max_k: int) -> bool:
+    """True where all values are 0 or one of c and -c."""
+    if x.numel() == 0 or x.dtype == torch.bool:
+        return True
+    if x.is_complex():
+        return False
+    low, high = (float(v) for v in torch.aminmax(x))
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return False
+    return observed_values(x, low, high, max_k).kind in ("binary", "ternary")
+
+
 def not_finite(where: str) -> ProfilingError:
     """The error for NaN or infinity."""
     return ProfilingError(f"{where}: reads NaN or infinite values; nothing can be counted on them")

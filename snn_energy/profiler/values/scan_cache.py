@@ -13,7 +13,8 @@ from torch import Tensor
 from snn_energy.core.kinds import check_declared_kind
 from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
 from snn_energy.profiler.axes.rows import require_complete, rows_first
-from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.scan import NonzeroSums, has_spikes_alone, not_finite, scan
 from snn_energy.profiler.values.traces import TensorTrace
 
 DECLARED_MAX_K = 255  # largest multiple that a declared integer input may hold
@@ -68,6 +69,13 @@ class ScanCache:
     def add_range(self, layer: str, values: Tensor) -> None:
         """Register values of a layer that must be finite; tested at the end of the batch, when the device is done."""
         self._ranges.append((layer, values))
+
+    def bound_of_input(self, x: Tensor) -> ValueBound:
+        """Bound of a tensor of the loader: its kind as declared, or whether it holds more than spikes."""
+        if self.input_kind is not None:
+            return ValueBound(reason="declared real" if self.input_kind == "real" else None, loader=True)
+        with torch._C.DisableTorchFunction():
+            return ValueBound(loader=True, is_grey=not has_spikes_alone(x, self.max_k))
 
     def requests_of(self, writer: tuple[str, int]) -> Mapping[Hashable, ScanRequest]:
         """How the output of a (layer, invocation) was read, in this batch and earlier ones."""

@@ -23,8 +23,8 @@ class TensorFacts(NamedTuple):
     """What is known of a tensor before its values are read.
 
     roles: which axes hold time and samples. timed: it holds all T steps; else ``step`` is None (no time yet), a
-    step, or ONCE. active: (T,) if timed, else (1,): steps in which a source works. constant: same values at
-    every step. sources: operations whose outputs it holds.
+    step, or ONCE. active: (T,) where timed, else (1,): steps in which some source works. constant: same values at
+    every step. sources: operations whose outputs it holds. is_padded: it holds constants beside them.
     """
 
     roles: Roles
@@ -34,6 +34,7 @@ class TensorFacts(NamedTuple):
     constant: bool
     sources: frozenset[int]
     bound: ValueBound
+    is_padded: bool = False
 
     def equals(self, other: TensorFacts) -> bool:
         """True if all facts are equal by value."""
@@ -45,6 +46,7 @@ class TensorFacts(NamedTuple):
             and self.constant == other.constant
             and self.sources == other.sources
             and self.bound == other.bound
+            and self.is_padded == other.is_padded
         )
 
 
@@ -58,17 +60,18 @@ class FactChanges(TypedDict, total=False):
     constant: bool
     sources: frozenset[int]
     bound: ValueBound
+    is_padded: bool
 
 
 class TensorTrace:
     """What is known of one live tensor: facts, and scans that all views of the same memory share."""
 
-    __slots__ = ("active", "bound", "constant", "facts", "roles", "scans", "sources", "step", "timed")
+    __slots__ = ("active", "bound", "constant", "facts", "is_padded", "roles", "scans", "sources", "step", "timed")
 
     def __init__(self, facts: TensorFacts, scans: ScanResults | None = None) -> None:
         self.facts = facts
         self.scans = ScanResults() if scans is None else scans
-        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound = facts
+        self.roles, self.timed, self.step, self.active, self.constant, self.sources, self.bound, self.is_padded = facts
 
     def replace(self, *, scans: ScanResults | None = None, **changes: Unpack[FactChanges]) -> TensorTrace:
         """A copy with some facts changed; it shares the scans unless others are given."""

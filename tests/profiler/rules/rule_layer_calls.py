@@ -61,6 +61,7 @@ WEIGHTED: Mapping[str, Make] = {
     "bmm": lambda m: (torch.bmm, m.signal, torch.ones(6, 4, 2)),
     "mv": lambda m: (torch.mv, m.still, torch.ones(4)),
     "dot": lambda m: (torch.dot, m.traced((4,), (None,), spikes(1.0)), torch.ones(4)),
+    "product_with_bias": lambda m: (torch.addmm, torch.ones(2), m.still, torch.ones(4, 2)),
     "addmm": lambda m: (torch.addmm, torch.ones(2), m.still, torch.ones(4, 2)),
     "baddbmm": lambda m: (torch.baddbmm, torch.ones(1), m.signal, torch.ones(6, 4, 2)),
     "einsum": lambda m: (torch.einsum, "tbmk,tbkn->tbmn", m.left, m.right),

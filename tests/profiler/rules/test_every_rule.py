@@ -115,10 +115,11 @@ EXPECTED: Mapping[str, str] = {
     "linear 8 | TB. -": "linear mkldnn_linear",
     "matmul 40 | TB.. =5x1": "matmul einsum",
     "linear 20 | TB.. -": "rmatmul",
-    "linear 8 | B. -": "mm addmm",
-    "linear 16 | R.. -": "bmm baddbmm",
+    "linear 8 | B. -": "mm product_with_bias",
+    "linear 16 | R.. -": "bmm",
     "linear 4 | B -": "mv",
     "refused": "dot",
+    "product_with_bias": "addmm baddbmm",
     "transpose matmul mul add softmax matmul": "scaled_dot_product_attention",
     "transpose matmul mul softmax matmul": """
         scaled_dot_product_flash_attention_for_cpu scaled_dot_product_flash_attention
