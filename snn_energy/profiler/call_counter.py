@@ -21,6 +21,8 @@ from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.scan_cache import ScanCache, StaleScanError
 from snn_energy.profiler.values.traces import TensorTrace
 
+RESHAPES_IN_PLACE = frozenset(("unsqueeze", "squeeze", "t", "transpose", "swapaxes", "swapdims"))
+
 
 class CallCounter:
     """Holds the tensor table and the operation log, and enters the outcome of every call in them.
@@ -78,6 +80,8 @@ class CallCounter:
             for tensor, _ in inputs:
                 self.table.forget_values(tensor)
             inputs = self._inputs(args, kwargs)
+        if name in RESHAPES_IN_PLACE and is_in_place(raw):
+            inputs = [(self.table.as_put(tensor), trace) for tensor, trace in inputs]
         made = [out] if isinstance(out, Tensor) else list(tensors_in([out]))
         if not made and not entry.writes:
             return None

@@ -41,6 +41,7 @@ from snn_energy.profiler.rules.unknown import UNKNOWN
 from snn_energy.profiler.tracking.call_cache import CallCache
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.bounds import NOTHING
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
@@ -157,9 +158,9 @@ class CountingMode(TorchFunctionMode):
             self.scopes.clear()
 
     def begin(self, batch: BatchShape) -> None:
-        """Discard the last forward pass and start a new one."""
-        self.calls.context = replace(self.calls.context, shape=batch)
+        """Forget the last forward pass; counts of a new one start."""
         self.log.begin_batch()
+        self.calls.context = replace(self.calls.context, shape=batch, records=self.log.records)
         self.scans.begin_batch()
         self.cache.begin_batch(batch)
         self.table.clear()
@@ -241,6 +242,9 @@ class CountingMode(TorchFunctionMode):
     def _count_plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
         """Count a layer that is one function call; on (T*B, ...) if it reads (T, B, ...)."""
         trace = self.table.get(x)
+        if trace is None and isinstance(out, Tensor) and is_weight_layer(module):
+            self._count_on_constant(module, x, out)
+            return
         if trace is None or not is_over_time(module) or not isinstance(out, Tensor):
             self.calls.record_call(*plain_call(module, x), out)
             return
@@ -250,6 +254,31 @@ class CountingMode(TorchFunctionMode):
         after = self.table.get(made)
         if after is not None:
             self.table.put(out, reshaped(made, after, out, self.batch))
+
+    def _count_on_constant(self, module: nn.Module, x: Tensor, out: Tensor) -> None:
+        """Count a layer that reads zeros (a state at rest) or parameters (a learned query), as done for every sample."""
+        is_parameter = x.untyped_storage()._cdata in self.calls.context.parameters
+        if not is_parameter and bool(x.any()):
+            return  # values that may stem from the loader by a way that was not followed
+        weight = module._parameters["weight"]
+        assert weight is not None
+        samples, axes = self.batch.samples, 1 if isinstance(module, nn.Linear) else weight.dim() - 1
+        rows, made = (x, out) if x.dim() > axes else (x.unsqueeze(0), out.unsqueeze(0))
+        if rows.shape[0] != samples:
+            if rows.shape[0] != 1:
+                return  # its rows are no samples
+            rows, made = (t.expand(samples, *t.shape[1:]) for t in (rows, made))
+        facts = TensorFacts(
+            fed_roles(rows.dim(), None, self.batch), False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING
+        )
+        self.table.put(rows, TensorTrace(facts))
+        self.calls.record_call(*plain_call(module, rows), made)
+        self.log.records[-1].reads_constant = True
+        after = self.table.get(made)
+        if after is not None and made is not out:
+            self.table.put(
+                out, after.replace(roles=after.roles[-out.dim() :] if out.dim() < made.dim() else after.roles)
+            )
 
     def _count_untraced(self, name: str, module: nn.Module, out: Any) -> None:
         """Add an unsupported row for a layer with weights that ran without a recorded operation."""

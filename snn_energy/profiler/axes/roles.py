@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 ONCE = -1  # time_step of work done once per inference
+PART_OF_TIME = "t"  # role of an axis that holds more or fewer than all T time steps, in their order
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _atom_offsets(shape: Sequence[int], roles: Roles, span: BatchShape) -> list[
     for size, role in zip(shape, roles, strict=True):
         before = outer
         for atom, part in _parts(size, role, span):
-            if atom is not None and sizes[atom] == part:
+            if atom is not None and sizes.get(atom) == part:
                 atoms.append((before, atom, part))
             before *= part
         outer *= size

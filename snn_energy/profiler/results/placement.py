@@ -123,9 +123,14 @@ def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) 
     Timed operations cover all steps. In mode "loop" the calls of a module (or, at the top level, the operations of one
     kind) are distributed over the steps in order. Raises ProfilingError if T does not divide the number of calls.
     """
+    records = list(events)
     when = [_when(event, time_steps) for event in events]
     if mode == "loop" and time_steps > 1:
+        events = _with_layer_names(events, when, time_steps)
         when = _loop_steps(events, when, time_steps)
+    elif time_steps > 1:
+        when = _at_their_readers(events, when)
+        events = _with_layer_names(events, when, time_steps)
     calls: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     indices: dict[tuple[str, int | None, int, str], list[int]] = defaultdict(list)
     own = [step if step is not None and step >= 0 and time_steps > 1 else None for step in when]  # numbered by step
@@ -134,15 +139,62 @@ def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) 
             calls[event.scope, step].append(event.invocation)
         indices[event.scope, step, event.invocation, event.suffix].append(event.index)
     placed = []
-    for event, step, own_step in zip(events, when, own, strict=True):
+    for record, event, step, own_step in zip(records, events, when, own, strict=True):
         layer = event.layer
         if event.suffix:
             rank = indices[event.scope, own_step, event.invocation, event.suffix].index(event.index)
             layer = f"{event.scope}{event.suffix}{rank}"
         call = calls[event.scope, own_step].index(event.invocation)
         steps = list(range(time_steps)) if step is None else [step]
-        placed.append(PlacedOperation(event, f"{layer}#call{call}" if call else layer, steps))
+        placed.append(PlacedOperation(record, f"{layer}#call{call}" if call else layer, steps))
     return placed
+
+
+def _with_layer_names(
+    events: Sequence[OperationRecord], when: Sequence[int | None], time_steps: int
+) -> list[OperationRecord]:
+    """Operations of one weight in one layer, once per time step, all under the layer's own name.
+
+    A layer whose forward loops over time calls its function T times; the first call alone bears the layer's name.
+    """
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for i, event in enumerate(events):
+        if event.weight_name is not None and event.op in OPERATIONS:
+            groups[event.scope, event.invocation, event.op, event.weight_name].append(i)
+    named = list(events)
+    for members in groups.values():
+        steps = [when[i] for i in members]
+        is_a_step_each = len(members) == time_steps and len(set(steps)) in (1, time_steps)
+        if len(members) < 2 or not is_a_step_each or any(events[i].timed for i in members):
+            continue
+        first = events[members[0]]
+        for nth, i in enumerate(members):
+            named[i] = events[i].copy()
+            named[i].layer, named[i].suffix, named[i].index = first.layer, first.suffix, first.index
+            if len(set(steps)) == 1:  # as calls of a module, dealt out over the steps
+                named[i].invocation = (first.invocation + 1) * len(events) + nth
+    return named
+
+
+def _at_their_readers(events: Sequence[OperationRecord], when: Sequence[int | None]) -> list[int | None]:
+    """Steps of operations on a state: that of their readers, which read the state of an earlier step.
+
+    What is computed from the spikes of step t to be added to the input of step t + 1 is work of step t + 1; what is
+    computed from a zero state is work of the first step that reads it.
+    """
+    readers: dict[int, list[int]] = defaultdict(list)
+    for i, event in enumerate(events):
+        for source in event.inputs:
+            readers[source].append(i)
+    found = list(when)
+    for i in range(len(events) - 1, -1, -1):
+        own, later = found[i], [found[r] for r in readers[i]]
+        steps = [step for step in later if step is not None and step >= 0]
+        if own is None or not steps or len(steps) < len(later):
+            continue
+        if (own >= 0 and min(steps) > own) or (own == ONCE and events[i].reads_constant):
+            found[i] = min(steps)
+    return found
 
 
 def _when(event: OperationRecord, time_steps: int) -> int | None:

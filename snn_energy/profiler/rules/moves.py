@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, fed_roles, merge, role_positions, stacked_role
+from snn_energy.profiler.axes.roles import (
+    PART_OF_TIME,
+    BatchShape,
+    Role,
+    Roles,
+    fed_roles,
+    merge,
+    role_positions,
+    stacked_role,
+)
 from snn_energy.profiler.axes.rows import cached_reshape_roles, cached_view_roles
 from snn_energy.profiler.rules.records import any_active
 from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, register, rule
@@ -118,10 +127,16 @@ def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Ten
     """The trace of a view of the same memory, with its time step if it holds a single one."""
     roles = cached_view_roles(x.shape, x.stride(), trace.roles, out.shape, out.stride(), batch)
     axis = role_positions(trace.roles).get("T")
+    part = role_positions(trace.roles).get(PART_OF_TIME)
+    if part is not None and out.dim() == x.dim() and out.stride(part) == x.stride(part):  # T steps again
+        role = "T" if out.shape[part] == batch.time_steps else PART_OF_TIME
+        return trace.replace(roles=(*roles[:part], role, *roles[part + 1 :]))
     if axis is None or {"T", "R"} & set(roles) or not trace.timed:
         return trace.replace(roles=roles)
-    if out.dim() == x.dim() and out.shape[axis] != 1:
-        return trace.replace(roles=roles)  # some of the steps: incomplete, an error if it is counted
+    if out.dim() == x.dim() and out.shape[axis] != 1:  # some of the steps: refused where it is counted
+        if out.stride(axis) == x.stride(axis):
+            roles = (*roles[:axis], PART_OF_TIME, *roles[axis + 1 :])
+        return trace.replace(roles=roles, active=np.full_like(trace.active, trace.active.any()))
     stride = x.stride(axis)
     if stride == 0:  # the same values at every step
         return trace.replace(roles=roles, timed=False, step=None, active=trace.active[:1])
@@ -132,6 +147,10 @@ def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Ten
 def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Roles:
     """Roles of a copy; axes that it reorders, selects from or resizes lose theirs."""
     name, args = call.name, call.args
+    if "pad" in name and out.dim() == x.dim():  # steps before the first or behind the last one
+        longer = [i for i, role in enumerate(trace.roles) if role == "T" and out.shape[i] != x.shape[i]]
+        if longer:
+            return tuple(PART_OF_TIME if i in longer else role for i, role in enumerate(trace.roles))
     last = max(role_positions(trace.roles).values(), default=-1)
     dims: set[int] = set()
     if name in ("flip", "roll", "index_select", "gather", "take_along_dim", "rot90"):
@@ -163,46 +182,74 @@ def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
 
 @rule("stack cat concat concatenate hstack vstack dstack")
 def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """stack and cat; T tensors of one step each, stacked in front, become the time axis."""
+    """stack and cat; T tensors of one step each become the time axis, parts of a time axis a time axis again."""
     out, batch = call.out, context.shape
     parts = list(call.args[0] if call.args else call.kwargs.get("tensors", ()))
     given = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
     dim = given % out.dim() if isinstance(given, int) else 0
     known = {id(x): trace for x, trace in call.inputs}
-    traces = [(part, known[id(part)]) for part in parts if id(part) in known]
-    steps = [trace for _, trace in traces]
-    sources = frozenset().union(*(t.sources for t in steps))
-    bound = bound_of_union([t.bound for t in steps], len(parts))
-    is_stack, is_whole = call.name == "stack", len(parts) == len(steps)
-    has_time = batch.time_steps > 1 and not any(t.timed for t in steps)
-    if has_time and is_whole and dim == 0 and len(parts) == batch.time_steps:
-        first, roles = parts[0], steps[0].roles
-        roles = ("T", *roles) if is_stack else (stacked_role(first.shape[0], roles[0], batch), *roles[1:])
-        same = all(p is parts[0] for p in parts)
-        active = np.concatenate([t.active for t in steps])
-        is_padded = any(t.is_padded for t in steps)
-        facts = TensorFacts(roles, True, None, active, same, sources, bound, is_padded)
-        return Outcome(traces=[(out, TensorTrace(facts))])
-    if has_time and is_whole and is_stack and [t.step for t in steps] == list(range(batch.time_steps)):
-        roles = (*steps[0].roles[:dim], "T", *steps[0].roles[dim:])
-        active = np.concatenate([t.active for t in steps])
-        is_padded = any(t.is_padded for t in steps)
-        facts = TensorFacts(roles, True, None, active, False, sources, bound, is_padded)
-        return Outcome(traces=[(out, TensorTrace(facts))])
-    first, trace = traces[0]
-    if is_stack and has_time and len(parts) == batch.time_steps:
-        trace = trace.replace(roles=(None,) * first.dim())  # T copies, but not in front
-    roles = (*trace.roles[:dim], None, *trace.roles[dim:])
-    if not is_stack:
+    traced = [(part, known[id(part)]) for part in parts if id(part) in known]
+    steps, (first, trace) = [t for _, t in traced], traced[0]
+    is_stack, is_whole = call.name == "stack", len(traced) == len(parts)
+    active, timed = any_active([t.active for t in steps]), any(t.timed for t in steps)
+    facts = TensorFacts(
+        roles=trace.roles,
+        timed=timed,
+        step=max((t.step for t in steps if t.step is not None), default=None),
+        active=active if is_whole else np.ones_like(active),
+        constant=all(t.constant for t in steps),
+        sources=frozenset().union(*(t.sources for t in steps)),
+        bound=bound_of_union([t.bound for t in steps], len(parts)),
+        is_padded=not is_whole or any(t.is_padded for t in steps),
+    )
+    if not timed and (is_stack or dim == 0) and is_over_time(parts, known, context):
+        in_front = trace.roles[:dim] if is_stack else ()
+        role = "T" if is_stack else stacked_role(first.shape[0], trace.roles[0], batch)
+        flags = [known[id(part)].active if id(part) in known else np.ones(1, np.bool_) for part in parts]
+        facts = facts._replace(
+            roles=(*in_front, role, *trace.roles[dim if is_stack else 1 :]),
+            timed=True,
+            step=None,
+            active=np.concatenate(flags),
+            constant=all(part is parts[0] for part in parts),
+        )
+    elif is_stack:
+        of_time = not timed and batch.time_steps > 1 and len(parts) == batch.time_steps and dim > 0
+        roles = (None,) * first.dim() if of_time else trace.roles  # T copies that may be time: not followed
+        facts = facts._replace(roles=(*roles[:dim], None, *roles[dim:]))
+    else:
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
-    active = any_active([t.active for t in steps])
-    if not is_whole:
-        active = np.ones_like(active)
-    step = max((t.step for t in steps if t.step is not None), default=None)
-    timed, constant = any(t.timed for t in steps), all(t.constant for t in steps)
-    is_padded = not is_whole or any(t.is_padded for t in steps)
-    facts = TensorFacts(roles, timed, step, active, constant, sources, bound, is_padded)
+        facts = facts._replace(roles=_joined_in_time(roles, dim, out, traced, batch))
     return Outcome(traces=[(out, TensorTrace(facts))])
+
+
+def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], context: BatchContext) -> bool:
+    """True where T tensors that are joined are the T time steps, and not so many branches of one step.
+
+    Steps that are known do not fall and do not stay the same; where none is known, the tensors come from the same
+    operations, called several times. A tensor that stems from nothing (a zero state) may stand at any place.
+    """
+    if not 1 < context.shape.time_steps == len(parts):
+        return False
+    traces = [known[id(part)] for part in parts if id(part) in known]
+    if all(part is parts[0] for part in parts):
+        return traces[0].step is None
+    steps = [trace.step for trace in traces if trace.step is not None]
+    if len(steps) == len(traces):
+        return steps == sorted(steps) and (len(set(steps)) > 1 or len(traces) == 1) and steps[0] >= 0
+    if steps:
+        return False
+    makers = {frozenset((r.scope, r.label) for r in (context.records[i] for i in t.sources)) for t in traces}
+    return len(makers) < len(parts)
+
+
+def _joined_in_time(
+    roles: Roles, dim: int, out: Tensor, traced: Sequence[tuple[Tensor, TensorTrace]], batch: BatchShape
+) -> Roles:
+    """Roles of parts joined along an axis: parts of a time axis that have T steps together are a time axis."""
+    if out.shape[dim] != batch.time_steps or not any(trace.roles[dim] == PART_OF_TIME for _, trace in traced):
+        return roles
+    return (*roles[:dim], "T", *roles[dim + 1 :])
 
 
 @rule("repeat tile expand expand_as broadcast_to repeat_interleave")

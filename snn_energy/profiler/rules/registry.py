@@ -15,7 +15,7 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.tracking.module_scopes import CallSite
-from snn_energy.profiler.tracking.operation_log import Outcome
+from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorTrace
@@ -27,13 +27,14 @@ class BatchContext:
 
     shape: time steps and samples. step: the time step where the model is called once per step, else None.
     geometries: of the convolutions of this run, by all that they follow from. parameters: names of the model's
-    parameters and buffers, by their storage and their offset in it.
+    parameters and buffers, by their storage and their offset in it. records: operations of this batch so far.
     """
 
     shape: BatchShape
     step: int | None = None
     geometries: dict[Hashable, Geometry] = field(default_factory=dict)
     parameters: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
+    records: Sequence[OperationRecord] = ()
 
 
 class Call(NamedTuple):

@@ -35,6 +35,7 @@ class OperationRecord:
     ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
     element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that holds
     its weights. ``reads_padding``: constants lie beside the results that it reads.
+    ``reads_constant``: it reads nothing of the loader, such as a zero state.
     """
 
     layer: str
@@ -78,6 +79,7 @@ class OperationRecord:
     label: str = ""
     weight_name: str | None = None
     reads_padding: bool = False
+    reads_constant: bool = False
 
     def copy(self) -> OperationRecord:
         """A shallow copy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -19,6 +20,7 @@ class TensorTable:
 
     def __init__(self) -> None:
         self._traces: dict[int, tuple[weakref.ref[Tensor], TensorTrace, int, int]] = {}
+        self._layouts: dict[int, tuple[torch.Size, tuple[int, ...]]] = {}  # of tensors, when they were put here
         self._generation: dict[int, int] = {}
         self._writes: dict[int, TensorTrace] = {}
         self._held: list[StorageWeakRef] = []
@@ -26,6 +28,7 @@ class TensorTable:
     def clear(self) -> None:
         """Forget everything: a new batch begins."""
         self._traces.clear()
+        self._layouts.clear()
         self._generation.clear()
         self._writes.clear()
         self._held.clear()
@@ -35,6 +38,13 @@ class TensorTable:
         storage = tensor.untyped_storage()._cdata
         key = id(tensor)
         self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
+        self._layouts[key] = tensor.shape, tensor.stride()
+
+    def as_put(self, tensor: Tensor) -> Tensor:
+        """A traced tensor in the shape that its trace is of, where it was reshaped in place since."""
+        shape, stride = self._layouts[id(tensor)]
+        is_same = tensor.shape == shape and tensor.stride() == stride
+        return tensor if is_same else tensor.as_strided(shape, stride)
 
     def get(self, tensor: Tensor) -> TensorTrace | None:
         """The trace of a tensor; None if it does not stem from the loader."""
