@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.models.neurons import LIF
-from snn_energy.profiler.axes.roles import BatchShape, fed_roles
+from snn_energy.profiler.axes.roles import BatchShape, input_roles
 from snn_energy.profiler.call_counter import CallCounter
 from snn_energy.profiler.neurons.count import count_foreign_neuron, count_own_neuron
 from snn_energy.profiler.neurons.spec import NeuronSpec
@@ -178,7 +178,7 @@ class CountingMode(TorchFunctionMode):
     def mark_input(self, x: Tensor, layout: str | None, constant: bool) -> None:
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
         batch = self.batch
-        timed, roles = layout is not None, fed_roles(x.dim(), layout, batch)
+        timed, roles = layout is not None, input_roles(x.dim(), layout, batch)
         bound = self.scans.bound_of_input(x)
         active = np.ones(batch.time_steps if timed else 1, dtype=np.bool_)
         before = self.table.get(x)  # the input of the previous step is the same tensor: its scans are valid
@@ -269,7 +269,7 @@ class CountingMode(TorchFunctionMode):
                 return  # its rows are no samples
             rows, made = (t.expand(samples, *t.shape[1:]) for t in (rows, made))
         facts = TensorFacts(
-            fed_roles(rows.dim(), None, self.batch), False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING
+            input_roles(rows.dim(), None, self.batch), False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING
         )
         self.table.put(rows, TensorTrace(facts))
         self.calls.record_call(*plain_call(module, rows), made)
