@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from snn_energy.profiler.inspection_report import InspectionReport
 
 BATCH = 60
-LOOK = 8  # samples from which neurons and the time axis are determined
+INSPECTED_SAMPLES = 8  # samples from which neurons and the time axis are determined
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _interpretation(request: ProfileRequest, network: Any, data: Images | EventS
     """Time mode and neurons from the first samples of the whole data set, the same in every process."""
     from snn_energy.profiler.run import interpret_first
 
-    first = [_batch(data, range(min(LOOK, len(data.labels))))]
+    first = [_batch(data, range(min(INSPECTED_SAMPLES, len(data.labels))))]
     has_time = isinstance(data, EventSet)
     return interpret_first(network, first, request.time, request.time_steps, request.neurons, has_time)
 
@@ -173,11 +173,13 @@ def inspect_run(request: ProfileRequest) -> InspectionReport:
         loader, has_time = open_batches(request.data), False
     else:
         data = _data(request, network)
-        loader, has_time = [_batch(data, range(min(LOOK, len(data.labels))))], isinstance(data, EventSet)
+        loader, has_time = [_batch(data, range(min(INSPECTED_SAMPLES, len(data.labels))))], isinstance(data, EventSet)
         declared |= _declared(request, data)
     declared.pop("max_k", None)
     with _one_line_errors(request):
-        return inspect_model(network, loader, time=request.time, has_time=has_time, samples=LOOK, **declared)
+        return inspect_model(
+            network, loader, time=request.time, has_time=has_time, samples=INSPECTED_SAMPLES, **declared
+        )
 
 
 def _network(request: ProfileRequest) -> Any:

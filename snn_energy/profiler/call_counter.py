@@ -14,7 +14,7 @@ from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, find, is_in_place, plain_name
 from snn_energy.profiler.rules.unknown import UNKNOWN
-from snn_energy.profiler.tracking.call_cache import CallCache, MadeCall, ReplayError, split_arguments
+from snn_energy.profiler.tracking.call_cache import CallCache, CompletedCall, ReplayError, split_arguments
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationLog, Outcome
 from snn_energy.profiler.tracking.tensor_table import TensorTable
@@ -56,7 +56,7 @@ class CallCounter:
             scope = self.scopes.current
             tensors, rest, options = split_arguments(args, kwargs)
             traces = [self.table.get(t) for t in tensors]
-            made = MadeCall(
+            made = CompletedCall(
                 raw, (scope.name, scope.invocation), tensors, traces, rest, options, out, len(self.log.records),
                 entry.constants_matter, entry.scans_operands,
             )  # fmt: skip
@@ -105,7 +105,7 @@ class CallCounter:
 
     def next(self, outcome: Outcome) -> Outcome:
         """The outcome, attributed to the next operation in the log."""
-        return outcome.stemming_from(len(self.log.records))
+        return outcome.with_source(len(self.log.records))
 
     def _apply(self, outcome: Outcome) -> None:
         """Enter an outcome; scan an operation's result immediately in the layouts that the previous batch read."""
@@ -116,7 +116,7 @@ class CallCounter:
         elif record is not None:
             out, trace = outcome.traces[0]
             trace.scans.writer = record.layer, record.invocation
-            self.scans.scan_ahead(out, trace)
+            self.scans.prescan(out, trace)
 
     def keep(self, outcome: Outcome) -> None:
         """Enter an outcome into the table and the log."""

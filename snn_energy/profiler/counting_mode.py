@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.models.neurons import LIF
-from snn_energy.profiler.axes.roles import BatchShape, fed_roles
+from snn_energy.profiler.axes.roles import BatchShape, input_roles
 from snn_energy.profiler.call_counter import CallCounter
 from snn_energy.profiler.neurons.count import count_foreign_neuron, count_own_neuron
 from snn_energy.profiler.neurons.spec import NeuronSpec
@@ -149,7 +149,7 @@ class CountingMode(TorchFunctionMode):
     def mark_input(self, x: Tensor, layout: str | None, constant: bool) -> None:
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
         batch = self.batch
-        timed, roles = layout is not None, fed_roles(x.dim(), layout, batch)
+        timed, roles = layout is not None, input_roles(x.dim(), layout, batch)
         bound = ValueBound(reason="declared real" if self.scans.input_kind == "real" else None, loader=True)
         active = np.ones(batch.time_steps if timed else 1, dtype=np.bool_)
         before = self.table.get(x)  # the input of the previous step is the same tensor: its scans are valid

@@ -17,7 +17,7 @@ from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.discovery.interpret import Interpretation
-from snn_energy.profiler.neurons.known import spiking_modules, with_weights
+from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modules
 from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile
 
@@ -87,7 +87,8 @@ def inspect_model(
         )
     said = [str(w.message).partition(": ") for w in caught if issubclass(w.category, UnsupportedOperationWarning)]
     weighted = [
-        (name, "has weights of its own: counted as the operations it is made of") for name in with_weights(model)
+        (name, "has weights of its own: counted as the operations it is made of")
+        for name in neurons_with_weights(model)
     ]
     not_covered = [(layer, why) for layer, _, why in said] + weighted
     spiking = _spiking_table(model, counts, interpretation, named)

@@ -25,7 +25,7 @@ def notes_of(
     records: Sequence[OperationRecord], layers: Sequence[str], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> list[str]:
     """The note of every record, as if nothing folded. layers: final names; readers: see ``placement.readers_of``."""
-    read, weighted = values_read(records), feeds_weights(records, readers)
+    read, weighted = operand_natures(records), feeds_weights(records, readers)
     found = []
     for index, record in enumerate(records):
         if record.op in _WITH_INPUTS:
@@ -45,7 +45,7 @@ def is_average(record: OperationRecord) -> bool:
     return record.op == "mean" or (record.op == "pool" and mixes)
 
 
-def values_read(records: Sequence[OperationRecord]) -> list[Nature | None]:
+def operand_natures(records: Sequence[OperationRecord]) -> list[Nature | None]:
     """The nature of the operands of every record; None if unknown. Inputs of a record are earlier records."""
     read: list[Nature | None] = []
     left: list[Nature | None] = []

@@ -28,9 +28,9 @@ from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
-from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
+from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
 from snn_energy.running.module_state import State
-from snn_energy.running.time_mode import TimeMode, require_one_argument, step_by_step
+from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k if a model has no ``blocks``
 
@@ -78,23 +78,23 @@ def profile(
         raise ProfilingError(f"input_kind must be one of {', '.join(KINDS)}, not '{input_kind}'")
     limit = 2 * _blocks(model) + 2 if max_k is None else max_k
     require_countable(model)
-    kept = Parts() if parts is None else parts
+    parts_store = Parts() if parts is None else parts
     try:
-        if kept.todo is None or len(kept.todo):
+        if parts_store.todo is None or len(parts_store.todo):
 
             def interpret(first: Sequence[Any]) -> Interpretation:
                 return interpretation or interpret_first(model, first, time, time_steps, neurons)
 
-            _count(model, loader, kept, interpret, input_kind, limit, header or {}, on_batch)
-        return kept.finish(lambda: _merged(kept, header or {}, strict))
+            _count(model, loader, parts_store, interpret, input_kind, limit, header or {}, on_batch)
+        return parts_store.finish(lambda: _merged(parts_store, header or {}, strict))
     finally:
-        kept.close()
+        parts_store.close()
 
 
 def _count(
     model: nn.Module,
     loader: Iterable[Any],
-    kept: Parts,
+    parts_store: Parts,
     interpret: Callable[[Sequence[Any]], Interpretation],
     input_kind: Kind | None,
     max_k: int,
@@ -107,8 +107,8 @@ def _count(
     interpretation = interpret(first)
     mode, steps = interpretation.mode, interpretation.time_steps
     counting = CountingMode(model, max_k, input_kind, interpretation.spiking, interpretation.decomposed_layers)
-    accumulator = BatchAccumulator(steps, max_k, kept, _header(model, max_k, interpretation, input_kind, header))
-    with kept.listening(), as_evaluated(model), _state_kept(model) as state, counting.tracing():
+    accumulator = BatchAccumulator(steps, max_k, parts_store, _header(model, max_k, interpretation, input_kind, header))
+    with parts_store.listening(), evaluation_mode(model), _restored_state(model) as state, counting.tracing():
         for batch in itertools.chain(first, batches):
             x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
@@ -124,15 +124,15 @@ def _count(
             with torch._C.DisableTorchFunction():
                 counting.end()
                 accumulator.add(counting, out, y, mode)
-                accumulator.keep_if_due(counting, mode)
+                accumulator.store_if_due(counting, mode)
             if on_batch is not None:
-                on_batch(kept.counted + accumulator.samples)
+                on_batch(parts_store.counted + accumulator.samples)
     accumulator.keep(counting, mode, is_last=True)
 
 
-def _merged(kept: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
+def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
     """The counts of all parts, with a warning for every layer whose work is unknown; ProfilingError if strict."""
-    counts, not_counted = counts_of(kept, header)
+    counts, not_counted = counts_of(parts_store, header)
     for layer, why in not_counted.items():
         text = f"{layer}: {why}"
         if strict:
@@ -188,7 +188,7 @@ def interpret_first(
     x = _unpack(batches[0])[0] if batches else None
     with torch._C.DisableTorchFunction():
         x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-    with as_evaluated(model):
+    with evaluation_mode(model):
         try:
             interpretation = interpret(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
         except ProfilingError:
@@ -240,21 +240,21 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 @contextmanager
-def _state_kept(model: nn.Module) -> Iterator[State]:
+def _restored_state(model: nn.Module) -> Iterator[State]:
     """Yield the state that every batch starts from: neurons of frameworks reset, all else as in the given model.
 
     On exit, the state of the given model is restored.
     """
     with torch._C.DisableTorchFunction():
-        handed_in = State(model)
+        initial_state = State(model)
         reset_states(model)
     try:
         with torch._C.DisableTorchFunction():
-            at_rest = State(model)
-        yield at_rest
+            reset_state = State(model)
+        yield reset_state
     finally:
         with torch._C.DisableTorchFunction():
-            handed_in.restore()
+            initial_state.restore()
 
 
 @contextmanager
@@ -291,12 +291,12 @@ def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode
         counting.mark_input(given[step or 0], mode.read, constant=mode.repeats_input)
 
     if mode.calls_per_step:
-        return _as_asked(lambda: step_by_step(model, given, before), model, given[0])
+        return _call_model(lambda: call_per_step(model, given, before), model, given[0])
     before(None)
-    return _as_asked(lambda: model(given[0]), model, given[0])
+    return _call_model(lambda: model(given[0]), model, given[0])
 
 
-def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
+def _call_model(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
     """The result of a call of the model.
 
     Raises ProfilingError if its forward needs other arguments than one tensor, or another dtype or device.
@@ -307,13 +307,13 @@ def _as_asked(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
         require_one_argument(model, x)
         raise
     except RuntimeError as error:
-        misfit = _misfit(model, x)
+        misfit = _mismatch(model, x)
         if misfit is None:
             raise
         raise ProfilingError(misfit) from error
 
 
-def _misfit(model: nn.Module, x: Tensor) -> str | None:
+def _mismatch(model: nn.Module, x: Tensor) -> str | None:
     """Why dtype or device of a batch and a model do not match; None if they do."""
     devices = sorted({str(p.device) for p in model.parameters()})
     if len(devices) > 1:

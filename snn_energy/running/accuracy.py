@@ -12,7 +12,7 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.running.time_mode import TimeMode
 
 
-def right_answers(out: Any, y: Any, mode: TimeMode, steps: int, samples: int) -> int | None:
+def correct_samples(out: Any, y: Any, mode: TimeMode, steps: int, samples: int) -> int | None:
     """Number of correctly classified samples of a batch; None if there are no labels or no logits.
 
     out: result of ``TimeMode.run``. y: (B,) class indices. Raises ProfilingError for another number of labels.

@@ -23,7 +23,7 @@ def require_model_and_loader(model: object, loader: object) -> None:
 
 
 @contextmanager
-def as_evaluated(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the training flag of every module is restored on exit."""
     modes = [(module, module.training) for module in model.modules()]
     try:

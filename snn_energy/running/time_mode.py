@@ -108,7 +108,7 @@ class TimeMode:
     def run(self, model: nn.Module, x: Tensor, steps: int) -> Any:
         """Output of the network for a batch; a list of T outputs with ``calls_per_step``."""
         given = self.feed(x, steps)
-        return step_by_step(model, given) if self.calls_per_step else model(given[0])
+        return call_per_step(model, given) if self.calls_per_step else model(given[0])
 
     def logits(self, out: Any, steps: int, samples: int) -> Tensor | None:
         """Logits (B, classes) from the result of ``run``, averaged over time steps; None if its shape does not fit.
@@ -160,14 +160,14 @@ def repeated(x: Tensor, layout: Layout, steps: int) -> Tensor:
     return stacked if layout in ("axis0", "axis1") else stacked.flatten(0, 1)
 
 
-def step_by_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int], None] | None = None) -> list[Any]:
+def call_per_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int], None] | None = None) -> list[Any]:
     """Outputs of the model, called once per time step. A state that it returns is passed to its next call.
 
     It returns a state if its forward has a second argument that defaults to None and it returns a pair.
     ``before`` is called with the step index before each call.
     """
     outs: list[Any] = []
-    takes_state = takes_a_state(model)
+    takes_state = accepts_a_state(model)
     for step, x in enumerate(xs):
         if before is not None:
             before(step)
@@ -189,7 +189,7 @@ def require_one_argument(model: nn.Module, x: Any) -> None:
         return
 
 
-def takes_a_state(model: nn.Module) -> bool:
+def accepts_a_state(model: nn.Module) -> bool:
     """True if a forward has exactly one argument after the batch, and it defaults to None."""
     try:
         further = list(inspect.signature(model.forward).parameters.values())[1:]

@@ -31,7 +31,7 @@ from snn_energy.counts.load import load_counts
 from snn_energy.counts.sample_store import samples_path
 from snn_energy.datasets.images import ImageSet
 from snn_energy.jobs import profile_run
-from snn_energy.jobs.profile_run import LOOK, profile_checkpoint
+from snn_energy.jobs.profile_run import INSPECTED_SAMPLES, profile_checkpoint
 from snn_energy.models.neurons import DTSS
 from snn_energy.profiler.results import accumulate
 from snn_energy.profiler.results.part_files import parts_path, remove_parts
@@ -282,7 +282,10 @@ def test_whole_parts_are_not_run_again(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(ImageSet, "batch", seeing)
     calls: list[tuple[int, int]] = []
     profiled(tmp_path, on_start=lambda *numbers: calls.append(numbers), on_batch=lambda done: calls.append((done, 0)))
-    assert seen == [*range(LOOK), *range(20, 40)]  # the first ones tell what spikes, and are not counted again
+    assert seen == [
+        *range(INSPECTED_SAMPLES),
+        *range(20, 40),
+    ]  # the first ones tell what spikes, and are not counted again
     assert calls == [(20, 40), *((done, 0) for done in range(24, 41, 4))]
 
 

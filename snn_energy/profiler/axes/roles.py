@@ -72,7 +72,7 @@ def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[str | N
     return [(role, size)]
 
 
-def fed_roles(dims: int, layout: str | None, span: BatchShape) -> Roles:
+def input_roles(dims: int, layout: str | None, span: BatchShape) -> Roles:
     """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for only samples in front."""
     time, samples = ("T" if span.time_steps > 1 else None), ("B" if span.samples > 1 else None)
     front: list[Role | None] = [samples]

@@ -52,7 +52,7 @@ def batch_in_front(x: Tensor, roles: Roles, batch: BatchShape) -> Tensor:
     return in_front(x.reshape(*sizes, *x.shape[-2:]), split)[0]
 
 
-def rows_first(x: Tensor, roles: Roles, timed: bool, batch: BatchShape, where: str) -> Tensor:
+def as_rows_first(x: Tensor, roles: Roles, timed: bool, batch: BatchShape, where: str) -> Tensor:
     """(R, ...) with time and samples in front; raises ProfilingError if they are unknown."""
     require_complete(roles, timed, batch, where)
     sizes, split = _split_merged(x.shape, roles, batch)

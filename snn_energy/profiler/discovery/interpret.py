@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.profiler.discovery.observe import ModuleObservation, observe_run, observed_neurons
-from snn_energy.profiler.discovery.weights_guard import weights_kept
+from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import (
-    hides_work,
+    hidden_work_message,
     holds_weights,
     is_subclass,
     known_class,
+    neurons_with_weights,
     reset_states,
     spiking_modules,
-    with_weights,
 )
 from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
 from snn_energy.profiler.rules.plain_layers import is_layer_class
@@ -84,7 +84,7 @@ def interpret(
     different ones; the message says how to declare it.
     """
     require_one_argument(model, x)
-    with weights_kept(model):
+    with unchanged_weights(model):
         interpretation = _interpret(model, x, time, time_steps, named, has_time)
         _require_repeatable(model, x, interpretation)
     return interpretation
@@ -143,9 +143,9 @@ def _interpret(
     unknown = candidates(model, spiking)
     if time is not None and (time_steps is not None or time not in ("inside", "loop")):
         return _interpret_as_declared(model, x, time, _steps_in(x, time, time_steps), spiking, unknown)
-    weighted = {name: spec for name in with_weights(model) if (spec := known_class(model.get_submodule(name)))}
+    weighted = {name: spec for name in neurons_with_weights(model) if (spec := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
-        raise ProfilingError(_not_told(time_steps, "it has no module that is known to spike"))
+        raise ProfilingError(_undetermined_message(time_steps, "it has no module that is known to spike"))
     why, raised = [], []
     for mode in ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES:
         steps = int(x.shape[0]) if has_time else time_steps
@@ -161,11 +161,11 @@ def _interpret(
             raised.append(error)
             why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
             continue
-        _require_bare(runs[0], spiking)
-        busy = _busy_subclasses(model, runs[0], spiking)
-        weighted |= {name: spiking[name] for name in busy}
+        _require_only_neuron_update(runs[0], spiking)
+        multiplying = _multiplying_subclasses(model, runs[0], spiking)
+        weighted |= {name: spiking[name] for name in multiplying}
         found = {**observed_neurons(runs[0], unknown), **observed_neurons(runs[1], unknown)}
-        found |= _of_the_same_classes(model, found, runs[0], unknown)
+        found |= _silent_neurons(model, found, runs[0], unknown)
         all_spiking = {**spiking, **found, **weighted}
         if not all_spiking:
             why.append("no module spikes")
@@ -183,7 +183,7 @@ def _interpret(
             f"{tuple(x.shape)}: {_first_line(raised[0])}; do they have the shape and type that it wants? is a state "
             "left over from other batches (reset it before)? if it wants them with time, declare it: time= (--time)"
         ) from raised[0]
-    raise ProfilingError(_not_told(time_steps, "; ".join(why)))
+    raise ProfilingError(_undetermined_message(time_steps, "; ".join(why)))
 
 
 def _interpret_as_declared(
@@ -194,19 +194,19 @@ def _interpret_as_declared(
         n for n, spec in spiking.items() if spec.known_by == "its name" or is_subclass(model.get_submodule(n), spec)
     ]
     if not unknown and not named:
-        return Interpretation(time, steps, "declared", spiking, frozenset(with_weights(model)))
+        return Interpretation(time, steps, "declared", spiking, frozenset(neurons_with_weights(model)))
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
             some = x if samples is None else MODES[time].first_samples(x, samples, steps)
             run = observe_run(model, [*unknown, *named], some, MODES[time], steps)
         except Exception:  # noqa: BLE001 the error recurs in the run that counts
             continue
-        _require_bare(run, spiking)
+        _require_only_neuron_update(run, spiking)
         found = observed_neurons(run, unknown)
-        found |= _of_the_same_classes(model, found, run, unknown)
-        busy = _busy_subclasses(model, run, spiking)
-        neurons = {name: spec for name, spec in {**spiking, **found}.items() if name not in busy}
-        return Interpretation(time, steps, "declared", neurons, frozenset([*busy, *with_weights(model)]))
+        found |= _silent_neurons(model, found, run, unknown)
+        multiplying = _multiplying_subclasses(model, run, spiking)
+        neurons = {name: spec for name, spec in {**spiking, **found}.items() if name not in multiplying}
+        return Interpretation(time, steps, "declared", neurons, frozenset([*multiplying, *neurons_with_weights(model)]))
     return Interpretation(time, steps, "declared", spiking)
 
 
@@ -223,14 +223,14 @@ def _steps_in(x: Any, time: str, steps: int | None) -> int:
     return steps
 
 
-def _require_bare(run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]) -> None:
+def _require_only_neuron_update(run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]) -> None:
     """Raise ProfilingError if a module that the user named as a neuron does more than update neurons."""
-    for name, note in run.items():
-        if name in spiking and spiking[name].known_by == "its name" and note.multiplies:
-            raise ProfilingError(hides_work(name))
+    for name, observation in run.items():
+        if name in spiking and spiking[name].known_by == "its name" and observation.multiplies:
+            raise ProfilingError(hidden_work_message(name))
 
 
-def _busy_subclasses(
+def _multiplying_subclasses(
     model: nn.Module, run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]
 ) -> list[str]:
     """User subclasses of known neurons that multiply or pool: counted as the operations that they are made of."""
@@ -241,7 +241,7 @@ def _busy_subclasses(
     ]
 
 
-def _of_the_same_classes(
+def _silent_neurons(
     model: nn.Module, found: Mapping[str, NeuronSpec], run: Mapping[str, ModuleObservation], names: Iterable[str]
 ) -> dict[str, NeuronSpec]:
     """The other modules of a class of which one was found to be a neuron: they did not spike in the run."""
@@ -257,7 +257,7 @@ def _of_the_same_classes(
     }
 
 
-def _not_told(steps: int | None, why: str) -> str:
+def _undetermined_message(steps: int | None, why: str) -> str:
     declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
     needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"
     name = "; name neurons that are not known with neurons= (--neuron)" if "spike" in why else ""
@@ -271,7 +271,7 @@ def _read(
     spiking: Mapping[str, NeuronSpec],
 ) -> Interpretation | str:
     """The time mode and T that all neurons agree on, or why there are none."""
-    seen: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps per call, number of calls
+    layouts: dict[str, tuple[Layout, int, int]] = {}  # layer -> layout, time steps per call, number of calls
     for name, (two, three) in observations.items():
         if not two.shapes:
             continue
@@ -280,12 +280,12 @@ def _read(
         found = _layout_of(two.shapes[0], three.shapes[0], spiking[name].layout)
         if isinstance(found, str):
             return f"{name} {found}"
-        seen[name] = (*found, len(two.shapes))
-    if not seen:
+        layouts[name] = (*found, len(two.shapes))
+    if not layouts:
         return "no neuron was reached"
-    neurons = {name: replace(spiking[name], layout=layout) for name, (layout, _, _) in seen.items()}
-    timed = {count for layout, count, _ in seen.values() if layout != "step"}
-    calls = {n for layout, _, n in seen.values() if layout == "step"}
+    neurons = {name: replace(spiking[name], layout=layout) for name, (layout, _, _) in layouts.items()}
+    timed = {count for layout, count, _ in layouts.values() if layout != "step"}
+    calls = {n for layout, _, n in layouts.values() if layout == "step"}
     if len(timed) > 1:
         return f"the neurons read {', '.join(map(str, sorted(timed)))} time steps"
     (count,) = timed or {0}
@@ -316,11 +316,11 @@ def _read(
 
 def _layout_of(two: tuple[int, ...], three: tuple[int, ...], known: Layout | None) -> tuple[Layout, int] | str:
     """(layout, time steps per call) of a neuron that read these shapes for two and three samples, or why none fits."""
-    few_, more = SAMPLES
-    grows = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a * more == b * few_]
+    fewer, more = SAMPLES
+    grows = [axis for axis, (a, b) in enumerate(zip(two, three, strict=False)) if a * more == b * fewer]
     if len(two) != len(three) or not grows:
         return f"reads {two} for two samples and {three} for three: no axis of samples"
-    axis, size = grows[0], two[grows[0]] // few_
+    axis, size = grows[0], two[grows[0]] // fewer
     if axis == 0 and size == 1 and known in ("step", None):
         return "step", 1
     if axis == 0 and size == 1 and known == "batch-first" and len(two) > 1:

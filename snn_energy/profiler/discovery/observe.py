@@ -27,9 +27,9 @@ class ModuleObservation:
     values: set[float] = field(default_factory=set)
     read: set[float] = field(default_factory=set)  # values of its input, the first few
     is_same_shape: bool = True
-    is_passed_on: bool = True
-    remembers: bool = False  # its output depends on earlier calls, or on a state that is passed back to it
-    steps_axis: int | None = None  # axis along which later outputs depend on earlier inputs
+    is_identity: bool = True
+    has_state: bool = False  # its output depends on earlier calls, or on a state that is passed back to it
+    time_axis: int | None = None  # axis along which later outputs depend on earlier inputs
     multiplies: bool = False  # an operation with weights, a product or a pooling runs within it
 
 
@@ -56,11 +56,11 @@ def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) 
     handles: list[Any] = []
     before: dict[str, State] = {}
     running: list[str] = []  # observed modules whose forward is running
-    trying = [False]
+    in_trial = [False]
 
     def entering(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if not trying[0]:
+            if not in_trial[0]:
                 running.append(name)
                 if not observations[name].is_known:
                     before[name] = State(module)
@@ -69,7 +69,7 @@ def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) 
 
     def leaving(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-            if trying[0]:
+            if in_trial[0]:
                 return
             running.remove(name)
             key = None if args else next(iter(kwargs), None)
@@ -79,12 +79,12 @@ def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) 
                 return module(x, *rest, **kwargs) if key is None else module(*rest, **{**kwargs, key: x})
 
             if read and isinstance(read[0], Tensor) and _record_call(observations[name], read[0], _spike(out)):
-                after, trying[0] = State(module), True
+                after, in_trial[0] = State(module), True
                 try:
-                    _try_out(observations[name], call, read, out, before[name])
+                    _run_trials(observations[name], call, read, out, before[name])
                 finally:
                     after.restore()
-                    trying[0] = False
+                    in_trial[0] = False
 
         return hook
 
@@ -93,14 +93,14 @@ def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) 
             module = model.get_submodule(name)
             handles.append(module.register_forward_pre_hook(entering(name), with_kwargs=True))
             handles.append(module.register_forward_hook(leaving(name), with_kwargs=True))
-        with _Multiplications(observations, running):
+        with _MultiplicationDetector(observations, running):
             yield
     finally:
         for handle in handles:
             handle.remove()
 
 
-class _Multiplications(TorchFunctionMode):
+class _MultiplicationDetector(TorchFunctionMode):
     """Records which running modules multiply with weights, pool or attend: work that a neuron row would hide."""
 
     def __init__(self, observations: Mapping[str, ModuleObservation], running: Sequence[str]) -> None:
@@ -110,39 +110,41 @@ class _Multiplications(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if self.running and plain_name(getattr(func, "__name__", "")) in _WORK:
+        if self.running and plain_name(getattr(func, "__name__", "")) in _LAYER_FUNCTIONS:
             for name in self.running:
                 self.observations[name].multiplies = True
         return func(*args, **(kwargs or {}))
 
 
-_WORK = layer_names()
+_LAYER_FUNCTIONS = layer_names()
 
 
 def _spike(out: Any) -> Any:
     return out[0] if isinstance(out, (tuple, list)) and out else out
 
 
-def _record_call(note: ModuleObservation, x: Tensor, spike: Any) -> bool:
+def _record_call(observation: ModuleObservation, x: Tensor, spike: Any) -> bool:
     """Record one call; True if the module may be a neuron and further trials are needed."""
-    note.shapes.append(tuple(x.shape))
+    observation.shapes.append(tuple(x.shape))
     if not isinstance(spike, Tensor) or spike.shape != x.shape or not x.is_floating_point():
-        note.is_same_shape = False
+        observation.is_same_shape = False
         return False
-    if note.is_known:
+    if observation.is_known:
         return False
-    note.is_passed_on &= torch.equal(spike.to(x.dtype), x)
-    if note.is_passed_on:  # so far, the output equals the input
+    observation.is_identity &= torch.equal(spike.to(x.dtype), x)
+    if observation.is_identity:  # so far, the output equals the input
         return False
-    if len(note.values) < 3:
-        note.values |= _values(spike)
-    if len(note.read) < 3:
-        note.read |= _values(x)
-    is_known = (note.remembers or note.steps_axis is not None) and note.values != {0.0}
-    return not note.is_known and not is_known and len(note.values) < 3
+    if len(observation.values) < 3:
+        observation.values |= _values(spike)
+    if len(observation.read) < 3:
+        observation.read |= _values(x)
+    is_known = (observation.has_state or observation.time_axis is not None) and observation.values != {0.0}
+    return not observation.is_known and not is_known and len(observation.values) < 3
 
 
-def _try_out(note: ModuleObservation, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State) -> None:
+def _run_trials(
+    observation: ModuleObservation, module: Callable[..., Any], args: Sequence[Any], out: Any, before: State
+) -> None:
     """Determine whether a module keeps a state, and which input axis is time, by its outputs for modified inputs.
 
     Every trial starts from ``before``, the state at the start of the call.
@@ -152,33 +154,38 @@ def _try_out(note: ModuleObservation, module: Callable[..., Any], args: Sequence
         made: Tensor = _spike(module(x, *rest))
         return made
 
-    def fresh(x: Tensor) -> Tensor:
+    def output_from_rest(x: Tensor) -> Tensor:
         before.restore()
         return give(x, *args[1:])
 
-    if note.steps_axis is None and not note.remembers:
-        note.steps_axis = _axis_of_memory(fresh, args[0])
-    if note.steps_axis is None and not note.remembers:
-        note.remembers = _remembers(fresh, lambda x: give(x, *args[1:]), args[0])
-        if not note.remembers:
+    if observation.time_axis is None and not observation.has_state:
+        observation.time_axis = _axis_of_memory(output_from_rest, args[0])
+    if observation.time_axis is None and not observation.has_state:
+        observation.has_state = _depends_on_earlier_input(output_from_rest, lambda x: give(x, *args[1:]), args[0])
+        if not observation.has_state:
             before.restore()
-            note.remembers = _takes_back(lambda *rest: give(args[0], *rest), args[0], out)
-    if note.values == {0.0} and (note.remembers or note.steps_axis is not None):  # no spike so far: raise the input
-        note.values |= next((v for push in _PUSHES if (v := _values(fresh(_pushed(args[0], push)))) != {0.0}), {0.0})
+            observation.has_state = _depends_on_returned_state(lambda *rest: give(args[0], *rest), args[0], out)
+    if observation.values == {0.0} and (
+        observation.has_state or observation.time_axis is not None
+    ):  # no spike so far: raise the input
+        observation.values |= next(
+            (v for offset in _INPUT_OFFSETS if (v := _values(output_from_rest(_raised(args[0], offset)))) != {0.0}),
+            {0.0},
+        )
 
 
-_PUSHES = (1, 10, 100, 1000)
+_INPUT_OFFSETS = (1, 10, 100, 1000)
 
 
-def _pushed(x: Tensor, push: float) -> Tensor:
-    return x + push * (x.abs().amax() + 1)
+def _raised(x: Tensor, offset: float) -> Tensor:
+    return x + offset * (x.abs().amax() + 1)
 
 
 def _values(spike: Tensor) -> set[float]:
     return set(spike.unique()[:4].tolist())
 
 
-def _axis_of_memory(fresh: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
+def _axis_of_memory(output_from_rest: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
     """The axis, 0 or 1, along which later outputs depend on the first input; None if there is none.
 
     Time is causal: an axis along which earlier outputs depend on the last input is not time.
@@ -187,24 +194,26 @@ def _axis_of_memory(fresh: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
         size = x.shape[axis]
         if size < 2:
             continue
-        spike = fresh(x)
-        for push in (1, -1):
+        spike = output_from_rest(x)
+        for offset in (1, -1):
             first, last = x.clone(), x.clone()
-            first.select(axis, 0).copy_(_pushed(x, push).select(axis, 0))
-            last.select(axis, size - 1).copy_(_pushed(x, push).select(axis, size - 1))
-            if not torch.equal(fresh(last).narrow(axis, 0, size - 1), spike.narrow(axis, 0, size - 1)):
+            first.select(axis, 0).copy_(_raised(x, offset).select(axis, 0))
+            last.select(axis, size - 1).copy_(_raised(x, offset).select(axis, size - 1))
+            if not torch.equal(output_from_rest(last).narrow(axis, 0, size - 1), spike.narrow(axis, 0, size - 1)):
                 break
-            if not torch.equal(fresh(first).narrow(axis, 1, size - 1), spike.narrow(axis, 1, size - 1)):
+            if not torch.equal(output_from_rest(first).narrow(axis, 1, size - 1), spike.narrow(axis, 1, size - 1)):
                 return axis
     return None
 
 
-def _remembers(fresh: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tensor], x: Tensor) -> bool:
+def _depends_on_earlier_input(
+    output_from_rest: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tensor], x: Tensor
+) -> bool:
     """True if the output of a module in a second call depends on its input in the first call."""
-    for push in (0, *_PUSHES):
-        second, seen = _pushed(x, push), None
-        for first in (x, 0.5 * second, _pushed(x, -1), _pushed(x, 1)):
-            fresh(first)
+    for offset in (0, *_INPUT_OFFSETS):
+        second, seen = _raised(x, offset), None
+        for first in (x, 0.5 * second, _raised(x, -1), _raised(x, 1)):
+            output_from_rest(first)
             spike = again(second).clone()
             if seen is not None and not torch.equal(seen, spike):
                 return True
@@ -212,23 +221,25 @@ def _remembers(fresh: Callable[[Tensor], Tensor], again: Callable[[Tensor], Tens
     return False
 
 
-def _takes_back(give: Callable[..., Tensor], x: Tensor, out: Any) -> bool:
+def _depends_on_returned_state(give: Callable[..., Tensor], x: Tensor, out: Any) -> bool:
     """True if a module returns a state next to its spikes, and its spikes depend on the state that it gets back."""
     rest = list(out[1:]) if isinstance(out, (tuple, list)) else []
     if not any(isinstance(v, Tensor) for item in rest for v in (item if isinstance(item, (tuple, list)) else [item])):
         return False
     try:
-        pushed = [give(*(_shifted(item, push) for item in rest)) for push in (x.abs().amax() + 1, -x.abs().amax() - 1)]
+        pushed = [
+            give(*(_shifted(item, offset) for item in rest)) for offset in (x.abs().amax() + 1, -x.abs().amax() - 1)
+        ]
     except (TypeError, AttributeError, ValueError, RuntimeError):  # it does not accept a state
         return False
     return not torch.equal(*pushed)
 
 
-def _shifted(state: Any, push: Tensor) -> Any:
+def _shifted(state: Any, offset: Tensor) -> Any:
     if isinstance(state, (tuple, list)):
-        moved = [_shifted(item, push) for item in state]
+        moved = [_shifted(item, offset) for item in state]
         return type(state)(*moved) if hasattr(state, "_fields") else type(state)(moved)
-    return state + push if isinstance(state, Tensor) and state.is_floating_point() else state
+    return state + offset if isinstance(state, Tensor) and state.is_floating_point() else state
 
 
 def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str]) -> dict[str, NeuronSpec]:
@@ -236,20 +247,20 @@ def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str])
     found = {
         name
         for name in names
-        if (note := run[name]).shapes
-        and note.is_same_shape
-        and not note.is_passed_on
-        and not note.multiplies
-        and (note.remembers or note.steps_axis is not None)
-        and len(note.values) == 2
-        and 0.0 in note.values
-        and not note.read <= note.values  # a delay returns the values that it reads
+        if (observation := run[name]).shapes
+        and observation.is_same_shape
+        and not observation.is_identity
+        and not observation.multiplies
+        and (observation.has_state or observation.time_axis is not None)
+        and len(observation.values) == 2
+        and 0.0 in observation.values
+        and not observation.read <= observation.values  # a delay returns the values that it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
     return {name: NeuronSpec("hand-written", "its output", _observed_layout(run[name])) for name in inner}
 
 
-def _observed_layout(note: ModuleObservation) -> Layout | None:
-    if note.steps_axis is None:
-        return "step" if note.remembers else None
-    return "time-first" if note.steps_axis == 0 else "batch-first"
+def _observed_layout(observation: ModuleObservation) -> Layout | None:
+    if observation.time_axis is None:
+        return "step" if observation.has_state else None
+    return "time-first" if observation.time_axis == 0 else "batch-first"

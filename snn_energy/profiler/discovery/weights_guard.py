@@ -15,7 +15,7 @@ MOST_COPIED = 50_000_000  # weights
 
 
 @contextmanager
-def weights_kept(model: nn.Module) -> Iterator[None]:
+def unchanged_weights(model: nn.Module) -> Iterator[None]:
     """Raise ProfilingError if a forward has changed weights, as it could not be counted; the weights are restored.
 
     Networks with more than ``MOST_COPIED`` weights are not copied: changes are detected by torch's version counters

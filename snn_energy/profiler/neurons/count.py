@@ -16,7 +16,7 @@ from snn_energy.profiler.neurons.own import NeuronCall
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
 from snn_energy.profiler.rules.records import tensors_in
-from snn_energy.profiler.tracking.call_cache import MadeCall
+from snn_energy.profiler.tracking.call_cache import CompletedCall
 from snn_energy.profiler.tracking.operation_log import Outcome
 
 
@@ -30,7 +30,7 @@ def count_own_neuron(
 ) -> None:
     """Count a call of a LIF or DTSS. Raises ProfilingError if it does not map (T, B, ...) to the same shape."""
     context = calls.context
-    call = _call(calls, args[0] if args else next(iter(kwargs.values())), out, own.gives_its_own_spikes(module))
+    call = _call(calls, args[0] if args else next(iter(kwargs.values())), out, own.is_unmodified_lif(module))
     own.require_steps(call, out, context.shape)
     steps = tuple(observer.steps)
     work = functools.partial(own.own_neuron, module, call, steps, context)
@@ -71,7 +71,7 @@ def _call(calls: CallCounter, current: Tensor, spike: Tensor, is_known: bool) ->
 def _outcome(calls: CallCounter, call: NeuronCall, facts: tuple[Any, ...], work: Callable[[], Outcome]) -> Outcome:
     """The outcome of a neuron's call, which depends on ``facts`` and on the trace of its input."""
     scope = calls.scopes.current
-    made = MadeCall(
+    made = CompletedCall(
         "neuron", (scope.name, scope.invocation), [call.current], [call.trace], facts, {}, call.spike,
         len(calls.log.records),
     )  # fmt: skip

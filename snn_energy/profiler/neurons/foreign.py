@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.axes.roles import BatchShape, Roles, fed_roles
+from snn_energy.profiler.axes.roles import BatchShape, Roles, input_roles
 from snn_energy.profiler.neurons.own import NeuronCall, wide_enough
 from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.rules.records import record_at, tensors_in
@@ -29,7 +29,7 @@ def require_layout(
     context: BatchContext,
 ) -> None:  # fmt: skip
     """Raise ProfilingError if time is not on the axis that a neuron expects, or its state is lost between steps."""
-    odd = _misread(module, spec, call.current.shape, call.trace, context.shape)
+    odd = _layout_mismatch(module, spec, call.current.shape, call.trace, context.shape)
     if odd is not None:
         raise ProfilingError(f"{call.layer}: {odd}; declare where time is with time= and time_steps=")
     if spec.framework == "norse" and spec.layout == "step" and context.step:
@@ -41,7 +41,7 @@ def require_layout(
             )
 
 
-def _misread(
+def _layout_mismatch(
     module: nn.Module, spec: NeuronSpec, shape: Sequence[int], trace: TensorTrace, batch: BatchShape
 ) -> str | None:
     """Why time is not on the axis that a neuron expects, in a tensor of this shape; None if it is."""
@@ -55,7 +55,7 @@ def _misread(
         return "the neuron wants all time steps at once but no time axis reaches it"
     wanted = f"the neuron reads {LAYOUTS[spec.layout]}, T={steps}, B={samples}, and is given {tuple(shape)}"
     if spec.layout == "flat-batch":
-        kept: Roles = fed_roles(1, "flat-batch", batch)
+        kept: Roles = input_roles(1, "flat-batch", batch)
         dealt = getattr(module, "batch_size", -1), getattr(module, "num_timesteps", -1)
         if dealt[0] not in (-1, None, samples) or dealt[1] not in (-1, None, steps):
             return f"{wanted}, but it is made for batch_size={dealt[0]}, num_timesteps={dealt[1]} (-1: any)"
@@ -84,7 +84,7 @@ def count_spikes(
     read_later = scans.requests_of(writer) if result.bound.proven and spike.is_contiguous() else {}
     for key, request in read_later.items():  # as earlier batches read it, while it is in the processor cache
         if request.operand != "spikes" and math.prod(request.layout[0]) == spike.numel():
-            result.scans[key] = scans.scan_anew(spike, result, request)
+            result.scans[key] = scans.scan_uncached(spike, result, request)
     found = next(iter(result.scans.values()), None)
     if found is None:
         found, _ = scans.scan_operand(spike, result, batch, Reader(call.layer, record.invocation, "spikes"))

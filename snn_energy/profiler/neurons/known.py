@@ -23,7 +23,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
 
     named: classes, their (dotted) names, or layer names. Raises ProfilingError if one matches nothing. A module within
     a spiking one is part of it. A neuron with weights of its own (a recurrent one) is left out: it is decomposed into
-    the operations that it is made of, so that its weights are counted (``with_weights`` lists them).
+    the operations that it is made of, so that its weights are counted (``neurons_with_weights`` lists them).
     """
     wanted = list(named)
     found: dict[str, NeuronSpec] = {}
@@ -35,7 +35,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
             continue
         spec = known_class(module)
         if hits and (_holds_layers(module) or (spec is not None and holds_weights(module))):
-            raise ProfilingError(hides_work(name))
+            raise ProfilingError(hidden_work_message(name))
         if spec is None and hits:
             spec = NeuronSpec("hand-written", "its name", None)
         if spec is not None and (spec.known_by == "its name" or not holds_weights(module)):
@@ -50,7 +50,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
     return found
 
 
-def with_weights(model: nn.Module) -> list[str]:
+def neurons_with_weights(model: nn.Module) -> list[str]:
     """Neurons of a framework with weights of their own; they are counted as the operations they are made of."""
     return [n for n, m in model.named_modules() if known_class(m) is not None and holds_weights(m)]
 
@@ -84,7 +84,7 @@ def is_subclass(module: nn.Module, spec: NeuronSpec) -> bool:
     return spec.framework not in ("hand-written", "nir", root)
 
 
-def hides_work(name: str) -> str:
+def hidden_work_message(name: str) -> str:
     """The error text for a module that was named as a neuron and does more than the neuron update."""
     return (
         f"neuron '{name or 'the model'}': it holds layers, products or weights that would not be counted; name the "

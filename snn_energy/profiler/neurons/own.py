@@ -45,7 +45,7 @@ def is_unhooked(module: nn.Module) -> bool:
     return "forward" not in vars(module) and len(module._forward_hooks) == own_hooks and not _global_forward_hooks
 
 
-def gives_its_own_spikes(module: nn.Module) -> bool:
+def is_unmodified_lif(module: nn.Module) -> bool:
     """True for an unmodified LIF or DTSS; a subclass or a hook may return something else."""
     return type(module) in (LIF, DTSS) and is_unhooked(module)
 

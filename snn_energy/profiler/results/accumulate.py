@@ -24,7 +24,7 @@ from snn_energy.profiler.results.part import Operation, PartialCounts
 from snn_energy.profiler.results.placement import PlacedOperation, assign_steps, feeds_neuron, folds_into, readers_of
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
-from snn_energy.running.accuracy import right_answers
+from snn_energy.running.accuracy import correct_samples
 from snn_energy.running.time_mode import TimeMode
 
 
@@ -82,7 +82,7 @@ class BatchAccumulator:
                 f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"
             )
         if not self.layers:
-            self._open(placed, counting.outputs(out), mode)
+            self._define_rows(placed, counting.outputs(out), mode)
         elif structure != set(self.layers) or any(
             p.event.inputs != self.layers[p.key].placed.event.inputs for p in placed
         ):
@@ -95,9 +95,9 @@ class BatchAccumulator:
             self._gather(item, counting)
         self.samples += counting.batch.samples
         self._batches += 1
-        self._score(out, y, counting.batch.samples, mode)
+        self._count_correct(out, y, counting.batch.samples, mode)
 
-    def _open(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
+    def _define_rows(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
         """Define the rows from the first pass: what is active, constant or folded, and what feeds neurons."""
         self._outputs = outputs
         readers = readers_of(placed)
@@ -139,12 +139,12 @@ class BatchAccumulator:
             before = self.values.get((item.layer, "emitted"), ZERO)
             self.values[item.layer, "emitted"] = least_upper_bound(before, given, max(self.max_k, given.max_k or 0))[0]
         if not layer.active.all():
-            self._see_work(layer, arrays)
+            self._mark_working_steps(layer, arrays)
         for name, values in arrays.items():
             layer.gathered[name].append(values)
             self._entries += values.size
 
-    def _see_work(self, layer: OperationTotals, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
+    def _mark_working_steps(self, layer: OperationTotals, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
         """Mark the steps whose input has non-zeros, even if all their sources are masked (after x + 1 or x == 0)."""
         if layer.placed.event.op == "neuron":
             return
@@ -179,12 +179,12 @@ class BatchAccumulator:
         sums = arrays["sops"] if multi is None else multi.reshape(len(item.steps), -1).cpu().numpy()
         return sums if new == 1 else sums * new
 
-    def _score(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
+    def _count_correct(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
         """Count correctly classified samples, if there are labels and logits; outputs of several steps are averaged."""
-        right = None if self.correct is None else right_answers(out, y, mode, self.time_steps, samples)
+        right = None if self.correct is None else correct_samples(out, y, mode, self.time_steps, samples)
         self.correct = None if right is None or self.correct is None else self.correct + right
 
-    def keep_if_due(self, counting: CountingMode, mode: TimeMode) -> None:
+    def store_if_due(self, counting: CountingMode, mode: TimeMode) -> None:
         """Close the part if it is large or old, if its run of samples ends, or if a signal requests to stop.
 
         Raises OutputError, and Interrupted after storing the part if a signal requested it.

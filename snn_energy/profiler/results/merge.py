@@ -88,7 +88,7 @@ def _one_structure(parts: Iterator[PartialCounts]) -> Iterator[PartialCounts]:
         first = part if first is None else first
         if part.operations != first.operations:
             pairs = list(zip(part.operations, first.operations, strict=False))
-            changed = [a.layer for a, b in pairs if a.must_agree != b.must_agree]
+            changed = [a.layer for a, b in pairs if a.structure_keys != b.structure_keys]
             if changed or len(part.operations) != len(first.operations) or part.outputs != first.outputs:
                 at = ", ".join(changed[:3]) or "its last operations"
                 raise ProfilingError(f"the network changes between batches (at {at}); profile it in parts")

@@ -49,7 +49,7 @@ class Operation:
     groups: int
 
     @property
-    def must_agree(self) -> tuple[Any, ...]:
+    def structure_keys(self) -> tuple[Any, ...]:
         """What must be equal in all passes of one network."""
         sizes = self.dense_macs, self.neurons, self.output_elements, self.weights
         return self.layer, self.steps, self.inputs, self.active, self.counted, sizes

@@ -126,15 +126,15 @@ def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], t
     Element-wise operations at the top level of a loop may differ between steps (no 0.9 * u in the first one): if their
     order contradicts what they read, they get the step of the last layer before them.
     """
-    dealt = list(when)
+    assigned = list(when)
     free = [i for i, event in enumerate(events) if event.step is None and not event.timed]
     invocations: dict[str, set[int]] = defaultdict(set)
     operations: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in free:
         invocations[events[i].scope].add(events[i].invocation)
         operations[events[i].scope, events[i].suffix].append(i)
-    loose: list[list[int]] = []
-    several: list[list[int]] = []
+    top_level: list[list[int]] = []
+    repeated: list[list[int]] = []
     cyclic: dict[int, int] = {}
     for (scope, _), members in operations.items():
         calls = sorted(invocations[scope])
@@ -147,44 +147,46 @@ def _loop_steps(events: Sequence[OperationRecord], when: Sequence[int | None], t
             )
         for nth, i in enumerate(members):
             at = calls.index(events[i].invocation) if len(calls) > 1 else nth
-            dealt[i] = ONCE if count == 1 else at * time_steps // count
+            assigned[i] = ONCE if count == 1 else at * time_steps // count
             cyclic[i] = ONCE if count == 1 else at % time_steps
         if not is_layer and count > 1:
-            loose.append(members)
+            top_level.append(members)
         elif count > time_steps:
-            several.append(members)
-    unsure = {i for members in loose for i in members}
-    for members in loose:
-        if len(members) % time_steps or not _in_order(members, events, dealt):
+            repeated.append(members)
+    uncertain = {i for members in top_level for i in members}
+    for members in top_level:
+        if len(members) % time_steps or not _in_order(members, events, assigned):
             for i in members:
-                dealt[i] = _last_layer_before(i, dealt, unsure)
-    for members in several:
-        if not _reads_its_own_step(members, events, dealt):  # called layer by layer, all steps in each
-            after = [cyclic[i] if i in members else step for i, step in enumerate(dealt)]
+                assigned[i] = _last_layer_before(i, assigned, uncertain)
+    for members in repeated:
+        if not _reads_its_own_step(members, events, assigned):  # called layer by layer, all steps in each
+            after = [cyclic[i] if i in members else step for i, step in enumerate(assigned)]
             if not _reads_its_own_step(members, events, after):
                 raise ProfilingError(
                     f"{events[members[0]].layer}: called {len(members)} times in {time_steps} time steps, in an order "
                     "from which the steps cannot be told; call it step by step"
                 )
-            dealt = after
-    return dealt
+            assigned = after
+    return assigned
 
 
-def _reads_its_own_step(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
+def _reads_its_own_step(
+    members: Sequence[int], events: Sequence[OperationRecord], assigned: Sequence[int | None]
+) -> bool:
     """True if for every operation, the latest step among its inputs is its own step."""
     for i in members:
-        steps = [dealt[source] for source in events[i].inputs]
+        steps = [assigned[source] for source in events[i].inputs]
         known = [step for step in steps if step is not None and step >= 0]
-        if known and max(known) != dealt[i]:
+        if known and max(known) != assigned[i]:
             return False
     return True
 
 
-def _in_order(members: Sequence[int], events: Sequence[OperationRecord], dealt: Sequence[int | None]) -> bool:
+def _in_order(members: Sequence[int], events: Sequence[OperationRecord], assigned: Sequence[int | None]) -> bool:
     """True if no operation is assigned to an earlier step than one of its inputs."""
-    return all((dealt[source] or 0) <= (dealt[i] or 0) for i in members for source in events[i].inputs)
+    return all((assigned[source] or 0) <= (assigned[i] or 0) for i in members for source in events[i].inputs)
 
 
-def _last_layer_before(index: int, dealt: Sequence[int | None], unsure: set[int]) -> int | None:
+def _last_layer_before(index: int, assigned: Sequence[int | None], uncertain: set[int]) -> int | None:
     """The step of the last earlier operation whose step is certain; the first step if there is none."""
-    return next((dealt[i] for i in range(index - 1, -1, -1) if i not in unsure and dealt[i] != ONCE), 0)
+    return next((assigned[i] for i in range(index - 1, -1, -1) if i not in uncertain and assigned[i] != ONCE), 0)

@@ -14,7 +14,7 @@ from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.unknown import unsupported
 from snn_energy.profiler.rules.weighted import has_constant_weights, known_trace, weighted
 from snn_energy.profiler.tracking.operation_log import Outcome
-from snn_energy.profiler.values.exact_sums import fan_out_map, fed_outputs
+from snn_energy.profiler.values.exact_sums import fan_out_map, outputs_per_input
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 
@@ -57,7 +57,7 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
         )
     geometry = _known_geometry(call, context, operands)
     channels, positions = x.shape[1], len(geometry.fan_out)
-    if geometry.same_fan_out is not None:  # the position of a non-zero within a row does not matter
+    if geometry.uniform_fan_out is not None:  # the position of a non-zero within a row does not matter
         channels, positions = channels * positions, 1
     reader = Reader(record.layer, record.invocation, "left")
     found = scans.scan_image_rows(x, (x.shape[0], channels, positions), trace, context.shape, reader)
@@ -89,7 +89,7 @@ def convolution_geometry(operands: Mapping[str, Any], output_shape: Sequence[int
     spatial_in, spatial_out = [int(s) for s in x.shape[2:]], [int(s) for s in output_shape[2:]]
     c_in, c_out = int(x.shape[1]), int(output_shape[1])
     fed = [
-        fed_outputs(spatial_in[i], kernel[i], stride[i], padding[i], dilation[i], transposed, spatial_out[i])
+        outputs_per_input(spatial_in[i], kernel[i], stride[i], padding[i], dilation[i], transposed, spatial_out[i])
         for i in range(axes)
     ]
     return Geometry(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, fed_roles, merge, role_positions, stacked_role
+from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, input_roles, merge, role_positions, stacked_role
 from snn_energy.profiler.axes.rows import cached_reshape_roles, cached_view_roles
 from snn_energy.profiler.rules.records import any_active
 from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, register, rule
@@ -211,7 +211,7 @@ def repeat(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         elif out.dim() > 1 and out.shape[1] == batch.time_steps and shape[1] == 1 and name != "repeat_interleave":
             roles[1] = "T"
         elif name == "repeat_interleave" and is_of_rows:
-            roles[0] = fed_roles(1, "flat-batch", batch)[0]
+            roles[0] = input_roles(1, "flat-batch", batch)[0]
         elif name in ("repeat", "tile") and is_of_rows:
             roles[0] = merge(True, True, batch)
         else:  # T copies, but not in front: a time axis that is not tracked

@@ -72,7 +72,7 @@ def key_of(tensor: Tensor, trace: TensorTrace | None) -> TensorKey:
     return TensorKey(facts, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
-class MadeCall(NamedTuple):
+class CompletedCall(NamedTuple):
     """A call that has just returned: its function or module, its arguments and its result.
 
     scope: (name, invocation) of the running module. rest: arguments, with a marker for every tensor. record_at: number
@@ -111,7 +111,7 @@ class CachedCall(NamedTuple):
     shares: int | None
     scan_keys: tuple[Hashable, ...]
 
-    def replay(self, call: MadeCall) -> Outcome:
+    def replay(self, call: CompletedCall) -> Outcome:
         """The outcome of the same call in this batch."""
         shared = None if self.shares is None else call.traces[self.shares]
         trace = TensorTrace(self.facts, None if shared is None else shared.scans)
@@ -158,7 +158,7 @@ class CallCache:
         return facts
 
     def outcome(
-        self, call: MadeCall, counters: Mapping[str, int], work: Callable[[], Outcome | None], scans: ScanCache
+        self, call: CompletedCall, counters: Mapping[str, int], work: Callable[[], Outcome | None], scans: ScanCache
     ) -> Outcome | None:
         """The outcome of a call: replayed from the previous batch, else computed by ``work`` and cached.
 
@@ -185,7 +185,7 @@ class CallCache:
         return outcome
 
 
-def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Miss | None:
+def _miss(cached: CachedCall, call: CompletedCall, counters: Mapping[str, int]) -> Miss | None:
     """Why a call differs from the cached one; None if it does not."""
     if cached.name != call.name or cached.scope != call.scope or cached.record_at != call.record_at:
         return Miss.OTHER_CALL
@@ -193,9 +193,11 @@ def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Mi
         return Miss.OTHER_CALL
     if len(call.tensors) != len(cached.operands):
         return Miss.OTHER_ARGUMENTS
-    if not plain_values(call.rest) or call.rest != cached.rest:
+    if not are_comparable(call.rest) or call.rest != cached.rest:
         return Miss.OTHER_ARGUMENTS
-    if (call.options or cached.options) and (not plain_values(call.options.values()) or call.options != cached.options):
+    if (call.options or cached.options) and (
+        not are_comparable(call.options.values()) or call.options != cached.options
+    ):
         return Miss.OTHER_ARGUMENTS
     if not cached.out.matches(call.out, None):
         return Miss.OTHER_TENSORS
@@ -208,14 +210,14 @@ def _miss(cached: CachedCall, call: MadeCall, counters: Mapping[str, int]) -> Mi
     return None
 
 
-def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Hashable]) -> CachedCall | NotCached:
+def cached_call(call: CompletedCall, outcome: Outcome | None, scan_keys: Sequence[Hashable]) -> CachedCall | NotCached:
     """The cache entry of a call, or why it has none: its outcome must depend only on what is compared before a replay.
 
     scan_keys: keys of the scans of its operands.
     """
     if outcome is None or not outcome.traces:
         return NotCached.UNTRACED_RESULT
-    if not plain_values(call.rest) or not plain_values(call.options.values()):
+    if not are_comparable(call.rest) or not are_comparable(call.options.values()):
         return NotCached.INCOMPARABLE_ARGUMENTS
     if call.constants_matter and any(trace is None for trace in call.traces):
         return NotCached.CONSTANT_OPERAND
@@ -224,7 +226,7 @@ def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Has
     if outcome.record is not None and outcome.record.op == "unsupported":
         return NotCached.UNSUPPORTED
     record, after = outcome.record, outcome.traces[0][1]
-    if call.scans_operands and (record is None or not keeps_scans(record, scan_keys, call.traces)):
+    if call.scans_operands and (record is None or not are_scans_stored(record, scan_keys, call.traces)):
         return NotCached.TEMPORARY_SCAN
     shares = next((i for i, trace in enumerate(call.traces) if trace is not None and trace.scans is after.scans), None)
     operands = tuple(key_of(t, trace) for t, trace in zip(call.tensors, call.traces, strict=True))
@@ -234,7 +236,7 @@ def cached_call(call: MadeCall, outcome: Outcome | None, scan_keys: Sequence[Has
     )  # fmt: skip
 
 
-def require_equal(call: MadeCall, replayed: Outcome, done: Outcome | None) -> None:
+def require_equal(call: CompletedCall, replayed: Outcome, done: Outcome | None) -> None:
     """Raise ReplayError if a replayed outcome differs from the computed one."""
     where = f"{call.scope[0] or 'the model'}: '{call.name}' is replayed wrongly"
     if done is None or not done.traces or (done.record is None) != (replayed.record is None):
@@ -270,7 +272,7 @@ def split_arguments(
 _PLAIN = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device))
 
 
-def plain_values(values: Iterable[object]) -> bool:
+def are_comparable(values: Iterable[object]) -> bool:
     """True if values can be compared with ``==`` and are no tensors: numbers, strings, tuples of them."""
     for value in values:
         if type(value) in _PLAIN or isinstance(value, (int, float, str)):
@@ -280,7 +282,7 @@ def plain_values(values: Iterable[object]) -> bool:
     return True
 
 
-def keeps_scans(record: OperationRecord, keys: Sequence[Hashable], before: Sequence[TensorTrace | None]) -> bool:
+def are_scans_stored(record: OperationRecord, keys: Sequence[Hashable], before: Sequence[TensorTrace | None]) -> bool:
     """True if an operation's scans are stored under these keys in the scans of its first tensors."""
     scans = [scan for scan in (record.left, record.right) if scan is not None]
     if not len(scans) == len(keys) <= len(before):

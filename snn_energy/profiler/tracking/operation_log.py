@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.values.bounds import ValueBound
-from snn_energy.profiler.values.exact_sums import coincidences, weighted_rows
+from snn_energy.profiler.values.exact_sums import coincidences, sops_of_rows
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.traces import TensorTrace
@@ -104,14 +104,14 @@ class OperationRecord:
     def _finish_weighted(self, left: NonzeroSums, geometry: Geometry) -> None:
         """SOPs = sum over positions of non-zeros x fan-out."""
         nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
-        fan_out = geometry.same_fan_out
+        fan_out = geometry.uniform_fan_out
         if fan_out is not None:
             self.sops = nonzeros * fan_out
             self.multi_left = None if left.levels is None else left.levels.sum(1, dtype=torch.int64) * fan_out
         else:
             weights = geometry.fan_out_on(nonzeros.device)
-            self.sops = weighted_rows(left.nonzeros, weights)
-            self.multi_left = None if left.levels is None else weighted_rows(left.levels, weights)
+            self.sops = sops_of_rows(left.nonzeros, weights)
+            self.multi_left = None if left.levels is None else sops_of_rows(left.levels, weights)
         self.streamed = Operand(self.left_elements, nonzeros, left)
 
     def _finish_product(self, left: NonzeroSums, right: NonzeroSums) -> None:
@@ -119,9 +119,9 @@ class OperationRecord:
         most = self.positions * (self.out_channels // max(1, self.groups))
         self.sops = coincidences(left.nonzeros, right.nonzeros, most)
         if left.levels is not None:
-            self.multi_left = coincidences(left.levels, right.nonzeros, most * MOST_LEVELS)
+            self.multi_left = coincidences(left.levels, right.nonzeros, most * MAX_LEVEL)
         if right.levels is not None:
-            self.multi_right = coincidences(left.nonzeros, right.levels, most * MOST_LEVELS)
+            self.multi_right = coincidences(left.nonzeros, right.levels, most * MAX_LEVEL)
         self.streamed = Operand(self.left_elements, left.nonzeros.flatten(1).sum(1, dtype=torch.int64), left)
         self.other = Operand(self.right_elements, right.nonzeros.flatten(1).sum(1, dtype=torch.int64), right)
 
@@ -139,7 +139,7 @@ def _is_same(a: object, b: object) -> bool:
     return a == b
 
 
-MOST_LEVELS = 255  # upper bound of |k|
+MAX_LEVEL = 255  # upper bound of |k|
 
 
 class Outcome(NamedTuple):
@@ -153,7 +153,7 @@ class Outcome(NamedTuple):
     traces: Sequence[tuple[Tensor, TensorTrace]] = ()
     written: Sequence[tuple[Tensor, TensorTrace | None]] = ()
 
-    def stemming_from(self, index: int) -> Outcome:
+    def with_source(self, index: int) -> Outcome:
         """The outcome with operation ``index``, the next in the log, as the only source of its traces."""
         if self.record is None:
             return self

@@ -70,7 +70,7 @@ def _byte_sum_last(data: Tensor, run: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=4096)
-def fed_outputs(
+def outputs_per_input(
     size: int,
     kernel: int,
     stride: int,
@@ -120,7 +120,7 @@ def unit_sum(multiples: Tensor, dim: int, unit: float) -> Tensor:
     return whole_sums(multiples.sum(dim, dtype=torch.float32), unit)
 
 
-def weighted_rows(position_sums: Tensor, fan_out: Tensor) -> Tensor:
+def sops_of_rows(position_sums: Tensor, fan_out: Tensor) -> Tensor:
     """(R, P) sums at each input position, (P,) float64 fan-out -> (R,) int64 SOPs. Exact: doubles hold up to 2^53."""
     return (position_sums.to(torch.float64) @ fan_out).to(torch.int64)
 

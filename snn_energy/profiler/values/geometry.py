@@ -33,7 +33,7 @@ class Geometry:
         return self.positions * self.reduction * self.out_channels
 
     @functools.cached_property
-    def same_fan_out(self) -> int | None:
+    def uniform_fan_out(self) -> int | None:
         """The fan-out if it is equal at all positions, else None."""
         if not len(self.fan_out):
             return 0

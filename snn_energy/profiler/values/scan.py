@@ -50,9 +50,9 @@ def scan(
     bound: ValueBound,
     max_k: int,
     where: str,
-    stays_real: bool,
+    is_known_real: bool,
     dim: int = 1,
-    with_levels: bool = True,
+    needs_levels: bool = True,
     known: frozenset[int] = frozenset(),
 ) -> tuple[NonzeroSums, Tensor | None]:
     """Scan a tensor with its rows in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
@@ -69,10 +69,10 @@ def scan(
             return NonzeroSums(unit_sum(flat, dim, bound.unit), None, None, bound), None
         return NonzeroSums(byte_sum(_nonzero(flat), dim), None, None, bound), None
     if bound.proven and bound.unit is not None and bound.max_k <= BYTE_MAX:
-        return _scan_of_multiples(flat, bound, max_k, dim, with_levels, stays_real, known), None
+        return _scan_of_multiples(flat, bound, max_k, dim, needs_levels, is_known_real, known), None
     nonzeros = byte_sum(_nonzero(flat), dim)
-    if bound.reason is not None or stays_real:
-        return NonzeroSums(nonzeros, None, real(bound.reason or "real"), bound), _extremes(x)
+    if bound.reason is not None or is_known_real:
+        return NonzeroSums(nonzeros, None, real(bound.reason or "real"), bound), _min_max(x)
     values = observed_values(flat, *finite_range(x, where), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
@@ -81,26 +81,34 @@ def scan(
 
 
 def _scan_of_multiples(
-    flat: Tensor, bound: ValueBound, max_k: int, dim: int, with_levels: bool, stays_real: bool, known: frozenset[int]
+    flat: Tensor,
+    bound: ValueBound,
+    max_k: int,
+    dim: int,
+    needs_levels: bool,
+    is_known_real: bool,
+    known: frozenset[int],
 ) -> NonzeroSums:
     """Scan of proven integer multiples of ``bound.unit``: float32 sums if they are exact, else byte sums."""
     unit = bound.unit or 1.0
-    some = set() if stays_real else set(known) or _sampled_levels(flat, unit)
+    some = set() if is_known_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit fits
-    if stays_real or (is_unit and max(some) > max_k):
+    if is_known_real or (is_unit and max(some) > max_k):
         return NonzeroSums(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), bound)
     if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * bound.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
-        has_levels = with_levels and values.kind == "integer"
+        has_levels = needs_levels and values.kind == "integer"
         levels = unit_sum(flat, dim, unit) if has_levels else None
         return NonzeroSums(byte_sum(_nonzero(flat), dim), levels, values, bound)
     form = torch.int8 if bound.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
-    k8 = (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
-    values = _values_of_levels(unit, _all_levels(k8), max_k)
+    levels_uint8 = (
+        (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
+    )
+    values = _values_of_levels(unit, _all_levels(levels_uint8), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
-        levels = byte_sum(k8, dim, bound.max_k) // round(values.unit / unit)
-    return NonzeroSums(byte_sum(k8.to(torch.bool), dim), levels, values, bound)
+        levels = byte_sum(levels_uint8, dim, bound.max_k) // round(values.unit / unit)
+    return NonzeroSums(byte_sum(levels_uint8.to(torch.bool), dim), levels, values, bound)
 
 
 def _sampled_levels(flat: Tensor, unit: float) -> set[int]:
@@ -110,9 +118,9 @@ def _sampled_levels(flat: Tensor, unit: float) -> set[int]:
     return {int(k) for k in np.unique(np.rint(sample / unit)) if k}
 
 
-def _all_levels(k8: Tensor) -> set[int]:
+def _all_levels(levels_uint8: Tensor) -> set[int]:
     """Every k > 0 that occurs in a uint8 tensor."""
-    return {int(k) for k in np.flatnonzero(np.bincount(k8.reshape(-1).cpu().numpy(), minlength=2)[1:]) + 1}
+    return {int(k) for k in np.flatnonzero(np.bincount(levels_uint8.reshape(-1).cpu().numpy(), minlength=2)[1:]) + 1}
 
 
 def _values_of_levels(unit: float, levels: set[int], max_k: int) -> ValueSet:
@@ -122,7 +130,7 @@ def _values_of_levels(unit: float, levels: set[int], max_k: int) -> ValueSet:
     return values
 
 
-def _extremes(x: Tensor) -> Tensor | None:
+def _min_max(x: Tensor) -> Tensor | None:
     return torch.stack(torch.aminmax(x)) if x.numel() and x.is_floating_point() else None
 
 

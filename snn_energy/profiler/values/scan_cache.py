@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snn_energy.core.kinds import check_declared_kind
 from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
-from snn_energy.profiler.axes.rows import require_complete, rows_first
+from snn_energy.profiler.axes.rows import as_rows_first, require_complete
 from snn_energy.profiler.values.scan import NonzeroSums, not_finite, scan
 from snn_energy.profiler.values.traces import TensorTrace
 
@@ -25,7 +25,7 @@ class ScanRequest(NamedTuple):
     """How one reader scans a tensor."""
 
     layout: SumLayout
-    with_levels: bool
+    needs_levels: bool
     where: str
     operand: str
     invocation: int
@@ -75,7 +75,7 @@ class ScanCache:
 
     def scan_operand(self, x: Tensor, trace: TensorTrace, batch: BatchShape, reader: Reader) -> tuple[NonzeroSums, int]:
         """Scan of a tensor as (R, channels, positions), and its elements per row."""
-        rows = rows_first(x, trace.roles, trace.timed, batch, reader.layer)
+        rows = as_rows_first(x, trace.roles, trace.timed, batch, reader.layer)
         r = rows.shape[0]
         channels = rows.shape[1] if rows.dim() > 1 else 1
         positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
@@ -88,7 +88,7 @@ class ScanCache:
         require_complete(trace.roles, trace.timed, batch, reader.layer)
         first = trace.roles[0]
         if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
-            rows = rows_first(x, trace.roles, trace.timed, batch, reader.layer)
+            rows = as_rows_first(x, trace.roles, trace.timed, batch, reader.layer)
             return self.scan_as(x, rows, (shape, 1), trace, reader)
         if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
             require_complete((None,) * x.dim(), trace.timed, batch, reader.layer)
@@ -101,7 +101,7 @@ class ScanCache:
         layout: SumLayout,
         trace: TensorTrace,
         reader: Reader,
-        with_levels: bool = True,
+        needs_levels: bool = True,
     ) -> NonzeroSums:
         """Scan of ``x``, the tensor ``whole`` with its axes reordered, in a layout.
 
@@ -110,29 +110,29 @@ class ScanCache:
         """
         is_memory = x.data_ptr() == whole.data_ptr()
         in_order = is_memory and x.is_contiguous()
-        key: Hashable = (layout, with_levels)
+        key: Hashable = (layout, needs_levels)
         if not in_order:
             key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
-        request = ScanRequest(layout, with_levels, reader.layer, reader.operand, reader.invocation)
+        request = ScanRequest(layout, needs_levels, reader.layer, reader.operand, reader.invocation)
         if in_order and trace.scans.writer is not None:
             self._requests.setdefault(trace.scans.writer, {}).setdefault(key, request)
         found = trace.scans.get(key)
         if found is None:
-            found = trace.scans[key] = self.scan_anew(x, trace, request)
+            found = trace.scans[key] = self.scan_uncached(x, trace, request)
         elif self._cross_check:
             _require_same_nonzeros(found, x, request)
         self.used_keys.append(key)
         return found
 
-    def scan_anew(self, x: Tensor, trace: TensorTrace, request: ScanRequest) -> NonzeroSums:
+    def scan_uncached(self, x: Tensor, trace: TensorTrace, request: ScanRequest) -> NonzeroSums:
         """Scan a tensor without reuse of earlier scans of its memory."""
-        layout, with_levels, where, operand, invocation = request
+        layout, needs_levels, where, operand, invocation = request
         declared = self.input_kind is not None and trace.bound.loader
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
-        stays_real = (where, invocation, operand) in self.known_real and not declared
+        is_known_real = (where, invocation, operand) in self.known_real and not declared
         history = (trace.scans.writer, request)
         known = self._levels_seen.get(history, frozenset())
-        found, extremes = scan(x, layout[0], trace.bound, max_k, where, stays_real, layout[1], with_levels, known)
+        found, extremes = scan(x, layout[0], trace.bound, max_k, where, is_known_real, layout[1], needs_levels, known)
         values = found.values
         if trace.scans.writer and values and values.unit == trace.bound.unit and math.gcd(*values.levels) == 1:
             self._levels_seen[history] = values.levels
@@ -142,13 +142,13 @@ class ScanCache:
             check_declared_kind(found.values, self.input_kind, where)  # raises if they are not as declared
         return found
 
-    def scan_ahead(self, out: Tensor, trace: TensorTrace) -> None:
+    def prescan(self, out: Tensor, trace: TensorTrace) -> None:
         """Scan a result in the layouts that earlier batches read, while it is in the processor cache."""
         if trace.scans.writer is None or not trace.bound.proven or trace.bound.loader or not out.is_contiguous():
             return
         for key, request in self.requests_of(trace.scans.writer).items():
             if math.prod(request.layout[0]) == out.numel():
-                trace.scans[key] = self.scan_anew(out, trace, request)
+                trace.scans[key] = self.scan_uncached(out, trace, request)
 
 
 class StaleScanError(AssertionError):

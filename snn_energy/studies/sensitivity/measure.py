@@ -22,7 +22,7 @@ from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.report.tables import csv
 from snn_energy.running.accuracy import count_hits
-from snn_energy.running.evaluated import as_evaluated, require_model_and_loader
+from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
 from snn_energy.running.module_state import State
 from snn_energy.studies.sensitivity.figures import MOST_BINS, RANGE, StepFigures, merged, step_figures
 from snn_energy.studies.sensitivity.recommend import (
@@ -361,7 +361,7 @@ def _forwards(model: nn.Module) -> Iterator[Run]:
             return model(x.clone())
 
     try:
-        with torch.inference_mode(), as_evaluated(model):
+        with torch.inference_mode(), evaluation_mode(model):
             yield run
     finally:
         state.restore()

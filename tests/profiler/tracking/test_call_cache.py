@@ -15,13 +15,13 @@ from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.tracking.call_cache import (
     CachedCall,
     CallCache,
-    MadeCall,
+    CompletedCall,
     Miss,
     NotCached,
     ReplayError,
+    are_comparable,
     cached_call,
     key_of,
-    plain_values,
     split_arguments,
 )
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
@@ -59,19 +59,19 @@ class Situation:
     counted_before: int = 0
     batch: BatchShape = BATCH
 
-    def call(self) -> MadeCall:
+    def call(self) -> CompletedCall:
         x = torch.ones(self.shape, dtype=self.dtype)
         if self.transposed:
             x = torch.ones(self.shape[::-1], dtype=self.dtype).permute(*reversed(range(len(self.shape))))
         trace = None if self.facts is None else TensorTrace(self.facts)
         out = torch.ones(self.shape, dtype=self.out_dtype)
-        return MadeCall(
+        return CompletedCall(
             self.name, self.scope, [x] * self.tensors, [trace] * self.tensors, self.rest, dict(self.options), out,
             self.record_at,
         )  # fmt: skip
 
 
-def work_of(call: MadeCall, **changes: Any) -> Callable[[], Outcome]:
+def work_of(call: CompletedCall, **changes: Any) -> Callable[[], Outcome]:
     facts = FACTS._replace(sources=frozenset())
     return lambda: Outcome(record(**changes), [(call.out, TensorTrace(facts))])
 
@@ -151,12 +151,12 @@ def test_equal_facts_of_another_batch_are_the_same_object() -> None:
 # --- what is not kept ---
 
 
-def why_not(call: MadeCall, outcome: Outcome | None) -> NotCached | None:
+def why_not(call: CompletedCall, outcome: Outcome | None) -> NotCached | None:
     made = cached_call(call, outcome, [])
     return None if isinstance(made, CachedCall) else made
 
 
-def kept_outcome(call: MadeCall, **changes: Any) -> Outcome:
+def kept_outcome(call: CompletedCall, **changes: Any) -> Outcome:
     return work_of(call, **changes)()
 
 
@@ -255,18 +255,18 @@ def test_arguments_are_split_into_tensors_and_the_rest() -> None:
      (torch.ones(1), False), ((1, torch.ones(1)), False), ({}, False), (((1,),), False), (slice(1), False)],
 )  # fmt: skip
 def test_plain_values_can_be_compared(value: Any, plain: bool) -> None:
-    assert plain_values([value]) is plain
+    assert are_comparable([value]) is plain
 
 
 def test_a_replayed_trace_shares_the_scans_of_the_operand_whose_memory_it_shares() -> None:
     cache = CallCache(cross_check=True)
 
-    def reshaped(call: MadeCall) -> Callable[[], Outcome]:
+    def reshaped(call: CompletedCall) -> Callable[[], Outcome]:
         operand = call.traces[0]
         assert operand is not None
         return lambda: Outcome(None, [(call.out, TensorTrace(FACTS, operand.scans))])
 
-    found: list[tuple[MadeCall, Outcome | None]] = []
+    found: list[tuple[CompletedCall, Outcome | None]] = []
     for _ in range(2):
         call = Situation(name="reshape").call()
         cache.begin_batch(BATCH)
