@@ -23,7 +23,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
 
     named: classes, their (dotted) names, or layer names. Raises ProfilingError if one matches nothing. A module within
     a spiking one is part of it. A neuron with weights of its own (a recurrent one) is left out: it is decomposed into
-    the operations that it is made of, so that its weights are counted (``with_weights`` lists them).
+    the operations that it is made of, so that its weights are counted (``neurons_with_weights`` lists them).
     """
     wanted = list(named)
     found: dict[str, NeuronSpec] = {}
