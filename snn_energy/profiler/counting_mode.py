@@ -256,7 +256,7 @@ class CountingMode(TorchFunctionMode):
             self.table.put(out, reshaped(made, after, out, self.batch))
 
     def _count_on_constant(self, module: nn.Module, x: Tensor, out: Tensor) -> None:
-        """Count a layer that reads zeros (a state at rest) or parameters (a learned query), as done for every sample."""
+        """Count a layer that reads zeros (a state at rest) or parameters (a learned query), for every sample."""
         is_parameter = x.untyped_storage()._cdata in self.calls.context.parameters
         if not is_parameter and bool(x.any()):
             return  # values that may stem from the loader by a way that was not followed

@@ -190,7 +190,9 @@ def interpret_first(
         x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
     with evaluation_mode(model):
         try:
-            interpretation = interpret(model, x, time=time, time_steps=steps, named=named, has_time=has_time)
+            interpretation = interpret(
+                model, x, time=time, time_steps=steps, named=named, has_time=has_time, samples=_labels_in(batches)
+            )
         except ProfilingError:
             if any(b.known_by == "its name" for b in spiking.values()):
                 raise
@@ -200,16 +202,22 @@ def interpret_first(
                 return Interpretation("inside", 1, "declared", spiking)
             raise
     if time is None and not has_time:
-        _require_samples_in_front(x, _unpack(batches[0])[1])
+        _require_as_many_samples(interpretation, x, _labels_in(batches))
     return interpretation
 
 
-def _require_samples_in_front(x: Any, y: Any) -> None:
-    """Raise ProfilingError if the number of labels of a batch differs from the size of its first axis."""
-    labels = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
-    if len(labels) == 1 and labels[0] != len(x):
+def _labels_in(batches: Sequence[Any]) -> int | None:
+    """The number of labels in the first batch; None if it has none, one per sample."""
+    y = _unpack(batches[0])[1] if batches else None
+    shape = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
+    return shape[0] if len(shape) == 1 else None
+
+
+def _require_as_many_samples(interpretation: Interpretation, x: Any, labels: int | None) -> None:
+    """Raise ProfilingError if a batch has another number of labels than of samples."""
+    if labels is not None and labels != interpretation.mode.samples_of(x, interpretation.time_steps):
         raise ProfilingError(
-            f"the loader gives {labels[0]} labels for {tuple(x.shape)}, which has not as many samples in front; "
+            f"the loader gives {labels} labels for {tuple(x.shape)}, which has not as many samples in front; "
             f"declare where time is with time= (--time), one of {', '.join(TIME_MODES)}"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler.discovery.observe import ModuleObservation, observe_run, observed_neurons
+from snn_energy.profiler.discovery.observe import ModuleObservation, first_input, observe_run, observed_neurons
 from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import (
     hidden_work_message,
@@ -27,7 +27,13 @@ from snn_energy.profiler.rules.plain_layers import is_layer_class
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import MODES, SHAPES, TimeMode, require_one_argument
 
-STATIC_MODES = ("inside", "repeat-axis0", "repeat-axis1", "repeat-flat-batch")  # tried in this order on (B, ...)
+STATIC_MODES = (
+    "inside",
+    "repeat-axis0",
+    "repeat-axis1",
+    "repeat-flat-batch",
+    "repeat-flat",
+)  # tried in this order on (B, ...)
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # tried in this order on (T, B, ...)
 SAMPLES = (2, 3)
 
@@ -76,16 +82,18 @@ def interpret(
     time_steps: int | None = None,
     named: Iterable[str | type[nn.Module]] = (),
     has_time: bool = False,
+    samples: int | None = None,
 ) -> Interpretation:
     """Time mode, T_max and spiking modules of a network, from runs on a few samples of a batch.
 
     x: a batch of the loader, samples in front, or (T, B, ...) if ``has_time``. time, time_steps: as declared, None if
-    not. The model's state is restored afterwards. Raises ProfilingError if no time mode fits, or if neurons indicate
+    not. samples: how many the batch holds by its labels, None if it has none. The
+    model's state is restored afterwards. Raises ProfilingError if no time mode fits, or if neurons indicate
     different ones; the message says how to declare it.
     """
     require_one_argument(model, x)
     with unchanged_weights(model):
-        interpretation = _interpret(model, x, time, time_steps, named, has_time)
+        interpretation = _interpret(model, x, time, time_steps, named, has_time, samples)
         _require_repeatable(model, x, interpretation)
     return interpretation
 
@@ -136,6 +144,7 @@ def _interpret(
     time_steps: int | None,
     named: Iterable[str | type[nn.Module]],
     has_time: bool,
+    samples: int | None,
 ) -> Interpretation:
     if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
         raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
@@ -146,44 +155,142 @@ def _interpret(
     weighted = {name: spec for name in neurons_with_weights(model) if (spec := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
         raise ProfilingError(_undetermined_message(time_steps, "it has no module that is known to spike"))
-    why, raised = [], []
-    for mode in ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES:
+    trial = _Trial(model, x, time, spiking, unknown, weighted)
+    static = ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES
+    for mode in static:
         steps = int(x.shape[0]) if has_time else time_steps
-        if mode != "inside" and steps is None:
-            continue
+        found = None if mode != "inside" and steps is None else trial.of(mode, steps)
+        if found is not None and not has_time and _has_samples(found, x, samples) and found.mode.repeats_input:
+            others = [trial.of(other, steps) for other in _timed_modes(x, steps)]
+            return _of_several(model, x, found, [o for o in others if o is not None and _has_samples(o, x, samples)])
+        if found is not None and (has_time or _has_samples(found, x, samples)):
+            return found
+    if not has_time and time is None and samples is not None:
+        others = [trial.of(other, time_steps) for other in _timed_modes(x, time_steps)]
+        fitting = [o for o in others if o is not None and _has_samples(o, x, samples)]
+        if fitting:
+            return _of_several(model, x, None, fitting)
+    if trial.raised and len(trial.raised) == len(trial.why):
+        raise ProfilingError(
+            f"{type(model).__name__}: it raised {type(trial.raised[0]).__name__} on a few samples of a batch of shape "
+            f"{tuple(x.shape)}: {_first_line(trial.raised[0])}; do they have the shape and type that it wants? is a "
+            "state left over from other batches (reset it before)? if it wants them with time, declare it: time= "
+            "(--time)"
+        ) from trial.raised[0]
+    raise ProfilingError(_undetermined_message(time_steps, "; ".join(trial.why)))
+
+
+@dataclass
+class _Trial:
+    """Runs of a network on a few samples, one per time mode. why: for each mode that does not fit, the reason."""
+
+    model: nn.Module
+    x: Tensor
+    declared: str | None
+    spiking: Mapping[str, NeuronSpec]
+    unknown: Sequence[str]
+    weighted: dict[str, NeuronSpec]
+    why: list[str] = field(default_factory=list)
+    raised: list[Exception] = field(default_factory=list)
+
+    def of(self, mode: str, steps: int | None) -> Interpretation | None:
+        """The interpretation in one time mode; None if it does not fit. steps: T, None if the network defines it."""
         try:
-            names = [*spiking, *unknown, *weighted]
+            names = [*self.spiking, *self.unknown, *self.weighted]
             runs = [
-                observe_run(model, names, MODES[mode].first_samples(x, n, steps or 1), MODES[mode], steps or 1)
+                observe_run(
+                    self.model, names, MODES[mode].first_samples(self.x, n, steps or 1), MODES[mode], steps or 1
+                )
                 for n in SAMPLES
             ]
         except Exception as error:  # noqa: BLE001 the model rejects this shape: the time mode does not fit
-            raised.append(error)
-            why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
-            continue
-        _require_only_neuron_update(runs[0], spiking)
-        multiplying = _multiplying_subclasses(model, runs[0], spiking)
-        weighted |= {name: spiking[name] for name in multiplying}
-        found = {**observed_neurons(runs[0], unknown), **observed_neurons(runs[1], unknown)}
-        found |= _silent_neurons(model, found, runs[0], unknown)
-        all_spiking = {**spiking, **found, **weighted}
+            self.raised.append(error)
+            self.why.append(f"{mode}: {type(error).__name__}: {_first_line(error)}")
+            return None
+        _require_only_neuron_update(runs[0], self.spiking)
+        self.weighted |= {
+            name: self.spiking[name] for name in _multiplying_subclasses(self.model, runs[0], self.spiking)
+        }
+        found = {**observed_neurons(runs[0], self.unknown), **observed_neurons(runs[1], self.unknown)}
+        found |= _silent_neurons(self.model, found, runs[0], self.unknown)
+        all_spiking = {**self.spiking, **found, **self.weighted}
         if not all_spiking:
-            why.append("no module spikes")
-            continue
+            self.why.append("no module spikes")
+            return None
         reading = _read(mode, steps, {name: [run[name] for run in runs] for name in all_spiking}, all_spiking)
-        if isinstance(reading, Interpretation) and time not in (None, reading.time):
+        if isinstance(reading, Interpretation) and self.declared not in (None, reading.time):
             reading = f"that is time='{reading.time}'"
+        if isinstance(reading, Interpretation) and self._mixes_samples(reading):
+            reading = "its neurons would mix samples"
         if isinstance(reading, Interpretation):
-            neurons = {name: spec for name, spec in reading.spiking.items() if name not in weighted}
-            return replace(reading, spiking=neurons, decomposed_layers=frozenset(weighted))
-        why.append(f"{mode}: {reading}")
-    if raised and len(raised) == len(why):
-        raise ProfilingError(
-            f"{type(model).__name__}: it raised {type(raised[0]).__name__} on a few samples of a batch of shape "
-            f"{tuple(x.shape)}: {_first_line(raised[0])}; do they have the shape and type that it wants? is a state "
-            "left over from other batches (reset it before)? if it wants them with time, declare it: time= (--time)"
-        ) from raised[0]
-    raise ProfilingError(_undetermined_message(time_steps, "; ".join(why)))
+            neurons = {name: spec for name, spec in reading.spiking.items() if name not in self.weighted}
+            return replace(reading, spiking=neurons, decomposed_layers=frozenset(self.weighted))
+        self.why.append(f"{mode}: {reading}")
+        return None
+
+    def _mixes_samples(self, found: Interpretation) -> bool:
+        """True if, in a flat batch, what a neuron reads of the first sample depends on the second one."""
+        if found.mode.layout not in ("flat", "flat-batch"):
+            return False
+        name, spec = next(iter(found.spiking.items()))
+        x = found.mode.first_samples(self.x, 2, found.time_steps).clone()
+        first = first_input(self.model, name, x, found.mode, found.time_steps)
+        rows = x if found.mode.given is None else x.unflatten(0, _rows_of(found))
+        rows.select(1 if found.mode.given == "flat" else 0, 1).add_(1)  # another second sample
+        other = first_input(self.model, name, x, found.mode, found.time_steps)
+        if first is None or other is None:
+            return False
+        return not torch.equal(_of_first_sample(first, spec.layout), _of_first_sample(other, spec.layout))
+
+
+def _rows_of(found: Interpretation) -> tuple[int, int]:
+    """Sizes of the rows of a flat batch of two samples, in its order."""
+    return (found.time_steps, 2) if found.mode.given == "flat" else (2, found.time_steps)
+
+
+def _of_first_sample(x: Tensor, layout: Layout | None) -> Tensor:
+    """The part of a neuron's input, of two samples, that belongs to the first one."""
+    if layout == "time-first":
+        return x.select(1, 0)
+    return x[: len(x) // 2]  # sample major, or samples alone
+
+
+def _timed_modes(x: Tensor, steps: int | None) -> list[str]:
+    """Time modes in which a batch of this shape would hold all T time steps itself."""
+    if steps is None or steps < 2:
+        return []
+    on_axis = [*(("axis0", "call-axis0") if x.shape[0] == steps and x.dim() > 1 else ())]
+    on_axis += ["axis1"] if x.dim() > 1 and x.shape[1] == steps else []
+    return on_axis + (["flat", "flat-batch"] if x.shape[0] % steps == 0 else [])
+
+
+def _has_samples(found: Interpretation, x: Tensor, samples: int | None) -> bool:
+    """False if the loader's labels say that the batch holds another number of samples than this interpretation."""
+    return samples is None or found.mode.samples_of(x, found.time_steps) == samples
+
+
+def _of_several(
+    model: nn.Module, x: Tensor, repeated: Interpretation | None, timed: Sequence[Interpretation]
+) -> Interpretation:
+    """The interpretation of a batch whose shape fits several time modes.
+
+    repeated: the one that shows every sample T times; one that finds T steps on an axis of that size wins over it.
+    Raises ProfilingError, with the modes and what each would count, if several remain.
+    """
+    on_axis = [o for o in timed if o.mode.layout in ("axis0", "axis1")]
+    alive = on_axis or [*([repeated] if repeated is not None else []), *timed]
+    if len(alive) == 1:
+        return alive[0]
+    steps = alive[0].time_steps
+    shows = [
+        f"time='{o.time}' ({o.mode.samples_of(x, steps)} samples, "
+        f"{'each shown' if o.mode.repeats_input else 'of'} {steps} {'times' if o.mode.repeats_input else 'time steps'})"
+        for o in alive
+    ]
+    raise ProfilingError(
+        f"{type(model).__name__}: a batch of shape {tuple(x.shape)} can be read in {len(alive)} ways: "
+        f"{' or '.join(shows)}; choose one: {' or '.join(f'--time {o.time}' for o in alive)} (time= in Python)"
+    )
 
 
 def _interpret_as_declared(

@@ -51,6 +51,25 @@ def observe_run(
     return observations
 
 
+@torch.no_grad()
+def first_input(model: nn.Module, name: str, x: Tensor, mode: TimeMode, steps: int) -> Tensor | None:
+    """What a module reads in its first call, in a run from rest; None if it is not called with a tensor."""
+    read: list[Tensor] = []
+
+    def hook(module: nn.Module, args: Any) -> None:
+        if not read and args and isinstance(args[0], Tensor):
+            read.append(args[0].clone())
+
+    handle, state = model.get_submodule(name).register_forward_pre_hook(hook), State(model)
+    try:
+        reset_states(model)
+        mode.run(model, x, steps)
+    finally:
+        handle.remove()
+        state.restore()
+    return read[0] if read else None
+
+
 @contextmanager
 def _observing(model: nn.Module, observations: Mapping[str, ModuleObservation]) -> Iterator[None]:
     handles: list[Any] = []
