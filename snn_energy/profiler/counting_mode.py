@@ -263,7 +263,7 @@ class CountingMode(TorchFunctionMode):
         weight = module._parameters["weight"]
         assert weight is not None
         samples, axes = self.batch.samples, 1 if isinstance(module, nn.Linear) else weight.dim() - 1
-        rows, made = (x, out) if x.dim() > axes else (x.unsqueeze(0), out.unsqueeze(0))
+        rows, made = (x.view_as(x), out) if x.dim() > axes else (x.unsqueeze(0), out.unsqueeze(0))
         if rows.shape[0] != samples:
             if rows.shape[0] != 1:
                 return  # its rows are no samples

@@ -129,7 +129,7 @@ def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) 
         events = _with_layer_names(events, when, time_steps)
         when = _loop_steps(events, when, time_steps)
     elif time_steps > 1:
-        when = _at_their_readers(events, when)
+        when = _at_their_readers(events, when, time_steps)
         events = _with_layer_names(events, when, time_steps)
     calls: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     indices: dict[tuple[str, int | None, int, str], list[int]] = defaultdict(list)
@@ -176,25 +176,57 @@ def _with_layer_names(
     return named
 
 
-def _at_their_readers(events: Sequence[OperationRecord], when: Sequence[int | None]) -> list[int | None]:
-    """Steps of operations on a state: that of their readers, which read the state of an earlier step.
+def _at_their_readers(
+    events: Sequence[OperationRecord], when: Sequence[int | None], time_steps: int
+) -> list[int | None]:
+    """Steps of operations on a state: that of their readers, if those read the state of an earlier step.
 
-    What is computed from the spikes of step t to be added to the input of step t + 1 is work of step t + 1; what is
-    computed from a zero state is work of the first step that reads it.
+    What a loop computes from the spikes of step t to add it to the input of step t + 1 is work of step t + 1: it is
+    not computed from the last step any more. What is computed from a zero state is work of the step that reads it.
     """
     readers: dict[int, list[int]] = defaultdict(list)
     for i, event in enumerate(events):
         for source in event.inputs:
             readers[source].append(i)
-    found = list(when)
-    for i in range(len(events) - 1, -1, -1):
-        own, later = found[i], [found[r] for r in readers[i]]
-        steps = [step for step in later if step is not None and step >= 0]
-        if own is None or not steps or len(steps) < len(later):
-            continue
-        if (own >= 0 and min(steps) > own) or (own == ONCE and events[i].reads_constant):
-            found[i] = min(steps)
+    found, at_rest = list(when), _at_rest(events)
+    for members in reversed(_repeated_operations(events, when, at_rest)):
+        later = [_step_of_readers(i, readers, found) for i in members]
+        moved = [step for step in later if step is not None]
+        is_later = all(i in at_rest or 0 <= (when[i] or 0) < s for i, s in zip(members, moved, strict=False))
+        is_one_each = len(moved) == len(members) == len(set(moved))
+        if is_one_each and is_later and time_steps - 1 not in {when[i] for i in members}:
+            found = [dict(zip(members, moved, strict=True)).get(i, step) for i, step in enumerate(found)]
     return found
+
+
+def _at_rest(events: Sequence[OperationRecord]) -> set[int]:
+    """Indices of operations on a state at rest, such as zeros, and on nothing else."""
+    found: set[int] = set()
+    for i, event in enumerate(events):
+        if event.reads_constant or (event.inputs and event.inputs <= found and event.step is None):
+            found.add(i)
+    return found
+
+
+def _repeated_operations(
+    events: Sequence[OperationRecord], when: Sequence[int | None], at_rest: set[int]
+) -> list[list[int]]:
+    """Indices of operations of one step each, the same one of all steps together, in the order of the first call."""
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    ranks: dict[Hashable, int] = defaultdict(int)
+    for i, (event, step) in enumerate(zip(events, when, strict=True)):
+        if step is not None and (step >= 0 or i in at_rest):
+            rank = ranks[event.scope, event.suffix, event.op, step]
+            ranks[event.scope, event.suffix, event.op, step] += 1
+            groups[event.scope, event.suffix, event.op, rank].append(i)
+    return list(groups.values())
+
+
+def _step_of_readers(index: int, readers: Mapping[int, Sequence[int]], when: Sequence[int | None]) -> int | None:
+    """The first step in which the result of an operation is read; None if it is read without steps, or not at all."""
+    steps = [when[r] for r in readers.get(index, ())]
+    known = [step for step in steps if step is not None and step >= 0]
+    return min(known) if known and len(known) == len(steps) else None
 
 
 def _when(event: OperationRecord, time_steps: int) -> int | None:

@@ -35,7 +35,7 @@ PLAIN_LAYERS: Mapping[type[nn.Module], Callable[[Any, Tensor], PlainCall]] = {
 
 def is_plain_layer(module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """True if a module is one of ``PLAIN_LAYERS`` of torch or SpikingJelly, called with one plain tensor."""
-    if plain_base(type(module)) is None or len(args) != 1 or kwargs or type(args[0]) is not Tensor:
+    if plain_base(type(module)) is None or len(args) != 1 or kwargs or type(args[0]) not in (Tensor, nn.Parameter):
         return False
     if "forward" in vars(module) or module.training or getattr(module, "padding_mode", "zeros") != "zeros":
         return False
