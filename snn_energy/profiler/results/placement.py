@@ -189,13 +189,15 @@ def _at_their_readers(
         for source in event.inputs:
             readers[source].append(i)
     found, at_rest = list(when), _at_rest(events)
-    for members in reversed(_repeated_operations(events, when, at_rest)):
-        later = [_step_of_readers(i, readers, found) for i in members]
-        moved = [step for step in later if step is not None]
-        is_later = all(i in at_rest or 0 <= (when[i] or 0) < s for i, s in zip(members, moved, strict=False))
+    for members in reversed(_repeated_operations(events, when)):
+        moved = [step for i in members if (step := _step_of_readers(i, readers, found)) is not None]
+        is_later = all((when[i] or 0) < step for i, step in zip(members, moved, strict=False))
         is_one_each = len(moved) == len(members) == len(set(moved))
         if is_one_each and is_later and time_steps - 1 not in {when[i] for i in members}:
             found = [dict(zip(members, moved, strict=True)).get(i, step) for i, step in enumerate(found)]
+    for i in sorted(at_rest, reverse=True):
+        step = _step_of_readers(i, readers, found)
+        found[i] = found[i] if step is None else step
     return found
 
 
@@ -208,14 +210,12 @@ def _at_rest(events: Sequence[OperationRecord]) -> set[int]:
     return found
 
 
-def _repeated_operations(
-    events: Sequence[OperationRecord], when: Sequence[int | None], at_rest: set[int]
-) -> list[list[int]]:
+def _repeated_operations(events: Sequence[OperationRecord], when: Sequence[int | None]) -> list[list[int]]:
     """Indices of operations of one step each, the same one of all steps together, in the order of the first call."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     ranks: dict[Hashable, int] = defaultdict(int)
     for i, (event, step) in enumerate(zip(events, when, strict=True)):
-        if step is not None and (step >= 0 or i in at_rest):
+        if step is not None and step >= 0:
             rank = ranks[event.scope, event.suffix, event.op, step]
             ranks[event.scope, event.suffix, event.op, step] += 1
             groups[event.scope, event.suffix, event.op, rank].append(i)
