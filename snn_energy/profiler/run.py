@@ -119,7 +119,7 @@ def _count(
             with torch._C.DisableTorchFunction():
                 state.restore()
             counting.begin(span)
-            with _no_garbage_collection():
+            with _no_garbage_collection(), state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
                 counting.end()
@@ -254,7 +254,7 @@ def _restored_state(model: nn.Module) -> Iterator[State]:
     On exit, the state of the given model is restored.
     """
     with torch._C.DisableTorchFunction():
-        initial_state = State(model)
+        initial_state, reset_state = State(model), None
         reset_states(model)
     try:
         with torch._C.DisableTorchFunction():
@@ -262,6 +262,8 @@ def _restored_state(model: nn.Module) -> Iterator[State]:
         yield reset_state
     finally:
         with torch._C.DisableTorchFunction():
+            if reset_state is not None:
+                initial_state.take_numbers_of(reset_state)
             initial_state.restore()
 
 

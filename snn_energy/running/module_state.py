@@ -6,6 +6,8 @@ the previous one would give other spike counts, and a profile that left its pote
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,9 +34,35 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self.kept = [_keep(module) for module in model.modules()]
+        self._changed: set[tuple[int, Any]] | None = (
+            None  # numbers that a forward pass changed; None: any may have been
+        )
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around a forward pass: from now on, only numbers that changed within one are state, others are settings."""
+        before = dict(self._numbers())
+        yield
+        after = dict(self._numbers())
+        changed = {key for key, value in after.items() if key in before and before[key] is not value}
+        self._changed = changed | (self._changed or set())
+
+    def take_numbers_of(self, other: State) -> None:
+        """Restore the numbers that ``other`` knows as state, if it watched a forward pass."""
+        self._changed = other._changed
+
+    def _numbers(self) -> Iterator[tuple[tuple[int, Any], Any]]:
+        for kept in self.kept:
+            tables = [vars(kept.module), *(table for table, _ in kept.dicts)]
+            for table in tables:
+                yield from (((id(table), key), value) for key, value in table.items() if _is_number(value))
+
+    def _is_state_number(self, table: dict[Any, Any], key: Any, values: Iterable[Any]) -> bool:
+        is_changed = self._changed is None or (id(table), key) in self._changed
+        return is_changed and any(_is_number(value) for value in values)
 
     def restore(self) -> None:
-        """Restore buffers and state attributes; registered parameters and other attributes are not touched."""
+        """Restore buffers and state attributes, numbers too; registered parameters and others are not touched."""
         for kept in self.kept:
             buffers = kept.module._buffers
             for name in [name for name in buffers if name not in kept.buffers]:
@@ -47,7 +75,8 @@ class State:
                 del own[name]
             for name, value in kept.attributes.items():
                 now = own.get(name, value)
-                if (name not in own or now is not value) and (_is_state(now) or _is_state(value)):
+                is_state = _is_state(now) or _is_state(value) or self._is_state_number(own, name, (now, value))
+                if (name not in own or now is not value) and is_state:
                     own[name] = value
             for known, copy in kept.lists:
                 if _is_state(known) or _is_state(copy):
@@ -56,6 +85,9 @@ class State:
                 if _is_state(table) or _is_state(entries):
                     table.clear()
                     table.update(entries)
+                for key, value in entries.items():
+                    if self._is_state_number(table, key, (value,)):
+                        table[key] = value
             for tensor, copied, version in kept.values:
                 if version is None or tensor._version != version:
                     with torch.no_grad():
@@ -123,6 +155,11 @@ def _is_plain_object(value: Any) -> bool:
 def version_of(tensor: Tensor) -> int | None:
     """The tensor's counter of in-place changes; None for inference tensors, which have no counter."""
     return None if tensor.is_inference() else tensor._version
+
+
+def _is_number(value: Any) -> bool:
+    """True for a number, such as a count of calls that decides what a neuron does next."""
+    return isinstance(value, (int, float))
 
 
 def _is_state(value: Any, depth: int = DEPTH) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -106,28 +107,28 @@ def test_weights_that_change_between_batches_do_not_matter_to_the_counts() -> No
 
 
 def test_a_layer_that_reads_another_tensor_in_a_later_batch_is_refused() -> None:
+    calls = itertools.count()
+
     def forward(self: Any, x: Tensor) -> Tensor:
         a, b = self.left(x), self.right(x)
-        self.calls += 1
-        return self.last(a if self.calls % 2 else b)
+        return self.last(b if next(calls) % 2 else a)
 
     model = Does(forward, left=nn.Linear(4, 4), right=nn.Linear(4, 4), last=nn.Linear(4, 2))
-    model.calls = 0
     with pytest.raises(ProfilingError, match="changes between batches"):
         se.profile(model, [spikes(3, 4), spikes(3, 4)], time_steps=1)
 
 
 def test_values_changed_in_place_in_later_batches_are_read_anew() -> None:
+    calls = itertools.count(1)
+
     def forward(self: Any, x: Tensor) -> Tensor:
         fired = x.gt(0).float()
         before = self.first(fired)
-        self.calls += 1
-        if self.calls == 2:
+        if next(calls) == 2:
             fired.zero_()
         return before + self.second(fired)
 
     model = Does(forward, first=nn.Linear(6, 4), second=nn.Linear(6, 4))
-    model.calls = 0
     batches = [torch.randn(5, 6) for _ in range(3)]
     ons = [int((x > 0).sum()) for x in batches]
     frame = se.profile(model, batches, time_steps=1).to_frame().set_index("layer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -133,15 +134,17 @@ def test_a_network_that_learns_as_it_runs_is_refused_and_has_its_weights_back(le
 
 
 def test_a_state_that_nobody_can_put_back_is_refused() -> None:
+    calls = itertools.count(1)
+
     class Drifts(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.fc, self.lif, self.gain = nn.Linear(6, 4), Step(), 1.0
+            self.fc, self.lif = nn.Linear(6, 4), Step()
 
         def forward(self, x: Tensor) -> Tensor:
-            self.gain *= 1.3
-            out: Tensor = self.lif(self.fc(x) * self.gain)
-            return out + self.gain
+            gain = 1.3 ** next(calls)
+            out: Tensor = self.lif(self.fc(x) * gain)
+            return out + gain
 
     with pytest.raises(ProfilingError, match="something else in a second run"):
         se.profile(Drifts(), [torch.rand(5, 6)], time_steps=STEPS)
@@ -420,3 +423,62 @@ def test_a_file_of_the_data_s_folder_is_not_overwritten(net: Path, cli: Cli) -> 
     assert code == 1
     assert "is part of the input" in err
     assert recording.read_bytes() == bytes([1, 1, 0, 0, 1])
+
+
+# --- states kept as numbers ---
+
+
+class Primed(nn.Module):
+    """An IF neuron whose first call primes its potential (QCFS): a Python number says which call it is."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__()
+        self.calls, self.potential = 0, 0.0
+        self.holder, self.box, self.table = holder, SimpleNamespace(calls=0), {"calls": 0}
+
+    def _next_call(self) -> int:
+        if self.holder == "attribute":
+            self.calls += 1
+            return self.calls
+        if self.holder == "object":
+            self.box.calls += 1
+            return int(self.box.calls)
+        self.table["calls"] += 1
+        return self.table["calls"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._next_call() == 1:
+            self.potential = torch.full_like(x, 0.5)  # type: ignore[assignment]
+        self.potential = self.potential + x  # type: ignore[assignment]
+        spikes = (self.potential >= 1).float()  # type: ignore[operator, attr-defined]
+        self.potential = self.potential - spikes  # type: ignore[assignment]
+        return spikes
+
+
+@pytest.mark.parametrize("holder", ["attribute", "object", "dict"])
+def test_a_number_that_counts_calls_is_a_state(holder: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), Primed(holder), nn.Linear(32, 10))
+    x = torch.rand(5, 16)
+    neuron = Primed("attribute")
+    with torch.no_grad():
+        expected = sum(10 * int(neuron(model[0](x)).sum()) for _ in range(8))
+    for _ in range(2):  # the second profile counts what the first one did
+        for batches in ([x], [x[:2], x[2:]]):
+            frame = se.profile(model, batches, time="call", time_steps=8).to_frame()
+            assert frame[frame["layer"] == "2"]["sops"].sum() == expected
+            held = model[1]
+            assert (held.calls, held.box.calls, held.table["calls"]) == (0, 0, 0)  # type: ignore[union-attr, index]
+
+
+def test_a_number_that_the_user_sets_between_batches_stays() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    model.setting = 1.0  # type: ignore[assignment]
+
+    def batches() -> Any:
+        yield torch.rand(3, 6)
+        model.setting = 2.0  # type: ignore[assignment]
+        yield torch.rand(3, 6)
+        assert model.setting == 2.0
+
+    se.profile(model, batches(), time_steps=1)

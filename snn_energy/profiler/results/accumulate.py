@@ -97,6 +97,12 @@ class BatchAccumulator:
                 or {p.layer for p in placed if p.event.inputs != self.layers[p.key].placed.event.inputs}
             )
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
+        changed = [p.layer for p in placed if not np.array_equal(p.event.active, self.layers[p.key].active)]
+        if changed:
+            raise ProfilingError(
+                f"other time steps are active in this batch than in the first one (at {', '.join(changed[:3])}); "
+                "do not change masks while profiling, or profile in parts"
+            )
         for item in placed:
             self._gather(item, counting)
         self.samples += counting.batch.samples
