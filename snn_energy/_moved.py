@@ -91,6 +91,8 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 # Old module -> {old name: new name} in the new modules above.
 RENAMED: dict[str, dict[str, str]] = {
+    "events": {"By": "Binning", "BYTES": "EVENT_BYTES"},
+    "image_files": {"LITTER": "SYSTEM_FILES"},
     "charges": {"Charge": "ActionCount"},
     "energy": {
         "Charge": "ActionCount",

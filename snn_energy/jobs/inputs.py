@@ -106,9 +106,9 @@ class Divided:
         """The labels of the images."""
         return self.images.labels
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices -> (B, C, H, W)."""
-        return self.images.batch(chosen, crops) / np.float32(self.divisor)
+        return self.images.batch(indices, crops) / np.float32(self.divisor)
 
     def first(self, samples: int) -> Divided:
         """The first ``samples`` images."""

@@ -435,7 +435,7 @@ def test_data_without_a_test_split_of_its_own_is_refused(tmp_path: Path, tiny: R
     ("changes", "error", "complaint"),
     [
         ({"data": "digits"}, DataError, "labels run from 0 to 9, but the model has 3 classes"),
-        ({"model__in_channels": 3}, DataError, "the model wants 3x8x8"),
+        ({"model__in_channels": 3}, DataError, "the model expects 3x8x8"),
         ({"model__heads": 3}, RecipeError, "tiny: model: dim 16 must be a multiple of heads 3"),
     ],
 )
