@@ -113,13 +113,13 @@ def early_exit(
     from snn_energy.core.files import require_apart
     from snn_energy.datasets.names import parse_data
     from snn_energy.report.tables import write_table
-    from snn_energy.studies.early_exit_run import exits_of_checkpoint
+    from snn_energy.studies.early_exit_run import early_exit_of_checkpoint
 
     path = parse_data(data)[1]
     require_apart((csv,), [checkpoint, *([] if path is None else [path]), *files_read([], hardware)])
     with progress() as bar:
         task = bar.add_task(checkpoint.name, total=samples)
-        table = exits_of_checkpoint(
+        table = early_exit_of_checkpoint(
             checkpoint,
             data,
             samples,

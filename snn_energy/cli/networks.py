@@ -135,7 +135,7 @@ def trio(
     from snn_energy.studies.trio import train_trio
 
     result = train_trio(
-        name, output, data=data, seconds=seconds, seed=seed, device=device, progress=True, say=note
+        name, output, data=data, seconds=seconds, seed=seed, device=device, progress=True, on_message=note
     )  # fmt: skip
     show(result.to_frame(), f"{name}: {result.spent_s:.0f} of {seconds:g} s")
     say(f"written to {output}")

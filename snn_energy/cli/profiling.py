@@ -99,7 +99,7 @@ def models() -> None:
     for family, text in FAMILIES.items():
         say(f"{family}-N-D: {text}")
     for name, defaults in CNNS.items():
-        say(f"{name}: {defaults.text}, T = {defaults.time_steps}")
+        say(f"{name}: {defaults.description}, T = {defaults.time_steps}")
     say("any depth N and width D; listed:")
     for name in list_models():
         say(f"  {name}")

@@ -40,7 +40,7 @@ def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int
                 x = batch[0] if isinstance(batch, (list, tuple)) else batch
                 if not len(x):
                     continue
-                found.append(np.asarray(_checked(forward_steps(x), model, len(x)).double().cpu().numpy()))
+                found.append(np.asarray(_checked_logits(forward_steps(x), model, len(x)).double().cpu().numpy()))
                 done += len(x)
                 if on_batch is not None:
                     on_batch(done)
@@ -67,7 +67,7 @@ def exit_steps(model: nn.Module, loader: Iterable[Any], threshold: float) -> Int
     return stop_steps(step_logits(model, loader), threshold)
 
 
-def exits_of_checkpoint(
+def early_exit_of_checkpoint(
     path: str | Path,
     data: str,
     samples: int | None,
@@ -113,7 +113,7 @@ def _forward_steps(model: nn.Module) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _checked(out: Any, model: nn.Module, samples: int) -> Any:
+def _checked_logits(out: Any, model: nn.Module, samples: int) -> Any:
     """Logits of one batch. Raises ModelError if they are not (T, B, classes)."""
     steps = getattr(model, "time_steps", None)
     shape = tuple(getattr(out, "shape", ()))

@@ -281,7 +281,7 @@ def test_a_budget_that_is_used_up_before_a_later_stage_is_said(
     )
     with caplog.at_level(logging.WARNING, "snn_energy"):
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
-    assert "--seconds 40 are used up (39 s) before stage 'spikformer', which gets one step" in caplog.text
+    assert "--seconds 40 are spent (39 s) before stage 'spikformer', which gets one step" in caplog.text
     assert state_of(tmp_path / "out")["stages"]["spikformer"]["steps"] == 1
 
 
@@ -305,7 +305,7 @@ def test_data_that_were_moved_or_renamed_are_the_same_data(tmp_path: Path, bars:
 def test_checkpoints_of_nobody_knows_what_are_not_overwritten(tmp_path: Path, bars: Path, data: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "vit-1-16.safetensors").write_text("mine")
-    with pytest.raises(OutputError, match=r"vit-1-16.safetensors: is there already, but no trio.json"):
+    with pytest.raises(OutputError, match=r"vit-1-16.safetensors: exists, but no trio.json"):
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
     assert (tmp_path / "out" / "vit-1-16.safetensors").read_text() == "mine"
 
@@ -349,11 +349,11 @@ def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, bars: Path, 
     ("old", "new", "complaint"),
     [
         ("start_from: t1", "start_from: t9", "start_from 't9' is not an earlier stage"),
-        ("name: dts\n", "name: t1\n", "stage 't1': is there twice"),
+        ("name: dts\n", "name: t1\n", "stage 't1': appears twice"),
         ("share: 0.3", "share: 0", "share"),
         ("mask_loss: {{weight: 0.01}}", "mask_los: 1", "unknown key 'mask_los'; did you mean 'mask_loss'"),
         ("result: false", "result: true", "two results are of one model"),
-        ("name: dts\n", "name: T1\n", "stage 'T1': is there twice"),
+        ("name: dts\n", "name: T1\n", "stage 'T1': appears twice"),
         ("name: dts\n", "name: t1.best\n", "name: string should match pattern"),
         ("model.name: vit-1-16", "epochs: 3", "changes: 'epochs' is set by the trio or its command; leave it out"),
     ],
@@ -368,7 +368,7 @@ def test_a_trio_that_cannot_be_followed_says_why(
 
 
 def test_a_trio_without_data_asks_for_them(tmp_path: Path, bars: Path) -> None:
-    with pytest.raises(RecipeError, match=r"bars: names no data; give --data NAME:PATH"):
+    with pytest.raises(RecipeError, match=r"bars: specifies no data; give --data NAME:PATH"):
         train_trio(bars, tmp_path / "out", data=None, seconds=40)
 
 

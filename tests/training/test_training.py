@@ -586,6 +586,6 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_1(
     ],
 )
 def test_what_is_no_plain_yaml_value_is_refused_in_one_line(line: str, what: str) -> None:
-    with pytest.raises(RecipeError, match=f"^r.yaml: {what} is not read; write numbers, texts") as caught:
+    with pytest.raises(RecipeError, match=f"^r.yaml: {what} is not supported; use only numbers, texts") as caught:
         parse_recipe(f"{line}\n", "r.yaml")
     assert "\n" not in str(caught.value)

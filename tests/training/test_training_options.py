@@ -33,7 +33,7 @@ from snn_energy.models.create import create_model
 from snn_energy.models.neurons import DTSS, LIF, HoyerSpike, TriangularSpike, hoyer_extremum, hoyer_regulariser
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.running.processes import Processes, join_batch_norms
-from snn_energy.training.augment import augmented, cut_out, draw, mixed
+from snn_energy.training.augment import augment, cut_out, draw_augmentation, mixup
 from snn_energy.training.evaluation import to_float16
 from snn_energy.training.losses import cross_entropy, hoyer_loss, tet_loss
 from snn_energy.training.recipe import Recipe, list_recipes, load_recipe, parse_recipe
@@ -244,8 +244,8 @@ def test_a_gradient_is_clipped_to_its_norm(tmp_path: Path, tiny: Recipe, monkeyp
 def test_half_of_the_images_are_mirrored_and_the_others_untouched(tiny: Recipe) -> None:
     recipe = tiny.with_changes(shift_pixels=0, flip=True)
     images = torch.rand(200, 1, 8, 8)
-    draws = draw(recipe, 200, torch.Generator().manual_seed(0))
-    found = augmented(images, draws, torch.arange(200), recipe)
+    draws = draw_augmentation(recipe, 200, torch.Generator().manual_seed(0))
+    found = augment(images, draws, torch.arange(200), recipe)
     same = [torch.equal(a, b) for a, b in zip(images, found, strict=True)]
     mirrored = [torch.equal(a.flip(2), b) for a, b in zip(images, found, strict=True)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
@@ -263,7 +263,7 @@ def test_a_square_is_cut_out_wherever_it_lies() -> None:
 
 def test_mixup_mixes_an_image_with_its_mirror_place_and_labels_alike() -> None:
     images, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 2, 2])
-    found, targets = mixed(images, labels, 0.25, 3)
+    found, targets = mixup(images, labels, 0.25, 3)
     assert torch.allclose(found[0], 0.75 * images[0] + 0.25 * images[3])
     assert targets.tolist() == [[0.75, 0, 0.25], [0, 0.75, 0.25], [0, 0.25, 0.75], [0.25, 0, 0.75]]
 
@@ -281,14 +281,14 @@ def test_processes_share_a_batch_without_gap_or_overlap_and_keep_mirror_places_t
 def test_a_part_of_a_batch_is_augmented_as_in_the_whole(tiny: Recipe) -> None:
     recipe = tiny.with_changes(flip=True, cutout_pixels=3)
     images = torch.rand(11, 1, 8, 8)
-    draws = draw(recipe, 11, torch.Generator().manual_seed(3))
-    whole, places = augmented(images, draws, torch.arange(11), recipe), torch.tensor([0, 4, 10])
-    assert torch.equal(augmented(images[places], draws, places, recipe), whole[places])
+    draws = draw_augmentation(recipe, 11, torch.Generator().manual_seed(3))
+    whole, places = augment(images, draws, torch.arange(11), recipe), torch.tensor([0, 4, 10])
+    assert torch.equal(augment(images[places], draws, places, recipe), whole[places])
 
 
 def test_crops_lie_inside_the_image_and_have_the_area_that_is_asked_for(tiny: Recipe) -> None:
     recipe = tiny.with_changes(data=None, crop_scale=[0.25, 0.5])
-    crops = draw(recipe, 500, torch.Generator().manual_seed(0)).crops
+    crops = draw_augmentation(recipe, 500, torch.Generator().manual_seed(0)).crops
     assert crops is not None
     left, top, right, bottom = crops.T
     assert (left >= 0).all()
@@ -311,7 +311,7 @@ def test_training_starts_from_the_non_spiking_twin(tmp_path: Path, tiny: Recipe)
     path = tmp_path / "twin.safetensors"
     save_checkpoint(path, twin, {})
     recipe = tiny.with_changes(start_from=str(path))
-    model = loop._start(recipe, Processes(0, 1, torch.device("cpu"))).model
+    model = loop._initial_state(recipe, Processes(0, 1, torch.device("cpu"))).model
     shared = set(twin.state_dict()) & set(model.state_dict())
     assert len(shared) == len(twin.state_dict()) > 20
     for name in shared:
@@ -482,7 +482,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path, tiny: Recipe) 
 def test_several_processes_are_not_one_batch_for_a_hoyer_neuron(tmp_path: Path, tiny: Recipe) -> None:
     recipe = tiny.with_changes(model=of_model(tiny, name="spikformer-1-16", neuron="hoyer"))
     with pytest.raises(RecipeError, match="neuron hoyer takes statistics of the whole batch"):
-        loop._start(recipe, Processes(0, 2, torch.device("cpu")))
+        loop._initial_state(recipe, Processes(0, 2, torch.device("cpu")))
 
 
 def test_a_joined_batch_norm_of_one_process_is_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -602,7 +602,7 @@ def test_crops_of_images_in_memory_are_refused_before_training(tmp_path: Path, t
 
 
 def test_a_run_without_data_asks_for_them(tmp_path: Path, tiny: Recipe) -> None:
-    with pytest.raises(RecipeError, match="tiny: names no data; give --data NAME:PATH"):
+    with pytest.raises(RecipeError, match="tiny: specifies no data; give --data NAME:PATH"):
         train(tiny.with_changes(data=None), tmp_path / "a.safetensors")
 
 
@@ -655,7 +655,7 @@ def test_an_interrupted_run_is_not_started_afresh_by_mistake(tmp_path: Path, tin
     output = tmp_path / "a.safetensors"
     with pytest.raises(KeyboardInterrupt):
         train(tiny, output, on_epoch=stop_at_once)
-    with pytest.raises(OutputError, match=r"a\.safetensors\.partial: is there, of a run that was interrupted"):
+    with pytest.raises(OutputError, match=r"a\.safetensors\.partial: is the state of an interrupted run"):
         train(tiny, output)
 
 
