@@ -15,7 +15,7 @@ from typing import Any
 MOVED: dict[str, tuple[str, ...]] = {
     "audit": ("analysis.spiking_audit",),
     "breakeven": ("analysis.break_even",),
-    "calibrate": ("paper.made_networks",),
+    "calibrate": ("paper.calibrated_networks",),
     "charges": ("pricing.actions",),
     "cifar": ("datasets.cifar",),
     "compare": ("analysis.comparison",),
@@ -91,7 +91,14 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 # Old module -> {old name: new name} in the new modules above.
 RENAMED: dict[str, dict[str, str]] = {
+    "calibrate": {
+        "REACH": "MAX_BIAS",
+        "ROUNDS": "BISECTION_STEPS",
+        "made_counts": "calibrated_counts",
+        "steps_of_mean": "steps_with_mean",
+    },
     "charges": {"Charge": "ActionCount"},
+    "distributions": {"extreme": "extreme_steps"},
     "early_exit": {"exits_of_checkpoint": "early_exit_of_checkpoint"},
     "energy": {
         "Charge": "ActionCount",
@@ -102,6 +109,7 @@ RENAMED: dict[str, dict[str, str]] = {
     "events": {"BYTES": "EVENT_BYTES", "By": "Binning"},
     "image_files": {"LITTER": "SYSTEM_FILES"},
     "latency": {"Places": "LayerRows", "imbalance": "lane_imbalance", "places_of": "layer_rows_of"},
+    "ledger": {"NEAREST": "RATE_SETTINGS", "density": "input_density"},
     "memory": {"Charge": "ActionCount", "Flow": "TensorTraffic", "Work": "ChargedWork", "homes": "assign_levels"},
     "models.fused": {
         "VARIANTS": "RECOMPILE_LIMIT",
@@ -128,7 +136,8 @@ RENAMED: dict[str, dict[str, str]] = {
     "profiler.parts": {"Part": "PartialCounts"},
     "profiler.profile": {"settle_first": "interpret_first"},
     "profiler.timesteps": {"Steps": "StepMask", "fed_roles": "input_roles"},
-    "record": {"Record": "PublishedRecord"},
+    "record": {"MADE": "CALIBRATED_VARIANT", "Record": "PublishedRecord", "entry": "ledger_row"},
+    "reproduce": {"WITH_ARRAY": "HARDWARE_WITH_ARRAY", "write": "write_report"},
     "sensitivity": {
         "StepFigures": "StepStatistics",
         "ending": "truncating_hooks",
