@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -171,16 +171,15 @@ def test_an_unknown_device_is_told_before_any_training(grid: Path, tmp_path: Pat
 
 def test_workers_end_with_the_process_that_started_them(grid: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text((tmp_path / "tiny.yaml").read_text().replace("epochs: 2", "epochs: 2000"))
-    command = [sys.executable, "-m", "snn_energy", "ablate", str(grid), "-o", "out", "--processes", "2"]
-    process = subprocess.Popen([*command, "--device", "cpu"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = forked.start("ablate", grid, "-o", "out", "--processes", "2", "--device", "cpu", cwd=tmp_path)
     partial = tmp_path / "out" / "runs" / "charged-1.safetensors.partial"
     while not partial.exists() and process.poll() is None:
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert process.wait() != 0
-    time.sleep(2)
+    time.sleep(1)
     written = partial.stat().st_mtime_ns
-    time.sleep(2)
+    time.sleep(1)
     assert partial.stat().st_mtime_ns == written
 
 

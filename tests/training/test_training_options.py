@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import csv
 import hashlib
-import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -378,7 +377,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path,
     train(tiny.with_changes(epochs=40, **MIXED), tmp_path / "whole.safetensors")
     while not output.exists():
         resume = ["resume"] if partial_path(output).exists() else []
-        process = subprocess.Popen([sys.executable, "-c", program, str(recipe), str(output), *resume])
+        process = forked.start(recipe, output, *resume, program=program)
         before = partial_path(output).stat().st_mtime_ns if resume else 0
         while process.poll() is None and kills < 3:
             time.sleep(0.002)
@@ -415,12 +414,9 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_says_so_in_one_line(tmp_pat
     train(tiny, tmp_path / "a.safetensors")
     older = {name: (tmp_path / name).read_bytes() for name in ("a.safetensors", "a.best.safetensors")}
 
-    def small_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
     (tmp_path / "tiny.yaml").write_text(tiny.with_changes(seed=1).to_yaml())
-    command = [sys.executable, "-m", "snn_energy", "train", str(tmp_path / "tiny.yaml"), "-o", "a.safetensors"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, preexec_fn=small_disk, check=False)
+    small_disk = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    done = forked.run("train", tmp_path / "tiny.yaml", "-o", "a.safetensors", cwd=tmp_path, code=small_disk)
     assert done.returncode == 1, done.stderr
     assert "cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
@@ -442,17 +438,8 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_output_error(tmp_path:
 # --- several processes ---
 
 
-def torchrun(count: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, "-m", "snn_energy", "train", *arguments, "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        check=False,
-    )
+def train_together(count: int, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return forked.run_together(count, "train", *arguments, "--device", "cpu", cwd=folder)
 
 
 def log_of(path: Path) -> list[dict[str, str]]:
@@ -466,7 +453,7 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path: Path, tiny: Recipe) 
     recipe = tiny.with_changes(**MIXED, mask_loss=mask, optimiser={"learning_rate": 1e-3}, hold_out=4, test_every=1)
     (tmp_path / "tiny.yaml").write_text(recipe.to_yaml())
     one = train(recipe, tmp_path / "one.safetensors", write_log=True)
-    done = torchrun(2, tmp_path, "tiny.yaml", "-o", "two.safetensors")
+    done = train_together(2, tmp_path, "tiny.yaml", "-o", "two.safetensors")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("checkpoint written to") == 1
     for a, b in zip(log_of(tmp_path / "one.log.csv"), log_of(tmp_path / "two.log.csv"), strict=True):
@@ -571,12 +558,11 @@ def test_a_network_is_trained_and_profiled_on_class_folders(tmp_path: Path, tiny
     changes = {"model": model, "data": None, "crop_scale": [0.3, 1.0], "flip": True, "epochs": 20}
     (tmp_path / "mine.yaml").write_text(tiny.with_changes(**changes).to_yaml())
     data = ["--data", f"folder:{folders}"]
-    command = [sys.executable, "-m", "snn_energy"]
     for arguments in (
         ["train", "mine.yaml", *data, "-o", "a.safetensors", "--device", "cpu"],
         ["profile", "a.safetensors", *data, "-o", "a.json"],
     ):
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path, check=False)
+        done = forked.run(*arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     said, header = read_metadata(tmp_path / "a.safetensors"), se.load_counts(tmp_path / "a.json").header
     assert said["data"] == header["dataset"] == "folder:images"
@@ -721,8 +707,8 @@ def test_the_recipe_that_a_run_wrote_resumes_it(tmp_path: Path, tiny: Recipe) ->
     whole = train(tiny, tmp_path / "whole.safetensors")
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path / "a.safetensors", on_epoch=stop_at_once)
-    command = [sys.executable, "-m", "snn_energy", "train", "a.recipe.yaml", "-o", "a.safetensors", "--resume"]
-    done = subprocess.run([*command, "--device", "cpu"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    command = ("train", "a.recipe.yaml", "-o", "a.safetensors", "--resume", "--device", "cpu")
+    done = forked.run(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.safetensors").read_bytes() == whole.path.read_bytes()
 
@@ -736,7 +722,7 @@ def test_several_processes_resume_a_run_that_only_lacks_its_end(tmp_path: Path, 
 
     with pytest.raises(KeyboardInterrupt):
         train(tiny, tmp_path / "a.safetensors", on_epoch=stop)
-    done = torchrun(2, tmp_path, "tiny.yaml", "-o", "a.safetensors", "--resume")
+    done = train_together(2, tmp_path, "tiny.yaml", "-o", "a.safetensors", "--resume")
     assert done.returncode == 0, done.stderr
     whole = train(tiny, tmp_path / "whole.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == whole.path.read_bytes()
