@@ -24,7 +24,7 @@ from snn_energy.pricing.policies import make_policies
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]
-BLOCKS, CASES = 6, 100  # random cases: blocks times cases
+BLOCKS, CASES = 6, 60  # random cases: blocks times cases
 
 
 # --- Against the scalar oracle ------------------------------------------------------------------------------------
