@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from snn_energy.core.bundled import digits as digits_file
 from snn_energy.core.errors import DataError
@@ -31,8 +31,15 @@ def bundled() -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def digits_of_scikit_learn() -> Any:
+    """Imported here, which takes seconds, and not by every process that collects tests."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
 def test_bundled_digits_are_those_of_scikit_learn() -> None:
-    theirs, ours = load_digits(), bundled()
+    theirs, ours = digits_of_scikit_learn(), bundled()
     assert np.array_equal(ours["images"], theirs.images)
     assert np.array_equal(ours["labels"], theirs.target)
     assert ours["images"].dtype == np.uint8
@@ -50,7 +57,7 @@ def test_train_and_test_digits_make_up_the_whole_set() -> None:
     train, test = load_images("digits", "train", 8, 1), load_images("digits", "test", 8, 1)
     assert (len(train), len(test)) == (1437, 360)
     together = np.sort(np.concatenate([train.images, test.images]).sum((1, 2, 3)))
-    assert np.allclose(together, np.sort(load_digits().images.sum((1, 2)) / 16))
+    assert np.allclose(together, np.sort(digits_of_scikit_learn().images.sum((1, 2)) / 16))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])

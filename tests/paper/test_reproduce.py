@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 import snn_energy as se
 from snn_energy.core import bundled
@@ -248,6 +247,8 @@ def test_extremes_are_those_of_brute_force(seed: int, lowest: int):
 
 def solved(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool) -> float:
     """The same by mixed-integer programming: x[l, t] is 1 where T_l > t, z[o, t] where operation o works at t."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     layers, operations = len(costs.lifs), len(costs.sources)
     at = {name: i for i, name in enumerate(costs.lifs)}
     rows: list[tuple[dict[int, float], float, float]] = []

@@ -368,13 +368,13 @@ def test_a_run_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(
 
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(tmp_path: Path, tiny: Recipe) -> None:
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(tiny.with_changes(epochs=40, **MIXED).to_yaml())
+    recipe.write_text(tiny.with_changes(epochs=24, **MIXED).to_yaml())
     program = (
         "import sys; from snn_energy.training.recipe import load_recipe; from snn_energy.training.train import train; "
         "train(load_recipe(sys.argv[1]), sys.argv[2], resume=len(sys.argv) > 3, save_every_s=0)"
     )
     output, kills = tmp_path / "killed.safetensors", 0
-    train(tiny.with_changes(epochs=40, **MIXED), tmp_path / "whole.safetensors")
+    train(tiny.with_changes(epochs=24, **MIXED), tmp_path / "whole.safetensors")
     while not output.exists():
         resume = ["resume"] if partial_path(output).exists() else []
         process = forked.start(recipe, output, *resume, program=program)
