@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -263,10 +264,13 @@ def test_a_device_without_a_mac_leaves_unknown_what_needs_one_and_prices_the_res
 # --- Energies are those of estimate ------------------------------------------------------------------------------
 
 
+counts_of = functools.cache(se.load_counts)
+
+
 @pytest.mark.parametrize("hardware", ["dts-paper-fpga", "horowitz-45nm-int8", "eyeriss-relative", "loihi-calibrated"])
 @pytest.mark.parametrize("path", COUNTED)
 def test_findings_and_pure_operations_add_up_to_the_estimate(path: str, hardware: str) -> None:
-    counts = se.load_counts(path)
+    counts = counts_of(path)
     for products, encoder in (("coincidence", "per-step"), ("gated", "once")):
         found = se.audit(counts, hardware, products=products, encoder=encoder)  # type: ignore[arg-type]
         for policy in POLICIES:

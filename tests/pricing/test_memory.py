@@ -24,7 +24,7 @@ from snn_energy.pricing.energy import Energy, estimate
 
 MakeCounts = Callable[..., Counts]
 Cli = Callable[..., tuple[int, str, str]]
-BLOCKS, CASES = 8, 100  # random cases: blocks times cases
+BLOCKS, CASES = 8, 60  # random cases: blocks times cases
 ENDLESS = 10**9  # rows and columns of an array on which everything fits
 
 
