@@ -107,6 +107,11 @@ RENAMED: dict[str, dict[str, str]] = {
         "needed_steps": "keep_needed_steps",
     },
     "events": {"BYTES": "EVENT_BYTES", "By": "Binning"},
+    "files": {
+        "require_apart": "require_distinct_paths",
+        "write_all_whole": "write_all_atomically",
+        "write_whole": "write_atomically",
+    },
     "image_files": {"LITTER": "SYSTEM_FILES"},
     "latency": {"Places": "LayerRows", "imbalance": "lane_imbalance", "places_of": "layer_rows_of"},
     "ledger": {"NEAREST": "RATE_SETTINGS", "density": "input_density"},
@@ -132,10 +137,19 @@ RENAMED: dict[str, dict[str, str]] = {
         "step_by_step": "call_per_step",
         "takes_a_state": "accepts_a_state",
     },
-    "profiler.kinds": {"Values": "ValueSet", "join": "least_upper_bound", "of_loader": "check_declared_kind"},
-    "profiler.parts": {"Part": "PartialCounts"},
+    "profiler.kinds": {
+        "Values": "ValueSet",
+        "from_values": "value_set_of",
+        "join": "least_upper_bound",
+        "normalised": "normalised_set",
+        "not_multiples": "real_not_multiples",
+        "of_loader": "check_declared_kind",
+        "real": "real_values",
+    },
+    "profiler.parts": {"Part": "PartialCounts", "locked": "exclusive_lock"},
     "profiler.profile": {"settle_first": "interpret_first"},
     "profiler.timesteps": {"Steps": "StepMask", "fed_roles": "input_roles"},
+    "published": {"FORM": "FILE_TYPE"},
     "record": {"MADE": "CALIBRATED_VARIANT", "Record": "PublishedRecord", "entry": "ledger_row"},
     "reproduce": {"WITH_ARRAY": "HARDWARE_WITH_ARRAY", "write": "write_report"},
     "sensitivity": {
@@ -155,7 +169,13 @@ RENAMED: dict[str, dict[str, str]] = {
         "fitted": "fit_to_network",
     },
     "work": {"Array": "FloatArray", "Work": "ChargedWork"},
-    "yaml_file": {"Record": "StrictModel", "fault": "schema_error"},
+    "yaml_file": {
+        "Form": "FileType",
+        "Record": "StrictModel",
+        "fault": "schema_error",
+        "first_fault": "first_error",
+        "show_value": "format_value",
+    },
 }
 
 

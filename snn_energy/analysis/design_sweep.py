@@ -23,7 +23,7 @@ import pandas as pd
 
 from snn_energy.analysis.comparison import labels_of
 from snn_energy.core.errors import OutputError, SnnEnergyError, nearest
-from snn_energy.core.files import write_whole
+from snn_energy.core.files import write_atomically
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import Prices, numbers, static_keys
@@ -427,12 +427,12 @@ def _fields(fields: Any, hardware: HardwareProfile) -> list[Field]:
 def write_points(table: pd.DataFrame, path: Path) -> None:
     """Write the points as CSV or Parquet, by the suffix, whole or not at all. Raises OutputError."""
     if path.suffix == ".csv":
-        write_whole(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
+        write_atomically(path, lambda temporary: table.to_csv(temporary, index=False, lineterminator="\n"))
     elif path.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
         except ImportError:
             raise OutputError(f"{path}: Parquet needs pyarrow; install 'snn_energy[parquet]', or write .csv") from None
-        write_whole(path, lambda temporary: table.to_parquet(temporary, index=False))
+        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
     else:
         raise OutputError(f"{path}: points are written as .csv or .parquet; give one of these suffixes")

@@ -21,7 +21,7 @@ from snn_energy._version import __version__
 from snn_energy.checkpoints.inert_pickle import existing_file
 from snn_energy.checkpoints.weights_file import WeightsFile, fit_to_network, read_weights, why_not_safetensors
 from snn_energy.core.errors import CheckpointError, ModelError, OutputError, nearest
-from snn_energy.core.files import write_whole
+from snn_energy.core.files import write_atomically
 from snn_energy.models.cnn import Cnn, CnnConfig, make_cnn
 from snn_energy.models.create import create_model
 from snn_energy.models.names import CNNS
@@ -72,7 +72,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
         except SafetensorError as error:  # raised by safetensors if the disk is full
             raise OutputError(f"{path}: cannot be written ({error}); make room or choose another place") from error
 
-    write_whole(path, write)
+    write_atomically(path, write)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

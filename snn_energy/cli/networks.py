@@ -41,7 +41,7 @@ def train(
 
     On several devices: torchrun --nproc-per-node N -m snn_energy train ...
     """
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.training.recipe import load_recipe
 
     if listed:
@@ -62,7 +62,7 @@ def train(
 
     as_it_is = (seed, data, start_from) == (None, None, None)
     is_own = as_it_is and Path(recipe).resolve() == recipe_path(output).resolve()
-    require_apart([output, best_path(output), *([] if is_own else [recipe_path(output)])], [recipe])
+    require_distinct_paths([output, best_path(output), *([] if is_own else [recipe_path(output)])], [recipe])
     result = run(
         load_recipe(recipe), output, seed=seed, data=data, start_from=start_from, device=device, resume=resume,
         write_log=True, progress=True,

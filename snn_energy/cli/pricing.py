@@ -18,7 +18,7 @@ from snn_energy.cli.options import (
     expanded,
 )
 from snn_energy.cli.output import files_read, say, show, show_comparison, show_energy, warn
-from snn_energy.core.vocabulary import Schedule, TableLevel, Zeros
+from snn_energy.core.vocabulary import Schedule, TableLevel, ZeroHandling
 
 
 @expanded
@@ -34,14 +34,14 @@ def estimate(
     tables: TableOptions,
 ) -> None:
     """Price a counts file on a device: energy per sample, by group, layer, time step or row."""
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.tables import differences
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.sentences import second_device_sentence
     from snn_energy.report.tables import for_reading
 
-    require_apart(tables.paths(), files_read([counts_file], hardware, against))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware, against))
     energy = price(load_counts(counts_file), hardware, **policies.arguments())
     other = None if against is None else price(energy.counts, against, **policies.arguments())
     frame = energy.to_frame(None if by == "row" else by)
@@ -64,11 +64,11 @@ def audit(
 ) -> None:
     """Where a network that calls itself spiking is not, layer by layer, and what each costs under every policy."""
     from snn_energy.analysis.spiking_audit import audit as run
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.report.tables import for_reading, write_table
 
-    require_apart(tables.paths(), files_read([counts_file], hardware))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts, products, encoder = load_counts(counts_file), policies.products, policies.encoder
     found = run(counts, hardware, products=products, encoder=encoder, without=policies.without or ())
     write_table(found.to_frame(), csv_path=tables.csv, json_path=tables.json, head=found.summary())
@@ -86,14 +86,14 @@ def latency(
     counts_file: CountsArgument,
     hardware: HardwareOption,
     schedule: Annotated[Schedule | None, typer.Option("--schedule", help="Instead of the profile's.")] = None,
-    zeros: Annotated[Zeros | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
+    zeros: Annotated[ZeroHandling | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
     *,
     policies: PolicyOptions,
     tables: TableOptions,
 ) -> None:
     """Cycles and seconds of a counts file on a device, layer by layer, and what bounds each."""
     from snn_energy.analysis.skipping import skipping
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.files import load_hardware
     from snn_energy.pricing.cycles import no_latency, with_latency
@@ -101,7 +101,7 @@ def latency(
     from snn_energy.report.sentences import latency_sentence, schedule_conflict
     from snn_energy.report.tables import for_reading
 
-    require_apart(tables.paths(), files_read([counts_file], hardware))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts = load_counts(counts_file)
     device = with_latency(load_hardware(hardware), schedule, zeros)
     energy = price(counts, device, **policies.arguments())
@@ -142,11 +142,11 @@ def compare(
 ) -> None:
     """Normalised compute, memory and total energy of several networks on one device."""
     from snn_energy.analysis.comparison import compare as price_all
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.studies.demo import write_folder
 
-    require_apart(tables.paths(), files_read(counts_files, hardware))
+    require_distinct_paths(tables.paths(), files_read(counts_files, hardware))
     comparison = price_all(
         [load_counts(path) for path in counts_files], hardware, baseline=baseline, **policies.arguments()
     )

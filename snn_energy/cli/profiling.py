@@ -38,13 +38,13 @@ def profile(
     A run that was stopped or killed goes on from OUTPUT.parts when it is started again. On several devices, or
     several CPU processes: torchrun --nproc-per-node N -m snn_energy profile ...
     """
-    from snn_energy.core.files import require_apart, require_writable
+    from snn_energy.core.files import require_distinct_paths, require_writable
     from snn_energy.counts.sample_store import samples_path
     from snn_energy.profiler.results.part_files import parts_path, remove_parts
     from snn_energy.report.sentences import activity_sentence, assumptions, inactive_layers
 
     require_writable(output)
-    require_apart([output, samples_path(output)], _files_read(checkpoint, data, network))
+    require_distinct_paths([output, samples_path(output)], _files_read(checkpoint, data, network))
     request = _request(checkpoint, data, network, samples)
     counts = _counted(request, parts_path(output), batch_size=batch_size, strict=strict, device=device)
     if not is_first_process():

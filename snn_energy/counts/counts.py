@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.core.errors import CountsError
-from snn_energy.core.files import Writer, write_all_whole
+from snn_energy.core.files import Writer, write_all_atomically
 from snn_energy.counts.columns import CONVENTION_VERSION, OPERATIONS, SCHEMA_VERSION
 from snn_energy.counts.file_format import content_digest, row_records
 from snn_energy.counts.header import Header
@@ -190,7 +190,7 @@ class Counts:
         def write_rows(temporary: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
 
-        write_all_whole({**writers, path: write_rows})
+        write_all_atomically({**writers, path: write_rows})
         return [path, *writers]
 
 

@@ -36,7 +36,7 @@ from snn_energy.counts.columns import COLUMNS, CONVENTION_VERSION, OPERATIONS, W
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.published_schema import (
     BUNDLED,
-    FORM,
+    FILE_TYPE,
     Layer,
     Network,
     Published,
@@ -62,7 +62,7 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
     the source. Raises CountsError, one line with file:line, the key and the fix.
     """
     file, named = _file_and_network(path)
-    published, document = read_yaml(file, FORM, Published)
+    published, document = read_yaml(file, FILE_TYPE, Published)
     wanted = _choose(published, document, name or named)
     network = published.networks[wanted]
     label = file.stem if len(published.networks) == 1 else f"{file.stem}:{wanted}"
@@ -80,7 +80,7 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
 
 def published_names(path: str | Path) -> list[str]:
     """Names of the networks of a file, in file order. Raises CountsError."""
-    return list(read_yaml(_file_and_network(path)[0], FORM, Published)[0].networks)
+    return list(read_yaml(_file_and_network(path)[0], FILE_TYPE, Published)[0].networks)
 
 
 def list_published() -> list[str]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, model_validator
 
-from snn_energy.core.yaml_file import StrictModel, schema_error, show_value
+from snn_energy.core.yaml_file import StrictModel, format_value, schema_error
 
 UNITS: Mapping[str, int] = {"k": 3, "M": 6, "G": 9, "T": 12}  # power of ten
 LARGEST = 2**63 - 1
@@ -21,7 +21,7 @@ def _as_number(value: object) -> int | float:
     if isinstance(value, str):
         exact = _scaled(value)
     elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise schema_error(f"must be a number, not {show_value(value)}")
+        raise schema_error(f"must be a number, not {format_value(value)}")
     elif not math.isfinite(value):
         raise schema_error(f"must be finite, not {value}; remove the key if the count is not known")
     else:
@@ -60,7 +60,7 @@ def _as_whole(value: object) -> int:
     """A whole number >= 0."""
     number = _as_number(value)
     if isinstance(number, float):
-        raise schema_error(f"must be a whole number, not {show_value(value)}")
+        raise schema_error(f"must be a whole number, not {format_value(value)}")
     return number
 
 
@@ -68,7 +68,7 @@ def _as_count(value: object) -> int:
     """A whole number >= 1."""
     number = _as_whole(value)
     if number < 1:
-        raise schema_error(f"must be at least 1, not {show_value(value)}")
+        raise schema_error(f"must be at least 1, not {format_value(value)}")
     return number
 
 
@@ -76,7 +76,7 @@ def _as_share(value: object) -> int | float:
     """A number between 0 and 1."""
     number = _as_number(value)
     if number > 1:
-        raise schema_error(f"is a share, at most 1, not {show_value(value)}")
+        raise schema_error(f"is a share, at most 1, not {format_value(value)}")
     return number
 
 

@@ -13,13 +13,13 @@ from snn_energy.core.errors import CountsError, nearest
 from snn_energy.core.groups import Group
 from snn_energy.core.sources import Source
 from snn_energy.core.vocabulary import Kind
-from snn_energy.core.yaml_file import Form, StrictModel, Text, schema_error
+from snn_energy.core.yaml_file import FileType, StrictModel, Text, schema_error
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.published_amounts import LARGEST, Count, Number, PerInference, Share, Whole
 
 BUNDLED = "published:"  # published:FILE[:NETWORK] is a bundled file
 SCHEMA_VERSION = 1
-FORM = Form(
+FILE_TYPE = FileType(
     "a file of published counts",
     SCHEMA_VERSION,
     CountsError,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snn_energy.core.sources import Source
-from snn_energy.hardware.files import FORM, SCHEMA_VERSION, SUFFIXES, hardware_path, list_hardware, load_hardware
+from snn_energy.hardware.files import FILE_TYPE, SCHEMA_VERSION, SUFFIXES, hardware_path, list_hardware, load_hardware
 from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
 from snn_energy.hardware.quantities import (
     BANDWIDTH_UNITS,
@@ -55,7 +55,7 @@ from snn_energy.hardware.schema import (
     Schedule,
     TensorRole,
     Widths,
-    Zeros,
+    ZeroHandling,
 )
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "CLOCK_UNITS",
     "CYCLE_BANDWIDTH_UNITS",
     "ENERGY_UNITS",
+    "FILE_TYPE",
     "FORM",
     "MEMORY_VARIANTS",
     "POWER_UNITS",
@@ -112,6 +113,7 @@ __all__ = [
     "Width",
     "Widths",
     "ZeroCheckPrice",
+    "ZeroHandling",
     "Zeros",
     "base_value",
     "hardware_path",
@@ -124,3 +126,4 @@ __all__ = [
 ]
 
 Array, Kind, Tensor = ProcessingArray, Provenance, TensorRole  # their names in version 0.1
+FORM, Zeros = FILE_TYPE, ZeroHandling  # their names in version 0.1

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from snn_energy.core import bundled
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.core.yaml_file import Document, Form, read_yaml
+from snn_energy.core.yaml_file import Document, FileType, read_yaml
 from snn_energy.hardware.schema import HardwareProfile
 
 SCHEMA_VERSION = 1
-FORM = Form(
+FILE_TYPE = FileType(
     "a hardware profile",
     SCHEMA_VERSION,
     HardwareError,
@@ -49,7 +49,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
     Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
     Raises HardwareError, one line with file:line, the key and the fix, for the first error in the file.
     """
-    profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
+    profile, document = read_yaml(_resolve(name_or_path), FILE_TYPE, HardwareProfile)
     _check_bundled_name(document, profile)
     profile._document = document
     return profile

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, field_validator, model_validator
 
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.core.yaml_file import Keys, StrictModel, Text, schema_error, show_value
+from snn_energy.core.yaml_file import Keys, StrictModel, Text, format_value, schema_error
 
 Provenance = Literal["measured", "simulated", "derived", "assumed", "reported"]
 # Unit -> power of ten of the SI unit (J, W, Hz); sizes and bandwidths are not decimal: unit -> bits.
@@ -28,7 +28,7 @@ CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of 
 def _amount(value: object) -> float:
     """A finite number >= 0; bools and texts are rejected."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise schema_error(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
+        raise schema_error(f"must be a number, not {format_value(value)}; the unit goes under 'unit'")
     try:
         amount = float(value)
     except OverflowError:
@@ -43,7 +43,7 @@ def _amount(value: object) -> float:
 def _whole_bits(value: object) -> int:
     """A whole number of bits, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise schema_error(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number of bits, at least 1, not {format_value(value)[:40]}")
     return value
 
 
@@ -63,7 +63,7 @@ def _positive(value: object) -> float:
 def _whole_count(value: object) -> int:
     """A whole number, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise schema_error(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number, at least 1 and less than 2^63, not {format_value(value)[:40]}")
     return value
 
 

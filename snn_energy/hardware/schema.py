@@ -27,7 +27,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.core.sources import Source
 from snn_energy.core.vocabulary import MemoryVariant as MemoryVariant
 from snn_energy.core.vocabulary import Schedule as Schedule
-from snn_energy.core.vocabulary import Zeros as Zeros
+from snn_energy.core.vocabulary import ZeroHandling as ZeroHandling
 from snn_energy.core.yaml_file import Document, Line, StrictModel, Text, schema_error
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
@@ -237,7 +237,7 @@ class LatencyModel(StrictModel):
 
     timing: Literal["lanes", "array"]
     clock: Clock
-    zeros: Zeros
+    zeros: ZeroHandling
     schedule: Schedule | None = None
     lanes: Lanes | None = None
     utilisation: Utilisation | None = None

@@ -26,7 +26,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
-from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, ZeroHandling
 from snn_energy.pricing.charged_work import ChargedWork, FloatArray, RowIndices
 from snn_energy.pricing.memory import LOADED_ONCE, accesses
 
@@ -244,7 +244,7 @@ class Latency:
 
     hardware: HardwareProfile
     schedule: str
-    zeros: Zeros
+    zeros: ZeroHandling
     cycles: float
     interval_cycles: float
     clock_hz: float
@@ -333,12 +333,12 @@ def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> np
 
 
 def with_latency(
-    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: Zeros | None = None
+    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: ZeroHandling | None = None
 ) -> HardwareProfile:
     """The same device with another schedule or treatment of zeros. Raises HardwareError for an impossible choice."""
     if schedule is None and zeros is None:
         return hardware
-    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(Zeros))):
+    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(ZeroHandling))):
         if value is not None and value not in known:
             raise HardwareError(
                 f"unknown {name} '{value}'{nearest(str(value), known)}; choose one of {', '.join(known)}"

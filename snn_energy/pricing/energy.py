@@ -16,7 +16,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.transforms import keep_needed_steps
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import Prices, numbers
-from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, ZeroHandling
 from snn_energy.hardware.tables import cannot_price
 from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, ActionCount
 from snn_energy.pricing.charged_work import ChargedWork, Flags, charged_work
@@ -416,7 +416,7 @@ def estimate_latency(
     hardware: str | Path | HardwareProfile,
     *,
     schedule: Schedule | None = None,
-    zeros: Zeros | None = None,
+    zeros: ZeroHandling | None = None,
     without: Iterable[str] = (),
     **policies: Unpack[PolicyOptions],
 ) -> Latency:

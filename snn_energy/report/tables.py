@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from snn_energy.core.files import require_apart, write_texts
+from snn_energy.core.files import require_distinct_paths, write_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -234,7 +234,7 @@ def write_table(
         (markdown_path, lambda: markdown(for_reading(frame))),
         (latex_path, lambda: latex(for_reading(frame))),
     )
-    require_apart(path for path, _ in faces)
+    require_distinct_paths(path for path, _ in faces)
     texts = {Path(path): make() for path, make in faces if path is not None}
     write_texts(texts)
     return list(texts)

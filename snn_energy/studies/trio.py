@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from snn_energy._version import __version__
 from snn_energy.checkpoints.checkpoint import read_metadata, sha256_of
 from snn_energy.core.errors import OutputError, RecipeError
-from snn_energy.core.files import locked, make_folder, write_text
+from snn_energy.core.files import exclusive_lock, make_folder, write_text
 from snn_energy.running.processes import device_type
 from snn_energy.studies.ablation_grid import recipe_with
 from snn_energy.training.evaluation import to_float16
@@ -174,7 +174,7 @@ def train_trio(
     if any(recipe.data is None for recipe in recipes.values()):
         raise RecipeError(f"{trio.name}: specifies no data; give --data NAME:PATH")
     place = make_folder(folder)
-    with locked(place):
+    with exclusive_lock(place):
         run = _TrioRun(trio, recipes, place, device, seconds, progress, on_message)
         return run.all_stages()
 

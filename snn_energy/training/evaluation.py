@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from snn_energy.checkpoints.checkpoint import load_checkpoint, read_metadata, save_checkpoint
-from snn_energy.core.files import require_apart
+from snn_energy.core.files import require_distinct_paths
 from snn_energy.datasets.images import Images, check_labels
 from snn_energy.datasets.names import parse_data
 from snn_energy.datasets.open import load_images
@@ -51,7 +51,7 @@ def to_float16(checkpoint: str | Path, data: str, output: str | Path) -> tuple[f
     The metadata hold the one after as ``test_accuracy``, the one before as ``test_accuracy_32_bit``. SnnEnergyError.
     """
     output, data_path = checkpoint_output(output), parse_data(data)[1]
-    require_apart([output], [Path(found) for found in (checkpoint, data_path) if found is not None])
+    require_distinct_paths([output], [Path(found) for found in (checkpoint, data_path) if found is not None])
     network: Any = load_checkpoint(checkpoint)
     metadata = read_metadata(checkpoint)
     config = network.config

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snn_energy.checkpoints.inert_pickle import load_tensors_only
 from snn_energy.core.errors import CheckpointError, OutputError
-from snn_energy.core.files import require_apart, write_text, write_whole
+from snn_energy.core.files import require_distinct_paths, write_atomically, write_text
 from snn_energy.datasets.digits import BUNDLED
 from snn_energy.datasets.images import Images
 from snn_energy.datasets.names import parse_data
@@ -93,7 +93,7 @@ def checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
     data = parse_data(recipe.data or BUNDLED)[1]
     read = [Path(found) for found in (data, recipe.start_from) if found is not None]
     written = [output, best_path(output), recipe_path(output), log_path(output), partial_path(output)]
-    require_apart(written, read)
+    require_distinct_paths(written, read)
     if partial_path(output).exists() and not resume:
         raise OutputError(
             f"{partial_path(output)}: is the state of an interrupted run; continue it (--resume) or remove it"
@@ -155,7 +155,7 @@ def write_partial(
                 f"{partial_path(output)}: cannot be written; is the disk full? make room and resume"
             ) from error
 
-    write_whole(partial_path(output), write)
+    write_atomically(partial_path(output), write)
     resolved, text = recipe_path(output), recipe.to_yaml()
     if not resolved.exists() or resolved.read_text(encoding="utf-8") != text:
         write_text(resolved, text)

@@ -15,7 +15,7 @@ from torch import nn
 
 import snn_energy as se
 from snn_energy.core.errors import CountsError, OutputError
-from snn_energy.core.files import write_text, write_whole
+from snn_energy.core.files import write_atomically, write_text
 from snn_energy.counts.balance import balance_error
 from snn_energy.counts.columns import COLUMNS, PER_SAMPLE
 from snn_energy.counts.counts import Counts
@@ -232,7 +232,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_other(fault: type[BaseEx
         raise fault
 
     with pytest.raises(OutputError if fault is OSError else fault):
-        write_whole(path, half)
+        write_atomically(path, half)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -511,9 +511,9 @@ def test_counts_are_published_ones_by_their_name(path: str, is_one: bool) -> Non
 
 @pytest.mark.parametrize("file", list_published())
 def test_every_network_that_comes_along_balances_and_every_source_is_cited(file: str) -> None:
-    document = Document(FOLDER / f"{file}.yaml", published.FORM)
-    networks: Any = document.tree["networks"]
-    assert {network["source"] for network in networks.values()} == set(document.tree["sources"])  # type: ignore[call-overload]
+    document = Document(FOLDER / f"{file}.yaml", published.FILE_TYPE)
+    networks: Any = document.content["networks"]
+    assert {network["source"] for network in networks.values()} == set(document.content["sources"])  # type: ignore[call-overload]
     for name in published_names(f"published:{file}"):
         counts = load_counts(f"published:{file}:{name}")
         assert balance_error(counts) is None

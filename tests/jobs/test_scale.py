@@ -452,7 +452,7 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path: Path, cli: Cl
     parts_path(tmp_path / "counts.json").write_text("mine")
     code, _, err = cli(*COMMAND[:4], "-o", tmp_path / "counts.json")
     assert (code, err.count("\n")) == (1, 1)
-    assert "counts.json.parts: the folder cannot be made" in err
+    assert "counts.json.parts: the folder cannot be created" in err
     assert parts_path(tmp_path / "counts.json").read_text() == "mine"
 
 

@@ -333,7 +333,7 @@ def test_other_data_under_the_same_name_are_not_mixed_into_a_run(tmp_path: Path,
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, bars: Path, data: str) -> None:
     (tmp_path / "out").mkdir()
-    with module.locked(tmp_path / "out"), pytest.raises(OutputError, match="another run is"):
+    with module.exclusive_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is"):
         train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 

@@ -573,7 +573,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_1(
 ) -> None:
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "file" / "folder")]) == 1
-    assert re.fullmatch(r"error: .*the folder cannot be made.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: .*the folder cannot be created.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
