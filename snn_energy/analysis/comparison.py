@@ -51,7 +51,7 @@ class Comparison:
                     "time_steps": energy.counts.time_steps,
                     "t_avg": activity["t_avg"],
                     "sa": activity["sa"],
-                    "accuracy": energy.counts.head.accuracy,
+                    "accuracy": energy.counts.typed_header.accuracy,
                     "sops_per_sample": activity["sops_per_sample"],
                     "real_macs_per_sample": activity["real_macs_per_sample"],
                     "compute_pj": energy.compute_pj,
@@ -105,7 +105,7 @@ def _ratio(value: float, base: float) -> float | None:
 def labels_of(counts: Sequence[Counts]) -> list[str]:
     """The name of each network in a table: its model name, or its file's stem if model names are not unique."""
     models = [c.model for c in counts]
-    stems = [c.head.file or c.model for c in counts]
+    stems = [c.typed_header.file or c.model for c in counts]
     names = models if len(set(models)) == len(models) else stems
     if len(set(names)) < len(names):
         raise SnnEnergyError(f"two of the networks are called '{_twice(names)}'; give compare a mapping name -> counts")
@@ -120,14 +120,14 @@ def find_baseline(wanted: str, counts: Mapping[str, Counts]) -> str:
     """The label that ``wanted`` names: a label, a file name, its stem, or a model name."""
     if wanted in counts:
         return wanted
-    stems = {label: c.head.file or label for label, c in counts.items()}
+    stems = {label: c.typed_header.file or label for label, c in counts.items()}
     found = [label for label, stem in stems.items() if wanted == stem or Path(wanted).name == f"{stem}.json"]
     found = found or [label for label, c in counts.items() if wanted == c.model]
     if len(found) > 1:
         raise SnnEnergyError(f"baseline '{wanted}' names {' and '.join(found)}; give one of them by its file")
     if found:
         return found[0]
-    known = [c.head.file or label for label, c in counts.items()] + list(counts)
+    known = [c.typed_header.file or label for label, c in counts.items()] + list(counts)
     listed = ", ".join(dict.fromkeys(known))
     raise SnnEnergyError(f"baseline '{wanted}' is not among the networks compared ({listed}){nearest(wanted, known)}")
 

@@ -309,7 +309,7 @@ def _cycles(
 ) -> FloatArray:
     """Cycles per sample for every combination of the numbers that change them."""
     cycles = np.zeros(combinations)
-    if (given := counts.head.cycles) is not None:
+    if (given := counts.typed_header.cycles) is not None:
         return cycles + given
     assert hardware.latency is not None
     by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
@@ -389,7 +389,9 @@ def sweep(
 
 def _check_given(counts: Counts, fields: Sequence[Field]) -> None:
     """Raise SnnEnergyError if the write price of accesses of unknown direction is swept: they cost the read price."""
-    unresolved = {f"memory.levels.{e['level']}.write" for e in counts.head.accesses if e["action"] == "accesses"}
+    unresolved = {
+        f"memory.levels.{e['level']}.write" for e in counts.typed_header.accesses if e["action"] == "accesses"
+    }
     for field in fields:
         if field.key in unresolved:
             raise SnnEnergyError(

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.core.errors import CountsError, SnnEnergyError
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import PER_SAMPLE
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
@@ -82,7 +82,7 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
     chosen = _checked_steps(counts, steps)
     found = {int(t): _part(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
     for t, part in found.items():
-        problem = balance_error(part)
+        problem = first_inconsistency(part)
         if problem is not None:
             raise CountsError(f"{counts.model}: samples that stop at step {t}: {problem}: profile again")
     return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from snn_energy.counts.transforms import every_step
+from snn_energy.counts.transforms import run_masked_steps
 
 if TYPE_CHECKING:
     from snn_energy.pricing.energy import Energy
@@ -19,7 +19,7 @@ def skipping(energy: Energy) -> pd.DataFrame:
     """
     found = []
     variants = (
-        ("all T_max", energy._of(every_step(energy.counts))),
+        ("all T_max", energy._of(run_masked_steps(energy.counts))),
         ("input side", energy),
         ("input and output side", energy.of_needed_steps()),
     )

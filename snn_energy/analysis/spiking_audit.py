@@ -24,11 +24,11 @@ from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import (
     Nature,
-    average_read,
+    averaged_input,
     is_folded,
-    is_more_than_spiking,
+    is_not_plain_spiking,
+    is_unfolded_norm,
     parse_elementwise,
-    says_why_unfolded,
 )
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
@@ -235,9 +235,9 @@ def audit(
     HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    if not counts.head.by_layer:
+    if not counts.typed_header.by_layer:
         raise CountsError(
-            f"{counts.head.file or counts.model}: its figures are totals of a whole network, so which layers "
+            f"{counts.typed_header.file or counts.model}: its figures are totals of a whole network, so which layers "
             "are not spiking cannot be told; give counts by layer (a profile, or a published file with layers)"
         )
     left = (without,) if isinstance(without, str) else tuple(without)
@@ -301,7 +301,7 @@ def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps
     if op in OPERATIONS:
         return _of_operation(row, note, is_repeated, time_steps)
     if op == "neuron":
-        return (NEURON, note) if is_more_than_spiking(note) else (PURE, "")
+        return (NEURON, note) if is_not_plain_spiking(note) else (PURE, "")
     if is_folded(note) or (not works and op in ("norm", "scale")):
         return PURE, note
     return _of_elementwise(op, note)
@@ -318,9 +318,9 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
         return REAL_PRODUCT, f"both operands are real{f': {note}' if note else ''}"
     if kind == "real" and is_repeated:
         return DIRECT_ENCODING, f"the same real values at each of {time_steps} time steps{f': {note}' if note else ''}"
-    if kind == "real" and average_read(note) == "spikes":
+    if kind == "real" and averaged_input(note) == "spikes":
         return AVERAGE_BEFORE_WEIGHTS, note
-    if kind == "real" and average_read(note) == "unknown values":
+    if kind == "real" and averaged_input(note) == "unknown values":
         return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {NOT_RECORDED}"
     if kind == "real":
         return REAL_INPUT, note or f"real, why {NOT_RECORDED}"
@@ -333,7 +333,7 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
 
 def _of_elementwise(op: str, note: str) -> tuple[str, str]:
     if op == "norm" and "batch_norm" in note:
-        return UNFOLDED_NORM, note if says_why_unfolded(note) else f"{note}, why {NOT_RECORDED}"
+        return UNFOLDED_NORM, note if is_unfolded_norm(note) else f"{note}, why {NOT_RECORDED}"
     parsed = parse_elementwise(note)
     name, nature = parsed.name, parsed.nature
     text = note or op
@@ -343,7 +343,7 @@ def _of_elementwise(op: str, note: str) -> tuple[str, str]:
         return PURE, text
     if chooses:
         return _MAX_OVER.get(nature, UNKNOWN_MAX), unknown_text
-    if op == "pool" and not parsed.averages and (nature or "nearest" in name):
+    if op == "pool" and not parsed.is_averaging and (nature or "nearest" in name):
         return PURE, f"{text}: copies to the nearest neighbours"
     if op in ("pool", "mean"):
         if parsed.before_weights and nature in ("spikes", "sums of spikes", "averages of spikes"):

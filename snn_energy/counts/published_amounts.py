@@ -23,13 +23,13 @@ def _as_number(value: object) -> int | float:
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise schema_error(f"must be a number, not {format_value(value)}")
     elif not math.isfinite(value):
-        raise schema_error(f"must be finite, not {value}; remove the key if the count is not known")
+        raise schema_error(f"must be finite, not {value}; remove the key if the count is unknown")
     else:
         exact = Decimal(repr(value))
     if exact < 0:
         raise schema_error(f"must not be negative, but is {value}")
     if exact > LARGEST:
-        raise schema_error(f"is more than can be counted ({LARGEST})")
+        raise schema_error(f"is larger than the largest supported value ({LARGEST})")
     return _exact(exact)
 
 
@@ -53,7 +53,7 @@ def _scaled(text: str) -> Decimal:
     try:
         return exact.scaleb(UNITS.get(unit, 0))
     except InvalidOperation:
-        raise schema_error(f"is more than can be counted ({LARGEST})") from None
+        raise schema_error(f"is larger than the largest supported value ({LARGEST})") from None
 
 
 def _as_whole(value: object) -> int:
@@ -80,20 +80,20 @@ def _as_share(value: object) -> int | float:
     return number
 
 
-Number = Annotated[int | float, BeforeValidator(_as_number)]
-Whole = Annotated[int, BeforeValidator(_as_whole)]
-Count = Annotated[int, BeforeValidator(_as_count)]
+NonNegativeNumber = Annotated[int | float, BeforeValidator(_as_number)]
+NonNegativeInt = Annotated[int, BeforeValidator(_as_whole)]
+PositiveInt = Annotated[int, BeforeValidator(_as_count)]
 Share = Annotated[int | float, BeforeValidator(_as_share)]
 
 
 class PerStepAmount(StrictModel):
     """An amount: ``once`` per inference, plus ``per_step`` in every time step."""
 
-    once: Number = 0
-    per_step: Number = 0
+    once: NonNegativeNumber = 0
+    per_step: NonNegativeNumber = 0
 
     @model_validator(mode="after")
-    def _something(self) -> PerStepAmount:
+    def _require_key(self) -> PerStepAmount:
         if not self.model_fields_set:
             raise schema_error("is empty; write a number, or {once: N, per_step: N}")
         return self

@@ -287,7 +287,7 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, var
     model, n = hardware.latency, numbers(hardware)
     if model is None:
         raise no_latency(hardware)
-    if (given := counts.head.cycles) is not None:
+    if (given := counts.typed_header.cycles) is not None:
         return Latency(
             hardware, "given by the source", model.zeros, given, given, n.scalar("latency.clock"), _LAYERS.copy()
         )

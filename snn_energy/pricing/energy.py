@@ -50,7 +50,7 @@ def all_charges(
 def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
     """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
     found = []
-    for entry in counts.head.accesses:
+    for entry in counts.typed_header.accesses:
         level, action = entry["level"], entry["action"]
         known = hardware.memory.levels if hardware.memory is not None else {}
         if level not in known:
@@ -173,7 +173,7 @@ class Energy:
         n = numbers(self.hardware)
         rows: list[tuple[str, str, str, float, float, float]] = []
         if given := published_accesses(self.counts, self.hardware):
-            for entry, (_, charge) in zip(self.counts.head.accesses, given, strict=True):
+            for entry, (_, charge) in zip(self.counts.typed_header.accesses, given, strict=True):
                 words = float(charge.amount[0])
                 bits, energy_pj = words * n.scalar(f"{charge.price}.width_bits"), words * n.scalar(str(charge.price))
                 rows.append((entry["name"], entry["level"], entry["action"], bits, words, energy_pj))

@@ -18,7 +18,7 @@ from torch.nn import functional
 import snn_energy as se
 from snn_energy.analysis.spiking_audit import CATEGORIES, POLICIES, Audit, energy_column
 from snn_energy.core.errors import CountsError, HardwareError, SnnEnergyError
-from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 from snn_energy.counts.published import list_published, published_names
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import Spikformer
@@ -146,7 +146,7 @@ ELEMENTWISE: dict[str, tuple[str, str, str]] = {
     "scale": ("scale", "", "real-valued arithmetic"),
     "threshold": ("compare", "gt of real values", "real-valued arithmetic"),
     "spikes": ("neuron", "", ""),
-    "read-out": ("neuron", INTEGRATES, "neuron that does more than spike"),
+    "read-out": ("neuron", INTEGRATES_ONLY_NOTE, "neuron that does more than spike"),
     "several spikes": ("neuron", "emits up to 3 spikes per step", "neuron that does more than spike"),
 }
 

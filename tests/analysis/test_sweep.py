@@ -598,9 +598,9 @@ def test_impossible_values_are_refused_before_memory_is_taken(fields: Any, dts: 
 
 
 def test_masked_steps_that_run_do_their_element_wise_work_too(dts: Counts) -> None:
-    from snn_energy.counts.transforms import every_step
+    from snn_energy.counts.transforms import run_masked_steps
 
-    rows = every_step(dts).rows
+    rows = run_masked_steps(dts).rows
     per_layer = rows[rows["elementwise_ops"] > 0].groupby("layer")["elementwise_ops"].nunique()
     assert (per_layer == 1).all()
     assert rows.loc[rows["time_step"] >= 0, "active"].all()

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 
 # Random cases of each family; every family asserts that it ran them all.
 CASES = {
@@ -133,7 +133,7 @@ def rows_of(counts: se.Counts, *ops: str) -> list[pd.DataFrame]:
 def check_balance(counts: se.Counts, about: object, number: Iterator[int] = itertools.count()) -> None:  # noqa: B008
     """That a saved file would load, in every third case."""
     if next(number) % BALANCED_EVERY == 0:
-        assert balance_error(counts) is None, about
+        assert first_inconsistency(counts) is None, about
 
 
 @dataclass

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.counts.notes import folded_into
+from snn_energy.counts.notes import folded_note
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 
@@ -58,7 +58,7 @@ def folds_into(
             return None
         if readers[source] != {index} or source in outputs:
             return None
-        return folded_into(placed[source].layer)
+        return folded_note(placed[source].layer)
     found = readers.get(index, set())
     if not found or index in outputs:
         return None
@@ -66,7 +66,7 @@ def folds_into(
         is_sink = placed[reader].event.op in (*OPERATIONS, "neuron")
         if not is_sink and (placed[reader].event.op != "scale" or folds_into(reader, placed, readers, outputs) is None):
             return None
-    return folded_into("its readers")
+    return folded_note("its readers")
 
 
 def feeds_neuron(
