@@ -91,6 +91,8 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 # Old module -> {old name: new name} in the new modules above.
 RENAMED: dict[str, dict[str, str]] = {
+    "audit": {"PURE": "SPIKING"},
+    "breakeven": {"GRID": "GRID_POINTS", "REACH": "MAX_FACTOR", "ROUNDS": "REFINEMENTS", "repeated": "row_repeats"},
     "calibrate": {
         "REACH": "MAX_BIAS",
         "ROUNDS": "BISECTION_STEPS",
@@ -98,13 +100,24 @@ RENAMED: dict[str, dict[str, str]] = {
         "steps_of_mean": "steps_with_mean",
     },
     "charges": {"Charge": "ActionCount"},
+    "compute": {"compute_charges": "compute_actions"},
     "distributions": {"extreme": "extreme_steps"},
-    "early_exit": {"exits_of_checkpoint": "early_exit_of_checkpoint"},
+    "early_exit": {
+        "EVEN": "EQUAL_PER_SAMPLE",
+        "Floats": "FloatArray",
+        "Ints": "IntArray",
+        "OF_THE_WHOLE": "WHOLE_RUN_KEYS",
+        "exits_of_checkpoint": "early_exit_of_checkpoint",
+    },
     "energy": {
         "Charge": "ActionCount",
+        "SAMPLES_AT_ONCE": "SAMPLE_BLOCK",
         "Work": "ChargedWork",
+        "all_charges": "all_actions",
         "given_charges": "published_accesses",
         "needed_steps": "keep_needed_steps",
+        "prices_arithmetic": "has_arithmetic_prices",
+        "refuse_unpriced": "require_arithmetic_prices",
     },
     "events": {"BYTES": "EVENT_BYTES", "By": "Binning"},
     "files": {
@@ -112,16 +125,28 @@ RENAMED: dict[str, dict[str, str]] = {
         "write_all_whole": "write_all_atomically",
         "write_whole": "write_atomically",
     },
+    "hardware_tables": {"cannot_price": "missing_prices", "notes": "profile_notes"},
     "image_files": {"LITTER": "SYSTEM_FILES"},
     "inputs": {"Divided": "ScaledImages"},
     "latency": {
         "Places": "LayerRows",
         "every_step": "run_masked_steps",
+        "flat": "drop_design_axis",
         "imbalance": "lane_imbalance",
+        "no_latency": "missing_latency_error",
         "places_of": "layer_rows_of",
+        "skipping": "skipping_savings",
     },
     "ledger": {"NEAREST": "RATE_SETTINGS", "density": "input_density"},
-    "memory": {"Charge": "ActionCount", "Flow": "TensorTraffic", "Work": "ChargedWork", "homes": "assign_levels"},
+    "memory": {
+        "Charge": "ActionCount",
+        "Flow": "TensorTraffic",
+        "Work": "ChargedWork",
+        "flows": "tensor_traffic",
+        "homes": "assign_levels",
+        "memory_charges": "memory_actions",
+        "operations": "performed_operations",
+    },
     "models.fused": {
         "VARIANTS": "RECOMPILE_LIMIT",
         "applies": "can_fuse",
@@ -175,7 +200,16 @@ RENAMED: dict[str, dict[str, str]] = {
         "merged": "merge",
         "step_figures": "step_statistics",
     },
+    "sweep": {"BLOCK": "BLOCK_ELEMENTS", "WHOLE": "INTEGER_KEYS"},
+    "tables": {
+        "NOTHING": "MISSING_TEXT",
+        "for_reading": "display_frame",
+        "number": "format_number",
+        "plain": "plain_text",
+        "readable": "formatted",
+    },
     "training.ablate": {"jobs_of": "make_jobs"},
+    "uncertainty": {"ranged": "numbers_with_range"},
     "weights_file": {
         "BOOKKEEPING": "TOOL_COUNTERS",
         "DEEPEST": "MAX_WRAPPERS",
@@ -185,7 +219,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "existing": "existing_file",
         "fitted": "fit_to_network",
     },
-    "work": {"Array": "FloatArray", "Work": "ChargedWork"},
+    "work": {"Array": "FloatArray", "Flags": "BoolArray", "Work": "ChargedWork"},
     "yaml_file": {
         "Form": "FileType",
         "Record": "StrictModel",

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from snn_energy.pricing.energy import Energy
 
 
-def skipping(energy: Energy) -> pd.DataFrame:
+def skipping_savings(energy: Energy) -> pd.DataFrame:
     """Savings of skipping masked steps: all steps run, only those with an active source, only those also needed.
 
     Columns: steps, cycles, latency_s, total_pj, and both over those of a device that runs every step.
     """
     found = []
     variants = (
-        ("all T_max", energy._of(run_masked_steps(energy.counts))),
+        ("all T_max", energy._with_counts(run_masked_steps(energy.counts))),
         ("input side", energy),
         ("input and output side", energy.of_needed_steps()),
     )

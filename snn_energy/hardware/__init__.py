@@ -13,13 +13,13 @@ from snn_energy.hardware.quantities import (
     POWER_UNITS,
     RELATIVE,
     SIZE_UNITS,
-    Amount,
     Bandwidth,
     Bits,
     Clock,
     Columns,
     Cycles,
     Lanes,
+    NonNegative,
     Positive,
     Power,
     Price,
@@ -33,9 +33,9 @@ from snn_energy.hardware.quantities import (
     WidePrice,
     Width,
     ZeroCheckPrice,
-    base_value,
     nearest_unit,
     quantities,
+    to_formula_unit,
 )
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
@@ -89,6 +89,7 @@ __all__ = [
     "Level",
     "MemoryModel",
     "MemoryVariant",
+    "NonNegative",
     "NotPriced",
     "Number",
     "Placement",
@@ -123,7 +124,9 @@ __all__ = [
     "numbers",
     "quantities",
     "static_keys",
+    "to_formula_unit",
 ]
 
 Array, Kind, Tensor = ProcessingArray, Provenance, TensorRole  # their names in version 0.1
 FORM, Zeros = FILE_TYPE, ZeroHandling  # their names in version 0.1
+Amount, base_value = NonNegative, to_formula_unit  # their names in version 0.1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from snn_energy.analysis.exit_energy import Floats, Ints, check_threshold, exit_table, stop_steps
+from snn_energy.analysis.exit_energy import FloatArray, IntArray, check_threshold, exit_table, stop_steps
 from snn_energy.core.errors import ModelError
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int], None] | None = None) -> Floats:
+def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int], None] | None = None) -> FloatArray:
     """Logits of every time step (T, samples, classes), in eval mode; the model's own mode is restored.
 
     model: one with ``forward_steps(x) -> (T, B, classes)``, as the spiking networks of the registry have it.
@@ -62,7 +62,7 @@ def profile_steps(model: nn.Module, loader: Iterable[Any], **options: Any) -> Co
         return profile(model, loader, **options)
 
 
-def exit_steps(model: nn.Module, loader: Iterable[Any], threshold: float) -> Ints:
+def exit_steps(model: nn.Module, loader: Iterable[Any], threshold: float) -> IntArray:
     """(samples,) the number of time steps, 1 to T, that each sample of the loader runs. See ``stop_steps``."""
     return stop_steps(step_logits(model, loader), threshold)
 

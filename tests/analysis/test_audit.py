@@ -239,7 +239,7 @@ def test_a_network_of_binary_spikes_alone_has_no_findings(make_counts: Any, devi
     found = se.audit(make_counts(rows, samples=2), device())
     assert len(found.to_frame()) == 0
     assert len(found.by_category()) == 0
-    assert found.verdict() == "1 of 1 weight layers and products read binary spikes alone"
+    assert found.verdict() == "1 of 1 weight layers and products read only binary spikes"
     assert found.verdict_elementwise() == ""
 
 
@@ -375,8 +375,8 @@ def test_the_demo_vit_is_real_throughout_and_the_audit_says_so() -> None:
     assert len(found.weighted) == 22
     assert found.pure_share == dict.fromkeys(POLICIES, 0)
     assert found.verdict() == (
-        "the counts of vit-2-64 know no spiking neurons; 0 of 22 weight layers and products read binary values; 22 do "
-        "not and carry 100 % of compute under every policy"
+        "the counts of vit-2-64 contain no spiking neurons; 0 of 22 weight layers and products read binary values; "
+        "22 do not and carry 100 % of compute under every policy"
     )
 
 

@@ -18,7 +18,7 @@ from snn_energy.analysis.break_even import (
     _knobs,
     break_even,
     crossing,
-    repeated,
+    row_repeats,
     scaled_rate,
     scaled_steps,
     spikes_per_synapse,
@@ -233,7 +233,7 @@ def test_values_are_read_in_the_unit_of_the_file(
     [
         ("compute.acc=1", "has no number 'compute.acc'; did you mean 'compute.ac'?"),
         ("memory.levels.dram.reed=1", "did you mean 'memory.levels.dram.read'?"),
-        ("compute.ac=2..1:3", "upside down; write 1..2"),
+        ("compute.ac=2..1:3", "reversed; write 1..2"),
         ("compute.ac=1..2", "LOW..HIGH:COUNT"),
         ("compute.ac=1..2:1", "COUNT >= 2"),
         ("compute.ac=0..2:4:log", "starts above 0"),
@@ -426,7 +426,7 @@ def test_twice_the_steps_cost_what_a_network_with_every_step_twice_costs(seed: i
     without = options.pop("without")
     policies = make_policies(hardware, **options)
     work = charged_work(counts, hardware, policies, without)
-    again = repeated(counts, policies, np.array([2.0]))
+    again = row_repeats(counts, policies, np.array([2.0]))
     timed = (work, again, np.array([2.0 * steps]))
     found = total_of(scaled_steps(work, counts, again), counts, hardware, policies, timed)
     assert found[0] == pytest.approx(estimate(twice, hardware, without=without, **options).total_pj, rel=1e-9)
@@ -542,7 +542,7 @@ def test_a_total_that_is_not_known_has_no_break_even(dts: Counts, counted: Path,
     other = "published:energy-arithmetic:transformer-8-512"
     code, out, err = cli("break-even", counted / "dts.json", other, "--hardware", "horowitz-45nm-fp32")
     assert (code, out) == (1, "")
-    assert "its total is not known" in err
+    assert "its total is unknown" in err
     with pytest.raises(SnnEnergyError, match="do not say how many spikes"):
         break_even(se.load_counts("published:spikformer-4-384-cifar"), dts, "horowitz-45nm-fp32")
     assert spikes_per_synapse(se.load_counts("published:spikformer-4-384-cifar")) is None

@@ -625,7 +625,7 @@ def test_what_fits_alone_but_not_beside_the_rest_fits_nowhere(make_counts: MakeC
     device = Device((Store("chip", WEIGHTS + 16),), keep=TENSORS, rows=4, columns=3)
     assert on(make_counts, layers("a"), device).memory_pj > 0
     device = Device((Store("chip", WEIGHTS + 15),), keep=TENSORS, rows=4, columns=3)
-    with pytest.raises(HardwareError, match="the inputs of a take 16 bits, which fit on no level beside"):
+    with pytest.raises(HardwareError, match="the inputs of a take 16 bits, which fit on no level next to the tensors"):
         on(make_counts, layers("a"), device)
 
 
@@ -719,11 +719,11 @@ def test_leakage_takes_a_latency(refused: Callable[..., str]) -> None:
 
 
 def test_a_range_upside_down_is_refused_the_right_way_up(refused: Callable[..., str]) -> None:
-    assert "is upside down; write [1, 5]" in refused(placed(), "compute.ac.range", [5, 1])
+    assert "is reversed; write [1, 5]" in refused(placed(), "compute.ac.range", [5, 1])
 
 
 def test_a_range_holds_its_value(refused: Callable[..., str]) -> None:
-    assert "does not hold 3" in refused(placed(), "compute.ac.range", [4, 5])
+    assert "does not contain 3" in refused(placed(), "compute.ac.range", [4, 5])
 
 
 def test_a_mac_is_no_multiple_of_itself(refused: Callable[..., str]) -> None:
