@@ -16,12 +16,12 @@ from snn_energy.cli.options import (
     PolicyOptions,
     SamplesOption,
     SpikingArgument,
-    expanded,
+    with_option_groups,
 )
 from snn_energy.cli.output import files_read, progress, say, show, warn
 
 
-@expanded
+@with_option_groups
 def sweep(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,
@@ -54,7 +54,7 @@ def sweep(
     write_points(points, output)
     unpriced = int(points["total_pj"].isna().sum())
     if unpriced:
-        warn(f"at {unpriced:,} of {len(points):,} points a tensor fits nowhere or is not known")
+        warn(f"at {unpriced:,} of {len(points):,} points a tensor fits on no level or the total is unknown")
     if plot is not None and picture_format is not None:
         save_figure(sweep_figure(points, [field.column for field in swept]), plot.with_suffix(""), (picture_format,))
     for line in sweep_sentences(points, swept):
@@ -63,7 +63,7 @@ def sweep(
     say(f"{len(points):,} points of {len(results)} results written to {output}")
 
 
-@expanded
+@with_option_groups
 def break_even(
     snn: Annotated[Path, typer.Argument(metavar="SNN.json", help="Counts of the spiking network.")],
     ann: Annotated[Path, typer.Argument(metavar="ANN.json", help="Counts of the other one.")],
@@ -95,7 +95,7 @@ def break_even(
         say(f"written to {folder}")
 
 
-@expanded
+@with_option_groups
 def early_exit(
     checkpoint: SpikingArgument,
     data: DataOption,

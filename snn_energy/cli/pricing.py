@@ -15,13 +15,13 @@ from snn_energy.cli.options import (
     LeaveOut,
     PolicyOptions,
     TableOptions,
-    expanded,
+    with_option_groups,
 )
 from snn_energy.cli.output import files_read, say, show, show_comparison, show_energy, warn
 from snn_energy.core.vocabulary import Schedule, TableLevel, ZeroHandling
 
 
-@expanded
+@with_option_groups
 def estimate(
     counts_file: CountsArgument,
     hardware: HardwareOption,
@@ -39,14 +39,14 @@ def estimate(
     from snn_energy.hardware.tables import differences
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.sentences import second_device_sentence
-    from snn_energy.report.tables import for_reading
+    from snn_energy.report.tables import display_frame
 
     require_distinct_paths(tables.paths(), files_read([counts_file], hardware, against))
     energy = price(load_counts(counts_file), hardware, **policies.arguments())
     other = None if against is None else price(energy.counts, against, **policies.arguments())
     frame = energy.to_frame(None if by == "row" else by)
     tables.write(frame, energy.summary())
-    show(for_reading(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
+    show(display_frame(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
     show_energy(energy)
     if other is not None:
         say(second_device_sentence(energy, other))
@@ -54,7 +54,7 @@ def estimate(
         show(differences(energy.hardware, other.hardware), title)
 
 
-@expanded
+@with_option_groups
 def audit(
     counts_file: CountsArgument,
     hardware: HardwareOption,
@@ -66,7 +66,7 @@ def audit(
     from snn_energy.analysis.spiking_audit import audit as run
     from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
-    from snn_energy.report.tables import for_reading, write_table
+    from snn_energy.report.tables import display_frame, write_table
 
     require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts, products, encoder = load_counts(counts_file), policies.products, policies.encoder
@@ -75,13 +75,13 @@ def audit(
     write_table(found.for_reading(), markdown_path=tables.markdown, latex_path=tables.latex)
     used = f"compute per sample (products {products}, encoder {encoder})"
     if len(found.findings):
-        show(for_reading(found.for_reading()), f"{found.counts.model} on {found.hardware.name}, {used}")
-        show(for_reading(found.categories_for_reading()), "the same by category")
+        show(display_frame(found.for_reading()), f"{found.counts.model} on {found.hardware.name}, {used}")
+        show(display_frame(found.categories_for_reading()), "the same by category")
     for line in filter(None, (found.verdict(), found.verdict_elementwise())):
         say(line)
 
 
-@expanded
+@with_option_groups
 def latency(
     counts_file: CountsArgument,
     hardware: HardwareOption,
@@ -92,14 +92,14 @@ def latency(
     tables: TableOptions,
 ) -> None:
     """Cycles and seconds of a counts file on a device, layer by layer, and what bounds each."""
-    from snn_energy.analysis.skipping import skipping
+    from snn_energy.analysis.skipping import skipping_savings
     from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.files import load_hardware
-    from snn_energy.pricing.cycles import no_latency, with_latency
+    from snn_energy.pricing.cycles import missing_latency_error, with_latency
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.sentences import latency_sentence, schedule_conflict
-    from snn_energy.report.tables import for_reading
+    from snn_energy.report.tables import display_frame
 
     require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts = load_counts(counts_file)
@@ -107,7 +107,7 @@ def latency(
     energy = price(counts, device, **policies.arguments())
     found = energy.latency
     if found is None:
-        raise no_latency(device)
+        raise missing_latency_error(device)
     frame = found.to_frame()
     head = {
         "model": counts.model,
@@ -120,15 +120,15 @@ def latency(
         **asdict(energy.policies),
     }
     tables.write(frame, head)
-    show(for_reading(frame), f"{counts.model} on {device.name}, cycles per sample")
+    show(display_frame(frame), f"{counts.model} on {device.name}, cycles per sample")
     say(latency_sentence(energy))
     conflict = schedule_conflict(energy)
     if conflict is not None:
         warn(conflict)
-    show(skipping(energy), "what skipping masked steps is worth")
+    show(skipping_savings(energy), "savings of skipping masked steps")
 
 
-@expanded
+@with_option_groups
 def compare(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,
@@ -163,7 +163,7 @@ def compare(
     show_comparison(comparison)
 
 
-@expanded
+@with_option_groups
 def plot(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,

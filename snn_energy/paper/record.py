@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 
 from snn_energy.core import bundled
 from snn_energy.core.errors import SnnEnergyError
-from snn_energy.report.tables import NOTHING
+from snn_energy.report.tables import MISSING_TEXT
 
 COLUMNS = ("section", "row", "published", "ours", "low", "high", "residual", "residual_percent", "kind", "why")
 CALIBRATED_VARIANT = "4-384 made to its averages"  # variant of our results: the networks of snn_energy.paper.reproduce
@@ -176,7 +176,7 @@ def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
                 "row": row["row"],
                 "published": text,
                 "ours": _ours(row["ours"], text, row["kind"] == "exact"),
-                "range": NOTHING if NOTHING in (low, high) else f"{low} … {high}",
+                "range": MISSING_TEXT if MISSING_TEXT in (low, high) else f"{low} … {high}",
                 "residual": _text(row["residual"], 3, sign=True),
                 "residual (%)": _text(row["residual_percent"], 3, sign=True),
                 "kind": row["kind"],
@@ -189,7 +189,7 @@ def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
 def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
     """A number to ``digits`` significant digits, without an exponent; a dash if missing."""
     if value is None or pd.isna(value):
-        return NOTHING
+        return MISSING_TEXT
     if value == 0:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -199,8 +199,8 @@ def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
 def _ours(value: Any, printed: str, exact: bool) -> str:
     """Our result to four significant digits and at least the printed decimals; in exact rows one more decimal."""
     if value is None or pd.isna(value):
-        return NOTHING
-    places = 0 if printed == NOTHING else max(0, -int(Decimal(printed).as_tuple().exponent))
+        return MISSING_TEXT
+    places = 0 if printed == MISSING_TEXT else max(0, -int(Decimal(printed).as_tuple().exponent))
     if float(value).is_integer() and not places:
         return f"{float(value):.0f}"
     if not exact:
