@@ -142,6 +142,7 @@ RENAMED: dict[str, dict[str, str]] = {
         "Charge": "ActionCount",
         "Flow": "TensorTraffic",
         "Work": "ChargedWork",
+        "check_homes": "require_fit",
         "flows": "tensor_traffic",
         "homes": "assign_levels",
         "memory_charges": "memory_actions",

@@ -132,10 +132,10 @@ def spikes_per_synapse_sentence(counts: Counts) -> str:
     found, (low, high) = spikes_per_synapse(counts), DAMPFHOFFER
     if found is None:
         return f"{counts.model}: its counts do not contain the spikes per synapse"
-    place = "below both" if found < low else "between" if found <= high else "above both"
+    relation = "below both" if found < low else "between" if found <= high else "above both"
     side = "below" if found < DAVIDSON_FURBER else "above"
     return (
-        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {place} the bounds {low} and {high} "
+        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {relation} the bounds {low} and {high} "
         f"under which, by hardware, an SNN can win (Dampfhoffer et al. 2023); {side} {DAVIDSON_FURBER} (Davidson and "
         "Furber 2021)"
     )

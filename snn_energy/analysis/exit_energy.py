@@ -79,8 +79,8 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
 
     Raises CountsError for counts without per-sample counts, or steps that do not match them.
     """
-    chosen = _checked_steps(counts, steps)
-    found = {int(t): _counts_of_exit(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
+    exit_steps = _checked_steps(counts, steps)
+    found = {int(t): _counts_of_exit(counts, np.flatnonzero(exit_steps == t), int(t)) for t in np.unique(exit_steps)}
     for t, part in found.items():
         problem = first_inconsistency(part)
         if problem is not None:

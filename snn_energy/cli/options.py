@@ -180,9 +180,9 @@ def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
 
     @wraps(command)
-    def command_with_options(**given: object) -> None:
-        made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
-        command(**given, **made)
+    def command_with_options(**values: object) -> None:
+        group_values = {name: group(**{key: values.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
+        command(**values, **group_values)
 
     command_with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command_with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

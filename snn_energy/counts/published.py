@@ -90,10 +90,10 @@ def list_published() -> list[str]:
 
 def _bundled_directory() -> Path:
     """Folder of the bundled files: in the package (a wheel) or next to it (a checkout). Raises CountsError."""
-    place = bundled.published_counts()
-    if place is None:
+    folder = bundled.published_counts()
+    if folder is None:
         raise CountsError(f"{bundled.PACKAGE}: the published counts are missing; reinstall snn_energy")
-    return place
+    return folder
 
 
 def _file_and_network(path: str | Path) -> tuple[Path, str | None]:

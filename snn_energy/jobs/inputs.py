@@ -193,8 +193,8 @@ def _data_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
 
 def is_data_reference(spec: str) -> bool:
     """True if ``--data`` names the user's own code: file.py:function or package.module:function."""
-    place = spec.rpartition(":")[0]
-    return place.endswith(".py") or "." in place.partition(":")[0]
+    module_or_file = spec.rpartition(":")[0]
+    return module_or_file.endswith(".py") or "." in module_or_file.partition(":")[0]
 
 
 def open_batches(spec: str) -> Iterable[Any]:

@@ -260,7 +260,7 @@ def _profile_reference(
 
 def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
     """Whole batches until ``samples`` samples are reached. Raises ProfilingError if a batch exceeds them."""
-    left = samples
+    remaining = samples
     for batch in batches:
         x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
         if not hasattr(x, "shape") or len(x.shape) == 0:
@@ -268,14 +268,14 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
             return
         y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
         size = len(y) if y is not None else len(x)
-        if left is not None and size > left:
+        if remaining is not None and size > remaining:
             raise ProfilingError(
                 f"--samples {samples}: the loader's batches hold {size} samples each; give a number that they divide"
             )
         yield batch
-        if left is not None:
-            left -= size
-            if left == 0:
+        if remaining is not None:
+            remaining -= size
+            if remaining == 0:
                 return
 
 
