@@ -543,7 +543,7 @@ def test_a_total_that_is_not_known_has_no_break_even(dts: Counts, counted: Path,
     code, out, err = cli("break-even", counted / "dts.json", other, "--hardware", "horowitz-45nm-fp32")
     assert (code, out) == (1, "")
     assert "its total is unknown" in err
-    with pytest.raises(SnnEnergyError, match="do not say how many spikes"):
+    with pytest.raises(SnnEnergyError, match="lack the neurons' spikes"):
         break_even(se.load_counts("published:spikformer-4-384-cifar"), dts, "horowitz-45nm-fp32")
     assert spikes_per_synapse(se.load_counts("published:spikformer-4-384-cifar")) is None
 

@@ -347,7 +347,7 @@ def test_parameters_of_a_layer_whose_biases_are_not_told_are_not_known(small: Ca
 
 
 def test_published_counts_are_not_written_as_a_profile(small: Callable[..., Counts], tmp_path: Path) -> None:
-    with pytest.raises(CountsError, match="stay in their YAML file"):
+    with pytest.raises(CountsError, match="use their YAML file"):
         small("all").save(tmp_path / "all.json")
     assert not (tmp_path / "all.json").exists()
 
@@ -528,7 +528,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path: Path, monkeypa
     monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
     assert list_published() == sorted(path.stem for path in FOLDER.glob("*.yaml"))
     shutil.rmtree(package / "published_counts")
-    with pytest.raises(CountsError, match="install snn_energy again"):
+    with pytest.raises(CountsError, match="reinstall snn_energy"):
         list_published()
 
 

@@ -383,7 +383,7 @@ def test_an_installed_package_reads_the_profiles_inside_it(tmp_path, monkeypatch
 def test_an_installation_without_profiles_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "PACKAGE", tmp_path / "snn_energy")
     monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
-    with pytest.raises(HardwareError, match="install snn_energy again"):
+    with pytest.raises(HardwareError, match="reinstall snn_energy"):
         list_hardware()
 
 
