@@ -613,7 +613,9 @@ def test_a_tensor_that_fits_on_no_level_is_refused(make_counts: MakeCounts, tmp_
     path = tmp_path / "device.yaml"
     with path.open("w", encoding="utf-8") as stream:
         YAML().dump(device.document(), stream)
-    with pytest.raises(HardwareError, match=r"device\.yaml:\d+: .*the weights of block\.conv take 480 bits.* remove the size"):
+    with pytest.raises(
+        HardwareError, match=r"device\.yaml:\d+: .*the weights of block\.conv take 480 bits.* remove the size"
+    ):
         estimate(counts, path)
     counts.save(tmp_path / "counts.json")
     code, _, err = cli("estimate", tmp_path / "counts.json", "--hardware", path)
