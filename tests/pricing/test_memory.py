@@ -749,7 +749,7 @@ def test_multiples_of_a_mac_take_a_mac(refused: Callable[..., str]) -> None:
 
 def test_a_price_is_there_or_it_is_said_to_be_missing(refused: Callable[..., str]) -> None:
     assert "is missing; add the key 'mac'" in refused(placed(), "compute.mac", at="compute")
-    assert "but compute.mac is there" in refused(placed(), "not_priced", {"mac": "unknown"}, at="mac")
+    assert "contradicts compute.mac, which has a price" in refused(placed(), "not_priced", {"mac": "unknown"}, at="mac")
 
 
 def test_multiplies_without_a_price_are_refused_with_the_layers_to_leave_out(make_counts: MakeCounts) -> None:
