@@ -32,14 +32,14 @@ from snn_energy.pricing.charged_work import (
     column,
 )
 from snn_energy.pricing.cycles import layer_rows_of, static_power_w, total_cycles
-from snn_energy.pricing.energy import all_charges
+from snn_energy.pricing.energy import all_actions
 from snn_energy.pricing.left_out import layers_left_out
 from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
-from snn_energy.pricing.pricing import TOTAL, over_rows, price_charges
+from snn_energy.pricing.pricing import TOTAL, price_actions, sum_rows
 
-REACH = 1000.0  # a knob is varied from 1/1000 to 1000 times its present value
-GRID = 241  # factors evaluated at once
-ROUNDS = 7  # each round's grid is 240 times finer: in the end, finer than float precision
+MAX_FACTOR = 1000.0  # a knob is varied from 1/1000 to 1000 times its present value
+GRID_POINTS = 241  # factors evaluated at once
+REFINEMENTS = 7  # each round's grid is 240 times finer: in the end, finer than float precision
 DAMPFHOFFER = (0.15, 1.38)  # spikes per synapse and inference below which an SNN can win, by hardware; 2023
 DAVIDSON_FURBER = 1.72  # the same, 2021
 
@@ -53,11 +53,11 @@ class Knob:
 
     name: str
     unit: str
-    now: float
+    present_value: float
     snn_pj: Callable[[FloatArray], FloatArray]
     ann_pj: Callable[[FloatArray], FloatArray]
-    largest: float = REACH
-    smallest: float = 1 / REACH
+    largest: float = MAX_FACTOR
+    smallest: float = 1 / MAX_FACTOR
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,19 @@ def break_even(
     if not activity["spiking_layers"]:
         raise SnnEnergyError(f"{snn.model} has no spiking layers; give the spiking network first, then the other")
     if activity["sa"] is None:
-        raise SnnEnergyError(f"{snn.model}: its counts do not say how many spikes its neurons fire; nothing to turn")
-    left = layers_left_out([snn, ann], without)
-    for counts, names in zip((snn, ann), left, strict=True):
+        raise SnnEnergyError(f"{snn.model}: its counts lack the neurons' spikes, so the rate cannot be varied")
+    left_out_layers = layers_left_out([snn, ann], without)
+    for counts, names in zip((snn, ann), left_out_layers, strict=True):
         if not np.isfinite(totals(counts, profile, chosen, [], names).total_pj[0]):
-            raise SnnEnergyError(
-                f"{counts.model} on {profile.name}: its total is not known (see `snn-energy estimate`)"
-            )
+            raise SnnEnergyError(f"{counts.model} on {profile.name}: its total is unknown (see `snn-energy estimate`)")
     rows, curves = [], []
-    for knob in _knobs(snn, ann, profile, chosen, left):
-        rows.append(_row(knob, snn.model, ann.model))
+    for knob in _knobs(snn, ann, profile, chosen, left_out_layers):
+        rows.append(_table_row(knob, snn.model, ann.model))
         factors = np.geomspace(max(0.05, knob.smallest), min(20.0, knob.largest), 61)
         totals_pj = {"snn_pj": knob.snn_pj(factors), "ann_pj": knob.ann_pj(factors)}
-        curves.append(pd.DataFrame({"knob": knob.name, "factor": factors, "value": factors * knob.now, **totals_pj}))
+        curves.append(
+            pd.DataFrame({"knob": knob.name, "factor": factors, "value": factors * knob.present_value, **totals_pj})
+        )
     return BreakEven(snn.model, ann.model, profile, chosen, pd.DataFrame(rows), pd.concat(curves, ignore_index=True))
 
 
@@ -131,35 +131,35 @@ def spikes_per_synapse_sentence(counts: Counts) -> str:
     """Compare the network with the published bounds on spikes per synapse, in one sentence."""
     found, (low, high) = spikes_per_synapse(counts), DAMPFHOFFER
     if found is None:
-        return f"{counts.model}: its counts do not give the spikes per synapse"
-    place = "below both" if found < low else "between" if found <= high else "above both"
+        return f"{counts.model}: its counts do not contain the spikes per synapse"
+    relation = "below both" if found < low else "between" if found <= high else "above both"
     side = "below" if found < DAVIDSON_FURBER else "above"
     return (
-        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {place} the bounds {low} and {high} "
+        f"{counts.model} makes {found:.3g} spikes per synapse and inference: {relation} the bounds {low} and {high} "
         f"under which, by hardware, an SNN can win (Dampfhoffer et al. 2023); {side} {DAVIDSON_FURBER} (Davidson and "
         "Furber 2021)"
     )
 
 
 def _knobs(
-    snn: Counts, ann: Counts, hardware: HardwareProfile, policies: Policies, left: Sequence[tuple[str, ...]]
+    snn: Counts, ann: Counts, hardware: HardwareProfile, policies: Policies, left_out_layers: Sequence[tuple[str, ...]]
 ) -> list[Knob]:
-    without = dict(zip((snn.model, ann.model), left, strict=True))
-    work = charged_work(snn, hardware, policies, left[0])
-    now_pj = float(totals(ann, hardware, policies, [], left[1]).total_pj[0])
+    without = dict(zip((snn.model, ann.model), left_out_layers, strict=True))
+    work = charged_work(snn, hardware, policies, left_out_layers[0])
+    ann_total_pj = float(totals(ann, hardware, policies, [], left_out_layers[1]).total_pj[0])
     activity = snn.activity()
-    rate_limit = 1.0 / activity["sa"] if activity["sa"] else REACH
+    rate_limit = 1.0 / activity["sa"] if activity["sa"] else MAX_FACTOR
 
     def ann_pj(factors: FloatArray) -> FloatArray:
-        return np.full(len(factors), now_pj)
+        return np.full(len(factors), ann_total_pj)
 
     def of_rate(factors: FloatArray) -> FloatArray:
         return total_of(scaled_rate(work, snn, hardware, policies, factors), snn, hardware, policies)
 
     def of_steps(factors: FloatArray) -> FloatArray:
-        again = repeated(snn, policies, factors)
-        longer = scaled_steps(work, snn, again)
-        return total_of(longer, snn, hardware, policies, (work, again, snn.time_steps * factors))
+        repeats = row_repeats(snn, policies, factors)
+        longer = scaled_steps(work, snn, repeats)
+        return total_of(longer, snn, hardware, policies, (work, repeats, snn.time_steps * factors))
 
     found = [
         Knob("spike rate", "spikes per neuron and step", activity["sa"], of_rate, ann_pj, rate_limit),
@@ -167,26 +167,28 @@ def _knobs(
     ]
     known = sweepable(hardware)
 
-    n = numbers(hardware)
+    prices = numbers(hardware)
 
     def priced(counts: Counts, keys: Sequence[str]) -> Callable[[FloatArray], FloatArray]:
         """Totals with these prices times the factors; prices relative to the MAC keep their present value."""
         relative = [k for k, number in known.items() if isinstance(number, Price) and number.is_relative]
 
-        def at(factors: FloatArray) -> FloatArray:
-            turned = {k: n[k] * (factors if k in keys else np.ones(len(factors))) for k in (*keys, *relative)}
-            fields = [Field(k, "pJ", v) for k, v in turned.items()]
+        def totals_at(factors: FloatArray) -> FloatArray:
+            scaled_prices = {
+                k: prices[k] * (factors if k in keys else np.ones(len(factors))) for k in (*keys, *relative)
+            }
+            fields = [Field(k, "pJ", v) for k, v in scaled_prices.items()]
             return totals(counts, hardware, policies, fields, without[counts.model]).total_pj
 
-        return at
+        return totals_at
 
     key = ["compute.mac"]
-    mac, ac = (n.scalar(k) if k in n else 0.0 for k in (*key, "compute.ac"))
+    mac, ac = (prices.scalar(k) if k in prices else 0.0 for k in (*key, "compute.ac"))
     if mac and ac:
         found.append(Knob("MAC over AC", "x", mac / ac, priced(snn, key), priced(ann, key)))
-    prices = [k for k in known if k.endswith((".read", ".write", ".inter_pe"))]  # stores, registers, hops
-    if prices:
-        found.append(Knob("memory price", "x today's", 1.0, priced(snn, prices), priced(ann, prices)))
+    access_keys = [k for k in known if k.endswith((".read", ".write", ".inter_pe"))]  # stores, registers, hops
+    if access_keys:
+        found.append(Knob("memory price", "x today's", 1.0, priced(snn, access_keys), priced(ann, access_keys)))
     return found
 
 
@@ -195,25 +197,25 @@ def total_of(
     counts: Counts,
     hardware: HardwareProfile,
     policies: Policies,
-    timed: tuple[ChargedWork, FloatArray, FloatArray] | None = None,
+    step_timing: tuple[ChargedWork, FloatArray, FloatArray] | None = None,
 ) -> FloatArray:
     """total_pj of work whose columns are (points, rows).
 
-    timed: the work of single steps, the repetitions of each row, and the time steps, if they differ from ``work``.
+    step_timing: work of single steps, repetitions of each row, and time steps, if they differ from ``work``.
     """
-    n = numbers(hardware)
-    charges = all_charges(work, hardware, policies, n)
-    found = price_charges(charges, n, work.steps.shape[0], TOTAL, over_rows)["total_pj"]
+    prices = numbers(hardware)
+    actions = all_actions(work, hardware, policies, prices)
+    found = price_actions(actions, prices, work.steps.shape[0], TOTAL, sum_rows)["total_pj"]
     if static_keys(hardware) and hardware.latency is not None:
         by_layer = layer_rows_of(counts, hardware.latency.timing == "array")
-        step, repeat, time_steps = timed or (work, None, counts.time_steps)
-        cycles = total_cycles(step, hardware, n, policies.memory, by_layer, time_steps, repeat)
-        found = found + static_power_w(hardware) * cycles / n.scalar("latency.clock") * 1e12
+        step, repeat, time_steps = step_timing or (work, None, counts.time_steps)
+        cycles = total_cycles(step, hardware, prices, policies.memory, by_layer, time_steps, repeat)
+        found = found + static_power_w(hardware) * cycles / prices.scalar("latency.clock") * 1e12
     return found
 
 
 PER_STEP: tuple[Column, ...] = (
-    "steps", "macs", "acs", "dense", "dense_macs", "input_events", "other_events", "spikes", "updates",
+    "steps", "macs", "acs", "zero_checked", "dense_macs", "input_events", "other_events", "spikes", "updates",
     "membrane_reads", "membrane_writes", "elementwise", "layer_steps", *LAYER_EVENTS,
 )  # fmt: skip
 
@@ -233,8 +235,8 @@ def scaled_rate(
     power = np.where(two_sparse & (policies.products == "coincidence"), 2.0, 1.0)
     sops = column(rows, "sops_gated" if policies.products == "gated" else "sops")
     with np.errstate(divide="ignore", invalid="ignore"):
-        room = np.where(sops > 0, column(rows, "dense_macs") / sops, np.inf)
-    more = np.minimum(f**power, np.maximum(room, 1.0))
+        max_growth = np.where(sops > 0, column(rows, "dense_macs") / sops, np.inf)
+    more = np.minimum(f**power, np.maximum(max_growth, 1.0))
     if hardware.latency is not None and hardware.latency.zeros == "none":
         more = np.ones_like(more)
     spiking = kind != "real"
@@ -252,60 +254,64 @@ def scaled_rate(
     return work.with_columns(scaled.items())
 
 
-def repeated(counts: Counts, policies: Policies, factors: FloatArray) -> FloatArray:
+def row_repeats(counts: Counts, policies: Policies, factors: FloatArray) -> FloatArray:
     """(n, rows): repetitions of each row for ``factors`` times as many steps; work done once is not repeated."""
     once = (counts.rows["time_step"] < 0).to_numpy()
     if policies.encoder == "once":
-        again = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any")
-        once = once | again.to_numpy(dtype=np.bool_)
+        has_repeated_input = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any")
+        once = once | has_repeated_input.to_numpy(dtype=np.bool_)
     return np.where(once, 1.0, factors[:, None])
 
 
-def scaled_steps(work: ChargedWork, counts: Counts, again: FloatArray) -> ChargedWork:
-    """The same network with its steps repeated ``again`` (n, rows) times, each equal to the present mean."""
-    scaled: dict[Column, FloatArray] = {name: work.column(name) * again for name in PER_STEP}
-    shown_once = counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any").to_numpy(dtype=np.bool_)
-    scaled["external_inputs"] = np.where(shown_once, work.external_inputs, work.external_inputs * again)
+def scaled_steps(work: ChargedWork, counts: Counts, repeats: FloatArray) -> ChargedWork:
+    """The same network with its steps repeated ``repeats`` (n, rows) times, each equal to the present mean."""
+    scaled: dict[Column, FloatArray] = {name: work.column(name) * repeats for name in PER_STEP}
+    has_repeated_input = (
+        counts.rows["input_repeated"].groupby(counts.rows["layer"]).transform("any").to_numpy(dtype=np.bool_)
+    )
+    scaled["external_inputs"] = np.where(has_repeated_input, work.external_inputs, work.external_inputs * repeats)
     return work.with_columns(scaled.items())
 
 
 def crossing(knob: Knob) -> float | None:
     """The factor nearest to 1 at which both networks cost the same, None if there is none in range."""
-    factors = np.unique(np.append(np.geomspace(knob.smallest, min(REACH, knob.largest), GRID), 1.0))
-    for _ in range(ROUNDS):
-        leads = knob.ann_pj(factors) - knob.snn_pj(factors)
-        changes = np.flatnonzero(np.diff(np.sign(leads)) != 0)
+    factors = np.unique(np.append(np.geomspace(knob.smallest, min(MAX_FACTOR, knob.largest), GRID_POINTS), 1.0))
+    for _ in range(REFINEMENTS):
+        snn_advantage = knob.ann_pj(factors) - knob.snn_pj(factors)
+        changes = np.flatnonzero(np.diff(np.sign(snn_advantage)) != 0)
         if len(changes) == 0:
             return None
-        at = min(changes, key=lambda i: abs(np.log(factors[i] * factors[i + 1])))
-        low, high = float(factors[at]), float(factors[at + 1])
-        factors = np.unique(np.linspace(low, high, GRID))
+        index = min(changes, key=lambda i: abs(np.log(factors[i] * factors[i + 1])))
+        low, high = float(factors[index]), float(factors[index + 1])
+        factors = np.unique(np.linspace(low, high, GRID_POINTS))
         if len(factors) <= 2:
             break
-    return low if abs(leads[at]) <= abs(leads[at + 1]) else high
+    return low if abs(snn_advantage[index]) <= abs(snn_advantage[index + 1]) else high
 
 
-def _row(knob: Knob, snn: str, ann: str) -> dict[str, Any]:
+def _table_row(knob: Knob, snn: str, ann: str) -> dict[str, Any]:
     """A knob's row of the table."""
-    one = np.ones(1)
-    wins = bool(knob.snn_pj(one)[0] < knob.ann_pj(one)[0])
+    present = np.ones(1)
+    snn_wins = bool(knob.snn_pj(present)[0] < knob.ann_pj(present)[0])
     factor = crossing(knob)
-    value = float("nan") if factor is None else factor * knob.now
+    value = float("nan") if factor is None else factor * knob.present_value
     if factor is None:
-        side = "always" if wins else "never"
-        limit = f" up to {knob.largest * knob.now:.4g} (a spike in every step)" if knob.largest < REACH else ""
-        text = f"{knob.name}: {snn} {'wins' if wins else 'loses'} against {ann} at any value within reach{limit}"
+        side = "always" if snn_wins else "never"
+        end = knob.largest * knob.present_value
+        limit = f" up to {end:.4g} (a spike in every step)" if knob.largest < MAX_FACTOR else ""
+        text = f"{knob.name}: {snn} {'wins' if snn_wins else 'loses'} against {ann} at any value within reach{limit}"
     else:
-        side = "below" if (factor > 1) == wins else "above"
-        verb = "stops winning" if wins else "would start to win"
+        side = "below" if (factor > 1) == snn_wins else "above"
+        verb = "stops winning" if snn_wins else "would start to win"
         text = (
-            f"{knob.name}: {snn} {verb} against {ann} {'above' if (side == 'below') == wins else 'below'} {value:.4g} "
-            f"{knob.unit} (now {knob.now:.4g}, {factor:.3g} times)"
+            f"{knob.name}: {snn} {verb} against {ann} "
+            f"{'above' if (side == 'below') == snn_wins else 'below'} {value:.4g} "
+            f"{knob.unit} (now {knob.present_value:.4g}, {factor:.3g} times)"
         )
     return {
         "knob": knob.name,
         "unit": knob.unit,
-        "now": knob.now,
+        "now": knob.present_value,
         "break_even": value,
         "snn_wins": side,
         "sentence": text,

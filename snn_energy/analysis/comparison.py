@@ -51,7 +51,7 @@ class Comparison:
                     "time_steps": energy.counts.time_steps,
                     "t_avg": activity["t_avg"],
                     "sa": activity["sa"],
-                    "accuracy": energy.counts.head.accuracy,
+                    "accuracy": energy.counts.typed_header.accuracy,
                     "sops_per_sample": activity["sops_per_sample"],
                     "real_macs_per_sample": activity["real_macs_per_sample"],
                     "compute_pj": energy.compute_pj,
@@ -105,14 +105,16 @@ def _ratio(value: float, base: float) -> float | None:
 def labels_of(counts: Sequence[Counts]) -> list[str]:
     """The name of each network in a table: its model name, or its file's stem if model names are not unique."""
     models = [c.model for c in counts]
-    stems = [c.head.file or c.model for c in counts]
+    stems = [c.typed_header.file or c.model for c in counts]
     names = models if len(set(models)) == len(models) else stems
     if len(set(names)) < len(names):
-        raise SnnEnergyError(f"two of the networks are called '{_twice(names)}'; give compare a mapping name -> counts")
+        raise SnnEnergyError(
+            f"two of the networks are called '{_first_duplicate(names)}'; give compare a mapping name -> counts"
+        )
     return names
 
 
-def _twice(names: Sequence[str]) -> str:
+def _first_duplicate(names: Sequence[str]) -> str:
     return next(name for name in names if names.count(name) > 1)
 
 
@@ -120,14 +122,14 @@ def find_baseline(wanted: str, counts: Mapping[str, Counts]) -> str:
     """The label that ``wanted`` names: a label, a file name, its stem, or a model name."""
     if wanted in counts:
         return wanted
-    stems = {label: c.head.file or label for label, c in counts.items()}
+    stems = {label: c.typed_header.file or label for label, c in counts.items()}
     found = [label for label, stem in stems.items() if wanted == stem or Path(wanted).name == f"{stem}.json"]
     found = found or [label for label, c in counts.items() if wanted == c.model]
     if len(found) > 1:
-        raise SnnEnergyError(f"baseline '{wanted}' names {' and '.join(found)}; give one of them by its file")
+        raise SnnEnergyError(f"baseline '{wanted}' is ambiguous: {' and '.join(found)}; name one of them by its file")
     if found:
         return found[0]
-    known = [c.head.file or label for label, c in counts.items()] + list(counts)
+    known = [c.typed_header.file or label for label, c in counts.items()] + list(counts)
     listed = ", ".join(dict.fromkeys(known))
     raise SnnEnergyError(f"baseline '{wanted}' is not among the networks compared ({listed}){nearest(wanted, known)}")
 
@@ -151,9 +153,9 @@ def compare(
         raise SnnEnergyError("nothing to compare: give at least one counts file")
     label = find_baseline(baseline, named)
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    left = layers_left_out(list(named.values()), without)
+    left_out_layers = layers_left_out(list(named.values()), without)
     energies = {
         name: estimate(c, profile, without=names, **policies)
-        for (name, c), names in zip(named.items(), left, strict=True)
+        for (name, c), names in zip(named.items(), left_out_layers, strict=True)
     }
     return Comparison(energies, label)

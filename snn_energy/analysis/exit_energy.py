@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.core.errors import CountsError, SnnEnergyError
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import PER_SAMPLE
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
@@ -31,40 +31,40 @@ from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.energy import Energy, estimate
 from snn_energy.pricing.policies import EstimateOptions
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-EVEN = ("dense_macs", "elementwise_ops", "membrane_reads", "membrane_writes")  # the same for every sample
-OF_THE_WHOLE = ("accuracy", "per_sample", "content_sha256", "file")  # header entries that do not hold for a part
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+EQUAL_PER_SAMPLE = ("dense_macs", "elementwise_ops", "membrane_reads", "membrane_writes")  # the same for every sample
+WHOLE_RUN_KEYS = ("accuracy", "per_sample", "content_sha256", "file")  # header entries that do not hold for a part
 
 
-def confidences(logits: npt.ArrayLike) -> Floats:
+def confidences(logits: npt.ArrayLike) -> FloatArray:
     """(T, samples): the largest softmax of the mean of the logits up to each step. logits: (T, samples, classes)."""
     values = np.asarray(logits, dtype=np.float64)
     if values.ndim != 3 or 0 in values.shape:
         raise SnnEnergyError(f"logits must have the shape (T, samples, classes), not {values.shape}")
     if not np.isfinite(values).all():
-        raise SnnEnergyError("logits must be finite numbers; a network that gives NaN is never sure of anything")
+        raise SnnEnergyError("logits must be finite numbers; NaN has no confidence")
     means = running_means(values)
     shares = np.exp(means - means.max(axis=2, keepdims=True))
     return np.asarray(1.0 / shares.sum(axis=2))  # the largest share is exp(0) = 1
 
 
-def running_means(logits: npt.ArrayLike) -> Floats:
+def running_means(logits: npt.ArrayLike) -> FloatArray:
     """(T, samples, classes): the mean of the logits up to and including each step."""
     values = np.asarray(logits, dtype=np.float64)
     return np.asarray(values.cumsum(axis=0) / np.arange(1, len(values) + 1)[:, None, None])
 
 
-def stop_steps(logits: npt.ArrayLike, threshold: float) -> Ints:
+def stop_steps(logits: npt.ArrayLike, threshold: float) -> IntArray:
     """(samples,) the number of time steps, 1 to T, that each sample runs. logits: (T, samples, classes).
 
     The first step whose confidence is above the threshold, else T; a threshold of 1 stops nothing early.
     Raises SnnEnergyError for a threshold outside (0, 1].
     """
     check_threshold(threshold)
-    sure = confidences(logits) > threshold
-    sure[-1] = True
-    return np.asarray(sure.argmax(axis=0) + 1, dtype=np.int64)
+    is_confident = confidences(logits) > threshold
+    is_confident[-1] = True
+    return np.asarray(is_confident.argmax(axis=0) + 1, dtype=np.int64)
 
 
 def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
@@ -79,12 +79,12 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
 
     Raises CountsError for counts without per-sample counts, or steps that do not match them.
     """
-    chosen = _checked_steps(counts, steps)
-    found = {int(t): _part(counts, np.flatnonzero(chosen == t), int(t)) for t in np.unique(chosen)}
+    exit_steps = _checked_steps(counts, steps)
+    found = {int(t): _counts_of_exit(counts, np.flatnonzero(exit_steps == t), int(t)) for t in np.unique(exit_steps)}
     for t, part in found.items():
-        problem = balance_error(part)
+        problem = first_inconsistency(part)
         if problem is not None:
-            raise CountsError(f"{counts.model}: samples that stop at step {t}: {problem}: profile again")
+            raise CountsError(f"{counts.model}: samples that stop at step {t}: {problem}: profile the network again")
     return found
 
 
@@ -96,7 +96,7 @@ class ExitEnergy:
     full: energy of the same samples over all T steps.
     """
 
-    steps: Ints
+    steps: IntArray
     parts: Mapping[int, Energy] = field(repr=False)
     full: Energy = field(repr=False)
 
@@ -196,8 +196,8 @@ def exit_table(
     values = np.asarray(logits)
     if values.ndim == 3 and values.shape[:2] != (counts.time_steps, counts.samples):
         raise SnnEnergyError(
-            f"logits of {values.shape[0]} steps and {values.shape[1]} samples beside counts of {counts.time_steps} and "
-            f"{counts.samples}: run both over the same samples"
+            f"logits of {values.shape[0]} steps and {values.shape[1]} samples do not match counts of "
+            f"{counts.time_steps} and {counts.samples}: run both over the same samples"
         )
     rows = []
     for threshold in thresholds:
@@ -225,26 +225,28 @@ def check_threshold(threshold: float) -> None:
         raise SnnEnergyError(f"threshold must lie above 0 and be at most 1 (a confidence), not {threshold}")
 
 
-def _part(counts: Counts, samples: npt.NDArray[np.intp], t: int) -> Counts:
+def _counts_of_exit(counts: Counts, samples: npt.NDArray[np.intp], t: int) -> Counts:
     """Counts of some samples over their first t steps."""
     assert counts.per_sample is not None
-    kept = (counts.rows["time_step"] < t).to_numpy(dtype=np.bool_)
-    rows = counts.rows[kept].reset_index(drop=True)
-    per_sample = {name: counts.per_sample[name][kept][:, samples] for name in PER_SAMPLE}
+    is_kept_row = (counts.rows["time_step"] < t).to_numpy(dtype=np.bool_)
+    rows = counts.rows[is_kept_row].reset_index(drop=True)
+    per_sample = {name: counts.per_sample[name][is_kept_row][:, samples] for name in PER_SAMPLE}
     for name in PER_SAMPLE:
         rows[name] = pd.Series(pd.array(per_sample[name].sum(axis=1), dtype="Int64")).mask(rows[name].isna())
-    for name in EVEN:
+    for name in EQUAL_PER_SAMPLE:
         uneven = (rows[name] % counts.samples).fillna(0) != 0
         if uneven.any():
             layer = rows.loc[uneven, "layer"].iloc[0]
-            raise CountsError(f"{counts.model}: {name} of {layer} are not the same for every sample: profile again")
+            raise CountsError(
+                f"{counts.model}: {name} of {layer} are not the same for every sample: profile the network again"
+            )
         rows[name] = rows[name] // counts.samples * len(samples)
-    header = {key: value for key, value in counts.header.items() if key not in OF_THE_WHOLE}
+    header = {key: value for key, value in counts.header.items() if key not in WHOLE_RUN_KEYS}
     header |= {"samples": len(samples), "time_steps": t, "accuracy": None, "exit_of_time_steps": counts.time_steps}
     return dataclasses.replace(counts, header=header, rows=rows, per_sample=per_sample)
 
 
-def _checked_steps(counts: Counts, steps: npt.ArrayLike) -> Ints:
+def _checked_steps(counts: Counts, steps: npt.ArrayLike) -> IntArray:
     """Steps as (samples,) integers. Raises CountsError if they do not match the counts."""
     if counts.per_sample is None:
         raise CountsError(

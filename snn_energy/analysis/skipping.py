@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from snn_energy.counts.transforms import every_step
+from snn_energy.counts.transforms import run_masked_steps
 
 if TYPE_CHECKING:
     from snn_energy.pricing.energy import Energy
 
 
-def skipping(energy: Energy) -> pd.DataFrame:
+def skipping_savings(energy: Energy) -> pd.DataFrame:
     """Savings of skipping masked steps: all steps run, only those with an active source, only those also needed.
 
     Columns: steps, cycles, latency_s, total_pj, and both over those of a device that runs every step.
     """
     found = []
     variants = (
-        ("all T_max", energy._of(every_step(energy.counts))),
+        ("all T_max", energy._with_counts(run_masked_steps(energy.counts))),
         ("input side", energy),
         ("input and output side", energy.of_needed_steps()),
     )

@@ -24,21 +24,21 @@ from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import (
     Nature,
-    average_read,
+    averaged_input,
     is_folded,
-    is_more_than_spiking,
+    is_not_plain_spiking,
+    is_unfolded_norm,
     parse_elementwise,
-    says_why_unfolded,
 )
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
-from snn_energy.pricing.charged_work import Flags, FloatArray, charged_work, column
-from snn_energy.pricing.compute import compute_charges
-from snn_energy.pricing.energy import prices_arithmetic
+from snn_energy.pricing.charged_work import BoolArray, FloatArray, charged_work, column
+from snn_energy.pricing.compute import compute_actions
+from snn_energy.pricing.energy import has_arithmetic_prices
 from snn_energy.pricing.left_out import left_out
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
-from snn_energy.pricing.pricing import TOTAL, price_charges
+from snn_energy.pricing.pricing import TOTAL, price_actions
 
 POLICIES: tuple[IntegerPolicy, ...] = get_args(IntegerPolicy)
 
@@ -64,7 +64,7 @@ CATEGORIES = (
     DIRECT_ENCODING, REAL_INPUT, AVERAGE_BEFORE_WEIGHTS, SUMS_OF_SPIKES, SIGNED, REAL_PRODUCT, MIXED_PRODUCT,
     UNFOLDED_NORM, REAL_MAX, MAX_OF_SUMS, UNKNOWN_MAX, AVERAGE, SUM, REAL_ARITHMETIC, NEURON, UNSUPPORTED,
 )  # fmt: skip
-PURE = ""  # category of operations that a spiking network may have
+SPIKING = ""  # category of operations that a spiking network may have
 
 NOT_RECORDED = "these counts do not say"
 _MAXIMA = frozenset(("max", "amax", "maximum", "fmax"))
@@ -77,7 +77,7 @@ _MAX_OVER: Mapping[Nature | None, str] = {
 class Audit:
     """Every operation of a network on a device, classified as spiking or not.
 
-    ``operations`` has one row per layer (and category): layer, group, op, category (``PURE`` if a spiking network
+    ``operations`` has one row per layer (and category): layer, group, op, category (``SPIKING`` if a spiking network
     may have it), why, input_kind, max_k, other_kind, active_steps, then per sample sops, dense_macs,
     elementwise_ops, their shares of all SOPs and dense MACs of weight layers and products, the energy of compute
     under every policy for sums of spikes (energy_pj_ac, ...), energy_pj_if_binary (the same operation on binary
@@ -97,7 +97,7 @@ class Audit:
     @cached_property
     def findings(self) -> pd.DataFrame:
         """The operations that are not spiking, in the order of the network."""
-        return self.operations[self.operations["category"] != PURE].reset_index(drop=True)
+        return self.operations[self.operations["category"] != SPIKING].reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the findings: one row each."""
@@ -121,7 +121,7 @@ class Audit:
     def pure_share(self) -> dict[str, float | None]:
         """By policy: the share of the energy of compute that goes into accumulates of binary spikes."""
         weighted = self.weighted
-        return self.shares(weighted[weighted["category"] == PURE])
+        return self.shares(weighted[weighted["category"] == SPIKING])
 
     def by_category(self) -> pd.DataFrame:
         """One row per category that occurs: operations, sops, dense MACs, element-wise operations and energies per
@@ -131,11 +131,11 @@ class Audit:
         """
         rows = []
         for category in CATEGORIES:
-            some = self.findings[self.findings["category"] == category]
-            if len(some):
-                shares = self.shares(some)
-                sums = {c: _sum(some[c]) for c in (*_WORK, *ENERGIES)}
-                rows.append({"category": category, "operations": len(some), **sums,
+            members = self.findings[self.findings["category"] == category]
+            if len(members):
+                shares = self.shares(members)
+                sums = {c: _sum(members[c]) for c in (*_WORK, *ENERGIES)}
+                rows.append({"category": category, "operations": len(members), **sums,
                              "share_ac": shares["ac"], "share_mac": shares["mac"]})  # fmt: skip
         columns = ["category", "operations", *_WORK, *ENERGIES, "share_ac", "share_mac"]
         table = pd.DataFrame(rows, columns=columns)
@@ -144,26 +144,30 @@ class Audit:
     def verdict(self) -> str:
         """One sentence: how many weight layers and products read binary spikes, and the energy share of the others."""
         weighted = self.weighted
-        impure = weighted[weighted["category"] != PURE]
-        binary = len(weighted) - len(impure)
+        not_spiking = weighted[weighted["category"] != SPIKING]
+        binary = len(weighted) - len(not_spiking)
         read = "binary spikes" if self.is_spiking else "binary values"
-        text = f"{binary} of {len(weighted)} weight layers and products read {read}"
+        only = "" if len(not_spiking) else "only "
+        text = f"{binary} of {len(weighted)} weight layers and products read {only}{read}"
         if not self.is_spiking:
-            text = f"the counts of {self.counts.model} know no spiking neurons; {text}"
-        if not len(impure):
-            return f"{text} alone"
-        does = "does" if len(impure) == 1 else "do"
-        return f"{text}; {len(impure)} {does} not and {_carry(len(impure))} {self._shares_text(impure)}"
+            text = f"the counts of {self.counts.model} contain no spiking neurons; {text}"
+        if not len(not_spiking):
+            return text
+        does = "does" if len(not_spiking) == 1 else "do"
+        carries = f"{_carry_verb(len(not_spiking))} {self._shares_text(not_spiking)}"
+        return f"{text}; {len(not_spiking)} {does} not and {carries}"
 
     def verdict_elementwise(self) -> str:
         """The same for operations that are neither weight layers nor products; empty if there is no finding."""
-        beside = self.findings[~self.findings["op"].isin(OPERATIONS)]
-        if not len(beside):
+        outside = self.findings[~self.findings["op"].isin(OPERATIONS)]
+        if not len(outside):
             return ""
-        priced = beside[beside["energy_pj_ac"].notna()]
-        unpriced = len(beside) - len(priced)
-        text = f"{len(beside)} further {'finding lies' if len(beside) == 1 else 'findings lie'} outside them"
-        carried = f"; {len(priced)} of these {_carry(len(priced))} {self._shares_text(priced)}" if len(priced) else ""
+        priced = outside[outside["energy_pj_ac"].notna()]
+        unpriced = len(outside) - len(priced)
+        text = f"{len(outside)} further {'finding lies' if len(outside) == 1 else 'findings lie'} outside them"
+        carried = (
+            f"; {len(priced)} of these {_carry_verb(len(priced))} {self._shares_text(priced)}" if len(priced) else ""
+        )
         return f"{text}{carried}" + (f"; {self.hardware.name} has no price for {unpriced} of these" * bool(unpriced))
 
     def _shares_text(self, operations: pd.DataFrame) -> str:
@@ -184,7 +188,7 @@ class Audit:
             "without": list(self.without),
             "is_spiking": self.is_spiking,
             "weight_layers_and_products": len(weighted),
-            "of_binary_spikes": int((weighted["category"] == PURE).sum()),
+            "of_binary_spikes": int((weighted["category"] == SPIKING).sum()),
             "findings": len(self.findings),
             "compute_pj": {p: None if np.isnan(v) else v for p, v in self.compute_pj.items()},
             "pure_share": self.pure_share,
@@ -197,11 +201,11 @@ class Audit:
         table = self.findings.drop(columns=["group", "op", "other_kind", "active_steps", *_WORK])
         for name in ("share_of_sops", "share_of_dense_macs"):
             table[name] = 100 * table[name]
-        return table.rename(columns=_READING)
+        return table.rename(columns=_DISPLAY_HEADINGS)
 
     def categories_for_reading(self) -> pd.DataFrame:
         """``by_category`` as a table for display; shares in percent."""
-        table = self.by_category().rename(columns=_READING)
+        table = self.by_category().rename(columns=_DISPLAY_HEADINGS)
         for name, heading in (("share_ac", "of compute, ac (%)"), ("share_mac", "of compute, mac (%)")):
             table[heading] = 100 * table.pop(name)
         return table
@@ -214,7 +218,7 @@ def energy_column(policy: str) -> str:
 
 ENERGIES = (*(energy_column(policy) for policy in POLICIES), "energy_pj_if_binary")
 _WORK = ("sops_per_sample", "dense_macs_per_sample", "elementwise_ops_per_sample")
-_READING = {c: f"{c.removeprefix('energy_pj_')}_pj" for c in ENERGIES} | {
+_DISPLAY_HEADINGS = {c: f"{c.removeprefix('energy_pj_')}_pj" for c in ENERGIES} | {
     "dense_macs_per_sample": "dense MACs", "elementwise_ops_per_sample": "element-wise", "input_kind": "reads",
     "share_of_sops": "of SOPs (%)", "share_of_dense_macs": "of MACs (%)",
 }  # fmt: skip
@@ -235,27 +239,27 @@ def audit(
     HardwareError for an unknown or malformed profile, SnnEnergyError for an unknown policy or layer.
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
-    if not counts.head.by_layer:
+    if not counts.typed_header.by_layer:
         raise CountsError(
-            f"{counts.head.file or counts.model}: its figures are totals of a whole network, so which layers "
-            "are not spiking cannot be told; give counts by layer (a profile, or a published file with layers)"
+            f"{counts.typed_header.file or counts.model}: its figures are totals of a whole network, so which layers "
+            "are not spiking cannot be determined; give counts by layer (a profile, or a published file with layers)"
         )
-    left = (without,) if isinstance(without, str) else tuple(without)
+    left_out_layers = (without,) if isinstance(without, str) else tuple(without)
     per_policy = {p: make_policies(profile, None, p, products, encoder) for p in POLICIES}
     rows = counts.rows
-    kept = ~left_out(rows["layer"], left)
-    table = _classified(counts)
+    is_included = ~left_out(rows["layer"], left_out_layers)
+    table = _classify_rows(counts)
     missing: dict[str, list[str]] = {}
     sums: dict[str, float] = {}
     for policy, policies in per_policy.items():
-        found = _priced(counts, profile, policies, left)
+        found = _priced(counts, profile, policies, left_out_layers)
         table[energy_column(policy)], missing[policy] = found.energy_pj, found.missing
         sums[policy] = found.total_pj
-    binary = _priced(as_binary(counts), profile, per_policy["ac"], left)
+    binary = _priced(as_binary(counts), profile, per_policy["ac"], left_out_layers)
     is_operation = rows["op"].isin(OPERATIONS).to_numpy()
     table["energy_pj_if_binary"] = np.where(is_operation, binary.energy_pj, np.nan)
-    table["not_priced"] = [_missing_told(texts) for texts in zip(*missing.values(), strict=True)]
-    return Audit(counts, profile, products, encoder, left, _by_operation(table[kept]), sums)
+    table["not_priced"] = [_missing_text(texts) for texts in zip(*missing.values(), strict=True)]
+    return Audit(counts, profile, products, encoder, left_out_layers, _by_operation(table[is_included]), sums)
 
 
 def as_binary(counts: Counts) -> Counts:
@@ -271,56 +275,58 @@ def as_binary(counts: Counts) -> Counts:
 # --- Which rows are which -----------------------------------------------------------------------------------
 
 
-def _classified(counts: Counts) -> pd.DataFrame:
+def _classify_rows(counts: Counts) -> pd.DataFrame:
     """One row per row of the counts: its category, and its work per sample."""
     rows = counts.rows
     repeated = set(rows.loc[rows["input_repeated"].astype(bool), "layer"])
-    worked = {name: column(rows, name) for name in ("sops", "dense_macs", "elementwise_ops")}
-    works = pd.Series(worked["elementwise_ops"] != 0).groupby(rows["layer"].to_numpy()).any().to_dict()
+    work_columns = {name: column(rows, name) for name in ("sops", "dense_macs", "elementwise_ops")}
+    has_operations = pd.Series(work_columns["elementwise_ops"] != 0).groupby(rows["layer"].to_numpy()).any().to_dict()
     records: list[dict[str, Any]] = [
         {str(name): value for name, value in row.items()}
         for row in rows[["layer", "op", "note", "input_kind", "max_k", "other_kind"]].astype(object).to_dict("records")
     ]
-    judged = [_category(row, row["layer"] in repeated, works[row["layer"]], counts.time_steps) for row in records]
+    classified = [
+        _category(row, row["layer"] in repeated, has_operations[row["layer"]], counts.time_steps) for row in records
+    ]
     table = rows[["layer", "order", "group", "op"]].copy()
-    table["category"] = [category for category, _ in judged]
-    table["why"] = [why for _, why in judged]
+    table["category"] = [category for category, _ in classified]
+    table["why"] = [why for _, why in classified]
     for name in ("input_kind", "max_k", "other_kind"):
         table[name] = rows[name]
     table["active_steps"] = rows["active"].astype(np.int64)
-    for name, values in worked.items():
+    for name, values in work_columns.items():
         table[f"{name}_per_sample"] = values / counts.samples
     return table
 
 
-def _category(row: Mapping[str, Any], is_repeated: bool, works: bool, time_steps: int) -> tuple[str, str]:
+def _category(row: Mapping[str, Any], is_repeated: bool, has_operations: bool, time_steps: int) -> tuple[str, str]:
     """The category of a row of the counts, and the reason."""
     op, note = row["op"], str(row["note"])
     if op == "unsupported":
         return UNSUPPORTED, note or NOT_RECORDED
     if op in OPERATIONS:
-        return _of_operation(row, note, is_repeated, time_steps)
+        return _operation_category(row, note, is_repeated, time_steps)
     if op == "neuron":
-        return (NEURON, note) if is_more_than_spiking(note) else (PURE, "")
-    if is_folded(note) or (not works and op in ("norm", "scale")):
-        return PURE, note
-    return _of_elementwise(op, note)
+        return (NEURON, note) if is_not_plain_spiking(note) else (SPIKING, "")
+    if is_folded(note) or (not has_operations and op in ("norm", "scale")):
+        return SPIKING, note
+    return _elementwise_category(op, note)
 
 
-def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_steps: int) -> tuple[str, str]:
+def _operation_category(row: Mapping[str, Any], note: str, is_repeated: bool, time_steps: int) -> tuple[str, str]:
     kind, other, is_product = row["input_kind"], row["other_kind"], row["op"] == "matmul"
     if kind == "integer":
-        several = f"whole multiples of one constant up to {row['max_k']}, as sums of spikes are"
-        return SUMS_OF_SPIKES, f"{several}; the other operand is {other}" if is_product else several
+        sum_text = f"whole multiples of one constant up to {row['max_k']}, as sums of spikes are"
+        return SUMS_OF_SPIKES, f"{sum_text}; the other operand is {other}" if is_product else sum_text
     if kind == "ternary":
         return SIGNED, "spikes of both signs"
     if kind == "real" and is_product:
         return REAL_PRODUCT, f"both operands are real{f': {note}' if note else ''}"
     if kind == "real" and is_repeated:
         return DIRECT_ENCODING, f"the same real values at each of {time_steps} time steps{f': {note}' if note else ''}"
-    if kind == "real" and average_read(note) == "spikes":
+    if kind == "real" and averaged_input(note) == "spikes":
         return AVERAGE_BEFORE_WEIGHTS, note
-    if kind == "real" and average_read(note) == "unknown values":
+    if kind == "real" and averaged_input(note) == "unknown values":
         return AVERAGE_BEFORE_WEIGHTS, f"{note}, of what {NOT_RECORDED}"
     if kind == "real":
         return REAL_INPUT, note or f"real, why {NOT_RECORDED}"
@@ -328,29 +334,29 @@ def _of_operation(row: Mapping[str, Any], note: str, is_repeated: bool, time_ste
         return MIXED_PRODUCT, "one operand is binary, the other unknown" if other is None else (
             f"one operand is binary, the other {other}"
         )
-    return PURE, ""
+    return SPIKING, ""
 
 
-def _of_elementwise(op: str, note: str) -> tuple[str, str]:
+def _elementwise_category(op: str, note: str) -> tuple[str, str]:
     if op == "norm" and "batch_norm" in note:
-        return UNFOLDED_NORM, note if says_why_unfolded(note) else f"{note}, why {NOT_RECORDED}"
+        return UNFOLDED_NORM, note if is_unfolded_norm(note) else f"{note}, why {NOT_RECORDED}"
     parsed = parse_elementwise(note)
     name, nature = parsed.name, parsed.nature
     text = note or op
     unknown_text = text if nature else f"{text}, of what {NOT_RECORDED}"
-    chooses = (op == "pool" and "max" in name) or name in _MAXIMA
-    if chooses and nature == "spikes":
-        return PURE, text
-    if chooses:
+    is_max = (op == "pool" and "max" in name) or name in _MAXIMA
+    if is_max and nature == "spikes":
+        return SPIKING, text
+    if is_max:
         return _MAX_OVER.get(nature, UNKNOWN_MAX), unknown_text
-    if op == "pool" and not parsed.averages and (nature or "nearest" in name):
-        return PURE, f"{text}: copies to the nearest neighbours"
+    if op == "pool" and not parsed.is_averaging and (nature or "nearest" in name):
+        return SPIKING, f"{text}: copies to the nearest neighbours"
     if op in ("pool", "mean"):
         if parsed.before_weights and nature in ("spikes", "sums of spikes", "averages of spikes"):
             return AVERAGE_BEFORE_WEIGHTS, text
         return AVERAGE, unknown_text
     if op == "mul" and nature == "spikes":
-        return PURE, text  # both fired
+        return SPIKING, text  # both fired
     if op == "add" or name in ("sum", "nansum", "cumsum"):
         return SUM, unknown_text
     return REAL_ARITHMETIC, text
@@ -370,31 +376,31 @@ class _Priced:
 
 def _priced(counts: Counts, hardware: HardwareProfile, policies: Policies, without: Iterable[str]) -> _Priced:
     """Energy of compute of every row; missing prices are recorded instead of raised as errors."""
-    work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
-    charges = compute_charges(work, hardware)
-    energy = price_charges(charges, n, len(counts.rows), TOTAL)["total_pj"]
+    work, prices = charged_work(counts, hardware, policies, without), numbers(hardware)
+    actions = compute_actions(work, hardware)
+    energy = price_actions(actions, prices, len(counts.rows), TOTAL)["total_pj"]
     unpriced, missing = np.zeros(len(energy), dtype=np.bool_), [""] * len(energy)
-    for charge in charges:
-        unknown = np.isnan(charge.amount) & (work.op != "unsupported")
-        if charge.price is not None:
-            _remark(missing, unknown, "the counts do not give it")
+    for action in actions:
+        unknown = np.isnan(action.amount) & (work.op != "unsupported")
+        if action.price is not None:
+            _note_missing(missing, unknown, "not in the counts")
         else:
-            here = (charge.amount > 0) | unknown
-            _remark(missing, here, f"not priced by {hardware.name}: {charge.what}")
+            here = (action.amount > 0) | unknown
+            _note_missing(missing, here, f"not priced by {hardware.name}: {action.what}")
             unpriced |= here
-    _remark(missing, work.op == "unsupported", "its work is not known")
-    is_known = prices_arithmetic(hardware) and not (unpriced & work.is_operation).any()
+    _note_missing(missing, work.op == "unsupported", "its operations are unknown")
+    is_known = has_arithmetic_prices(hardware) and not (unpriced & work.is_operation).any()
     is_unpriced = (unpriced & (work.is_operation | (energy == 0))) | (work.op == "unsupported")
     return _Priced(np.where(is_unpriced, np.nan, energy), missing, float(energy.sum()) if is_known else np.nan)
 
 
-def _remark(missing: list[str], where: Flags, text: str) -> None:
+def _note_missing(missing: list[str], where: BoolArray, text: str) -> None:
     """Record a text for the rows that have none yet."""
     for row in np.flatnonzero(where):
         missing[row] = missing[row] or text
 
 
-def _missing_told(texts: tuple[str, ...]) -> str:
+def _missing_text(texts: tuple[str, ...]) -> str:
     """What is unknown under the policies, in one phrase; empty if nothing is."""
     if len(set(texts)) == 1:
         return texts[0]
@@ -436,5 +442,5 @@ def _share(energies: pd.Series, whole: float) -> float | None:
     return None if np.isnan(part) or np.isnan(whole) or whole <= 0 else part / whole
 
 
-def _carry(count: int) -> str:
+def _carry_verb(count: int) -> str:
     return "carries" if count == 1 else "carry"

@@ -39,7 +39,7 @@ def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
     table = np.tile(values, (len(keys) + 1, 1))  # the unchanged point, then one number doubled at a time
     table[np.arange(1, len(keys) + 1), np.arange(len(keys))] *= 2
     found = _totals(energy, {key: table[:, i] for i, key in enumerate(keys)}).total_pj
-    moves = found[1:] - found[0]
+    deltas = found[1:] - found[0]
     frame = pd.DataFrame(
         {
             "number": keys,
@@ -47,8 +47,8 @@ def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
             "unit": [known[k].unit for k in keys],  # type: ignore[union-attr]
             "kind": [known[k].kind for k in keys],  # type: ignore[union-attr]
             "source": [known[k].source for k in keys],  # type: ignore[union-attr]
-            "moves_pj": moves,
-            "elasticity": moves / found[0] if found[0] else np.nan,
+            "moves_pj": deltas,
+            "elasticity": deltas / found[0] if found[0] else np.nan,
         }
     )
     frame = frame[(frame["moves_pj"] != 0) & frame["moves_pj"].notna()].sort_values(
@@ -57,7 +57,7 @@ def what_matters(energy: Energy, most: int | None = None) -> pd.DataFrame:
     return frame.iloc[:most].reset_index(drop=True)
 
 
-def ranged(hardware: HardwareProfile) -> dict[str, Ranged]:
+def numbers_with_range(hardware: HardwareProfile) -> dict[str, Ranged]:
     """Numbers of a profile that have a range, by their dotted keys."""
     return {
         ".".join(path): number
@@ -71,16 +71,16 @@ def energy_range(energy: Energy) -> pd.DataFrame:
 
     The row ``all`` is the range of the result. Empty for a profile without ranges.
     """
-    numbers = ranged(energy.hardware)
+    numbers = numbers_with_range(energy.hardware)
     columns = ["number", "low_pj", "high_pj", "width_pj"]
     if not numbers:
         return pd.DataFrame(columns=columns)
     keys = list(numbers)
     now = np.array([numbers[k].value for k in keys])
-    ends = np.array([numbers[k].range for k in keys], dtype=np.float64)  # (keys, 2)
-    points = [ends[:, 0], ends[:, 1]]
+    range_ends = np.array([numbers[k].range for k in keys], dtype=np.float64)  # (keys, 2)
+    points = [range_ends[:, 0], range_ends[:, 1]]
     for i in range(len(keys)):
-        points += [np.where(np.arange(len(keys)) == i, ends[:, end], now) for end in (0, 1)]
+        points += [np.where(np.arange(len(keys)) == i, range_ends[:, end], now) for end in (0, 1)]
     table = np.stack(points)
     found = _totals(energy, {key: table[:, i] for i, key in enumerate(keys)}).total_pj.reshape(-1, 2)
     frame = pd.DataFrame({"number": ["all", *keys], "low_pj": found[:, 0], "high_pj": found[:, 1]})
@@ -94,7 +94,7 @@ def ratio_range(comparison: Comparison) -> pd.DataFrame:
     A ratio of two linear functions is monotonic in each number, so the corners hold its extremes. Raises SnnEnergyError
     beyond ``MAX_RANGES`` ranged numbers. Empty for a profile without ranges.
     """
-    numbers = ranged(comparison.hardware)
+    numbers = numbers_with_range(comparison.hardware)
     if not numbers:
         return pd.DataFrame(columns=["model"])
     if len(numbers) > MAX_RANGES:
@@ -108,9 +108,9 @@ def ratio_range(comparison: Comparison) -> pd.DataFrame:
     for label, t in found.items():
         row: dict[str, object] = {"model": label}
         for name, kind in (("ce", "compute_pj"), ("me", "memory_pj"), ("te", "total_pj")):
-            part, of = getattr(t, kind), getattr(base, kind)
+            part, base_values = getattr(t, kind), getattr(base, kind)
             with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = part / of
+                ratio = part / base_values
             row |= {name: ratio[0], f"{name}_low": ratio.min(), f"{name}_high": ratio.max()}
         rows.append(row)
     return pd.DataFrame(rows)

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from snn_energy._version import __version__
-from snn_energy.checkpoints.inert_pickle import existing
-from snn_energy.checkpoints.weights_file import WeightsFile, fitted, read_weights, why_not_safetensors
+from snn_energy.checkpoints.inert_pickle import existing_file
+from snn_energy.checkpoints.weights_file import WeightsFile, fit_to_network, read_weights, why_not_safetensors
 from snn_energy.core.errors import CheckpointError, ModelError, OutputError, nearest
-from snn_energy.core.files import write_whole
+from snn_energy.core.files import write_atomically
 from snn_energy.models.cnn import Cnn, CnnConfig, make_cnn
 from snn_energy.models.create import create_model
 from snn_energy.models.names import CNNS
@@ -62,7 +62,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
     if half:
         large = [name for name, tensor in tensors.items() if tensor.dim() > 1 and tensor.abs().max() > 65504]
         if large:
-            raise CheckpointError(f"{path}: too large for 16-bit floats, {_some('in', large)}; keep 32 bits")
+            raise CheckpointError(f"{path}: too large for 16-bit floats, {_first_names('in', large)}; keep 32 bits")
         tensors = {name: tensor.half() if tensor.dim() > 1 else tensor for name, tensor in tensors.items()}
     header = {METADATA_KEY: json.dumps(document, sort_keys=True)}
 
@@ -72,14 +72,14 @@ def save_checkpoint(path: str | Path, model: nn.Module, metadata: dict[str, Any]
         except SafetensorError as error:  # raised by safetensors if the disk is full
             raise OutputError(f"{path}: cannot be written ({error}); make room or choose another place") from error
 
-    write_whole(path, write)
+    write_atomically(path, write)
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a checkpoint written by ``save_checkpoint``. Raises CheckpointError."""
-    document = _metadata_or_none(existing(path))
+    document = _metadata_or_none(existing_file(path))
     if document is None:
-        raise CheckpointError(f"{path}: holds no snn_energy metadata; say what it is with model= (--model)")
+        raise CheckpointError(f"{path}: holds no snn_energy metadata; specify the architecture with model= (--model)")
     return document
 
 
@@ -95,18 +95,18 @@ def load_checkpoint(
     what was chosen in the file, removed from the names, converted; they are passed on to counts. Raises
     CheckpointError; a given module is then unchanged.
     """
-    file = existing(path)
+    file = existing_file(path)
     if options and not isinstance(model, str):
         raise CheckpointError(f"{path}: options ({', '.join(options)}) need model= as a registry name")
     document = _metadata_or_none(file) if file.suffix == ".safetensors" else None
-    weights = read_weights(file, ema=ema, ours=document is not None)
+    weights = read_weights(file, ema=ema, has_metadata=document is not None)
     if model is None and document is None:
         raise CheckpointError(
-            f"{path}: bare weights without snn_energy metadata; say what they are with model= (--model) "
+            f"{path}: bare weights without snn_energy metadata; specify their architecture with model= (--model) "
             "(a registry name and its options, or a module)"
         )
 
-    def make() -> nn.Module:
+    def make_network() -> nn.Module:
         if document is not None and model is None:
             return _network_of(document, file)
         return create_model(str(model), **options)
@@ -115,31 +115,31 @@ def load_checkpoint(
         network = model
     else:
         with torch.device("meta"):  # shapes only: a wrong size in the file allocates no memory
-            _check_match(weights, make(), file)
-        network = make()
-    used = _check_match(weights, network, file)
+            _check_match(weights, make_network(), file)
+        network = make_network()
+    fitted_weights = _check_match(weights, network, file)
     if document is not None and isinstance(model, str) and document.get("model") != model:
         raise CheckpointError(
-            f"{path}: says that it is a {document.get('model')}, not a {model}; leave model= (--model) out"
+            f"{path}: its metadata name a {document.get('model')}, not a {model}; leave model= (--model) out"
         )
-    _check_values(used.tensors, network, file)
+    _check_values(fitted_weights.tensors, network, file)
     try:
-        network.load_state_dict(used.tensors)
+        network.load_state_dict(fitted_weights.tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: {type(network).__name__} does not take these weights ({error})") from error
+        raise CheckpointError(f"{path}: {type(network).__name__} cannot load these weights ({error})") from error
     # For the header of counts. A plain attribute: the origin of the weights at the time of loading.
     network.__dict__["snn_energy_checkpoint"] = {
         "checkpoint": file.name,
         "checkpoint_sha256": sha256_of(file),
         "seed": None if document is None else document.get("seed"),
-        **({"checkpoint_notes": list(used.notes)} if used.notes else {}),
+        **({"checkpoint_notes": list(fitted_weights.notes)} if fitted_weights.notes else {}),
     }
     return network.eval()
 
 
 def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's bytes. Raises CheckpointError if it is missing."""
-    with existing(path).open("rb") as file:
+    with existing_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -169,7 +169,9 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
     """Build the network that the metadata describe. Raises CheckpointError for an invalid field."""
     config = document.get("config")
     if not isinstance(config, dict):
-        raise CheckpointError(f"{path}: its metadata hold no model configuration; say what it is with model= (--model)")
+        raise CheckpointError(
+            f"{path}: its metadata hold no model configuration; specify the architecture with model= (--model)"
+        )
     schema = CnnConfig if isinstance(config.get("family"), str) and config["family"] in CNNS else TransformerConfig
     known = {field.name for field in fields(schema)}
     required = {field.name for field in fields(schema) if field.default is MISSING}
@@ -193,56 +195,56 @@ def _network_of(document: dict[str, Any], path: Path) -> nn.Module:
 
 def _check_match(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
     """The weights fitted to the network. Raises CheckpointError if names, shapes or kinds of numbers differ."""
-    used = fitted(weights, network, path)
-    tensors = used.tensors
-    wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
-    complaints = [
-        _some("missing", [name for name in wanted if name not in tensors]),
-        _some("unexpected", [name for name in tensors if name not in wanted]),
-        _some(
+    fitted_weights = fit_to_network(weights, network, path)
+    tensors = fitted_weights.tensors
+    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    mismatches = [
+        _first_names("missing", [name for name in expected if name not in tensors]),
+        _first_names("unexpected", [name for name in tensors if name not in expected]),
+        _first_names(
             "of another shape",
             [
-                f"{name} {list(tensors[name].shape)} instead of {list(wanted[name].shape)}"
-                for name in wanted
-                if name in tensors and not is_lazy(wanted[name]) and tensors[name].shape != wanted[name].shape
+                f"{name} {list(tensors[name].shape)} instead of {list(expected[name].shape)}"
+                for name in expected
+                if name in tensors and not is_lazy(expected[name]) and tensors[name].shape != expected[name].shape
             ],
         ),
-        _some(
+        _first_names(
             "of another type",
             [
-                f"{name} {tensors[name].dtype} instead of {wanted[name].dtype}"
-                for name in wanted
-                if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+                f"{name} {tensors[name].dtype} instead of {expected[name].dtype}"
+                for name in expected
+                if name in tensors and tensors[name].is_floating_point() != expected[name].is_floating_point()
             ],
         ),
     ]
-    found = "; ".join(filter(None, complaints))
+    found = "; ".join(filter(None, mismatches))
     if found:
         config = getattr(network, "config", None)
         name = config.name if isinstance(config, TransformerConfig | CnnConfig) else type(network).__name__
         raise CheckpointError(f"{path}: not the weights of this {name}: {found}")
-    return used
+    return fitted_weights
 
 
-def _some(what: str, names: list[str]) -> str:
+def _first_names(what: str, names: list[str]) -> str:
     """``"missing: a, b, c and 4 more"``, or an empty text."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{what}: {', '.join(names[:3])}{more}" if names else ""
 
 
-def _as_used(tensor: Tensor) -> Tensor:
+def _as_float32(tensor: Tensor) -> Tensor:
     """Weights in single precision, as the network holds them."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _check_values(tensors: dict[str, Tensor], network: nn.Module, path: Path) -> None:
     """Raise CheckpointError for weights that are not finite and for negative TP."""
-    bad = [name for name, tensor in tensors.items() if not torch.isfinite(_as_used(tensor)).all()]
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(_as_float32(tensor)).all()]
     if bad:
-        raise CheckpointError(f"{path}: NaN or infinite weights, {_some('in', bad)}; train or save it again")
+        raise CheckpointError(f"{path}: NaN or infinite weights, {_first_names('in', bad)}; train or save it again")
     scores = [f"{name}.tp" for name, module in network.named_modules() if isinstance(module, DTSS)]
     negative = [name for name in scores if (tensors[name] < 0).any()]
     if negative:
         raise CheckpointError(
-            f"{path}: negative TP, {_some('in', negative)}; TP is kept at 0 or above (clamp it before saving)"
+            f"{path}: negative TP, {_first_names('in', negative)}; TP is kept at 0 or above (clamp it before saving)"
         )

@@ -19,9 +19,11 @@ import torch
 
 from snn_energy.core.errors import CheckpointError
 
-CONVERT_HINT = "convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+CONVERT_HINT = (
+    "if you trust the file, convert it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
+)
 SAVE_STATE_HINT = (
-    "save its state_dict() where you trust the file, torch.save(model.state_dict(), 'weights.pt'), "
+    "if you trust the file, save its state_dict(), torch.save(model.state_dict(), 'weights.pt'), "
     "and give the code with --model file.py:function"
 )
 # What torch.load raises on files that are not state dicts; all of them mean the same to the user.
@@ -85,7 +87,7 @@ def load_tensors_only(path: str | Path) -> Any:
 
     Objects of classes that torch does not know are ``Inert``. Raises CheckpointError.
     """
-    file = existing(path)
+    file = existing_file(path)
     with file.open("rb") as stream:
         start = stream.read(9)
     if not start.startswith((ZIP_MAGIC, b"\x80")):
@@ -93,7 +95,7 @@ def load_tensors_only(path: str | Path) -> Any:
         raise CheckpointError(f"{path}: neither a safetensors file nor a PyTorch state dict{hint}")
     names: set[str] = set()
     try:
-        names = _names_in(file, start.startswith(ZIP_MAGIC))
+        names = _referenced_names(file, start.startswith(ZIP_MAGIC))
         unsafe = ", ".join(sorted(filter(_could_run_code, names)))
         if unsafe:
             raise CheckpointError(
@@ -123,21 +125,21 @@ def _load_inertly(path: Path, names: set[str]) -> Any:
 
     The unpickler fills only true dicts and lists, so a class that turns out to be one is retried as such.
     """
-    kinds: dict[str, type[Inert]] = dict.fromkeys(names, Inert)
+    stub_bases: dict[str, type[Inert]] = dict.fromkeys(names, Inert)
     while True:
-        stubs: list[Any] = [(type(name, (kind,), {"stands_for": name}), name) for name, kind in kinds.items()]
+        stubs: list[Any] = [(type(name, (kind,), {"stands_for": name}), name) for name, kind in stub_bases.items()]
         try:
             with torch.serialization.safe_globals(stubs):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
-            better = InertMapping if "SETITEM" in str(error) else InertList
-            found = [name for name in names if f"'{__name__}.{name}'" in str(error) and kinds[name] is Inert]
+            container_base = InertMapping if "SETITEM" in str(error) else InertList
+            found = [name for name in names if f"'{__name__}.{name}'" in str(error) and stub_bases[name] is Inert]
             if len(found) != 1:
                 raise
-            kinds[found[0]] = better
+            stub_bases[found[0]] = container_base
 
 
-def _names_in(path: Path, zipped: bool) -> set[str]:
+def _referenced_names(path: Path, zipped: bool) -> set[str]:
     """Every class and function that the pickles of a PyTorch file name. Raises CheckpointError for TorchScript."""
     names: set[str] = set()
     if zipped:
@@ -148,14 +150,14 @@ def _names_in(path: Path, zipped: bool) -> set[str]:
                     f"{path}: a TorchScript archive, which is code and weights in one; {SAVE_STATE_HINT}"
                 )
             if "data.pkl" in members:
-                _scan(io.BytesIO(archive.read(members["data.pkl"])), 1, names)
+                _collect_names(io.BytesIO(archive.read(members["data.pkl"])), 1, names)
     else:
         with path.open("rb") as stream:
-            _scan(stream, 4, names)  # of the old format: magic number, version, system, content
+            _collect_names(stream, 4, names)  # of the old format: magic number, version, system, content
     return names
 
 
-def _scan(stream: Any, pickles: int, names: set[str]) -> None:
+def _collect_names(stream: Any, pickles: int, names: set[str]) -> None:
     """Add the names in a stream's pickles, in the spellings of Python 2 and 3. Reads opcodes, runs nothing."""
     try:
         for _ in range(pickles):
@@ -177,7 +179,7 @@ def _could_run_code(name: str) -> bool:
     return module in _RUNS_CODE
 
 
-def existing(path: str | Path) -> Path:
+def existing_file(path: str | Path) -> Path:
     """The path of an existing, non-empty file. Raises CheckpointError."""
     file = Path(path)
     if not file.is_file():

@@ -25,7 +25,7 @@ from snn_energy.checkpoints.inert_pickle import (
     SAVE_STATE_HINT,
     ZIP_MAGIC,
     Inert,
-    existing,
+    existing_file,
     load_tensors_only,
 )
 from snn_energy.core.errors import CheckpointError
@@ -34,10 +34,11 @@ PLAIN_KEYS = ("state_dict", "model_state_dict", "model", "net", "module")
 EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "model_ema_state_dict", "ema")
 AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # DataParallel, torch.compile, Lightning
-BOOKKEEPING = ("total_ops", "total_params", AVERAGED)  # counters of tools such as thop: not weights
-STATE = ("mem", "syn", "syn_exc", "syn_inh", "spk", "v_mem", "i_syn", "v")  # buffers that hold a neuron's state
-OWN_IF_MISSING = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")  # newer than many files
-DEEPEST = 4  # levels of wrappers around a state dict; a dict may contain itself
+TOOL_COUNTERS = ("total_ops", "total_params", AVERAGED)  # counters of tools such as thop: not weights
+# Buffers that hold a neuron's state.
+NEURON_STATE_BUFFERS = ("mem", "syn", "syn_exc", "syn_inh", "spk", "v_mem", "i_syn", "v")
+OPTIONAL_BUFFERS = ("num_batches_tracked", "graded_spikes_factor", "reset_mechanism_val")  # newer than many files
+MAX_WRAPPERS = 4  # levels of wrappers around a state dict; a dict may contain itself
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,25 @@ class WeightsFile:
     notes: tuple[str, ...] = ()
 
 
-def read_weights(path: str | Path, *, ema: bool = False, ours: bool = False) -> WeightsFile:
+def read_weights(path: str | Path, *, ema: bool = False, has_metadata: bool = False) -> WeightsFile:
     """The state dict of a safetensors or PyTorch file, unwrapped and dequantised. No code of it is run.
 
     ema: the exponential moving average of the weights, which the file must hold; without it, the plain weights if
-    there are any. ours: a file of ``save_checkpoint``, which needs no notes. Raises CheckpointError.
+    there are any. has_metadata: a file of ``save_checkpoint``, which needs no notes. Raises CheckpointError.
     """
-    file = existing(path)
+    file = existing_file(path)
     content = _read_safetensors(file) if file.suffix == ".safetensors" else load_tensors_only(file)
-    found, notes = _chosen(content, file, ema)
-    tensors, scaled = {}, []
+    found, notes = _select_state_dict(content, file, ema)
+    tensors, quantised = {}, []
     for name, tensor in found.items():
         if tensor.is_meta or tensor.layout != torch.strided or tensor.is_nested:
             what = "on the meta device: it holds no numbers" if tensor.is_meta else "sparse or nested; save it dense"
             raise CheckpointError(f"{path}: '{name}' is {what}")
-        scaled += [name] * tensor.is_quantized
+        quantised += [name] * tensor.is_quantized
         tensors[name] = tensor.dequantize() if tensor.is_quantized else tensor
-    if scaled:
-        notes = [*notes, f"quantised weights ({_tensors(len(scaled))}) are taken with their own scales"]
-    return WeightsFile(tensors, () if ours else tuple(notes))
+    if quantised:
+        notes = [*notes, f"quantised weights ({_tensors(len(quantised))}) are dequantised with their own scales"]
+    return WeightsFile(tensors, () if has_metadata else tuple(notes))
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -93,26 +94,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: {why_not_safetensors(path)} ({error})") from error
 
 
-Where = tuple[str, ...]
+KeyPath = tuple[str, ...]
 
 
-def _state_dicts(content: Any, where: Where = ()) -> Iterator[tuple[Where, dict[str, Tensor]]]:
+def _state_dicts(content: Any, key_path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Tensor]]]:
     """Every state dict of a file, with the path of the usual keys that lead to it."""
-    if not isinstance(content, dict) or len(where) > DEEPEST:
+    if not isinstance(content, dict) or len(key_path) > MAX_WRAPPERS:
         return
     if content and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()):
-        yield where, content
+        yield key_path, content
         return
     for key in (*PLAIN_KEYS, *EMA_KEYS):
         if key in content:
-            yield from _state_dicts(content[key], (*where, key))
+            yield from _state_dicts(content[key], (*key_path, key))
 
 
-def _is_ema(where: Where, tensors: Mapping[str, Tensor]) -> bool:
-    return AVERAGED in tensors or any(key in EMA_KEYS for key in where)
+def _is_ema(key_path: KeyPath, tensors: Mapping[str, Tensor]) -> bool:
+    return AVERAGED in tensors or any(key in EMA_KEYS for key in key_path)
 
 
-def _chosen(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
+def _select_state_dict(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict of a file to use, and notes on the choice."""
     found = list(_state_dicts(content))
     if not found:
@@ -121,25 +122,25 @@ def _chosen(content: Any, path: Path, ema: bool) -> tuple[dict[str, Tensor], lis
     plain = [entry for entry in found if not _is_ema(*entry)]
     if ema and not averaged:
         raise CheckpointError(f"{path}: holds no EMA weights ({', '.join(EMA_KEYS)}); leave ema (--ema) out")
-    where, tensors = (averaged if ema or not plain else plain)[0]
-    if not where and AVERAGED not in tensors:
+    key_path, tensors = (averaged if ema or not plain else plain)[0]
+    if not key_path and AVERAGED not in tensors:
         return tensors, ["bare weights: the file does not say whether they are EMA"]
-    kind = "EMA weights" if _is_ema(where, tensors) else "plain weights, not EMA"
-    notes = [f"{kind}, under {_dotted(where)}" if where else kind]
-    others = [_dotted(other) for other, _ in found if other != where]
+    kind = "EMA weights" if _is_ema(key_path, tensors) else "plain weights, not EMA"
+    notes = [f"{kind}, under {_dotted(key_path)}" if key_path else kind]
+    others = [_dotted(other) for other, _ in found if other != key_path]
     if others:
-        more = "; --ema takes them" if averaged and not ema and plain else ""
+        more = "; --ema selects them" if averaged and not ema and plain else ""
         notes.append(f"not used: {', '.join(others)}{more}")
     return tensors, notes
 
 
-def _dotted(where: Where) -> str:
-    return f"'{'.'.join(where)}'"
+def _dotted(key_path: KeyPath) -> str:
+    return f"'{'.'.join(key_path)}'"
 
 
 def _why_no_state_dict(content: Any) -> str:
     """Why nothing in a file is a state dict, and the fix."""
-    for _ in range(DEEPEST):
+    for _ in range(MAX_WRAPPERS):
         inner = [content[key] for key in (*PLAIN_KEYS, *EMA_KEYS) if isinstance(content, dict) and key in content]
         inner = [value for value in inner if isinstance(value, dict | Inert)]
         if not inner:
@@ -153,10 +154,10 @@ def _why_no_state_dict(content: Any) -> str:
         (key, value) for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))
     )
     what = f", but a pickled {value.stands_for}" if isinstance(value, Inert) else ""
-    return f"'{key}' is no tensor{what}, so this is no state dict; {CONVERT_HINT}"
+    return f"'{key}' is not a tensor{what}, so this is not a state dict; {CONVERT_HINT}"
 
 
-def fitted(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
+def fit_to_network(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
     """The same weights with the names and types of a network, as far as they can be converted.
 
     Names: counters of tools are dropped, prefixes are removed if all names then match, and the state of neurons (a
@@ -164,14 +165,14 @@ def fitted(weights: WeightsFile, network: nn.Module, path: Path) -> WeightsFile:
     of another width, and integers where the network has floats, are converted exactly except for rounding of wider
     floats. The caller must check what still differs. Raises CheckpointError for integers that would not stay exact.
     """
-    wanted = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    expected = {name: value for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     buffers = dict(network.named_buffers())
-    tensors, notes = _without_bookkeeping(weights.tensors, wanted)
-    tensors, more = _without_prefixes(tensors, wanted.keys() | buffers.keys())
+    tensors, notes = _drop_counters(weights.tensors, expected)
+    tensors, more = _drop_prefixes(tensors, expected.keys() | buffers.keys())
     notes += more
-    tensors, more = _with_own_state(tensors, wanted, buffers)
+    tensors, more = _keep_own_state(tensors, expected, buffers)
     notes += more
-    tensors, more = _in_types(tensors, wanted, path)
+    tensors, more = _convert_types(tensors, expected, path)
     return WeightsFile(tensors, (*weights.notes, *notes, *more))
 
 
@@ -179,20 +180,18 @@ def _last(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _without_bookkeeping(
-    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], list[str]]:
-    own = {_last(name) for name in wanted}
-    dropped = [name for name in tensors if _last(name) in BOOKKEEPING and _last(name) not in own]
+def _drop_counters(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    own = {_last(name) for name in expected}
+    dropped = [name for name in tensors if _last(name) in TOOL_COUNTERS and _last(name) not in own]
     kept = {name: tensor for name, tensor in tensors.items() if name not in dropped}
     kinds = ", ".join(sorted({_last(name) for name in dropped}))
-    return kept, [f"counters of a tool are left out ({kinds})"] * bool(dropped)
+    return kept, [f"counters of tools are dropped ({kinds})"] * bool(dropped)
 
 
-def _without_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+def _drop_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict[str, Tensor], list[str]]:
     """Without the prefixes of wrappers, if every name is then one of the network's; else unchanged."""
     names = {name: name for name in tensors}
-    taken_off: list[str] = []
+    removed_prefixes: list[str] = []
     while not set(names.values()) <= known:
         prefix = next((p for p in PREFIXES if all(name.startswith(p) for name in names.values())), None)
         if prefix is not None:
@@ -201,43 +200,46 @@ def _without_prefixes(tensors: dict[str, Tensor], known: set[str]) -> tuple[dict
             prefix, names = "_orig_mod.", {old: name.replace("._orig_mod.", ".") for old, name in names.items()}
         else:
             return tensors, []
-        taken_off.append(prefix)
+        removed_prefixes.append(prefix)
     renamed = {name: tensors[old] for old, name in names.items()}
-    return renamed, [f"'{''.join(taken_off)}' is taken off the names"] * bool(taken_off)
+    return renamed, [f"'{''.join(removed_prefixes)}' is removed from the names"] * bool(removed_prefixes)
 
 
-def _with_own_state(
-    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+def _keep_own_state(
+    tensors: dict[str, Tensor], expected: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], list[str]]:
     """With the network's own values for neuron state that does not match and for buffers newer than the file."""
-    state = [name for name in buffers if _last(name) in STATE]
+    state = [name for name in buffers if _last(name) in NEURON_STATE_BUFFERS]
     kept = dict(tensors)
-    left = [
+    mismatched_state = [
         name
         for name in state
-        if (name in kept) != (name in wanted)
-        or (name in kept and not is_lazy(wanted[name]) and kept[name].shape != wanted[name].shape)
+        if (name in kept) != (name in expected)
+        or (name in kept and not is_lazy(expected[name]) and kept[name].shape != expected[name].shape)
     ]
     owners = {name.rpartition(".")[0] for name in kept}
     absent = [
         name
         for name in buffers
-        if name in wanted and name not in kept and _last(name) in OWN_IF_MISSING and name.rpartition(".")[0] in owners
+        if name in expected
+        and name not in kept
+        and _last(name) in OPTIONAL_BUFFERS
+        and name.rpartition(".")[0] in owners
     ]
-    unread = [
+    overflown = [
         name
         for name, tensor in kept.items()
-        if name in wanted and _last(name) == "num_batches_tracked" and _overflown(tensor)
+        if name in expected and _last(name) == "num_batches_tracked" and _overflown(tensor)
     ]
-    for name in (*left, *absent, *unread):
+    for name in (*mismatched_state, *absent, *overflown):
         kept.pop(name, None)
-        if name in wanted:
-            kept[name] = wanted[name]
+        if name in expected:
+            kept[name] = expected[name]
     notes = []
-    if left:
-        notes.append(f"state of neurons is the network's own, not the file's ({_names(left)})")
-    if absent or unread:
-        notes.append(f"the network's own value is used for {_names([*absent, *unread])}")
+    if mismatched_state:
+        notes.append(f"state of neurons is the network's own, not the file's ({_first_names(mismatched_state)})")
+    if absent or overflown:
+        notes.append(f"the network's own value is used for {_first_names([*absent, *overflown])}")
     return kept, notes
 
 
@@ -246,34 +248,34 @@ def _overflown(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
 
 
-def _in_types(
-    tensors: dict[str, Tensor], wanted: Mapping[str, Tensor], path: Path
+def _convert_types(
+    tensors: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """In the types of the network, if the kind of number is the same or integers stay exact."""
     converted, changed, inexact = dict(tensors), dict[tuple[torch.dtype, torch.dtype], int](), list[str]()
     for name, tensor in tensors.items():
-        if name in wanted and wanted[name].shape != tensor.shape:  # reported by the caller; it may be of any size
+        if name in expected and expected[name].shape != tensor.shape:  # reported by the caller; it may be of any size
             continue
-        to = wanted[name].dtype if name in wanted else tensor.dtype
+        to = expected[name].dtype if name in expected else tensor.dtype
         if to == tensor.dtype or torch.bool in (to, tensor.dtype) or to.is_complex or tensor.is_complex():
             continue
-        whole = not tensor.is_floating_point()
+        is_integer = not tensor.is_floating_point()
         new = tensor.to(to)
-        if (whole or not to.is_floating_point) and not torch.equal(new.to(tensor.dtype), tensor):
-            if whole:
+        if (is_integer or not to.is_floating_point) and not torch.equal(new.to(tensor.dtype), tensor):
+            if is_integer:
                 inexact.append(name)
             continue
         converted[name] = new
         changed[tensor.dtype, to] = changed.get((tensor.dtype, to), 0) + 1
     if inexact:
-        raise CheckpointError(f"{path}: whole numbers too large for the network's type, in: {_names(inexact)}")
-    return converted, [_told(before, after, count) for (before, after), count in changed.items()]
+        raise CheckpointError(f"{path}: whole numbers too large for the network's type, in: {_first_names(inexact)}")
+    return converted, [_conversion_note(before, after, count) for (before, after), count in changed.items()]
 
 
-def _told(before: torch.dtype, after: torch.dtype, count: int) -> str:
+def _conversion_note(before: torch.dtype, after: torch.dtype, count: int) -> str:
     old, new = (str(dtype).removeprefix("torch.") for dtype in (before, after))
     if not before.is_floating_point:
-        return f"{old} weights ({_tensors(count)}) are taken as they are, without a scale, as {new}"
+        return f"{old} weights ({_tensors(count)}) are used unscaled as {new}"
     return f"{old} weights ({_tensors(count)}) are used as {new}"
 
 
@@ -281,5 +283,5 @@ def _tensors(count: int) -> str:
     return f"{count} tensor{'s' * (count != 1)}"
 
 
-def _names(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -16,12 +16,12 @@ from snn_energy.cli.options import (
     PolicyOptions,
     SamplesOption,
     SpikingArgument,
-    expanded,
+    with_option_groups,
 )
 from snn_energy.cli.output import files_read, progress, say, show, warn
 
 
-@expanded
+@with_option_groups
 def sweep(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,
@@ -37,14 +37,14 @@ def sweep(
     """Price networks at every combination of numbers of a profile: millions of what-ifs in seconds."""
     from snn_energy.analysis.design_sweep import parse_field, write_points
     from snn_energy.analysis.design_sweep import sweep as run
-    from snn_energy.core.files import require_apart, require_writable
+    from snn_energy.core.files import require_distinct_paths, require_writable
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.files import load_hardware
     from snn_energy.report.plots.design_sweep import sweep_figure
     from snn_energy.report.plots.style import figure_format, save_figure
     from snn_energy.report.sentences import sweep_sentences
 
-    require_apart((output, plot), files_read(counts_files, hardware))
+    require_distinct_paths((output, plot), files_read(counts_files, hardware))
     picture_format = None if plot is None else figure_format(plot)
     for path in (output, *([] if plot is None else [plot])):
         require_writable(path)
@@ -54,7 +54,7 @@ def sweep(
     write_points(points, output)
     unpriced = int(points["total_pj"].isna().sum())
     if unpriced:
-        warn(f"at {unpriced:,} of {len(points):,} points a tensor fits nowhere or is not known")
+        warn(f"at {unpriced:,} of {len(points):,} points a tensor fits on no level or the total is unknown")
     if plot is not None and picture_format is not None:
         save_figure(sweep_figure(points, [field.column for field in swept]), plot.with_suffix(""), (picture_format,))
     for line in sweep_sentences(points, swept):
@@ -63,7 +63,7 @@ def sweep(
     say(f"{len(points):,} points of {len(results)} results written to {output}")
 
 
-@expanded
+@with_option_groups
 def break_even(
     snn: Annotated[Path, typer.Argument(metavar="SNN.json", help="Counts of the spiking network.")],
     ann: Annotated[Path, typer.Argument(metavar="ANN.json", help="Counts of the other one.")],
@@ -95,7 +95,7 @@ def break_even(
         say(f"written to {folder}")
 
 
-@expanded
+@with_option_groups
 def early_exit(
     checkpoint: SpikingArgument,
     data: DataOption,
@@ -110,16 +110,16 @@ def early_exit(
     csv: CsvOption = None,
 ) -> None:
     """Stop every sample as soon as its confidence allows (SEENN-I): accuracy, mean time steps and energy."""
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.datasets.names import parse_data
     from snn_energy.report.tables import write_table
-    from snn_energy.studies.early_exit_run import exits_of_checkpoint
+    from snn_energy.studies.early_exit_run import early_exit_of_checkpoint
 
     path = parse_data(data)[1]
-    require_apart((csv,), [checkpoint, *([] if path is None else [path]), *files_read([], hardware)])
+    require_distinct_paths((csv,), [checkpoint, *([] if path is None else [path]), *files_read([], hardware)])
     with progress() as bar:
         task = bar.add_task(checkpoint.name, total=samples)
-        table = exits_of_checkpoint(
+        table = early_exit_of_checkpoint(
             checkpoint,
             data,
             samples,

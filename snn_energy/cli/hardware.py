@@ -37,7 +37,7 @@ def hardware_list() -> None:
 def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a path.")]) -> None:
     """Every number of a profile with its source, and what it cannot price."""
     from snn_energy.hardware.files import load_hardware
-    from snn_energy.hardware.tables import cannot_price, describe, notes
+    from snn_energy.hardware.tables import describe, missing_prices, profile_notes
 
     found = load_hardware(name)
     say(f"{found.name}: {found.description}\ntechnology: {found.technology}\n")
@@ -47,8 +47,9 @@ def hardware_show(name: Annotated[str, typer.Argument(help="A bundled name or a 
     say("\nsources:")
     for key, source in found.sources.items():
         say(f"  {key}: {source.citation}{f' ({source.note})' if source.note else ''}")
-    remarks = [line for line in notes(found) if not line.startswith("sources.")]  # those are printed with the sources
-    for heading, lines in (("notes", remarks), ("cannot price", cannot_price(found))):
+    # Notes on sources are printed with the sources.
+    remarks = [line for line in profile_notes(found) if not line.startswith("sources.")]
+    for heading, lines in (("notes", remarks), ("cannot price", missing_prices(found))):
         if lines:
             say(f"{heading}:")
             for line in lines:
@@ -76,9 +77,9 @@ def hardware_diff(
 def hardware_validate(path: Annotated[Path, typer.Argument(help="A YAML file.")]) -> None:
     """Check a profile of your own: schema, prices, sources, units."""
     from snn_energy.hardware.files import load_hardware
-    from snn_energy.hardware.tables import cannot_price
+    from snn_energy.hardware.tables import missing_prices
 
     found = load_hardware(path)
     say(f"{path}: valid, schema {found.schema_version}, {found.name}")
-    for line in cannot_price(found):
+    for line in missing_prices(found):
         say(f"  cannot price: {line}")

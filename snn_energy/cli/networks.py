@@ -32,8 +32,8 @@ def train(
     seed: SeedOption = None,
     device: DeviceOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from OUTPUT.partial.")] = False,
-    listed: Annotated[bool, typer.Option("--list", help="List the recipes that ship.")] = False,
-    printed: Annotated[
+    list_only: Annotated[bool, typer.Option("--list", help="List the recipes that ship.")] = False,
+    print_recipe: Annotated[
         bool, typer.Option("--print", help="Print the recipe as YAML, every default written out; train nothing.")
     ] = False,
 ) -> None:
@@ -41,15 +41,15 @@ def train(
 
     On several devices: torchrun --nproc-per-node N -m snn_energy train ...
     """
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.training.recipe import load_recipe
 
-    if listed:
+    if list_only:
         _list_recipes()
         return
     if recipe is None:
         raise typer.BadParameter("missing: RECIPE (snn-energy train --list shows those that ship)")
-    if printed:
+    if print_recipe:
         given = {"seed": seed, "data": data, "start_from": None if start_from is None else str(start_from)}
         changes = {key: value for key, value in given.items() if value is not None}
         say(load_recipe(recipe).with_changes(**changes).to_yaml().rstrip())
@@ -60,9 +60,9 @@ def train(
     from snn_energy.training.run_files import best_path, recipe_path
     from snn_energy.training.train import train as run
 
-    as_it_is = (seed, data, start_from) == (None, None, None)
-    is_own = as_it_is and Path(recipe).resolve() == recipe_path(output).resolve()
-    require_apart([output, best_path(output), *([] if is_own else [recipe_path(output)])], [recipe])
+    has_no_overrides = (seed, data, start_from) == (None, None, None)
+    is_own_recipe = has_no_overrides and Path(recipe).resolve() == recipe_path(output).resolve()
+    require_distinct_paths([output, best_path(output), *([] if is_own_recipe else [recipe_path(output)])], [recipe])
     result = run(
         load_recipe(recipe), output, seed=seed, data=data, start_from=start_from, device=device, resume=resume,
         write_log=True, progress=True,
@@ -116,7 +116,7 @@ def trio(
     data: RecipeDataOption = None,
     seed: SeedOption = None,
     device: DeviceOption = "auto",
-    listed: Annotated[bool, typer.Option("--list", help="List the bundled trios.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the bundled trios.")] = False,
 ) -> None:
     """Train a Spikformer, a DTS Spikformer and their non-spiking twin for one comparison, within a time budget.
 
@@ -125,7 +125,7 @@ def trio(
     """
     from snn_energy.training.recipe import bundled
 
-    if listed:
+    if list_only:
         for each in bundled("trio"):
             say(each)
         return
@@ -135,7 +135,7 @@ def trio(
     from snn_energy.studies.trio import train_trio
 
     result = train_trio(
-        name, output, data=data, seconds=seconds, seed=seed, device=device, progress=True, say=note
+        name, output, data=data, seconds=seconds, seed=seed, device=device, progress=True, on_message=note
     )  # fmt: skip
     show(result.to_frame(), f"{name}: {result.spent_s:.0f} of {seconds:g} s")
     say(f"written to {output}")

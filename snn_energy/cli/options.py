@@ -1,6 +1,6 @@
 """Arguments and options that several commands share, each declared once; groups of them are frozen dataclasses.
 
-A command has a group as one keyword parameter, and ``expanded`` exposes the group's fields to typer instead.
+A command has a group as one keyword parameter, and ``with_option_groups`` exposes the group's fields to typer instead.
 """
 
 from __future__ import annotations
@@ -161,16 +161,18 @@ class LeaveOut:
         self.names = names
 
 
-def expanded(command: Callable[..., None]) -> Callable[..., None]:
+def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
     """The command with one parameter per field instead of each group; the command itself still receives the groups."""
     parameters: list[inspect.Parameter] = []
     groups: dict[str, tuple[Callable[..., object], list[str]]] = {}
     hints = get_type_hints(command, include_extras=True)
     for parameter in inspect.signature(command).parameters.values():
         hint = hints[parameter.name]
-        group, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        group, *annotations = get_args(hint) if get_origin(hint) is Annotated else (hint,)
         if isinstance(group, type) and is_dataclass(group):
-            left_out = {name for mark in marks if isinstance(mark, LeaveOut) for name in mark.names}
+            left_out = {
+                name for annotation in annotations if isinstance(annotation, LeaveOut) for name in annotation.names
+            }
             options = _options(group, left_out)
             groups[parameter.name] = group, [option.name for option in options]
             parameters += options
@@ -178,13 +180,13 @@ def expanded(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
 
     @wraps(command)
-    def run(**given: object) -> None:
-        made = {name: group(**{key: given.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
-        command(**given, **made)
+    def command_with_options(**values: object) -> None:
+        group_values = {name: group(**{key: values.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
+        command(**values, **group_values)
 
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run
+    command_with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command_with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command_with_options
 
 
 def _options(group: type, left_out: set[str]) -> list[inspect.Parameter]:

@@ -39,12 +39,12 @@ def warn(text: str) -> None:
 
 def show(frame: pd.DataFrame, title: str | None = None) -> None:
     """A table on stdout: rich on a terminal, plain and stable when piped."""
-    from snn_energy.report.tables import plain
+    from snn_energy.report.tables import plain_text
 
     if not sys.stdout.isatty():
         if title:
             print(title)
-        print(plain(frame))
+        print(plain_text(frame))
         return
     from rich.console import Console
 
@@ -85,18 +85,21 @@ def show_energy(energy: Energy) -> None:
 
     for line in total_sentences(energy):
         say(line)
-    others = energy.alternatives()
-    show(others[~others["used"]].drop(columns="used"), "the same counts under other policies, one changed at a time")
+    alternatives = energy.alternatives()
+    show(
+        alternatives[~alternatives["used"]].drop(columns="used"),
+        "the same counts under other policies, one changed at a time",
+    )
     if energy.total_pj == energy.total_pj:  # nothing moves an unknown (NaN) total
-        most = what_matters(energy, 5)
-        if len(most):
+        top_sensitivities = what_matters(energy, 5)
+        if len(top_sensitivities):
             title = (
                 "the five prices, powers and widths that move the total most (elasticity: % of the total per % of each)"
             )
-            show(most.drop(columns="moves_pj"), title)
-        line_of_range = range_sentence(energy)
-        if line_of_range is not None:
-            say(line_of_range)
+            show(top_sensitivities.drop(columns="moves_pj"), title)
+        range_text = range_sentence(energy)
+        if range_text is not None:
+            say(range_text)
     unpriced = energy.unpriced()
     if len(unpriced):
         show(unpriced.rename(columns={"amount": "per sample"}), f"not priced by {energy.hardware.name}")
@@ -115,4 +118,4 @@ def show_comparison(comparison: Comparison) -> None:
     ranges = ratio_range(comparison)
     if len(ranges) and (ranges["te_high"] > ranges["te_low"]).any():
         print()
-        show(ranges, "CE, ME, TE over the ranges that the profile gives")
+        show(ranges, "CE, ME, TE over the profile's ranges")

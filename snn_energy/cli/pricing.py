@@ -15,13 +15,13 @@ from snn_energy.cli.options import (
     LeaveOut,
     PolicyOptions,
     TableOptions,
-    expanded,
+    with_option_groups,
 )
 from snn_energy.cli.output import files_read, say, show, show_comparison, show_energy, warn
-from snn_energy.core.vocabulary import Schedule, TableLevel, Zeros
+from snn_energy.core.vocabulary import Schedule, TableLevel, ZeroHandling
 
 
-@expanded
+@with_option_groups
 def estimate(
     counts_file: CountsArgument,
     hardware: HardwareOption,
@@ -34,19 +34,19 @@ def estimate(
     tables: TableOptions,
 ) -> None:
     """Price a counts file on a device: energy per sample, by group, layer, time step or row."""
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.tables import differences
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.sentences import second_device_sentence
-    from snn_energy.report.tables import for_reading
+    from snn_energy.report.tables import display_frame
 
-    require_apart(tables.paths(), files_read([counts_file], hardware, against))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware, against))
     energy = price(load_counts(counts_file), hardware, **policies.arguments())
     other = None if against is None else price(energy.counts, against, **policies.arguments())
     frame = energy.to_frame(None if by == "row" else by)
     tables.write(frame, energy.summary())
-    show(for_reading(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
+    show(display_frame(frame), f"{energy.counts.model} on {energy.hardware.name}, energy per sample")
     show_energy(energy)
     if other is not None:
         say(second_device_sentence(energy, other))
@@ -54,7 +54,7 @@ def estimate(
         show(differences(energy.hardware, other.hardware), title)
 
 
-@expanded
+@with_option_groups
 def audit(
     counts_file: CountsArgument,
     hardware: HardwareOption,
@@ -64,50 +64,50 @@ def audit(
 ) -> None:
     """Where a network that calls itself spiking is not, layer by layer, and what each costs under every policy."""
     from snn_energy.analysis.spiking_audit import audit as run
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
-    from snn_energy.report.tables import for_reading, write_table
+    from snn_energy.report.tables import display_frame, write_table
 
-    require_apart(tables.paths(), files_read([counts_file], hardware))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts, products, encoder = load_counts(counts_file), policies.products, policies.encoder
     found = run(counts, hardware, products=products, encoder=encoder, without=policies.without or ())
     write_table(found.to_frame(), csv_path=tables.csv, json_path=tables.json, head=found.summary())
     write_table(found.for_reading(), markdown_path=tables.markdown, latex_path=tables.latex)
     used = f"compute per sample (products {products}, encoder {encoder})"
     if len(found.findings):
-        show(for_reading(found.for_reading()), f"{found.counts.model} on {found.hardware.name}, {used}")
-        show(for_reading(found.categories_for_reading()), "the same by category")
+        show(display_frame(found.for_reading()), f"{found.counts.model} on {found.hardware.name}, {used}")
+        show(display_frame(found.categories_for_reading()), "the same by category")
     for line in filter(None, (found.verdict(), found.verdict_elementwise())):
         say(line)
 
 
-@expanded
+@with_option_groups
 def latency(
     counts_file: CountsArgument,
     hardware: HardwareOption,
     schedule: Annotated[Schedule | None, typer.Option("--schedule", help="Instead of the profile's.")] = None,
-    zeros: Annotated[Zeros | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
+    zeros: Annotated[ZeroHandling | None, typer.Option("--zeros", help="Instead of the profile's.")] = None,
     *,
     policies: PolicyOptions,
     tables: TableOptions,
 ) -> None:
     """Cycles and seconds of a counts file on a device, layer by layer, and what bounds each."""
-    from snn_energy.analysis.skipping import skipping
-    from snn_energy.core.files import require_apart
+    from snn_energy.analysis.skipping import skipping_savings
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.hardware.files import load_hardware
-    from snn_energy.pricing.cycles import no_latency, with_latency
+    from snn_energy.pricing.cycles import missing_latency_error, with_latency
     from snn_energy.pricing.energy import estimate as price
     from snn_energy.report.sentences import latency_sentence, schedule_conflict
-    from snn_energy.report.tables import for_reading
+    from snn_energy.report.tables import display_frame
 
-    require_apart(tables.paths(), files_read([counts_file], hardware))
+    require_distinct_paths(tables.paths(), files_read([counts_file], hardware))
     counts = load_counts(counts_file)
     device = with_latency(load_hardware(hardware), schedule, zeros)
     energy = price(counts, device, **policies.arguments())
     found = energy.latency
     if found is None:
-        raise no_latency(device)
+        raise missing_latency_error(device)
     frame = found.to_frame()
     head = {
         "model": counts.model,
@@ -120,15 +120,15 @@ def latency(
         **asdict(energy.policies),
     }
     tables.write(frame, head)
-    show(for_reading(frame), f"{counts.model} on {device.name}, cycles per sample")
+    show(display_frame(frame), f"{counts.model} on {device.name}, cycles per sample")
     say(latency_sentence(energy))
     conflict = schedule_conflict(energy)
     if conflict is not None:
         warn(conflict)
-    show(skipping(energy), "what skipping masked steps is worth")
+    show(skipping_savings(energy), "savings of skipping masked steps")
 
 
-@expanded
+@with_option_groups
 def compare(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,
@@ -142,11 +142,11 @@ def compare(
 ) -> None:
     """Normalised compute, memory and total energy of several networks on one device."""
     from snn_energy.analysis.comparison import compare as price_all
-    from snn_energy.core.files import require_apart
+    from snn_energy.core.files import require_distinct_paths
     from snn_energy.counts.load import load_counts
     from snn_energy.studies.demo import write_folder
 
-    require_apart(tables.paths(), files_read(counts_files, hardware))
+    require_distinct_paths(tables.paths(), files_read(counts_files, hardware))
     comparison = price_all(
         [load_counts(path) for path in counts_files], hardware, baseline=baseline, **policies.arguments()
     )
@@ -163,7 +163,7 @@ def compare(
     show_comparison(comparison)
 
 
-@expanded
+@with_option_groups
 def plot(
     counts_files: CountsFilesArgument,
     hardware: HardwareOption,

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from snn_energy.cli.options import AnyDataOption, DeviceOption, LeaveOut, NetworkOptions, SamplesOption, expanded
+from snn_energy.cli.options import (
+    AnyDataOption,
+    DeviceOption,
+    LeaveOut,
+    NetworkOptions,
+    SamplesOption,
+    with_option_groups,
+)
 from snn_energy.cli.output import is_first_process, note, progress, say, show, warn
 
 if TYPE_CHECKING:
@@ -21,7 +28,7 @@ CheckpointArgument = Annotated[
 ]
 
 
-@expanded
+@with_option_groups
 def profile(
     data: AnyDataOption,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the counts go (JSON).")],
@@ -38,15 +45,15 @@ def profile(
     A run that was stopped or killed goes on from OUTPUT.parts when it is started again. On several devices, or
     several CPU processes: torchrun --nproc-per-node N -m snn_energy profile ...
     """
-    from snn_energy.core.files import require_apart, require_writable
+    from snn_energy.core.files import require_distinct_paths, require_writable
     from snn_energy.counts.sample_store import samples_path
     from snn_energy.profiler.results.part_files import parts_path, remove_parts
     from snn_energy.report.sentences import activity_sentence, assumptions, inactive_layers
 
     require_writable(output)
-    require_apart([output, samples_path(output)], _files_read(checkpoint, data, network))
-    request = _request(checkpoint, data, network, samples)
-    counts = _counted(request, parts_path(output), batch_size=batch_size, strict=strict, device=device)
+    require_distinct_paths([output, samples_path(output)], _files_read(checkpoint, data, network))
+    request = _profile_request(checkpoint, data, network, samples)
+    counts = _profile_with_progress(request, parts_path(output), batch_size=batch_size, strict=strict, device=device)
     if not is_first_process():
         return
     counts.save(output)
@@ -56,10 +63,10 @@ def profile(
     say(activity_sentence(counts))
     for line in inactive_layers(counts):
         warn(line)
-    say(f"counts written to {output}, per sample beside it")
+    say(f"counts written to {output}, per-sample counts next to it")
 
 
-@expanded
+@with_option_groups
 def inspect(
     data: AnyDataOption,
     checkpoint: CheckpointArgument = None,
@@ -72,7 +79,7 @@ def inspect(
     from snn_energy.jobs.profile_run import inspect_run
     from snn_energy.report.sentences import assumptions
 
-    found = inspect_run(_request(checkpoint, data, network))
+    found = inspect_run(_profile_request(checkpoint, data, network))
     for line in assumptions(found.counts):
         note(line)
     for line in found.lines():
@@ -99,13 +106,15 @@ def models() -> None:
     for family, text in FAMILIES.items():
         say(f"{family}-N-D: {text}")
     for name, defaults in CNNS.items():
-        say(f"{name}: {defaults.text}, T = {defaults.time_steps}")
+        say(f"{name}: {defaults.description}, T = {defaults.time_steps}")
     say("any depth N and width D; listed:")
     for name in list_models():
         say(f"  {name}")
 
 
-def _request(checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None) -> ProfileRequest:
+def _profile_request(
+    checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None
+) -> ProfileRequest:
     """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for conflicting options."""
     from snn_energy.jobs.inputs import EventOptions
     from snn_energy.jobs.profile_run import ProfileRequest
@@ -122,10 +131,10 @@ def _request(checkpoint: Path | None, data: str, network: NetworkOptions, sample
         raise typer.BadParameter(f"{', '.join('--' + k.replace('_', '-') for k in given)}: only with --model")
     if checkpoint is None and model is None:
         raise typer.BadParameter("give a checkpoint, or --model file.py:function")
-    by_name = model is not None and not is_reference(model)
-    if by_name and network.time_steps is not None:
+    is_registry_name = model is not None and not is_reference(model)
+    if is_registry_name and network.time_steps is not None:
         given["time_steps"] = network.time_steps
-    if not by_name and "num_classes" in given:
+    if not is_registry_name and "num_classes" in given:
         raise typer.BadParameter("--num-classes: only with --model and a registry name; say it in --model-args")
     return ProfileRequest(
         checkpoint,
@@ -133,15 +142,15 @@ def _request(checkpoint: Path | None, data: str, network: NetworkOptions, sample
         samples,
         model=model,
         arguments=parse_arguments(network.model_args or []),
-        options=given if by_name else {},
+        options=given if is_registry_name else {},
         ema=network.ema,
         time=network.time,
         time_steps=network.time_steps,
         neurons=tuple(network.neuron or ()),
         input_kind=network.input_kind,
         max_k=network.max_k,
-        image_size=None if by_name else given.get("image_size"),
-        in_channels=None if by_name else given.get("in_channels"),
+        image_size=None if is_registry_name else given.get("image_size"),
+        in_channels=None if is_registry_name else given.get("in_channels"),
         divisor=network.divide_by,
         events=EventOptions(step_us=network.step_us, values=network.frames, cut=network.cut),
     )
@@ -153,11 +162,16 @@ def _files_read(checkpoint: Path | None, data: str, network: NetworkOptions) -> 
     from snn_energy.jobs.inputs import is_data_reference
 
     path = Path(data.rpartition(":")[0]) if is_data_reference(data) else parse_data(data)[1]
-    named = [(network.model or "").rpartition(":")[0], *(a.partition("=")[2] for a in network.model_args or [])]
-    return [each for each in (checkpoint, path) if each is not None] + [Path(name) for name in named if name]
+    referenced_files = [
+        (network.model or "").rpartition(":")[0],
+        *(a.partition("=")[2] for a in network.model_args or []),
+    ]
+    return [each for each in (checkpoint, path) if each is not None] + [Path(name) for name in referenced_files if name]
 
 
-def _counted(request: ProfileRequest, parts: Path, *, batch_size: int, strict: bool, device: str) -> Counts:
+def _profile_with_progress(
+    request: ProfileRequest, parts: Path, *, batch_size: int, strict: bool, device: str
+) -> Counts:
     """Counts with a progress bar. Raises SnnEnergyError; typer.Exit if a signal stopped it."""
     from snn_energy.jobs.profile_run import profile_run
     from snn_energy.profiler.results.resume import Interrupted

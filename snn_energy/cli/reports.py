@@ -42,7 +42,7 @@ def reproduce(
     """The published record: every published figure, ours beside it, and why the two part."""
     from snn_energy.core.files import make_folder
     from snn_energy.paper.reproduce import reproduce as run
-    from snn_energy.paper.reproduce import sections, write
+    from snn_energy.paper.reproduce import sections, write_report
 
     make_folder(output)
     with progress() as bar:
@@ -52,4 +52,4 @@ def reproduce(
         show(rows, title)
         print()
     show(found.ranges, "ME and TE of Table V by memory variant, between the extremes over all T_l of the same mean")
-    say(f"\n{len(write(found, output))} files written to {output}: ledger, ranges, networks, pictures")
+    say(f"\n{len(write_report(found, output))} files written to {output}: ledger, ranges, networks, pictures")

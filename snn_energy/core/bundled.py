@@ -38,5 +38,5 @@ def yaml_folder(kind: str) -> Path:
     return PACKAGE / ("training" if kind == "recipe" else "studies") / f"{kind}s"
 
 
-def _first_folder(*places: Path) -> Path | None:
-    return next((place for place in places if place.is_dir()), None)
+def _first_folder(*candidates: Path) -> Path | None:
+    return next((folder for folder in candidates if folder.is_dir()), None)

@@ -56,17 +56,17 @@ class ValueSet:
 ZERO = ValueSet()
 
 
-def real(reason: str) -> ValueSet:
+def real_values(reason: str) -> ValueSet:
     """A set of kind real, with the reason why."""
     return ValueSet(reason=reason)
 
 
-def not_multiples(max_k: int) -> ValueSet:
+def real_not_multiples(max_k: int) -> ValueSet:
     """A real set: the values of one or more batches are not multiples k*c of one constant with \\|k\\| <= max_k."""
-    return real(f"not multiples k*c of one constant with |k| <= {max_k}")
+    return real_values(f"not multiples k*c of one constant with |k| <= {max_k}")
 
 
-def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> ValueSet:
+def normalised_set(unit: float, levels: Iterable[int], exact: bool = True) -> ValueSet:
     """Largest unit for the given levels: {2c, 4c} becomes {1, 2} times 2c; a single level becomes 1 or -1."""
     kept = frozenset(k for k in levels if k)
     if not kept:
@@ -75,7 +75,7 @@ def normalised(unit: float, levels: Iterable[int], exact: bool = True) -> ValueS
     return ValueSet(unit * common, frozenset(k // common for k in kept), exact=exact)
 
 
-def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
+def value_set_of(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
     """Describe distinct values (any order, zeros allowed): the largest c with every value within 4 ulp of k*c.
 
     Candidates for c are the smallest magnitude / j for j = 1, 2, ... max_k. A set that needs \\|k\\| > max_k is real.
@@ -84,7 +84,7 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
     if not len(magnitudes):
         return ZERO
     if magnitudes[-1] > magnitudes[0] * max_k * (1 + 1e-6) * max_k or len(magnitudes) > (2 * ULPS + 1) * max_k:
-        return not_multiples(max_k)
+        return real_not_multiples(max_k)
     signed = values[values != 0].astype(np.float64)
     for j in range(1, max_k + 1):
         unit = float(magnitudes[0]) / j
@@ -93,9 +93,9 @@ def from_values(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
             break
         slack = ULPS * np.spacing(np.abs(k * unit).astype(np.float32)).astype(np.float64)
         if (np.abs(signed - k * unit) <= slack).all():
-            found = normalised(unit, {int(i) for i in k})
+            found = normalised_set(unit, {int(i) for i in k})
             return replace(found, exact=len(magnitudes) == len({abs(level) for level in found.levels}))
-    return not_multiples(max_k)
+    return real_not_multiples(max_k)
 
 
 def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, int, int]:
@@ -113,25 +113,25 @@ def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, i
         return a, 1, 1
     if a.unit == b.unit:
         return replace(a, levels=a.levels | b.levels, exact=a.exact and b.exact), 1, 1
-    both = from_values(np.array([a.unit, b.unit]), max_k)
-    if both.unit is None or both.reason is not None:
-        return not_multiples(max_k), 1, 1
-    factor_a, factor_b = round(a.unit / both.unit), round(b.unit / both.unit)
+    common = value_set_of(np.array([a.unit, b.unit]), max_k)
+    if common.unit is None or common.reason is not None:
+        return real_not_multiples(max_k), 1, 1
+    factor_a, factor_b = round(a.unit / common.unit), round(b.unit / common.unit)
     levels = frozenset(k * factor_a for k in a.levels) | frozenset(k * factor_b for k in b.levels)
     if max(abs(k) for k in levels) > max_k:
-        return not_multiples(max_k), 1, 1
-    exact = a.exact and b.exact and (both.exact or not levels <= {-1, 1})
-    return normalised(both.unit, levels, exact), factor_a, factor_b
+        return real_not_multiples(max_k), 1, 1
+    exact = a.exact and b.exact and (common.exact or not levels <= {-1, 1})
+    return normalised_set(common.unit, levels, exact), factor_a, factor_b
 
 
 def check_declared_kind(values: ValueSet, declared: str | None, where: str) -> ValueSet:
     """The set of the loader's tensor: integers are real unless declared otherwise (rule 4). Raises ProfilingError."""
     if declared is None:
-        return real("grey levels of the input are not spikes") if values.kind == "integer" else values
+        return real_values("grey levels of the input are not spikes") if values.kind == "integer" else values
     if declared != "real" and KINDS.index(values.kind) > KINDS.index(declared):
         raise ProfilingError(
             f"{where}: input_kind='{declared}' was declared but the values are {values.kind}"
-            f"{f' ({values.reason})' if values.reason else ''}; declare what they are or leave input_kind out"
+            f"{f' ({values.reason})' if values.reason else ''}; declare their actual kind or leave input_kind out"
         )
     return values
 

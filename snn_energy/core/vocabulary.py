@@ -11,12 +11,12 @@ IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductPolicy = Literal["coincidence", "gated"]
 EncoderPolicy = Literal["per-step", "once"]
 Schedule = Literal["layer-serial", "step-serial", "layer-pipelined"]
-Zeros = Literal["none", "gate", "skip"]
+ZeroHandling = Literal["none", "gate", "skip"]
 TableLevel = Literal["group", "layer", "time_step", "row"]  # what one row of an energy table covers
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 TIME_MODES = {
-    "inside": "the model takes (B, ...) and makes its time steps itself, vectorised",
+    "inside": "the model takes (B, ...) and runs all time steps itself, vectorised",
     "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",
     "axis0": "the loader gives (T, B, ...)",
     "axis1": "the loader gives (B, T, ...)",
@@ -24,7 +24,7 @@ TIME_MODES = {
     "flat-batch": "the loader gives (B*T, ...), sample major",
     "call": "the model is called once per time step with the same (B, ...) (direct encoding)",
     "call-axis0": "the loader gives (T, B, ...), the model is called once per time step with (B, ...)",
-    "repeat-axis0": "the loader gives (B, ...), the model is given it T times over, (T, B, ...) (direct encoding)",
+    "repeat-axis0": "the loader gives (B, ...), the model gets it repeated T times, (T, B, ...) (direct encoding)",
     "repeat-axis1": "as repeat-axis0, (B, T, ...)",
     "repeat-flat": "as repeat-axis0, (T*B, ...), time major",
     "repeat-flat-batch": "as repeat-axis0, (B*T, ...), sample major",

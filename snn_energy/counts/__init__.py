@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import (
     COLUMNS,
     CONVENTION_VERSION,
     FLAGS,
-    INTEGRATES,
+    INTEGRATES_ONLY_NOTE,
     KINDS,
     NULLABLE,
     OPERATIONS,
@@ -19,13 +19,14 @@ from snn_energy.counts.columns import (
     UNKNOWN_IF_UNSUPPORTED,
     WORK,
     make_rows,
-    smallest,
+    to_smallest_dtype,
 )
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
-from snn_energy.counts.sample_store import BLOCK_BYTES, IN_MEMORY_BYTES, SampleRows, blocks, samples_path
+from snn_energy.counts.sample_store import BLOCK_BYTES, IN_MEMORY_BYTES, PerSampleArrays, blocks, samples_path
 
-imbalance = balance_error  # its name in version 0.1
+INTEGRATES, imbalance, smallest = INTEGRATES_ONLY_NOTE, first_inconsistency, to_smallest_dtype  # names of version 0.1
+SampleRows = PerSampleArrays  # its name in version 0.1
 
 __all__ = [
     "BLOCK_BYTES",
@@ -33,6 +34,7 @@ __all__ = [
     "CONVENTION_VERSION",
     "FLAGS",
     "INTEGRATES",
+    "INTEGRATES_ONLY_NOTE",
     "IN_MEMORY_BYTES",
     "KINDS",
     "NULLABLE",
@@ -45,12 +47,14 @@ __all__ = [
     "UNKNOWN_IF_UNSUPPORTED",
     "WORK",
     "Counts",
+    "PerSampleArrays",
     "SampleRows",
-    "balance_error",
     "blocks",
+    "first_inconsistency",
     "imbalance",
     "load_counts",
     "make_rows",
     "samples_path",
     "smallest",
+    "to_smallest_dtype",
 ]

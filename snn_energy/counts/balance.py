@@ -12,7 +12,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.sample_store import blocks
 
 
-def balance_error(counts: Counts) -> str | None:
+def first_inconsistency(counts: Counts) -> str | None:
     """The first inconsistency in a counts frame (design, section 5), or None."""
     rows, samples = counts.rows, counts.samples
 
@@ -28,6 +28,7 @@ def balance_error(counts: Counts) -> str | None:
     steps = rows["time_step"]
     dense = rows["positions"] * rows["reduction"] * rows["out_channels"] * samples
     operation = rows["op"].isin(OPERATIONS)
+    multi_known = _is_sops_multi_known(rows, counts.typed_header.published)
     checks = [
         (rows["sops"] > rows["dense_macs"], "sops exceed dense_macs"),
         (product & (rows["sops"] > rows["sops_gated"]), "sops exceed sops_gated"),
@@ -42,25 +43,25 @@ def balance_error(counts: Counts) -> str | None:
         (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
         ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
         (operation & ~rows["input_kind"].isin(KINDS), "input_kind is unknown"),
-        (_countable(rows, counts.head.published) & rows["sops_multi"].isna(), "sops_multi is missing"),
-        ((rows["input_kind"] == "integer") & rows["max_k"].isna(), "an integer input without its max_k"),
-        ((rows["other_kind"] == "integer") & rows["other_max_k"].isna(), "an integer operand without its max_k"),
+        (multi_known & rows["sops_multi"].isna(), "sops_multi is missing"),
+        ((rows["input_kind"] == "integer") & rows["max_k"].isna(), "an integer input without max_k"),
+        ((rows["other_kind"] == "integer") & rows["other_max_k"].isna(), "an integer operand without max_k"),
         (rows.duplicated(["layer", "time_step"]), "appears twice"),
     ]  # fmt: skip
     for bad, text in checks:
         problem = first(bad, text)
         if problem is not None:
             return problem
-    return _sample_imbalance(counts, first)
+    return _per_sample_inconsistency(counts, first)
 
 
-def _countable(rows: pd.DataFrame, published: bool) -> pd.Series:
+def _is_sops_multi_known(rows: pd.DataFrame, published: bool) -> pd.Series:
     """Operations whose sum of |k| * fan-out is known; published counts have none for integers."""
     kinds = ("binary", "ternary") if published else ("binary", "ternary", "integer")
     return rows["op"].isin(OPERATIONS) & rows["input_kind"].isin(kinds) & rows["sops"].notna()
 
 
-def _sample_imbalance(counts: Counts, first: Any) -> str | None:
+def _per_sample_inconsistency(counts: Counts, first: Any) -> str | None:
     if counts.per_sample is None:
         return None
     for name in PER_SAMPLE:

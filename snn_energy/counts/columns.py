@@ -11,7 +11,7 @@ import pandas as pd
 
 SCHEMA_VERSION = 1
 CONVENTION_VERSION = 1  # of the counting rules; incremented when a rule changes
-INTEGRATES = "integrates only: no spikes"  # note of a neuron row with a potential but no spikes
+INTEGRATES_ONLY_NOTE = "integrates only: no spikes"  # note of a neuron row with a potential but no spikes
 OPERATIONS = ("conv", "linear", "matmul")
 OPS = (
     *OPERATIONS, "neuron", "add", "mul", "scale", "activation", "softmax", "norm", "pool", "mean", "reduce", "compare",
@@ -64,6 +64,6 @@ def make_rows(columns: Mapping[str, list[Any]]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
-def smallest(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
+def to_smallest_dtype(values: npt.NDArray[Any]) -> npt.NDArray[np.integer[Any]]:
     """The same non-negative integers in the smallest unsigned dtype."""
     return values.astype(np.min_scalar_type(int(values.max(initial=0))))

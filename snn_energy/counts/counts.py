@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from snn_energy.core.errors import CountsError
-from snn_energy.core.files import Writer, write_all_whole
+from snn_energy.core.files import Writer, write_all_atomically
 from snn_energy.counts.columns import CONVENTION_VERSION, OPERATIONS, SCHEMA_VERSION
 from snn_energy.counts.file_format import content_digest, row_records
 from snn_energy.counts.header import Header
@@ -41,24 +41,24 @@ class Counts:
     per_sample: Mapping[str, npt.NDArray[np.int64]] | None = field(default=None, repr=False)
 
     @property
-    def head(self) -> Header:
+    def typed_header(self) -> Header:
         """The header, typed."""
         return Header(self.header)
 
     @property
     def samples(self) -> int:
         """Number of profiled samples."""
-        return self.head.samples
+        return self.typed_header.samples
 
     @property
     def time_steps(self) -> int:
         """T_max."""
-        return self.head.time_steps
+        return self.typed_header.time_steps
 
     @property
     def model(self) -> str:
         """Name of the model."""
-        return self.head.model
+        return self.typed_header.model
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the rows, with the rate-based SOPs (rule 2) next to the exact ones.
@@ -109,21 +109,21 @@ class Counts:
             "rate_active": None,
             "dead_layers": [],
             "silent_layers": [],
-            "sops_per_sample": _over(_total(ops.loc[~is_real, "sops"]), self.samples),
-            "real_macs_per_sample": _over(_total(ops.loc[is_real, "dense_macs"]), self.samples),
+            "sops_per_sample": _ratio(_total(ops.loc[~is_real, "sops"]), self.samples),
+            "real_macs_per_sample": _ratio(_total(ops.loc[is_real, "dense_macs"]), self.samples),
         }
         if len(layers):
             spikes, neurons = _total(layers["spikes"]), layers["neurons"]
             active = _total(neurons * layers["t_l"])
             result |= {
                 "t_avg": float(layers["t_l"].astype(float).mean()),
-                "sa": _over(spikes, _times(_total(neurons), self.time_steps * self.samples)),
+                "sa": _ratio(spikes, _scaled(_total(neurons), self.time_steps * self.samples)),
                 "mean_layer_rate": None if layers["rate"].isna().any() else float(layers["rate"].mean()),
-                "rate_active": _over(spikes, _times(active, self.samples)),
+                "rate_active": _ratio(spikes, _scaled(active, self.samples)),
                 "dead_layers": layers.loc[layers["t_l"] == 0, "layer"].tolist(),
                 "silent_layers": layers.loc[(layers["t_l"] > 0) & (layers["spikes"] == 0), "layer"].tolist(),
             }
-        if len(layers) and not self.head.by_layer:
+        if len(layers) and not self.typed_header.by_layer:
             result |= dict.fromkeys(("spiking_layers", "t_avg", "mean_layer_rate", "rate_active"))
         return result
 
@@ -136,27 +136,28 @@ class Counts:
         step, summed over distinct layers; macs_once: those done once per inference.
         """
         rows = self.rows
-        first = rows.drop_duplicates("layer")
-        own = first[~first["layer"].str.contains(_FURTHER_CALL)]  # further calls of a module use the same weights
-        ops, neurons = first[first["op"].isin(OPERATIONS)], first[first["op"] == "neuron"]
-        parameters = own["weights"] + own["biases"]
-        used = own["layer"].isin(rows.loc[rows["active"], "layer"])
+        first_rows = rows.drop_duplicates("layer")
+        # Further calls of a module use the same weights.
+        first_calls = first_rows[~first_rows["layer"].str.contains(_FURTHER_CALL)]
+        ops, neurons = first_rows[first_rows["op"].isin(OPERATIONS)], first_rows[first_rows["op"] == "neuron"]
+        parameters = first_calls["weights"] + first_calls["biases"]
+        used = first_calls["layer"].isin(rows.loc[rows["active"], "layer"])
         macs = ops["positions"] * ops["reduction"] * ops["out_channels"]
         once = ops["time_step"] == -1
-        head = self.head
-        has_layers = head.published and head.by_layer
-        weights = own.loc[own["op"].isin(OPERATIONS), "weights"]
+        header = self.typed_header
+        has_layers = header.published and header.by_layer
+        weights = first_calls.loc[first_calls["op"].isin(OPERATIONS), "weights"]
         return {
-            "weights": _total(weights) if head.by_layer else head.weights,
+            "weights": _total(weights) if header.by_layer else header.weights,
             "parameters": _total(parameters) if has_layers else None,
             "parameters_unused": _total(parameters[~used]) if has_layers else None,
             "neurons": _total(neurons["neurons"]),
             "neurons_by_group": {
                 group: _total(values) for group, values in neurons["neurons"].groupby(neurons["group"], sort=False)
-            } if head.by_layer else None,
-            "spiking_layers": len(neurons) if head.by_layer or not len(neurons) else None,
-            "macs_per_step": _total(macs[~once]) if head.by_layer else None,
-            "macs_once": _total(macs[once]) if head.by_layer else None,
+            } if header.by_layer else None,
+            "spiking_layers": len(neurons) if header.by_layer or not len(neurons) else None,
+            "macs_per_step": _total(macs[~once]) if header.by_layer else None,
+            "macs_once": _total(macs[once]) if header.by_layer else None,
         }  # fmt: skip
 
     def save(self, path: str | Path) -> list[Path]:
@@ -165,17 +166,19 @@ class Counts:
         Returns the paths written, ``path`` first. Raises CountsError for published counts, which may be incomplete.
         """
         path = Path(path)
-        if self.head.published:
-            raise CountsError(f"{path}: counts of '{self.model}' are published ones, and stay in their YAML file")
+        if self.typed_header.published:
+            raise CountsError(
+                f"{path}: counts of '{self.model}' are published counts, which are not saved; use their YAML file"
+            )
         writers: dict[Path, Writer] = {}
         header = {"convention": CONVENTION_VERSION, **self.header}
         header.pop("file", None)
         if self.per_sample is not None:
-            side = samples_path(path)
-            header["per_sample"] = side.name
+            samples_file = samples_path(path)
+            header["per_sample"] = samples_file.name
             header["content_sha256"] = content_digest(header, self.rows, self.per_sample)
             arrays = self.per_sample
-            writers[side] = lambda temporary: write_samples(temporary, arrays)
+            writers[samples_file] = lambda temporary: write_samples(temporary, arrays)
         else:
             header.pop("per_sample", None)
             header["content_sha256"] = content_digest(header, self.rows, None)
@@ -190,7 +193,7 @@ class Counts:
         def write_rows(temporary: Path) -> None:
             temporary.write_text(text, encoding="utf-8")
 
-        write_all_whole({**writers, path: write_rows})
+        write_all_atomically({**writers, path: write_rows})
         return [path, *writers]
 
 
@@ -202,10 +205,10 @@ def _total(column: pd.Series) -> Any:
     return total.item() if isinstance(total, np.generic) else total
 
 
-def _times(number: Any, factor: int) -> Any:
+def _scaled(number: Any, factor: int) -> Any:
     return None if number is None else number * factor
 
 
-def _over(number: Any, divisor: Any) -> float | None:
+def _ratio(number: Any, divisor: Any) -> float | None:
     """A ratio; None if a part of it is unknown or the divisor is 0."""
     return None if number is None or not divisor else float(number) / float(divisor)

@@ -39,7 +39,7 @@ def content_digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Ma
     return digest.hexdigest()
 
 
-def object_of_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_without_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object from its pairs. Raises ValueError for a key that is given twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -54,11 +54,11 @@ def check_header(path: Path, header: Any) -> None:
         raise CountsError(f"{path}: header must be a mapping")
     for key in ("model", "samples", "time_steps"):
         if key not in header:
-            raise CountsError(f"{path}: header lacks '{key}': profile again")
+            raise CountsError(f"{path}: header lacks '{key}': profile the network again")
     if header.get("convention") != CONVENTION_VERSION:
         raise CountsError(
             f"{path}: counted by convention {header.get('convention')!r}, this version prices {CONVENTION_VERSION}: "
-            "profile again"
+            "profile the network again"
         )
     if not isinstance(header["model"], str):
         raise CountsError(f"{path}: header 'model' must be text, not {header['model']!r}")
@@ -73,11 +73,11 @@ def check_header(path: Path, header: Any) -> None:
 def check_records(path: Path, records: Any) -> None:
     """Raise CountsError, with the row and the column, if the rows of a counts file are incomplete or invalid."""
     if not isinstance(records, list) or not records:
-        raise CountsError(f"{path}: rows must be a list of at least one row: profile again")
+        raise CountsError(f"{path}: rows must be a list of at least one row: profile the network again")
     for number, row in enumerate(records):
         if not isinstance(row, dict) or set(row) != set(COLUMNS):
-            odd = sorted(set(COLUMNS) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
-            raise CountsError(f"{path}: row {number} has missing or unknown columns: {', '.join(odd[:4])}")
+            differing = sorted(set(COLUMNS) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
+            raise CountsError(f"{path}: row {number} has missing or unknown columns: {', '.join(differing[:4])}")
         where = f"{path}: row {number} ({row['layer']}, time step {row['time_step']})"
         for column in COLUMNS:
             _check_cell(where, column, row[column], row["op"] == "unsupported")
@@ -95,10 +95,12 @@ def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
         valid = isinstance(value, int) and not isinstance(value, bool) and lowest <= value < 2**63
     if not valid:
         wanted = "true or false" if column in FLAGS else "text" if column in TEXT else "a whole number >= 0"
-        raise CountsError(f"{where}: {column} must be {wanted}, not {value!r}: profile again")
+        raise CountsError(f"{where}: {column} must be {wanted}, not {value!r}: profile the network again")
     allowed = _ALLOWED.get(column)
     if allowed is not None and value not in allowed:
-        raise CountsError(f"{where}: {column} must be one of {', '.join(allowed)}, not {value!r}: profile again")
+        raise CountsError(
+            f"{where}: {column} must be one of {', '.join(allowed)}, not {value!r}: profile the network again"
+        )
 
 
 _ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS}

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from snn_energy.core.errors import CountsError
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import COLUMNS, SCHEMA_VERSION, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.file_format import check_header, check_records, content_digest, object_of_distinct_keys
+from snn_energy.counts.file_format import check_header, check_records, content_digest, object_without_duplicate_keys
 from snn_energy.counts.sample_store import load_samples, samples_path
 
 
@@ -30,18 +30,20 @@ def load_counts(path: str | Path) -> Counts:
         raise CountsError(f"{path}: no such counts file; write one with: snn-energy profile ... -o {path}") from None
     except UnicodeDecodeError:
         raise CountsError(
-            f"{path}: no text, so no counts file; a checkpoint is counted first: snn-energy profile {path} --data ..."
+            f"{path}: not a text file, so not a counts file; profile a checkpoint first: "
+            f"snn-energy profile {path} --data ..."
         ) from None
     except OSError as error:
         raise CountsError(f"{path}: cannot be read as a counts file ({error.strerror})") from None
     try:
-        data = json.loads(text, object_pairs_hook=object_of_distinct_keys)
+        data = json.loads(text, object_pairs_hook=object_without_duplicate_keys)
     except json.JSONDecodeError as error:
         raise CountsError(
-            f"{path}:{error.lineno}: not a whole JSON file ({error.msg}); it was cut off or edited: profile again"
+            f"{path}:{error.lineno}: not a complete JSON file ({error.msg}); it was cut off or edited: "
+            "profile the network again"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise CountsError(f"{path}: not a counts file ({error}); it was edited: profile again") from None
+        raise CountsError(f"{path}: not a counts file ({error}); it was edited: profile the network again") from None
     if not isinstance(data, dict) or not {"schema", "header", "rows"} <= set(data):
         raise CountsError(f"{path}: not a counts file (it needs the keys schema, header and rows)")
     if data["schema"] != SCHEMA_VERSION:
@@ -55,15 +57,17 @@ def load_counts(path: str | Path) -> Counts:
     per_sample = None
     if header.get("per_sample"):
         if header["per_sample"] != Path(str(header["per_sample"])).name:
-            raise CountsError(f"{path}: header 'per_sample' must be the name of a file beside it: profile again")
+            raise CountsError(
+                f"{path}: header 'per_sample' must be the name of a file in the same folder: profile the network again"
+            )
         per_sample = load_samples(path, path.with_name(header["per_sample"]))
     counts = Counts({**header, "file": path.stem}, rows, per_sample)
-    problem = balance_error(counts)
+    problem = first_inconsistency(counts)
     if problem is not None:
-        raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile again")
+        raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile the network again")
     if header.get("content_sha256") != content_digest(header, rows, per_sample):
         raise CountsError(
-            f"{path}: header 'content_sha256' is not that of its content; the file or {samples_path(path).name} was "
-            "edited or damaged: profile again"
+            f"{path}: header 'content_sha256' does not match the content; the file or {samples_path(path).name} was "
+            "edited or damaged: profile the network again"
         )
     return counts

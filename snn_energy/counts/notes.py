@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
-from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 
 Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
 NATURES: tuple[Nature, ...] = get_args(Nature)
@@ -44,7 +44,7 @@ class ElementwiseNote:
         return f"{self.name}{nature}{' before weights' if self.before_weights else ''}"
 
     @property
-    def averages(self) -> bool:
+    def is_averaging(self) -> bool:
         """True if the name is that of a pooling that combines values instead of selecting one."""
         return "avg" in self.name or _AVERAGE in self.name or self.name.startswith(("lp_pool", "upsample_bilinear"))
 
@@ -67,45 +67,45 @@ def averaging_name(name: str) -> str:
     return name if "avg" in name or "mean" in name else f"{name}{_AVERAGE}"
 
 
-def unfolded_norm(name: str, why: str) -> str:
+def unfolded_norm_note(name: str, why: str) -> str:
     """The note of a norm that does not fold into the layer before it."""
     return f"{name}: {why}"
 
 
-def says_why_unfolded(note: str) -> bool:
-    """True if ``unfolded_norm`` wrote the note."""
+def is_unfolded_norm(note: str) -> bool:
+    """True if ``unfolded_norm_note`` wrote the note."""
     return ":" in note
 
 
-def folded_into(layer: str) -> str:
+def folded_note(layer: str) -> str:
     """The note of an operation that costs nothing because it folds into a layer, or into ``its readers``."""
     return f"{_FOLDS} {layer}"
 
 
 def is_folded(note: str) -> bool:
-    """True if ``folded_into`` wrote the note."""
+    """True if ``folded_note`` wrote the note."""
     return note.startswith(_FOLDS)
 
 
-def emitted(kind: Literal["ternary", "integer", "real"], max_k: int | None) -> str:
+def emission_note(kind: Literal["ternary", "integer", "real"], max_k: int | None) -> str:
     """The note of a neuron that emits more than 0 and one constant. max_k: most spikes per step, for integers."""
     if kind == "integer":
         return f"{_EMITS}up to {max_k} spikes per step; spikes counts the neurons that fired"
-    also = " (or more spikes per step than max_k)" if kind == "real" else ""
-    return f"{_EMITS}{kind} values{also}; spikes counts those that are not zero"
+    hint = " (or more spikes per step than max_k)" if kind == "real" else ""
+    return f"{_EMITS}{kind} values{hint}; spikes counts those that are not zero"
 
 
 def integrates_only(note: str) -> bool:
     """True for the note of a neuron that keeps a potential and never spikes (a read-out)."""
-    return note == INTEGRATES
+    return note == INTEGRATES_ONLY_NOTE
 
 
-def is_more_than_spiking(note: str) -> bool:
-    """True for the note of a neuron that does not emit single spikes: a read-out, or a note of ``emitted``."""
+def is_not_plain_spiking(note: str) -> bool:
+    """True for the note of a neuron that does not emit single spikes: a read-out, or a note of ``emission_note``."""
     return integrates_only(note) or note.startswith(_EMITS)
 
 
-def average_read(note: str) -> Literal["spikes", "unknown values"] | None:
+def averaged_input(note: str) -> Literal["spikes", "unknown values"] | None:
     """What was averaged, if the real input of an operation is an average of spikes or of unknown values."""
     if note.startswith("average of spikes"):
         return "spikes"

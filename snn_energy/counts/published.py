@@ -6,7 +6,7 @@ Published
 ├── sources     id -> Source, cited by the networks
 └── networks    name -> Network: source, time_steps, note, and one of
     ├── totals      Totals: macs, sops, neurons, spikes, weights of one inference
-    ├── layers      name -> Entry: a Layer, or a block of layers that occurs ``repeat`` times
+    ├── layers      name -> LayerOrBlock: a Layer, or a block of layers that occurs ``repeat`` times
     └── accesses    store -> tensor -> Accesses (reads and writes, or accesses), and ``cycles``
 
     networks:
@@ -31,18 +31,18 @@ from snn_energy.core import bundled
 from snn_energy.core.errors import CountsError, nearest
 from snn_energy.core.groups import layer_group
 from snn_energy.core.yaml_file import Document, read_yaml
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import COLUMNS, CONVENTION_VERSION, OPERATIONS, WORK, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.published_schema import (
     BUNDLED,
-    FORM,
+    FILE_TYPE,
     Layer,
     Network,
     Published,
     Totals,
     derive,
-    expand,
+    expand_layers,
     product_or_none,
 )
 
@@ -62,8 +62,8 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
     the source. Raises CountsError, one line with file:line, the key and the fix.
     """
     file, named = _file_and_network(path)
-    published, document = read_yaml(file, FORM, Published)
-    wanted = _choose(published, document, name or named)
+    published, document = read_yaml(file, FILE_TYPE, Published)
+    wanted = _chosen_network(published, document, name or named)
     network = published.networks[wanted]
     label = file.stem if len(published.networks) == 1 else f"{file.stem}:{wanted}"
     header = {
@@ -71,8 +71,8 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
         "source": published.sources[network.source].citation, "note": network.note, "file": label,
         "convention": CONVENTION_VERSION, "by_layer": network.layers is not None,
     }  # fmt: skip
-    counts = Counts(header | _given(network), make_rows(_columns(network)))
-    problem = balance_error(counts)
+    counts = Counts(header | _header_entries(network), make_rows(_columns(network)))
+    problem = first_inconsistency(counts)
     if problem is not None:
         raise document.error(f"networks.{wanted}: {problem}; correct it", ("networks", wanted))
     return counts
@@ -80,7 +80,7 @@ def load_published(path: str | Path, name: str | None = None) -> Counts:
 
 def published_names(path: str | Path) -> list[str]:
     """Names of the networks of a file, in file order. Raises CountsError."""
-    return list(read_yaml(_file_and_network(path)[0], FORM, Published)[0].networks)
+    return list(read_yaml(_file_and_network(path)[0], FILE_TYPE, Published)[0].networks)
 
 
 def list_published() -> list[str]:
@@ -90,10 +90,10 @@ def list_published() -> list[str]:
 
 def _bundled_directory() -> Path:
     """Folder of the bundled files: in the package (a wheel) or next to it (a checkout). Raises CountsError."""
-    place = bundled.published_counts()
-    if place is None:
-        raise CountsError(f"{bundled.PACKAGE}: the published counts are gone; install snn_energy again")
-    return place
+    folder = bundled.published_counts()
+    if folder is None:
+        raise CountsError(f"{bundled.PACKAGE}: the published counts are missing; reinstall snn_energy")
+    return folder
 
 
 def _file_and_network(path: str | Path) -> tuple[Path, str | None]:
@@ -111,13 +111,14 @@ def _file_and_network(path: str | Path) -> tuple[Path, str | None]:
     return (Path(text), None) if found is None else (Path(found["file"]), found["network"])
 
 
-def _choose(published: Published, document: Document, name: str | None) -> str:
+def _chosen_network(published: Published, document: Document, name: str | None) -> str:
     known = list(published.networks)
     if name is None and len(known) == 1:
         return known[0]
     if name is None:
         raise document.error(
-            f"networks: there are several; name one as {document.path.name}:NETWORK: {', '.join(known)}", ("networks",)
+            f"networks: the file holds several; choose one as {document.path.name}:NETWORK: {', '.join(known)}",
+            ("networks",),
         )
     if name not in known:
         hint = nearest(name, known) or f"; there are {', '.join(known)}"
@@ -125,7 +126,7 @@ def _choose(published: Published, document: Document, name: str | None) -> str:
     return name
 
 
-def _given(network: Network) -> dict[str, Any]:
+def _header_entries(network: Network) -> dict[str, Any]:
     """Header entries of a network that is not given by layer: weights, accesses, cycles."""
     found: dict[str, Any] = {}
     if network.totals is not None:
@@ -153,7 +154,7 @@ def _columns(network: Network) -> dict[str, list[Any]]:
 
 
 # Defaults of a row: no work and no sizes; operands that do not exist are None.
-NOTHING: Mapping[str, Any] = dict.fromkeys(COLUMNS, 0) | {
+EMPTY_ROW: Mapping[str, Any] = dict.fromkeys(COLUMNS, 0) | {
     "needed": True, "active": True, "input_repeated": False, "feeds_neuron": False, "note": "", "time_step": -1,
     "group": "other", "input_kind": None, "max_k": None, "input_elements": None, "input_nonzeros": None,
     "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None,
@@ -167,7 +168,7 @@ UNKNOWN_OPERATION: Mapping[str, Any] = dict.fromkeys(
 def _total_rows(totals: Totals | None, time_steps: int) -> Iterator[dict[str, Any]]:
     """A network as three layers: its MACs, its accumulates, its neurons; all unknown if only accesses are given."""
     note = "total of the network"
-    unknown = {**NOTHING, **UNKNOWN_OPERATION, "op": "linear", "feeds_neuron": True, "note": note}
+    unknown = {**EMPTY_ROW, **UNKNOWN_OPERATION, "op": "linear", "feeds_neuron": True, "note": note}
     given = totals if totals is not None else Totals.model_construct(macs=None, sops=None)
     yield unknown | {"layer": "macs", "order": 0, "input_kind": "real", "dense_macs": given.macs}
     sops = dict.fromkeys(("sops", "sops_gated", "sops_multi"), given.sops)
@@ -176,15 +177,15 @@ def _total_rows(totals: Totals | None, time_steps: int) -> Iterator[dict[str, An
         sizes = dict.fromkeys(("neurons", "membrane_reads", "membrane_writes"), given.neurons)
         spikes = None if given.spikes is None else given.spikes / time_steps
         yield {
-            **NOTHING, **sizes, "layer": "neurons", "order": 2, "op": "neuron", "time_step": step,
+            **EMPTY_ROW, **sizes, "layer": "neurons", "order": 2, "op": "neuron", "time_step": step,
             "spikes": spikes, "note": note,
         }  # fmt: skip
 
 
 def _layer_rows(network: Network) -> Iterator[dict[str, Any]]:
-    layers = [(name, layer) for name, layer, _ in expand(network.layers or {})]
+    layers = [(name, layer) for name, layer, _ in expand_layers(network.layers or {})]
     for order, (name, layer) in enumerate(layers):
-        facts = _facts(layer) | {
+        columns = _layer_columns(layer) | {
             "layer": name,
             "order": order,
             "group": layer.group or layer_group(name),
@@ -195,13 +196,13 @@ def _layer_rows(network: Network) -> Iterator[dict[str, Any]]:
         }
         active = network.time_steps if layer.active_steps is None else layer.active_steps
         for step in [-1] if layer.once else range(network.time_steps):
-            works = step < active
-            row = facts | {"time_step": step, "active": works}
+            is_active = step < active
+            row = columns | {"time_step": step, "active": is_active}
             row["input_repeated"] = layer.input_repeated and step >= 1
-            yield row if works else row | _idle(row)
+            yield row if is_active else row | _inactive_columns(row)
 
 
-def _idle(row: Mapping[str, Any]) -> dict[str, Any]:
+def _inactive_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     """Work columns of an inactive step: 0, or None for an operand that does not exist."""
     none: dict[str, Any] = dict.fromkeys(WORK, 0)
     for operand in ("input", "other"):
@@ -217,30 +218,30 @@ def _feeds_neuron(layer: Layer, later: Iterable[Layer]) -> bool:
     return next((other.op == "neuron" for other in later if other.op in (*OPERATIONS, "neuron")), False)
 
 
-def _facts(layer: Layer) -> dict[str, Any]:
+def _layer_columns(layer: Layer) -> dict[str, Any]:
     """Sizes of a layer, and its work in an active step."""
     if layer.op == "neuron":
         spikes = layer.spikes if layer.spikes is not None else product_or_none(layer.firing_rate, layer.neurons)
         sizes = dict.fromkeys(("neurons", "membrane_reads", "membrane_writes"), layer.neurons)
-        return {**NOTHING, **sizes, "output_elements": layer.neurons, "spikes": spikes}
+        return {**EMPTY_ROW, **sizes, "output_elements": layer.neurons, "spikes": spikes}
     if layer.op not in OPERATIONS:
         keys = ("elementwise_ops", "output_elements", "weights", "biases")
-        facts = {key: getattr(layer, key) for key in keys}
+        columns = {key: getattr(layer, key) for key in keys}
         if layer.op != "norm":
-            facts |= {key: facts[key] or 0 for key in ("weights", "biases")}
-        return {**NOTHING, **facts}
+            columns |= {key: columns[key] or 0 for key in ("weights", "biases")}
+        return {**EMPTY_ROW, **columns}
     derived, product = derive(layer), layer.op == "matmul"
     gated = product_or_none(layer.rate, derived.macs)
     sops = layer.sops if layer.sops is not None or product else gated
     gated = gated if product else sops
     return {
-        **NOTHING,
+        **EMPTY_ROW,
         "input_kind": layer.input_kind,
-        "max_k": _largest(layer.input_kind, layer.max_k),
+        "max_k": _max_k(layer.input_kind, layer.max_k),
         "input_elements": derived.input_elements,
         "input_nonzeros": product_or_none(layer.rate, derived.input_elements),
         "other_kind": layer.other_kind,
-        "other_max_k": _largest(layer.other_kind, layer.other_max_k),
+        "other_max_k": _max_k(layer.other_kind, layer.other_max_k),
         "other_elements": derived.other_elements,
         "other_nonzeros": None,
         "dense_macs": derived.macs,
@@ -257,5 +258,5 @@ def _facts(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _largest(kind: str | None, max_k: int | None) -> int | None:
+def _max_k(kind: str | None, max_k: int | None) -> int | None:
     return 1 if kind in ("binary", "ternary") else max_k

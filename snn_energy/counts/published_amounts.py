@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, model_validator
 
-from snn_energy.core.yaml_file import StrictModel, schema_error, show_value
+from snn_energy.core.yaml_file import StrictModel, format_value, schema_error
 
 UNITS: Mapping[str, int] = {"k": 3, "M": 6, "G": 9, "T": 12}  # power of ten
 LARGEST = 2**63 - 1
@@ -21,15 +21,15 @@ def _as_number(value: object) -> int | float:
     if isinstance(value, str):
         exact = _scaled(value)
     elif isinstance(value, bool) or not isinstance(value, int | float):
-        raise schema_error(f"must be a number, not {show_value(value)}")
+        raise schema_error(f"must be a number, not {format_value(value)}")
     elif not math.isfinite(value):
-        raise schema_error(f"must be finite, not {value}; remove the key if the count is not known")
+        raise schema_error(f"must be finite, not {value}; remove the key if the count is unknown")
     else:
         exact = Decimal(repr(value))
     if exact < 0:
         raise schema_error(f"must not be negative, but is {value}")
     if exact > LARGEST:
-        raise schema_error(f"is more than can be counted ({LARGEST})")
+        raise schema_error(f"is larger than the largest supported value ({LARGEST})")
     return _exact(exact)
 
 
@@ -53,14 +53,14 @@ def _scaled(text: str) -> Decimal:
     try:
         return exact.scaleb(UNITS.get(unit, 0))
     except InvalidOperation:
-        raise schema_error(f"is more than can be counted ({LARGEST})") from None
+        raise schema_error(f"is larger than the largest supported value ({LARGEST})") from None
 
 
 def _as_whole(value: object) -> int:
     """A whole number >= 0."""
     number = _as_number(value)
     if isinstance(number, float):
-        raise schema_error(f"must be a whole number, not {show_value(value)}")
+        raise schema_error(f"must be a whole number, not {format_value(value)}")
     return number
 
 
@@ -68,7 +68,7 @@ def _as_count(value: object) -> int:
     """A whole number >= 1."""
     number = _as_whole(value)
     if number < 1:
-        raise schema_error(f"must be at least 1, not {show_value(value)}")
+        raise schema_error(f"must be at least 1, not {format_value(value)}")
     return number
 
 
@@ -76,24 +76,24 @@ def _as_share(value: object) -> int | float:
     """A number between 0 and 1."""
     number = _as_number(value)
     if number > 1:
-        raise schema_error(f"is a share, at most 1, not {show_value(value)}")
+        raise schema_error(f"is a share, at most 1, not {format_value(value)}")
     return number
 
 
-Number = Annotated[int | float, BeforeValidator(_as_number)]
-Whole = Annotated[int, BeforeValidator(_as_whole)]
-Count = Annotated[int, BeforeValidator(_as_count)]
+NonNegativeNumber = Annotated[int | float, BeforeValidator(_as_number)]
+NonNegativeInt = Annotated[int, BeforeValidator(_as_whole)]
+PositiveInt = Annotated[int, BeforeValidator(_as_count)]
 Share = Annotated[int | float, BeforeValidator(_as_share)]
 
 
 class PerStepAmount(StrictModel):
     """An amount: ``once`` per inference, plus ``per_step`` in every time step."""
 
-    once: Number = 0
-    per_step: Number = 0
+    once: NonNegativeNumber = 0
+    per_step: NonNegativeNumber = 0
 
     @model_validator(mode="after")
-    def _something(self) -> PerStepAmount:
+    def _require_key(self) -> PerStepAmount:
         if not self.model_fields_set:
             raise schema_error("is empty; write a number, or {once: N, per_step: N}")
         return self

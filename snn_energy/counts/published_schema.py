@@ -11,15 +11,23 @@ from pydantic import Field, StrictBool, model_validator
 
 from snn_energy.core.errors import CountsError, nearest
 from snn_energy.core.groups import Group
+from snn_energy.core.kinds import KINDS
 from snn_energy.core.sources import Source
 from snn_energy.core.vocabulary import Kind
-from snn_energy.core.yaml_file import Form, StrictModel, Text, schema_error
+from snn_energy.core.yaml_file import FileType, StrictModel, Text, schema_error
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.counts.published_amounts import LARGEST, Count, Number, PerInference, Share, Whole
+from snn_energy.counts.published_amounts import (
+    LARGEST,
+    NonNegativeInt,
+    NonNegativeNumber,
+    PerInference,
+    PositiveInt,
+    Share,
+)
 
 BUNDLED = "published:"  # published:FILE[:NETWORK] is a bundled file
 SCHEMA_VERSION = 1
-FORM = Form(
+FILE_TYPE = FileType(
     "a file of published counts",
     SCHEMA_VERSION,
     CountsError,
@@ -30,7 +38,6 @@ Op = Literal[
     "conv", "linear", "matmul", "neuron", "norm", "add", "mul", "scale", "activation", "softmax", "pool", "mean",
     "reduce",
 ]  # fmt: skip
-LOWEST_FIRST: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
 
 
 class Totals(StrictModel):
@@ -39,11 +46,11 @@ class Totals(StrictModel):
     ``neurons`` of all spiking layers, ``spikes`` over all time steps, ``weights`` of all layers.
     """
 
-    macs: Number
-    sops: Number
-    neurons: Whole | None = None
-    spikes: Number | None = None
-    weights: Whole | None = None
+    macs: NonNegativeNumber
+    sops: NonNegativeNumber
+    neurons: NonNegativeInt | None = None
+    spikes: NonNegativeNumber | None = None
+    weights: NonNegativeInt | None = None
 
 
 class Layer(StrictModel):
@@ -67,37 +74,37 @@ class Layer(StrictModel):
     op: Op | None = None
     group: Group | None = None
     note: Text | None = None
-    active_steps: Whole | None = None
+    active_steps: NonNegativeInt | None = None
     once: StrictBool = False
-    positions: Count | None = None
-    reduction: Count | None = None
-    out_channels: Count | None = None
-    groups: Count = 1
-    macs: Whole | None = None
-    weights: Whole | None = None
-    biases: Whole | None = None
-    input_elements: Whole | None = None
+    positions: PositiveInt | None = None
+    reduction: PositiveInt | None = None
+    out_channels: PositiveInt | None = None
+    groups: PositiveInt = 1
+    macs: NonNegativeInt | None = None
+    weights: NonNegativeInt | None = None
+    biases: NonNegativeInt | None = None
+    input_elements: NonNegativeInt | None = None
     input_kind: Kind | None = None
-    max_k: Count | None = None
+    max_k: PositiveInt | None = None
     input_repeated: StrictBool = False
     other_kind: Kind | None = None
-    other_max_k: Count | None = None
+    other_max_k: PositiveInt | None = None
     streamed: Literal["left", "right"] = "left"
     rate: Share | None = None
-    sops: Number | None = None
+    sops: NonNegativeNumber | None = None
     feeds_neuron: StrictBool | None = None
-    neurons: Whole | None = None
-    spikes: Number | None = None
+    neurons: NonNegativeInt | None = None
+    spikes: NonNegativeNumber | None = None
     firing_rate: Share | None = None
-    elementwise_ops: Whole | None = None
-    output_elements: Whole | None = None
+    elementwise_ops: NonNegativeInt | None = None
+    output_elements: NonNegativeInt | None = None
 
     @model_validator(mode="after")
-    def _adds_up(self) -> Layer:
+    def _check_consistency(self) -> Layer:
         if self.op is not None:
             _check_keys(self)
             _check_operation(self) if self.op in OPERATIONS else _check_neurons(self)
-        elif not isinstance(self, Entry):
+        elif not isinstance(self, LayerOrBlock):
             raise schema_error("is missing; add the key 'op'", "op")
         return self
 
@@ -126,7 +133,7 @@ def _check_keys(layer: Layer) -> None:
     known = _keys_of(str(layer.op))
     for key in sorted(layer.model_fields_set):
         if key not in known:
-            raise schema_error(f"says nothing about op '{layer.op}'; remove it", key)
+            raise schema_error(f"is not valid for op '{layer.op}'; remove it", key)
     if layer.once and "active_steps" in layer.model_fields_set:
         raise schema_error("and 'once' exclude each other; keep one", "active_steps")
 
@@ -136,13 +143,15 @@ def _check_operation(layer: Layer) -> None:
     for kind, largest in (("input_kind", "max_k"), ("other_kind", "other_max_k")):
         found = getattr(layer, kind)
         if found is None and (product or kind == "input_kind"):
-            raise schema_error(f"is missing; add the key '{kind}': {', '.join(LOWEST_FIRST)}", kind)
+            raise schema_error(f"is missing; add the key '{kind}': {', '.join(KINDS)}", kind)
         if found == "integer" and getattr(layer, largest) is None:
             raise schema_error(f"is missing; an integer input needs its largest value '{largest}'", largest)
         if found != "integer" and getattr(layer, largest) is not None:
-            raise schema_error(f"is for integers alone; remove it, or make {kind} integer", largest)
-    if product and LOWEST_FIRST.index(layer.input_kind) > LOWEST_FIRST.index(layer.other_kind):
-        raise schema_error("is the lower kind of the two, the one streamed; exchange it with other_kind", "input_kind")
+            raise schema_error(f"is only valid for integers; remove it, or make {kind} integer", largest)
+    if product and KINDS.index(layer.input_kind) > KINDS.index(layer.other_kind):
+        raise schema_error(
+            "must be the lower of the two kinds, the streamed one; swap it with other_kind", "input_kind"
+        )
     if layer.out_channels is not None and layer.out_channels % layer.groups:
         raise schema_error(f"does not divide out_channels {layer.out_channels}; correct one of them", "groups")
     derived = derive(layer)
@@ -155,7 +164,9 @@ def _check_operation(layer: Layer) -> None:
             f"does not add up: there are {layer.out_channels} out_channels or none; correct it", "biases"
         )
     if derived.macs is not None and derived.macs > LARGEST:
-        raise schema_error(f"times reduction times out_channels is more than can be counted ({LARGEST})", "positions")
+        raise schema_error(
+            f"times reduction times out_channels is larger than the largest supported value ({LARGEST})", "positions"
+        )
     if layer.sops is not None and derived.macs is not None and layer.sops > derived.macs:
         raise schema_error(f"does not add up: more than the {derived.macs} dense MACs; sops are per time step", "sops")
     gated = product_or_none(layer.rate, derived.macs)
@@ -204,11 +215,11 @@ def derive(layer: Layer) -> Derived:
     streamed, other = (left, right) if layer.streamed == "left" else (right, left)
     inputs = streamed if product else product_or_none(m, k) if layer.op == "linear" else None
     return Derived(
-        macs=_or(product_or_none(m, k, n), layer.macs),
-        weights=0 if product else _or(product_or_none(k, n), layer.weights),
-        input_elements=_or(inputs, layer.input_elements),
+        macs=_first_known(product_or_none(m, k, n), layer.macs),
+        weights=0 if product else _first_known(product_or_none(k, n), layer.weights),
+        input_elements=_first_known(inputs, layer.input_elements),
         other_elements=other if product else None,
-        output_elements=_or(product_or_none(m, n), layer.output_elements),
+        output_elements=_first_known(product_or_none(m, n), layer.output_elements),
     )
 
 
@@ -218,21 +229,21 @@ def product_or_none(*factors: int | float | None) -> Any:
     return math.prod(known) if len(known) == len(factors) else None
 
 
-def _or(first: Any, second: Any) -> Any:
+def _first_known(first: Any, second: Any) -> Any:
     return second if first is None else first
 
 
-class Entry(Layer):
+class LayerOrBlock(Layer):
     """A layer, or a block of layers. ``repeat``: number of copies; ``{i}`` in the name is the index of each, from 0.
 
     A layer of a block is named BLOCK.LAYER, or BLOCK#LAYER if its own name begins with "#".
     """
 
-    repeat: Count | None = None
+    repeat: PositiveInt | None = None
     layers: dict[str, Layer] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
-    def _layer_or_block(self) -> Entry:
+    def _layer_or_block(self) -> LayerOrBlock:
         if self.layers is None and self.op is None:
             raise schema_error("is missing; add the key 'op', or 'layers' for a block of them", "op")
         if self.layers is not None and (own := self.model_fields_set - {"layers", "repeat", "note"}):
@@ -255,11 +266,11 @@ class Accesses(StrictModel):
         if not self.model_fields_set:
             raise schema_error("is empty; give reads, writes, or accesses")
         if self.accesses is not None and len(self.model_fields_set) > 1:
-            raise schema_error("are reads and writes together; give either them or these", "accesses")
+            raise schema_error("are the sum of reads and writes; give either accesses, or reads and writes", "accesses")
         return self
 
 
-FORMS = ("totals", "layers", "accesses")
+COUNT_FORMS = ("totals", "layers", "accesses")
 
 
 class Network(StrictModel):
@@ -267,22 +278,22 @@ class Network(StrictModel):
 
     source: Text
     note: Text | None = None
-    time_steps: Count
+    time_steps: PositiveInt
     totals: Totals | None = None
-    layers: dict[str, Entry] | None = Field(default=None, min_length=1)
+    layers: dict[str, LayerOrBlock] | None = Field(default=None, min_length=1)
     accesses: dict[str, dict[str, Accesses]] | None = Field(default=None, min_length=1)
     cycles: PerInference | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> Network:
-        given = [name for name in FORMS if getattr(self, name) is not None]
+        given = [name for name in COUNT_FORMS if getattr(self, name) is not None]
         if not given:
-            raise schema_error(f"has no counts; add one of {', '.join(FORMS)}")
+            raise schema_error(f"has no counts; add one of {', '.join(COUNT_FORMS)}")
         if len(given) > 1:
             raise schema_error(f"and '{given[0]}' exclude each other; keep one, or make two networks", given[1])
         if self.cycles is not None and self.accesses is None:
             raise schema_error(
-                "are those of the device whose accesses are given; remove them, or add 'accesses'", "cycles"
+                "are only valid together with 'accesses', of the same device; remove them, or add 'accesses'", "cycles"
             )
         return self
 
@@ -305,36 +316,36 @@ class Network(StrictModel):
     @model_validator(mode="after")
     def _layers_add_up(self) -> Network:
         seen: set[str] = set()
-        for name, layer, at in expand(self.layers or {}):
+        for name, layer, keys in expand_layers(self.layers or {}):
             if name in seen:
-                raise schema_error(f"is there twice ('{name}'); rename one", *at)
+                raise schema_error(f"occurs twice ('{name}'); rename one", *keys)
             seen.add(name)
             if len(seen) * self.time_steps > MOST_ROWS:
                 raise schema_error(
-                    f"{len(seen)} layers and more in {self.time_steps} time steps are more than {MOST_ROWS} rows; "
+                    f"at least {len(seen)} layers in {self.time_steps} time steps are more than {MOST_ROWS} rows; "
                     "correct repeat or time_steps",
-                    *at[:2],
+                    *keys[:2],
                     "repeat",
                 )
             if layer.active_steps is not None and layer.active_steps > self.time_steps:
                 raise schema_error(
-                    f"does not add up: there are {self.time_steps} time steps; correct one", *at, "active_steps"
+                    f"does not add up: there are {self.time_steps} time steps; correct one", *keys, "active_steps"
                 )
         return self
 
 
-def expand(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Layer, tuple[str, ...]]]:
+def expand_layers(entries: Mapping[str, LayerOrBlock]) -> Iterator[tuple[str, Layer, tuple[str, ...]]]:
     """Name, layer and YAML keys of every layer in execution order, with blocks and repetitions expanded."""
     for name, entry in entries.items():
         if ("{i}" in name) != (entry.repeat is not None):
             hint = "add it to the name, as in 'blocks.{i}'" if entry.repeat is not None else "add 'repeat'"
             raise schema_error(f"a layer that is repeated has {{i}} in its name; {hint}", "layers", name)
         for i in range(1 if entry.repeat is None else entry.repeat):
-            own = name.replace("{i}", str(i))
+            expanded_name = name.replace("{i}", str(i))
             if entry.layers is None:
-                yield own, entry, ("layers", name)
+                yield expanded_name, entry, ("layers", name)
             for inner, layer in (entry.layers or {}).items():
-                full = f"{own}{inner}" if inner.startswith("#") else f"{own}.{inner}"
+                full = f"{expanded_name}{inner}" if inner.startswith("#") else f"{expanded_name}.{inner}"
                 yield full, layer, ("layers", name, "layers", inner)
 
 
@@ -350,5 +361,5 @@ class Published(StrictModel):
         for name, network in self.networks.items():
             if network.source not in self.sources:
                 hint = nearest(network.source, self.sources) or f"; there are {', '.join(self.sources)}"
-                raise schema_error(f"'{network.source}' is no entry of sources{hint}", "networks", name, "source")
+                raise schema_error(f"'{network.source}' is not in sources{hint}", "networks", name, "source")
         return self

@@ -8,7 +8,7 @@ from snn_energy.counts.columns import OPERATIONS, WORK
 from snn_energy.counts.counts import Counts
 
 
-def every_step(counts: Counts) -> Counts:
+def run_masked_steps(counts: Counts) -> Counts:
     """Counts of a device without time step masks: masked steps run too, on all-zero inputs."""
     rows = counts.rows.copy()
     masked = ~rows["active"].astype(bool) & (rows["time_step"] >= 0)
@@ -17,8 +17,8 @@ def every_step(counts: Counts) -> Counts:
     rows["dense_macs"] = rows["dense_macs"].mask(operation, dense)
     for column in ("membrane_reads", "membrane_writes"):
         rows[column] = rows[column].mask(neuron, rows["neurons"] * counts.samples)
-    of_a_step = rows.groupby("layer")["elementwise_ops"].transform("max")  # equal in all steps that run
-    rows["elementwise_ops"] = rows["elementwise_ops"].mask(masked, of_a_step)
+    ops_per_step = rows.groupby("layer")["elementwise_ops"].transform("max")  # equal in all steps that run
+    rows["elementwise_ops"] = rows["elementwise_ops"].mask(masked, ops_per_step)
     rows["active"] = rows["active"] | masked
     return dataclasses.replace(counts, rows=rows, per_sample=None)
 

@@ -7,19 +7,23 @@ from snn_energy.datasets.images import (
     Images,
     ImageSet,
     Indices,
-    Labelled,
+    LabelledSamples,
     Split,
     Subset,
     batches,
     check_labels,
-    first_line,
-    first_of,
+    error_summary,
+    first_samples_note,
     held_out,
     require_shape,
 )
 from snn_energy.datasets.names import DATASETS, EVENT_DATASETS, parse_data
 from snn_energy.datasets.npz import npz_shape, read_arrays
 from snn_energy.datasets.open import has_own_test_split, load_images
+
+Labelled = LabelledSamples  # its name in version 0.1
+first_line = error_summary  # its name in version 0.1
+first_of = first_samples_note  # its name in version 0.1
 
 __all__ = [
     "BUNDLED",
@@ -31,12 +35,15 @@ __all__ = [
     "Images",
     "Indices",
     "Labelled",
+    "LabelledSamples",
     "Split",
     "Subset",
     "batches",
     "check_labels",
+    "error_summary",
     "first_line",
     "first_of",
+    "first_samples_note",
     "has_own_test_split",
     "held_out",
     "load_images",

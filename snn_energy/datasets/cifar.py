@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_energy.core.errors import DataError
-from snn_energy.datasets.images import ImageSet, Split, first_line, require_shape
+from snn_energy.datasets.images import ImageSet, Split, error_summary, require_shape
 
 SIDE, CHANNELS = 32, 3
 _CHUNK = 1 << 20
@@ -79,20 +79,20 @@ def load_cifar(name: str, path: Path, split: Split, image_size: int, in_channels
     """
     known = DISTRIBUTIONS[name]
     require_shape(name, (CHANNELS, SIDE, SIDE), image_size, in_channels)
-    images, labels, altered = [], [], []
-    for file, (where, content) in _read(known, path, split).items():
+    images, labels, modified_files = [], [], []
+    for file, (location, content) in _read(known, path, split).items():
         count, md5 = known.files[split][file]
-        pixels, classes = parse_batch(content, where, known.labels, known.classes, count)
+        pixels, classes = parse_batch(content, location, known.labels, known.classes, count)
         images.append(pixels)
         labels.append(classes)
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-            altered.append(file)
-    if altered:
+            modified_files.append(file)
+    if modified_files:
         warnings.warn(
-            f"{path}: {', '.join(altered)}: not as officially distributed for {known.title} (the MD5 differs)",
+            f"{path}: {', '.join(modified_files)}: not as officially distributed for {known.title} (the MD5 differs)",
             stacklevel=2,
         )
-    origin = "files that differ from the official ones" if altered else "as officially distributed"
+    origin = "files that differ from the official ones" if modified_files else "as officially distributed"
     note = f"{split} split, {origin}, pixel / 255"
     return ImageSet(name, split, np.concatenate(images), np.concatenate(labels), note)
 
@@ -101,16 +101,16 @@ def _read(known: Distribution, path: Path, split: Split) -> dict[str, tuple[str,
     """The files of a split: the location and the bytes of each. Raises DataError."""
     files = known.files[split]
     try:
-        there = path.exists()
+        exists = path.exists()
         found = _from_archive(known, path, files) if path.is_file() else _from_folders(known, path, files)
     except Exception as error:  # damaged bytes make tarfile and gzip raise nearly anything
         raise DataError(
-            f"{path}: cannot be read ({first_line(error)}); it must be {known.archive} or the folder {known.folder}; "
-            "fetch the archive again if it is damaged"
+            f"{path}: cannot be read ({error_summary(error)}); it must be {known.archive} or the folder "
+            f"{known.folder}; fetch the archive again if it is damaged"
         ) from error
     missing = [file for file in files if file not in found]
     if missing:
-        what = f"no {known.folder}/{', '.join(missing)} in it" if there else "no such file or folder"
+        what = f"no {known.folder}/{', '.join(missing)} in it" if exists else "no such file or folder"
         raise DataError(
             f"{path}: {what}; fetch {known.archive} ({known.title} python version) from "
             f"www.cs.toronto.edu/~kriz/cifar.html and give its path, or unpack it and give the folder {known.folder}"
@@ -140,56 +140,61 @@ def _from_folders(known: Distribution, path: Path, files: Iterable[str]) -> dict
 
 
 def parse_batch(
-    content: bytes, where: str, label_key: str, classes: int, count: int
+    content: bytes, location: str, label_key: str, classes: int, count: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Bytes of one batch -> images (N, 3, 32, 32) uint8 and labels (N,). Raises DataError naming the file."""
     try:
         if not content.endswith(pickle.STOP):  # if truncated within a name, it would seem to hold a foreign name
             raise EOFError
         batch = _InertUnpickler(io.BytesIO(content), encoding="latin1").load()
-    except _ForeignNameError as error:
-        raise DataError(f"{where}: names {error}, which no batch does; it was not run; fetch the file again") from error
+    except _DisallowedNameError as error:
+        raise DataError(
+            f"{location}: contains {error}, which is not allowed in a batch; it was not executed; fetch the file again"
+        ) from error
     except Exception as error:  # damaged bytes make an unpickler raise nearly anything
         why = type(error).__name__
-        raise DataError(f"{where}: truncated, damaged or no pickle ({why}); fetch the file again") from error
+        raise DataError(f"{location}: truncated, damaged or no pickle ({why}); fetch the file again") from error
     missing = [key for key in ("data", label_key) if not isinstance(batch, dict) or key not in batch]
     if missing:
-        raise DataError(f"{where}: no entry '{missing[0]}', so it is no batch; fetch the file again")
-    pixels = _pixels(batch["data"], where, count)
-    return pixels, _labels(batch[label_key], f"{where}: {label_key}", classes, count)
+        raise DataError(f"{location}: no entry '{missing[0]}', so it is no batch; fetch the file again")
+    pixels = _pixels(batch["data"], location, count)
+    return pixels, _labels(batch[label_key], f"{location}: {label_key}", classes, count)
 
 
-def _pixels(data: object, where: str, count: int) -> NDArray[np.uint8]:
+def _pixels(data: object, location: str, count: int) -> NDArray[np.uint8]:
     try:
         if not isinstance(data, _Array):
-            raise ValueError(f"data are no array but {_kind(data)}")
+            raise ValueError(f"data are not an array, but {_describe(data)}")
         pixels = data.array()
     except Exception as error:  # the state of an array can be any object
-        raise DataError(f"{where}: {first_line(error)}; fetch the file again") from error
+        raise DataError(f"{location}: {error_summary(error)}; fetch the file again") from error
     if pixels.shape != (count, CHANNELS * SIDE * SIDE):
-        raise DataError(f"{where}: data are of shape {pixels.shape}, not {count} images of 3072 bytes")
+        raise DataError(f"{location}: data are of shape {pixels.shape}, not {count} images of 3072 bytes")
     return pixels.reshape(count, CHANNELS, SIDE, SIDE)
 
 
-def _labels(labels: object, where: str, classes: int, count: int) -> NDArray[np.int64]:
+def _labels(labels: object, location: str, classes: int, count: int) -> NDArray[np.int64]:
     if not isinstance(labels, list) or len(labels) != count:
-        what = f"a list of {len(labels)}" if isinstance(labels, list) else _kind(labels)
-        raise DataError(f"{where} must be a list of {count} whole numbers, not {what}")
-    odd = [label for label in labels if type(label) is not int or label.bit_length() > 63]
-    if odd:
-        raise DataError(f"{where} must be whole numbers; {len(odd)} of {count} are not, the first is {_kind(odd[0])}")
+        what = f"a list of {len(labels)}" if isinstance(labels, list) else _describe(labels)
+        raise DataError(f"{location} must be a list of {count} whole numbers, not {what}")
+    not_integers = [label for label in labels if type(label) is not int or label.bit_length() > 63]
+    if not_integers:
+        first = _describe(not_integers[0])
+        raise DataError(
+            f"{location} must be whole numbers; {len(not_integers)} of {count} are not, the first is {first}"
+        )
     wrong = [(label, i) for i, label in enumerate(labels) if not 0 <= label < classes]
     if wrong:
         (label, i), limits = wrong[0], f"0..{classes - 1}"
-        raise DataError(f"{where}: {len(wrong)} of {count} are out of {limits}, the first is {label} at image {i}")
+        raise DataError(f"{location}: {len(wrong)} of {count} are out of {limits}, the first is {label} at image {i}")
     return np.array(labels, np.int64)
 
 
-def _kind(entry: object) -> str:
+def _describe(entry: object) -> str:
     return "an array" if isinstance(entry, _Array) else f"of type {type(entry).__name__}"
 
 
-class _ForeignNameError(Exception):
+class _DisallowedNameError(Exception):
     """A pickle names something that is not part of an array."""
 
 
@@ -219,7 +224,7 @@ class _Array:
         if name not in ("u1", "|u1", "uint8"):
             raise ValueError(f"data are of type {name!r:.20}, not bytes (u1)")
         if fortran or not isinstance(content, (str, bytes)):
-            raise ValueError("data are no array in C order")
+            raise ValueError("data are not an array in C order")
         raw = content.encode("latin1") if isinstance(content, str) else content
         return np.frombuffer(raw, np.uint8).reshape(shape)
 
@@ -240,7 +245,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-_INERT: dict[tuple[str, str], Any] = {
+_STAND_INS: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,  # protocol 5
@@ -260,7 +265,7 @@ class _Entries(dict[str, Any]):
         super().__setitem__(key, value)
 
 
-_NEVER = {  # opcodes that no batch needs: sets, filled dictionaries, persistent and extension codes, old instances
+_REJECTED_OPCODES = {  # no batch needs them: sets, filled dictionaries, persistent and extension codes, old instances
     *(pickle.DICT + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET + pickle.PERSID + pickle.BINPERSID),
     *(pickle.EXT1 + pickle.EXT2 + pickle.EXT4 + pickle.INST + pickle.OBJ),
 }
@@ -274,9 +279,9 @@ class _InertUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """An inert stand-in for a name by which arrays are pickled; any other name is an error."""
-        if (module, name) not in _INERT:
-            raise _ForeignNameError(repr(f"{module}.{name}"[:80]))
-        return _INERT[module, name]
+        if (module, name) not in _STAND_INS:
+            raise _DisallowedNameError(repr(f"{module}.{name}"[:80]))
+        return _STAND_INS[module, name]
 
     def _load_dict(self) -> None:
         self.append(_Entries())
@@ -286,7 +291,7 @@ class _InertUnpickler(pickle._Unpickler):
         self.append(self.read(int.from_bytes(self.read(8), "little")))
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
-        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _NEVER},
+        **{code: load for code, load in pickle._Unpickler.dispatch.items() if code not in _REJECTED_OPCODES},
         pickle.EMPTY_DICT[0]: _load_dict,
         pickle.BYTEARRAY8[0]: _load_bytes,
     }

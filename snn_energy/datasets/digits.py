@@ -16,16 +16,16 @@ DIGITS_MAX = 16
 def load_digits(split: Split, image_size: int, in_channels: int) -> ImageSet:
     """One split of the bundled digits, each pixel repeated up to the size. Raises DataError."""
     if in_channels != 1:
-        raise DataError(f"digits: the images have 1 channel, the model wants {in_channels}")
+        raise DataError(f"digits: the images have 1 channel, the model expects {in_channels}")
     if image_size < DIGITS_PIXELS or image_size % DIGITS_PIXELS:
         raise DataError(
             f"digits: the images are 8x8 and can be repeated to any multiple of 8 pixels, "
-            f"the model wants {image_size}x{image_size}"
+            f"the model expects {image_size}x{image_size}"
         )
     factor = image_size // DIGITS_PIXELS
     with bundled.digits().open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        chosen = arrays["is_test"] == (split == "test")
-        pixels, labels = arrays["images"][chosen], arrays["labels"][chosen]
+        in_split = arrays["is_test"] == (split == "test")
+        pixels, labels = arrays["images"][in_split], arrays["labels"][in_split]
     pixels = pixels.repeat(factor, axis=1).repeat(factor, axis=2)[:, None]
     note = f"{split} split, 8x8 pixels repeated {factor}x{factor}, grey level / {DIGITS_MAX}"
     images = pixels.astype(np.float32) / np.float32(DIGITS_MAX)

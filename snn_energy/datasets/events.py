@@ -26,10 +26,10 @@ from snn_energy.core.vocabulary import FrameValues as FrameValues
 from snn_energy.datasets.images import Indices, Split
 from snn_energy.datasets.names import EVENT_DATASETS, parse_data
 
-By = Literal["time", "count"]
+Binning = Literal["time", "count"]
 
 SENSOR = (34, 34)  # height, width
-BYTES = 5  # of one event: x 8 bits, y 8, polarity 1, time 23
+EVENT_BYTES = 5  # of one event: x 8 bits, y 8, polarity 1, time 23
 WRAP_ROW = 240  # not a pixel's row: marks a clock overflow, after which timestamps are WRAP_US too small
 WRAP_US = 1 << 13
 CLASSES = 10
@@ -63,12 +63,12 @@ def read_nmnist(path: str | Path) -> Events:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise DataError(f"{path}: cannot be read ({why}); give an N-MNIST recording (.bin)") from error
-    if len(content) % BYTES:
+    if len(content) % EVENT_BYTES:
         raise DataError(
-            f"{path}: {len(content)} bytes are not whole events of {BYTES} bytes: truncated, or no N-MNIST recording; "
-            "copy it again"
+            f"{path}: {len(content)} bytes are not whole events of {EVENT_BYTES} bytes: truncated, or no N-MNIST "
+            "recording; copy it again"
         )
-    rows = np.frombuffer(content, np.uint8).reshape(-1, BYTES).astype(np.int64)
+    rows = np.frombuffer(content, np.uint8).reshape(-1, EVENT_BYTES).astype(np.int64)
     times = (rows[:, 2] & 127) << 16 | rows[:, 3] << 8 | rows[:, 4]
     wraps = rows[:, 1] == WRAP_ROW
     times, rows = (times + WRAP_US * np.cumsum(wraps))[~wraps], rows[~wraps]
@@ -107,7 +107,7 @@ def to_frames(
     sensor: tuple[int, int] = SENSOR,
     *,
     time_steps: int,
-    by: By = "time",
+    by: Binning = "time",
     step_us: int | None = None,
     values: FrameValues = "count",
     cut: bool = False,
@@ -128,30 +128,32 @@ def to_frames(
     if step_us is not None and step_us < 1:
         raise DataError(f"step_us={step_us} (--step-us) must be at least 1 us")
     if step_us is not None and by != "time":
-        raise DataError(f"step_us={step_us} goes with by='time' alone, not with '{by}'")
+        raise DataError(f"step_us={step_us} requires by='time', not '{by}'")
     if cut and step_us is None:
         raise DataError("cut (--cut) leaves out what comes after the last step, so it needs step_us (--step-us)")
     if not len(events):
         raise DataError(f"{name}: the recording holds no events; remove it or copy it again")
     _require_in_order(name, events)
     _require_on_sensor(name, events, sensor)
-    since = events.t - events.t[0]
+    elapsed_us = events.t - events.t[0]
     if by == "count":
         step = np.arange(len(events)) * time_steps // len(events)
     elif step_us is None:
-        step = since * time_steps // (since[-1] + 1)
+        step = elapsed_us * time_steps // (elapsed_us[-1] + 1)
     else:
-        step = since // step_us
-    kept = step < time_steps
-    if not kept.all() and not cut:
+        step = elapsed_us // step_us
+    in_range = step < time_steps
+    if not in_range.all() and not cut:
         raise DataError(
-            f"{name}: lasts {since[-1] / 1000:g} ms, longer than {time_steps} steps of {step_us} us; "
-            f"{int((~kept).sum())} of {len(events)} events lie behind them: take time_steps={step[-1] + 1}, "
-            "or leave them out (cut)"
+            f"{name}: lasts {elapsed_us[-1] / 1000:g} ms, longer than {time_steps} steps of {step_us} us; "
+            f"{int((~in_range).sum())} of {len(events)} events lie after them: use time_steps={step[-1] + 1}, "
+            "or drop them (cut)"
         )
     shape = (time_steps, 2, height, width)
-    where = np.ravel_multi_index((step[kept], events.polarity[kept], events.y[kept], events.x[kept]), shape)
-    counts = np.bincount(where, minlength=time_steps * 2 * height * width).reshape(shape)
+    flat_index = np.ravel_multi_index(
+        (step[in_range], events.polarity[in_range], events.y[in_range], events.x[in_range]), shape
+    )
+    counts = np.bincount(flat_index, minlength=time_steps * 2 * height * width).reshape(shape)
     return np.minimum(counts, 1).astype(np.float32) if values == "binary" else counts.astype(np.float32)
 
 
@@ -164,7 +166,7 @@ class EventSet:
     paths: tuple[Path, ...]
     labels: NDArray[np.int64]
     time_steps: int
-    by: By
+    by: Binning
     step_us: int | None
     values: FrameValues
     cut: bool
@@ -184,16 +186,16 @@ class EventSet:
         """Origin, and how the frames were made."""
         steps = f"{self.time_steps} steps"
         if self.step_us is not None:
-            steps += f" of {self.step_us} us{', what comes later left out' if self.cut else ''}"
+            steps += f" of {self.step_us} us{', later events dropped' if self.cut else ''}"
         else:
             steps += " of equal time" if self.by == "time" else " of equally many events"
         what = "events per pixel and step" if self.values == "count" else "1 where a pixel had an event in the step"
         return f"{self.origin}, {steps}, {what}"
 
-    def batch(self, chosen: Indices) -> NDArray[np.float32]:
+    def batch(self, indices: Indices) -> NDArray[np.float32]:
         """(B,) indices -> (T, B, 2, height, width) float32. Raises DataError."""
-        frames = np.zeros((self.time_steps, len(chosen), 2, *self.sensor), np.float32)
-        for at, index in enumerate(chosen):
+        frames = np.zeros((self.time_steps, len(indices), 2, *self.sensor), np.float32)
+        for at, index in enumerate(indices):
             path = self.paths[index]
             frames[:, at] = to_frames(
                 read_nmnist(path),
@@ -228,7 +230,7 @@ def load_events(
     split: Split,
     time_steps: int,
     *,
-    by: By = "time",
+    by: Binning = "time",
     step_us: int | None = None,
     values: FrameValues = "count",
     cut: bool = False,
@@ -249,7 +251,7 @@ def load_events(
     if samples is not None and samples < 1:
         raise DataError(f"samples must be at least 1, not {samples}")
     if samples is not None and samples > len(found):
-        raise DataError(f"{path}: {samples} samples asked for, the {split} split has {len(found)}")
+        raise DataError(f"{path}: {samples} samples requested, but the {split} split has {len(found)}")
     whole = EventSet(
         name=name,
         split=split,
@@ -267,13 +269,13 @@ def load_events(
 
 def _recordings(path: Path, split: Split) -> tuple[list[tuple[Path, int]], str]:
     """(file, digit) of every recording of a split, and their origin. Raises DataError."""
-    entries = _names(path)
+    entries = _entry_names(path)
     folder = path / _SPLIT_FOLDERS[split]
     if any(name in entries for name in _SPLIT_FOLDERS.values()):
         if folder.name not in entries:
             raise DataError(f"{folder}: no such folder; the layout must be {LAYOUT}")
-        digits = [(digit, folder / digit) for digit in _names(folder) if digit.isdecimal()]
-        found = [(place / name, int(digit)) for digit, place in digits for name in _names(place) if _is_bin(name)]
+        digits = [(digit, folder / digit) for digit in _entry_names(folder) if digit.isdecimal()]
+        found = [(place / name, int(digit)) for digit, place in digits for name in _entry_names(place) if _is_bin(name)]
         found.sort(key=lambda item: (item[0].name, item[1]))
         origin = f"{folder.name} split"
     else:
@@ -282,9 +284,9 @@ def _recordings(path: Path, split: Split) -> tuple[list[tuple[Path, int]], str]:
         origin = "no Train and Test folders, so both splits hold every recording"
     if not found:
         raise DataError(f"{folder}: no recordings; the layout must be {LAYOUT}")
-    odd = next((file for file, label in found if label >= CLASSES), None)
-    if odd is not None:
-        raise DataError(f"{odd}: its digit must be 0..{CLASSES - 1}; the layout must be {LAYOUT}")
+    invalid = next((file for file, label in found if label >= CLASSES), None)
+    if invalid is not None:
+        raise DataError(f"{invalid}: its digit must be 0..{CLASSES - 1}; the layout must be {LAYOUT}")
     return found, origin
 
 
@@ -292,7 +294,7 @@ def _is_bin(name: str) -> bool:
     return name.endswith(".bin") and not name.startswith(".")
 
 
-def _names(folder: Path) -> list[str]:
+def _entry_names(folder: Path) -> list[str]:
     """The names of a folder's entries, sorted. Raises DataError."""
     try:
         return sorted(os.listdir(folder))

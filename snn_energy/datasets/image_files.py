@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from snn_energy.core.errors import DataError
-from snn_energy.datasets.images import ImageSet, Indices, Split, first_line, first_of
+from snn_energy.datasets.images import ImageSet, Indices, Split, error_summary, first_samples_note
 from snn_energy.datasets.npz import read_arrays
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm")
 FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")  # regardless of the suffix; others run programs (EPS) or are rare
-LITTER = {"thumbs.db", "desktop.ini"}  # and names that start with a dot
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}  # and names that start with a dot
 TEST_FOLDERS = ("val", "test")
 RESIZE_RATIO = 256 / 224  # customary for ImageNet: the shorter side is resized to this multiple of the crop's side
 _PACKED = "train_jpeg, train_offsets, train_labels and test_jpeg, test_offsets, test_labels"
@@ -46,18 +46,18 @@ def load_packed_jpeg(path: Path, split: Split, image_size: int, in_channels: int
         raise DataError(f"{path}: {split}_offsets has {len(offsets)} entries for {count} labels; it must have one more")
     if offsets[0] != 0 or offsets[-1] != len(packed) or (np.diff(offsets) <= 0).any():
         raise DataError(f"{path}: {split}_offsets must rise from 0 to {len(packed)}, the bytes of {split}_jpeg")
-    pieces = [packed[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
+    encoded_images = [packed[a:b].tobytes() for a, b in itertools.pairwise(offsets)]
     names = [f"{split} image {i}" for i in range(count)]
     with ThreadPoolExecutor(_threads()) as pool:
-        found = list(pool.map(lambda piece: _decoded(io.BytesIO(piece), in_channels), pieces))
+        found = list(pool.map(lambda piece: _decode_or_reason(io.BytesIO(piece), in_channels), encoded_images))
     good = [image for image in found if isinstance(image, np.ndarray)]
-    _refuse_broken(str(path), [(n, i) for n, i in zip(names, found, strict=True) if isinstance(i, str)], count)
+    _raise_for_broken(str(path), [(n, i) for n, i in zip(names, found, strict=True) if isinstance(i, str)], count)
     sizes = [image.shape[1:] for image in good]
-    odd = [f"{n} {h}x{w}" for n, (h, w) in zip(names, sizes, strict=True) if (h, w) != (image_size, image_size)]
-    if odd:
+    invalid = [f"{n} {h}x{w}" for n, (h, w) in zip(names, sizes, strict=True) if (h, w) != (image_size, image_size)]
+    if invalid:
         raise DataError(
-            f"{path}: {len(odd)} of {count} images are not {image_size}x{image_size} ({_some(odd)}), which the model "
-            "wants; pack them in that size"
+            f"{path}: {len(invalid)} of {count} images are not {image_size}x{image_size} ({_first_names(invalid)}), "
+            "which the model expects; pack them in that size"
         )
     note = f"{split} split, JPEG-coded (lossy), decoded with Pillow, pixel / 255"
     return ImageSet(f"packed-jpeg:{path.name}", split, np.stack(good), labels, note)
@@ -91,19 +91,19 @@ class FolderImages:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices -> (B, C, H, W) float32, pixel / 255. Raises DataError that names and counts broken images.
 
         Without crops the shorter side is resized to 256/224 of the size and the middle cut out; a crop
         (left, top, right, bottom as shares of the image) is cut out and resized.
         """
-        boxes = [None] * len(chosen) if crops is None else list(crops)
-        files = [self.paths[i] for i in chosen.tolist()]
+        boxes = [None] * len(indices) if crops is None else list(crops)
+        files = [self.paths[i] for i in indices.tolist()]
         found = list(
-            _pool().map(lambda file, box: _decoded(file, self.in_channels, self.image_size, box), files, boxes)
+            _pool().map(lambda file, box: _decode_or_reason(file, self.in_channels, self.image_size, box), files, boxes)
         )
         broken = [(str(file), image) for file, image in zip(files, found, strict=True) if isinstance(image, str)]
-        _refuse_broken(self.name, broken, len(files))
+        _raise_for_broken(self.name, broken, len(files))
         good = [image for image in found if isinstance(image, np.ndarray)]
         return np.stack(good).astype(np.float32) / np.float32(255)
 
@@ -120,7 +120,7 @@ class FolderImages:
 
     def first(self, samples: int) -> FolderImages:
         """The first ``samples`` images."""
-        note = first_of(self, samples)
+        note = first_samples_note(self, samples)
         return replace(self, paths=self.paths[:samples], labels=self.labels[:samples], note=note)
 
 
@@ -145,24 +145,25 @@ def load_folder(path: Path, split: Split, image_size: int, in_channels: int) -> 
     if not classes[train]:
         raise DataError(f"{train}: no class folders; the layout must be {_LAYOUT}")
     if classes[train] != classes[test]:
-        here, there = sorted(classes[train] - classes[test]), sorted(classes[test] - classes[train])
+        only_train, only_test = sorted(classes[train] - classes[test]), sorted(classes[test] - classes[train])
         raise DataError(
-            f"{path}: class folders differ: {_some(here)} only in {train.name}, {_some(there)} only in {test.name}; "
-            "both must have the same, because classes are numbered by them"
+            f"{path}: class folders differ: {_first_names(only_train)} only in {train.name}, "
+            f"{_first_names(only_test)} only in {test.name}; both must have the same, "
+            "because classes are numbered by them"
         )
     folder, names = (train if split == "train" else test), sorted(classes[train])
     by_class = [_image_files(folder / name) for name in names]
     empty = [name for name, files in zip(names, by_class, strict=True) if not files]
     if empty:
-        raise DataError(f"{folder}: no image in class {_some(empty)} (known: {', '.join(SUFFIXES)})")
-    dealt = sorted((i, label) for label, files in enumerate(by_class) for i in range(len(files)))
+        raise DataError(f"{folder}: no image in class {_first_names(empty)} (known: {', '.join(SUFFIXES)})")
+    interleaved = sorted((i, label) for label, files in enumerate(by_class) for i in range(len(files)))
     return FolderImages(
         name=f"folder:{path.resolve().name}",
         split=split,
         note=f"{folder.name} split, {len(names)} class folders, shorter side resized to {image_size}*256/224, "
         "middle cut out, pixel / 255",
-        paths=tuple(by_class[label][i] for i, label in dealt),
-        labels=np.array([label for _, label in dealt], np.int64),
+        paths=tuple(by_class[label][i] for i, label in interleaved),
+        labels=np.array([label for _, label in interleaved], np.int64),
         class_names=tuple(names),
         image_size=image_size,
         in_channels=in_channels,
@@ -180,7 +181,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """The entries of a folder, sorted by name, without the files that operating systems leave there."""
     try:
         with os.scandir(folder) as found:
-            kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in LITTER]
+            kept = [e for e in found if not e.name.startswith(".") and e.name.lower() not in SYSTEM_FILES]
             return sorted(kept, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror})") from error
@@ -189,10 +190,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _class_folders(folder: Path) -> set[str]:
     """Names of the class folders. Raises DataError for files next to them, which belong to no class."""
     entries = _entries(folder)
-    stray = [entry.name for entry in entries if not os.path.isdir(entry.path)]
-    if stray:
+    unexpected = [entry.name for entry in entries if not os.path.isdir(entry.path)]
+    if unexpected:
         raise DataError(
-            f"{folder}: {len(stray)} entries beside the class folders: {_some(stray)}; "
+            f"{folder}: {len(unexpected)} entries next to the class folders: {_first_names(unexpected)}; "
             "sort images into class folders and remove the rest"
         )
     return {entry.name for entry in entries}
@@ -201,9 +202,9 @@ def _class_folders(folder: Path) -> set[str]:
 def _image_files(folder: Path) -> list[Path]:
     """Image files of a class in the order of their names. Raises DataError for any other entry."""
     files = _entries(folder)
-    odd = [entry.name for entry in files if not (entry.name.lower().endswith(SUFFIXES) and _is_file(entry))]
-    if odd:
-        raise DataError(f"{folder}: {len(odd)} entries are no images: {_some(odd)}; remove them")
+    invalid = [entry.name for entry in files if not (entry.name.lower().endswith(SUFFIXES) and _is_file(entry))]
+    if invalid:
+        raise DataError(f"{folder}: {len(invalid)} entries are not images: {_first_names(invalid)}; remove them")
     return [Path(entry.path) for entry in files]
 
 
@@ -214,7 +215,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _require_channels(path: Path, in_channels: int) -> None:
     if in_channels not in (1, 3):
-        raise DataError(f"{path}: image files have 1 channel (grey) or 3 (RGB), the model wants {in_channels}")
+        raise DataError(f"{path}: image files have 1 channel (grey) or 3 (RGB), the model expects {in_channels}")
 
 
 @cache
@@ -226,21 +227,21 @@ def _threads() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _decoded(
+def _decode_or_reason(
     source: Path | io.BytesIO, in_channels: int, size: int | None = None, box: NDArray[np.float64] | None = None
 ) -> NDArray[np.uint8] | str:
     """One image as (C, H, W) uint8, (C, size, size) where a size is given; or why it does not decode."""
     try:
         with Image.open(source, formats=FORMATS) as opened:
-            image = _in_colour(opened, in_channels)
-            return _planes(image if size is None else _fitted(image, size, box))
+            image = _convert_colour(opened, in_channels)
+            return _channels_first(image if size is None else _crop_and_resize(image, size, box))
     except UnidentifiedImageError:
         return f"none of {', '.join(FORMATS)}"
     except Exception as error:  # noqa: BLE001 (damaged bytes make decoders raise nearly anything)
-        return first_line(error)
+        return error_summary(error)
 
 
-def _fitted(image: Image.Image, size: int, box: NDArray[np.float64] | None) -> Image.Image:
+def _crop_and_resize(image: Image.Image, size: int, box: NDArray[np.float64] | None) -> Image.Image:
     """(size, size) pixels of the box (shares of the image), or of the centre if there is no box."""
     width, height = image.size
     if box is None:
@@ -252,7 +253,7 @@ def _fitted(image: Image.Image, size: int, box: NDArray[np.float64] | None) -> I
     return image.resize((size, size), Image.Resampling.BICUBIC, box=edges, reducing_gap=3.0)
 
 
-def _in_colour(image: Image.Image, in_channels: int) -> Image.Image:
+def _convert_colour(image: Image.Image, in_channels: int) -> Image.Image:
     """RGB or grey, 8 bits. Transparency is dropped, and EXIF's orientation ignored. Raises ValueError."""
     if image.mode.startswith("I;16"):  # Pillow itself would make everything above 255 white
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -263,19 +264,21 @@ def _in_colour(image: Image.Image, in_channels: int) -> Image.Image:
     return image.convert("RGB" if in_channels == 3 else "L")
 
 
-def _planes(image: Image.Image) -> NDArray[np.uint8]:
+def _channels_first(image: Image.Image) -> NDArray[np.uint8]:
     pixels = np.asarray(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels[None])
 
 
-def _refuse_broken(where: str, broken: list[tuple[str, str]], count: int) -> None:
+def _raise_for_broken(location: str, broken: list[tuple[str, str]], count: int) -> None:
     """Raise DataError that names the first images that do not decode, and counts all of them."""
     if broken:
         named = "; ".join(f"{name}: {why}" for name, why in broken[:3])
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise DataError(f"{where}: {len(broken)} of {count} images do not decode ({named}{more}); fix or replace them")
+        raise DataError(
+            f"{location}: {len(broken)} of {count} images do not decode ({named}{more}); fix or replace them"
+        )
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"{', '.join(names[:3])}{more}" or "none"

@@ -36,7 +36,7 @@ class Images(Protocol):
     def labels(self) -> NDArray[np.int64]:
         """(N,) classes, counted from 0."""
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices -> (B, C, H, W). crops: (B, 4) left, top, right, bottom as shares of the image. DataError."""
 
     def first(self, samples: int) -> Images:
@@ -59,11 +59,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices -> (B, C, H, W) float32. Raises DataError for crops, which need images in files."""
         if crops is not None:
             raise DataError(f"{self.name}: crop_scale needs images in files (folder:PATH); use shift_pixels")
-        found = self.images[chosen]
+        found = self.images[indices]
         return found.astype(np.float32) / np.float32(255) if found.dtype == np.uint8 else found.astype(np.float32)
 
     def fingerprint(self) -> bytes:
@@ -72,47 +72,49 @@ class ImageSet:
 
     def first(self, samples: int) -> ImageSet:
         """The first ``samples`` images."""
-        return replace(self, images=self.images[:samples], labels=self.labels[:samples], note=first_of(self, samples))
+        return replace(
+            self, images=self.images[:samples], labels=self.labels[:samples], note=first_samples_note(self, samples)
+        )
 
 
 @dataclass(frozen=True)
 class Subset:
     """Some images of a split, in a given order."""
 
-    whole: Images
-    chosen: Indices
+    parent: Images
+    indices: Indices
 
     @property
     def name(self) -> str:
-        """The name of the whole split."""
-        return self.whole.name
+        """The name of the parent split."""
+        return self.parent.name
 
     @property
     def split(self) -> str:
-        """The split of the whole: train or test."""
-        return self.whole.split
+        """The split of the parent: train or test."""
+        return self.parent.split
 
     @property
     def note(self) -> str:
-        """The note of the whole split, and the number of images."""
-        return f"{len(self.chosen)} of {len(self.whole.labels)}; {self.whole.note}"
+        """The note of the parent split, and the number of images."""
+        return f"{len(self.indices)} of {len(self.parent.labels)}; {self.parent.note}"
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) classes."""
-        return self.whole.labels[self.chosen]
+        return self.parent.labels[self.indices]
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices into the subset -> (B, C, H, W)."""
-        return self.whole.batch(self.chosen[chosen], crops)
+        return self.parent.batch(self.indices[indices], crops)
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of the whole split's fingerprint and the chosen indices."""
-        return hashlib.sha256(self.whole.fingerprint() + self.chosen.tobytes()).digest()
+        """SHA-256 of the parent split's fingerprint and the indices."""
+        return hashlib.sha256(self.parent.fingerprint() + self.indices.tobytes()).digest()
 
     def first(self, samples: int) -> Subset:
         """The first ``samples`` images."""
-        return replace(self, chosen=self.chosen[:samples])
+        return replace(self, indices=self.indices[:samples])
 
 
 def held_out(images: Images, count: int) -> tuple[Images, Images]:
@@ -121,8 +123,8 @@ def held_out(images: Images, count: int) -> tuple[Images, Images]:
     if not 0 < count < total:
         raise DataError(f"{images.name}: {count} of {total} {images.split} images cannot be held out; hold out fewer")
     by_class = np.argsort(images.labels, kind="stable")  # every n-th image could miss classes that take turns
-    chosen = np.sort(by_class[np.arange(count) * total // count])
-    return Subset(images, np.setdiff1d(np.arange(total), chosen)), Subset(images, chosen)
+    indices = np.sort(by_class[np.arange(count) * total // count])
+    return Subset(images, np.setdiff1d(np.arange(total), indices)), Subset(images, indices)
 
 
 def check_labels(images: Images, n_classes: int) -> None:
@@ -136,41 +138,41 @@ def check_labels(images: Images, n_classes: int) -> None:
         )
 
 
-class Labelled(Protocol):
+class LabelledSamples(Protocol):
     """Labelled samples that come in batches: images, or recordings of events."""
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) classes."""
 
-    def batch(self, chosen: Indices) -> NDArray[np.float32]:
+    def batch(self, indices: Indices) -> NDArray[np.float32]:
         """(B,) indices -> samples, as the network reads them."""
 
 
-def batches(samples: Labelled, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+def batches(samples: LabelledSamples, size: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """All samples in order, ``size`` at a time, and their labels (B,). Raises DataError."""
     order = np.arange(len(samples.labels))
     for start in range(0, len(order), size):
-        chosen = order[start : start + size]
-        yield samples.batch(chosen), samples.labels[chosen]
+        indices = order[start : start + size]
+        yield samples.batch(indices), samples.labels[indices]
 
 
 def require_shape(name: str | Path, found: tuple[int, ...], image_size: int, in_channels: int) -> None:
     """Raise DataError if images are not (in_channels, image_size, image_size)."""
-    wanted = (in_channels, image_size, image_size)
-    if found != wanted:
+    expected_shape = (in_channels, image_size, image_size)
+    if found != expected_shape:
         raise DataError(
             f"{name}: the images are {shape_text(found)} (channels x height x width), "
-            f"the model wants {shape_text(wanted)}"
+            f"the model expects {shape_text(expected_shape)}"
         )
 
 
-def first_of(images: Images, samples: int) -> str:
+def first_samples_note(images: Images, samples: int) -> str:
     """The note for the first ``samples`` images."""
     return f"first {samples} of {len(images.labels)}; {images.note}"
 
 
-def first_line(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """The first line of an error's message, or its type if the message is empty."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snn_energy.core.errors import DataError
-from snn_energy.datasets.images import ImageSet, Split, first_line, require_shape, shape_text
+from snn_energy.datasets.images import ImageSet, Split, error_summary, require_shape, shape_text
 
-_NPZ_HOLDS = "arrays images (N,H,W) or (N,C,H,W) and labels (N,), optionally is_test (N,) of booleans"
+_NPZ_CONTENT = "arrays images (N,H,W) or (N,C,H,W) and labels (N,), optionally is_test (N,) of booleans"
 
 
 def load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> ImageSet:
@@ -24,8 +24,8 @@ def load_npz(path: Path, split: Split, image_size: int, in_channels: int) -> Ima
         is_test = arrays["is_test"]
         if is_test.dtype != np.bool_ or is_test.shape != labels.shape:
             raise DataError(f"{path}: is_test must hold {len(labels)} booleans, one an image")
-        chosen = is_test == (split == "test")
-        images, labels, note = images[chosen], labels[chosen], f"{split} split by is_test, values as stored"
+        in_split = is_test == (split == "test")
+        images, labels, note = images[in_split], labels[in_split], f"{split} split by is_test, values as stored"
     else:
         note = "no is_test in the file, so both splits hold every image; values as stored"
     if not len(images):
@@ -40,38 +40,40 @@ def npz_shape(path: Path) -> tuple[int, int]:
     """(image size, channels) of the images of an .npz. Raises DataError if they are not square."""
     shape = _as_images(path, read_npz(path)["images"]).shape
     if shape[2] != shape[3]:
-        raise DataError(f"{path}: the images are {shape[2]}x{shape[3]}; only square ones fit here")
+        raise DataError(f"{path}: the images are {shape[2]}x{shape[3]}; only square images are supported")
     return shape[2], shape[1]
 
 
 def read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
     """The arrays images, labels and, if present, is_test. Raises DataError."""
-    return read_arrays(path, ("images", "labels"), ("is_test",), _NPZ_HOLDS)
+    return read_arrays(path, ("images", "labels"), ("is_test",), _NPZ_CONTENT)
 
 
 def read_arrays(
-    path: Path, keys: tuple[str, ...], optional: tuple[str, ...], holds: str
+    path: Path, keys: tuple[str, ...], optional: tuple[str, ...], required_content: str
 ) -> dict[str, NDArray[np.generic]]:
-    """The named arrays of an .npz, without pickles. holds: the required content, for messages. Raises DataError."""
+    """The named arrays of an .npz, without pickles. required_content: for messages. Raises DataError."""
     try:
         if not path.is_file():
-            raise DataError(f"{path}: no such file; it must be an .npz with {holds}")
+            raise DataError(f"{path}: no such file; it must be an .npz with {required_content}")
         with path.open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: one bare array; it must be an .npz with {holds}")
+                raise DataError(f"{path}: a single array (.npy); it must be an .npz with {required_content}")
             arrays = {key: file[key] for key in (*keys, *optional) if key in file}
             found = ", ".join(file) or "none"
     except DataError:
         raise
     except Exception as error:  # damaged bytes make zipfile, zlib and NumPy raise nearly anything
-        raise DataError(f"{path}: not a readable .npz ({first_line(error)}); it must hold {holds}") from error
+        raise DataError(
+            f"{path}: not a readable .npz ({error_summary(error)}); it must hold {required_content}"
+        ) from error
     for key in keys:
         if key not in arrays:
-            raise DataError(f"{path}: no array '{key}' (found: {found}); it must hold {holds}")
-    odd = next((key for key, array in arrays.items() if not isinstance(array, np.ndarray)), None)
-    if odd is not None:
-        raise DataError(f"{path}: '{odd}' is no array; it must hold {holds}")
+            raise DataError(f"{path}: no array '{key}' (found: {found}); it must hold {required_content}")
+    not_array = next((key for key, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if not_array is not None:
+        raise DataError(f"{path}: '{not_array}' is not an array; it must hold {required_content}")
     return arrays
 
 

@@ -53,7 +53,7 @@ def load_images(spec: str, split: Split, image_size: int, in_channels: int, samp
     if samples < 1:
         raise DataError(f"samples must be at least 1, not {samples}")
     if samples > len(loaded.labels):
-        raise DataError(f"{loaded.name}: {samples} samples asked for, the {split} split has {len(loaded.labels)}")
+        raise DataError(f"{loaded.name}: {samples} samples requested, but the {split} split has {len(loaded.labels)}")
     return loaded.first(samples)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from snn_energy.core.sources import Source
-from snn_energy.hardware.files import FORM, SCHEMA_VERSION, SUFFIXES, hardware_path, list_hardware, load_hardware
+from snn_energy.hardware.files import FILE_TYPE, SCHEMA_VERSION, SUFFIXES, hardware_path, list_hardware, load_hardware
 from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
 from snn_energy.hardware.quantities import (
     BANDWIDTH_UNITS,
@@ -13,13 +13,13 @@ from snn_energy.hardware.quantities import (
     POWER_UNITS,
     RELATIVE,
     SIZE_UNITS,
-    Amount,
     Bandwidth,
     Bits,
     Clock,
     Columns,
     Cycles,
     Lanes,
+    NonNegative,
     Positive,
     Power,
     Price,
@@ -33,9 +33,9 @@ from snn_energy.hardware.quantities import (
     WidePrice,
     Width,
     ZeroCheckPrice,
-    base_value,
     nearest_unit,
     quantities,
+    to_formula_unit,
 )
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
@@ -55,7 +55,7 @@ from snn_energy.hardware.schema import (
     Schedule,
     TensorRole,
     Widths,
-    Zeros,
+    ZeroHandling,
 )
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "CLOCK_UNITS",
     "CYCLE_BANDWIDTH_UNITS",
     "ENERGY_UNITS",
+    "FILE_TYPE",
     "FORM",
     "MEMORY_VARIANTS",
     "POWER_UNITS",
@@ -88,6 +89,7 @@ __all__ = [
     "Level",
     "MemoryModel",
     "MemoryVariant",
+    "NonNegative",
     "NotPriced",
     "Number",
     "Placement",
@@ -112,6 +114,7 @@ __all__ = [
     "Width",
     "Widths",
     "ZeroCheckPrice",
+    "ZeroHandling",
     "Zeros",
     "base_value",
     "hardware_path",
@@ -121,6 +124,9 @@ __all__ = [
     "numbers",
     "quantities",
     "static_keys",
+    "to_formula_unit",
 ]
 
 Array, Kind, Tensor = ProcessingArray, Provenance, TensorRole  # their names in version 0.1
+FORM, Zeros = FILE_TYPE, ZeroHandling  # their names in version 0.1
+Amount, base_value = NonNegative, to_formula_unit  # their names in version 0.1

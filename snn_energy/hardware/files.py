@@ -6,11 +6,11 @@ from pathlib import Path
 
 from snn_energy.core import bundled
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.core.yaml_file import Document, Form, read_yaml
+from snn_energy.core.yaml_file import Document, FileType, read_yaml
 from snn_energy.hardware.schema import HardwareProfile
 
 SCHEMA_VERSION = 1
-FORM = Form(
+FILE_TYPE = FileType(
     "a hardware profile",
     SCHEMA_VERSION,
     HardwareError,
@@ -21,10 +21,10 @@ SUFFIXES = (".yaml", ".yml")
 
 def _bundled_directory() -> Path:
     """The folder of the bundled profiles: in the package (a wheel) or next to it (a checkout)."""
-    place = bundled.hardware_profiles()
-    if place is None:
-        raise HardwareError(f"{bundled.PACKAGE}: the bundled hardware profiles are gone; install snn_energy again")
-    return place
+    folder = bundled.hardware_profiles()
+    if folder is None:
+        raise HardwareError(f"{bundled.PACKAGE}: the bundled hardware profiles are missing; reinstall snn_energy")
+    return folder
 
 
 def list_hardware() -> list[str]:
@@ -36,9 +36,9 @@ def hardware_path(name: str) -> Path:
     """File of the bundled profile ``name``; HardwareError with the nearest name if there is none."""
     known = list_hardware()
     if name not in known:
-        own = f" (the file is given as './{name}')" if Path(name).is_file() else ""
+        file_hint = f" (the file is given as './{name}')" if Path(name).is_file() else ""
         raise HardwareError(
-            f"unknown hardware profile '{name}'{nearest(name, known)}; see `snn-energy hardware list`{own}"
+            f"unknown hardware profile '{name}'{nearest(name, known)}; see `snn-energy hardware list`{file_hint}"
         )
     return _bundled_directory() / f"{name}.yaml"
 
@@ -49,7 +49,7 @@ def load_hardware(name_or_path: str | Path) -> HardwareProfile:
     Text with a path separator or a YAML suffix, and any ``Path``, is a file; other text is a bundled name.
     Raises HardwareError, one line with file:line, the key and the fix, for the first error in the file.
     """
-    profile, document = read_yaml(_resolve(name_or_path), FORM, HardwareProfile)
+    profile, document = read_yaml(_resolve(name_or_path), FILE_TYPE, HardwareProfile)
     _check_bundled_name(document, profile)
     profile._document = document
     return profile

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.hardware.quantities import CYCLE_BANDWIDTH_UNITS, RELATIVE, base_value, quantities
+from snn_energy.hardware.quantities import CYCLE_BANDWIDTH_UNITS, RELATIVE, quantities, to_formula_unit
 from snn_energy.hardware.schema import HardwareProfile
 
 Number = float | npt.NDArray[np.float64]  # an array if many designs are priced at once
@@ -60,7 +60,7 @@ def numbers(profile: HardwareProfile, changes: Mapping[str, tuple[Number, str]] 
     units: dict[str, str] = {}
     for path, number in quantities(profile):
         key = ".".join(path)
-        found[key], units[key] = changes.get(key, (base_value(number, number.value, number.unit), number.unit))
+        found[key], units[key] = changes.get(key, (to_formula_unit(number, number.value, number.unit), number.unit))
         width = getattr(number, "width_bits", None)
         if width is not None:
             found[f"{key}.width_bits"] = changes.get(f"{key}.width_bits", (float(width), ""))[0]

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, field_validator, model_validator
 
 from snn_energy.core.errors import HardwareError, nearest
-from snn_energy.core.yaml_file import Keys, StrictModel, Text, schema_error, show_value
+from snn_energy.core.yaml_file import Keys, StrictModel, Text, format_value, schema_error
 
 Provenance = Literal["measured", "simulated", "derived", "assumed", "reported"]
 # Unit -> power of ten of the SI unit (J, W, Hz); sizes and bandwidths are not decimal: unit -> bits.
@@ -28,7 +28,7 @@ CYCLE_BANDWIDTH_UNITS: Mapping[str, int] = {"bit/cycle": 1, "B/cycle": 8}  # of 
 def _amount(value: object) -> float:
     """A finite number >= 0; bools and texts are rejected."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise schema_error(f"must be a number, not {show_value(value)}; the unit goes under 'unit'")
+        raise schema_error(f"must be a number, not {format_value(value)}; the unit goes under 'unit'")
     try:
         amount = float(value)
     except OverflowError:
@@ -43,7 +43,7 @@ def _amount(value: object) -> float:
 def _whole_bits(value: object) -> int:
     """A whole number of bits, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise schema_error(f"must be a whole number of bits, at least 1, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number of bits, at least 1, not {format_value(value)[:40]}")
     return value
 
 
@@ -56,18 +56,18 @@ def _positive(value: object) -> float:
     """A finite number > 0."""
     amount = _amount(value)
     if amount == 0:
-        raise schema_error("must be more than 0; with 0 nothing would ever be done")
+        raise schema_error("must be more than 0")
     return amount
 
 
 def _whole_count(value: object) -> int:
     """A whole number, at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**63:
-        raise schema_error(f"must be a whole number, at least 1 and less than 2^63, not {show_value(value)[:40]}")
+        raise schema_error(f"must be a whole number, at least 1 and less than 2^63, not {format_value(value)[:40]}")
     return value
 
 
-Amount = Annotated[float, BeforeValidator(_amount)]
+NonNegative = Annotated[float, BeforeValidator(_amount)]
 Positive = Annotated[float, BeforeValidator(_positive)]
 Bits = Annotated[int, BeforeValidator(_whole_bits)]
 WholeCount = Annotated[int, BeforeValidator(_whole_count)]
@@ -82,7 +82,7 @@ class Quantity(StrictModel):
     UNITS: ClassVar[Mapping[str, int]]
     DECIMAL: ClassVar[bool] = True  # the factor of a unit is a power of ten, not a number of bits
 
-    value: Amount
+    value: NonNegative
     unit: Text
     source: Text
     kind: Provenance
@@ -110,22 +110,24 @@ class Quantity(StrictModel):
 class Ranged(Quantity):
     """A number that may have a range. Results increase with it, so its two ends give the range of a result."""
 
-    range: tuple[Amount, Amount] | None = None
+    range: tuple[NonNegative, NonNegative] | None = None
 
     @model_validator(mode="after")
     def _range_holds_value(self) -> Ranged:
         if self.range is not None and not self.range[0] <= self.value <= self.range[1]:
             low, high = self.range
-            upside = f"is upside down; write [{high:g}, {low:g}]" if low > high else f"does not hold {self.value:g}"
-            raise schema_error(f"[{low:g}, {high:g}] {upside}", "range")
+            problem = f"is reversed; write [{high:g}, {low:g}]" if low > high else f"does not contain {self.value:g}"
+            raise schema_error(f"[{low:g}, {high:g}] {problem}", "range")
         return self
 
 
 def nearest_unit(unit: str, known: Iterable[str]) -> str:
     """The suggestion of ``nearest``, ignoring case (pj means pJ) and reading µ as u."""
-    folded = {name.lower(): name for name in known}
-    plain = unit.replace("µ", "u").replace("μ", "u").lower()  # the micro sign and the Greek letter
-    return f"; did you mean '{folded[plain]}'?" if plain in folded else nearest(unit, folded.values())
+    by_lower = {name.lower(): name for name in known}
+    normalised = unit.replace("µ", "u").replace("μ", "u").lower()  # the micro sign and the Greek letter
+    if normalised in by_lower:
+        return f"; did you mean '{by_lower[normalised]}'?"
+    return nearest(unit, by_lower.values())
 
 
 class Width(Quantity):
@@ -222,7 +224,7 @@ class Price(Ranged):
 
     @property
     def is_relative(self) -> bool:
-        """True where the unit is MAC."""
+        """True if the unit is MAC."""
         return self.unit == RELATIVE
 
     @property
@@ -230,7 +232,7 @@ class Price(Ranged):
         """The energy in joule. HardwareError for a price relative to the MAC, which ``numbers`` resolves."""
         if self.is_relative:
             raise HardwareError(
-                "a price in MACs has no energy of its own; ask snn_energy.hardware.schema.numbers(profile)"
+                "a price in MACs has no energy of its own; use snn_energy.hardware.numbers.numbers(profile)"
             )
         return self.si_value
 
@@ -265,7 +267,7 @@ def quantities(part: object, path: Keys = ()) -> Iterator[tuple[Keys, Quantity]]
             yield from quantities(child, (*path, name))
 
 
-def base_value(number: Quantity, value: float, unit: str) -> float:
+def to_formula_unit(number: Quantity, value: float, unit: str) -> float:
     """``value`` in the unit of the formulas: pJ, W, Hz, bit, bit/s, or a plain number; multiples stay multiples."""
     if isinstance(number, Price):
         return value if unit == RELATIVE else _scaled(value, number.UNITS[unit] + 12)

@@ -27,7 +27,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.core.sources import Source
 from snn_energy.core.vocabulary import MemoryVariant as MemoryVariant
 from snn_energy.core.vocabulary import Schedule as Schedule
-from snn_energy.core.vocabulary import Zeros as Zeros
+from snn_energy.core.vocabulary import ZeroHandling as ZeroHandling
 from snn_energy.core.yaml_file import Document, Line, StrictModel, Text, schema_error
 from snn_energy.hardware.quantities import (
     CYCLE_BANDWIDTH_UNITS,
@@ -114,11 +114,11 @@ class Compute(StrictModel):
             raise schema_error(f"neuron updates are priced twice; keep neuron_update or {given[0]}", given[0])
         if len(given) == 1:
             other = next(name for name in pair if name not in given)
-            raise schema_error(f"needs '{other}' beside it; add it, or price all updates as neuron_update", given[0])
+            raise schema_error(f"also needs '{other}'; add it, or price all updates as neuron_update", given[0])
         return self
 
     @model_validator(mode="after")
-    def _relative_to_a_mac(self) -> Compute:
+    def _mac_is_absolute(self) -> Compute:
         if self.mac is not None and self.mac.is_relative:
             raise schema_error(
                 "the MAC itself needs an energy, such as pJ; only other prices are multiples of it", "mac"
@@ -183,7 +183,7 @@ class Placement(StrictModel):
         """Name of the level of a tensor of ``TENSORS``; any other is a HardwareError."""
         if tensor not in TENSORS:
             hint = nearest(tensor, TENSORS)
-            raise HardwareError(f"no tensor '{tensor}' is placed; there are {', '.join(TENSORS)}{hint}")
+            raise HardwareError(f"unknown tensor '{tensor}'; there are {', '.join(TENSORS)}{hint}")
         return str(getattr(self, tensor))
 
 
@@ -208,8 +208,8 @@ class MemoryModel(StrictModel):
     @model_validator(mode="after")
     def _placed_on_levels(self) -> MemoryModel:
         if (self.placement is None) == (self.keep is None):
-            wrong = "is missing; add it, or 'keep'" if self.keep is None else "and 'keep' exclude each other; keep one"
-            raise schema_error(wrong, "placement")
+            exclusive = "and 'keep' exclude each other; keep one"
+            raise schema_error("is missing; add it, or 'keep'" if self.keep is None else exclusive, "placement")
         for tensor in TENSORS if self.placement is not None else ():
             level = self.placement.level_of(tensor)  # type: ignore[union-attr]
             if level not in self.levels:
@@ -237,7 +237,7 @@ class LatencyModel(StrictModel):
 
     timing: Literal["lanes", "array"]
     clock: Clock
-    zeros: Zeros
+    zeros: ZeroHandling
     schedule: Schedule | None = None
     lanes: Lanes | None = None
     utilisation: Utilisation | None = None
@@ -253,7 +253,7 @@ class LatencyModel(StrictModel):
             if self.timing == "array" and getattr(self, key) is not None:
                 raise schema_error("is not used by timing 'array'; remove it", key)
         if self.timing == "array" and self.zeros == "skip":
-            raise schema_error("timing 'array' is of a dense array, which skips nothing; choose none or gate", "zeros")
+            raise schema_error("timing 'array' models a dense array, which skips nothing; choose none or gate", "zeros")
         return self
 
 
@@ -286,11 +286,11 @@ class HardwareProfile(StrictModel):
         for path, number in quantities(self):
             if number.source not in self.sources:
                 hint = nearest(number.source, self.sources) or f"; there are {', '.join(self.sources)}"
-                raise schema_error(f"'{number.source}' is no entry of sources{hint}", *path, "source")
+                raise schema_error(f"'{number.source}' is not in sources{hint}", *path, "source")
         return self
 
     @model_validator(mode="after")
-    def _missing_prices_are_said(self) -> HardwareProfile:
+    def _missing_prices_are_declared(self) -> HardwareProfile:
         found: tuple[tuple[str, str, object], ...] = (
             ("mac", "compute.mac", self.compute.mac),
             ("ac", "compute.ac", self.compute.ac),
@@ -299,15 +299,15 @@ class HardwareProfile(StrictModel):
         for name, key, entry in found:
             reason = getattr(self.not_priced, name)
             if entry is None and reason is None:
-                *above, last = key.split(".")
-                raise schema_error(f"is missing; add the key '{last}' to {'.'.join(above) or 'the file'}, or say why "
-                            f"there is none: 'not_priced: {{{name}: ...}}'", *key.split("."))  # fmt: skip
+                *parents, last = key.split(".")
+                raise schema_error(f"is missing; add the key '{last}' to {'.'.join(parents) or 'the file'}, or state "
+                            f"why there is none: 'not_priced: {{{name}: ...}}'", *key.split("."))  # fmt: skip
             if entry is not None and reason is not None:
-                raise schema_error(f"but {key} is there; remove one of them", "not_priced", name)
+                raise schema_error(f"contradicts {key}, which has a price; remove one of them", "not_priced", name)
         return self
 
     @model_validator(mode="after")
-    def _sections_fit(self) -> HardwareProfile:
+    def _required_sections_exist(self) -> HardwareProfile:
         levels = self.memory.levels if self.memory is not None else {}
         for path, number in quantities(self):
             if isinstance(number, Bandwidth) and number.unit in CYCLE_BANDWIDTH_UNITS and self.latency is None:
@@ -326,6 +326,6 @@ class HardwareProfile(StrictModel):
         for name, level in levels.items():
             if level.leakage is not None and self.latency is None and self.static_power is None:
                 raise schema_error(
-                    "leakage takes a latency; add the section 'latency'", "memory", "levels", name, "leakage"
+                    "leakage requires a latency; add the section 'latency'", "memory", "levels", name, "leakage"
                 )
         return self

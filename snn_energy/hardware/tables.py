@@ -41,17 +41,17 @@ def describe(profile: HardwareProfile) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=DESCRIBE_COLUMNS).astype({"width_bits": "Int64", "low": float, "high": float})
 
 
-def notes(profile: HardwareProfile) -> list[str]:
+def profile_notes(profile: HardwareProfile) -> list[str]:
     """The notes of the file on its sources, numbers and placement: "key: note", one each."""
-    remarks: list[tuple[str, str | None]] = [
+    notes: list[tuple[str, str | None]] = [
         *((f"sources.{name}", source.note) for name, source in profile.sources.items()),
         *((".".join(path), number.note) for path, number in quantities(profile)),
         *_placement_note(profile),
     ]
-    return [f"{key}: {' '.join(note.split())}" for key, note in remarks if note is not None]
+    return [f"{key}: {' '.join(note.split())}" for key, note in notes if note is not None]
 
 
-def cannot_price(profile: HardwareProfile) -> list[str]:
+def missing_prices(profile: HardwareProfile) -> list[str]:
     """What the profile has no price for, one sentence each. Such work is listed as unpriced, never as zero."""
     compute, static = profile.compute, profile.static_power
     reasons = profile.not_priced
@@ -69,15 +69,15 @@ def cannot_price(profile: HardwareProfile) -> list[str]:
         if compute.elementwise.price(op) is None:
             sentences.append(f"Elementwise operations of kind '{op}' have no price (compute.elementwise.{op}).")
     if profile.memory is not None and profile.array is None:
-        sentences.append("Spilt partial sums and dataflows of an array take its rows and columns (array).")
+        sentences.append("Spilled partial sums and array dataflows require the array's rows and columns (array).")
     if profile.latency is None:
-        sentences.append("Time: there is no clock (latency).")
+        sentences.append("Latency is unknown: there is no clock (latency).")
     elif profile.memory is not None and all(level.bandwidth is None for level in profile.memory.levels.values()):
         sentences.append("No store has a bandwidth (memory.levels.*.bandwidth): time is bound by compute alone.")
     if static is None and not static_keys(profile):
         sentences.append("Static power has no value (static_power).")
     elif profile.latency is None:
-        sentences.append("Static power is not priced: that takes a clock (latency).")
+        sentences.append("Static power is not priced: that requires a clock (latency).")
     return sentences
 
 
@@ -87,22 +87,22 @@ def differences(a: HardwareProfile, b: HardwareProfile) -> pd.DataFrame:
     ``a`` and ``b`` hold each profile's own text, "-" if it has none; ``differs`` names what differs: value
     (compared in SI, so 0.9 pJ equals 0.0009 nJ), width_bits, kind, citation. Two equal profiles give no row.
     """
-    facts_a, facts_b = _facts(a), _facts(b)
+    values_a, values_b = _comparable_values(a), _comparable_values(b)
     rows = []
-    for path in dict.fromkeys([*facts_a, *facts_b]):
-        differs = _what_differs(facts_a.get(path), facts_b.get(path))
+    for path in dict.fromkeys([*values_a, *values_b]):
+        differs = _what_differs(values_a.get(path), values_b.get(path))
         if differs:
-            texts = (facts[path]["text"] if path in facts else "-" for facts in (facts_a, facts_b))
+            texts = (values[path]["text"] if path in values else "-" for values in (values_a, values_b))
             rows.append((*_component(path), *texts, differs))
     return pd.DataFrame(rows, columns=DIFFERENCE_COLUMNS)
 
 
-def _facts(profile: HardwareProfile) -> dict[Keys, dict[str, object]]:
+def _comparable_values(profile: HardwareProfile) -> dict[Keys, dict[str, object]]:
     """Each number and setting by its keys: its text for display ("text") and the compared values (the rest)."""
-    facts: dict[Keys, dict[str, object]] = {}
+    values: dict[Keys, dict[str, object]] = {}
     for path, number in quantities(profile):
         width = getattr(number, "width_bits", None)
-        facts[path] = {
+        values[path] = {
             "text": f"{number.value:.12g} {number.unit}" + (f" / {width} bit" if width else "") + _range_text(number),
             "value": (number.unit in (RELATIVE, *CYCLE_BANDWIDTH_UNITS), number.si_value),
             "width_bits": width,
@@ -110,7 +110,7 @@ def _facts(profile: HardwareProfile) -> dict[Keys, dict[str, object]]:
             "kind": number.kind,
             "citation": profile.sources[number.source].citation,
         }
-    return facts | {path: {"text": text, "value": text} for path, text in _settings(profile).items()}
+    return values | {path: {"text": text, "value": text} for path, text in _settings(profile).items()}
 
 
 def _range_text(number: Quantity) -> str:
@@ -146,8 +146,8 @@ def _placement_note(profile: HardwareProfile) -> list[tuple[str, str | None]]:
     if profile.memory is None:
         return []
     placement = profile.memory.placement
-    notes = [("memory", profile.memory.note)]
-    return notes if placement is None else [*notes, ("memory.placement", placement.note)]
+    texts = [("memory", profile.memory.note)]
+    return texts if placement is None else [*texts, ("memory.placement", placement.note)]
 
 
 def _what_differs(a: Mapping[str, object] | None, b: Mapping[str, object] | None) -> str:

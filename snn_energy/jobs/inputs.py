@@ -47,7 +47,9 @@ def open_network(
 
     if checkpoint is not None and Path(checkpoint).suffix == ".nir":
         if model is not None or ema:
-            raise CheckpointError(f"{checkpoint}: a NIR graph says what it is; leave model= (--model) and ema out")
+            raise CheckpointError(
+                f"{checkpoint}: a NIR graph defines its own network; leave model= (--model) and ema out"
+            )
         from snn_energy.checkpoints.nir.graph import load_nir
 
         return load_nir(checkpoint, **(arguments or {}))
@@ -57,7 +59,7 @@ def open_network(
         if checkpoint is None:
             raise CheckpointError(f"{model or 'no network'}: weights are needed; give a checkpoint, or a reference")
         given = {**(options or {}), **(arguments or {})}
-        return _with_assumptions(load_checkpoint(checkpoint, model, ema=ema, **given), model, given)
+        return _with_assumption_note(load_checkpoint(checkpoint, model, ema=ema, **given), model, given)
     network: nn.Module = build_model(model, arguments)
     if checkpoint is not None:
         return load_checkpoint(checkpoint, network, ema=ema)
@@ -69,7 +71,7 @@ def open_network(
     return network.eval()
 
 
-def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, Any]) -> nn.Module:
+def _with_assumption_note(network: nn.Module, model: str | None, given: dict[str, Any]) -> nn.Module:
     """Add a checkpoint note if the number of heads, which the weights do not determine, was assumed."""
     heads = getattr(getattr(network, "config", None), "heads", None)
     known = network.__dict__.get("snn_energy_checkpoint")
@@ -80,7 +82,7 @@ def _with_assumptions(network: nn.Module, model: str | None, given: dict[str, An
 
 
 @dataclass(frozen=True)
-class Divided:
+class ScaledImages:
     """Images with every value divided by one number, such as 255 for a file of bytes."""
 
     images: Images
@@ -106,11 +108,11 @@ class Divided:
         """The labels of the images."""
         return self.images.labels
 
-    def batch(self, chosen: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
+    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
         """(B,) indices -> (B, C, H, W)."""
-        return self.images.batch(chosen, crops) / np.float32(self.divisor)
+        return self.images.batch(indices, crops) / np.float32(self.divisor)
 
-    def first(self, samples: int) -> Divided:
+    def first(self, samples: int) -> ScaledImages:
         """The first ``samples`` images."""
         return replace(self, images=self.images.first(samples))
 
@@ -149,24 +151,26 @@ def open_data(
     if name in EVENT_DATASETS:
         if time_steps is None:
             raise DataError(
-                f"{spec}: recordings are cut into frames; say into how many with time_steps= (--time-steps)"
+                f"{spec}: recordings are cut into frames; give their number with time_steps= (--time-steps)"
             )
         if divisor is not None:
             raise DataError(f"{spec}: events are counted, not divided; leave --divide-by out")
-        chosen = events or EventOptions()
+        options = events or EventOptions()
         return load_events(
-            spec, "test", time_steps, by=chosen.by, step_us=chosen.step_us, values=chosen.values, cut=chosen.cut,
+            spec, "test", time_steps, by=options.by, step_us=options.step_us, values=options.values, cut=options.cut,
             samples=samples,
         )  # fmt: skip
     if events is not None and events != EventOptions():
-        raise DataError(f"{spec}: images, not recordings; leave the options for events out")
+        raise DataError(f"{spec}: is a set of images, not recordings; leave the event options out")
     config = getattr(network, "config", None)
-    own = (getattr(config, "image_size", None), getattr(config, "in_channels", None))
-    if not all(isinstance(value, int) for value in own):
-        own = _own_shape(name, path)
-    size, channels = image_size or own[0], in_channels or own[1]
+    shape = (getattr(config, "image_size", None), getattr(config, "in_channels", None))
+    if not all(isinstance(value, int) for value in shape):
+        shape = _data_shape(name, path)
+    size, channels = image_size or shape[0], in_channels or shape[1]
     if size is None or channels is None:
-        raise DataError(f"{spec}: of which size? The network does not say; give --image-size and --in-channels")
+        raise DataError(
+            f"{spec}: the image size is unknown, as the network does not define it; give --image-size and --in-channels"
+        )
     images = load_images(spec, "test", size, channels, samples)
     classes = getattr(config, "num_classes", None)
     if isinstance(classes, int):
@@ -174,11 +178,11 @@ def open_data(
     if divisor is None:
         return images
     if not (divisor > 0 and np.isfinite(divisor)):
-        raise DataError(f"{spec}: values can be divided by a number above 0, not by {divisor:g}")
-    return Divided(images, divisor)
+        raise DataError(f"{spec}: the divisor must be a finite number above 0, not {divisor:g}")
+    return ScaledImages(images, divisor)
 
 
-def _own_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
+def _data_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
     """(image size, channels) of a data set; None if they can differ between its files."""
     if name == BUNDLED:
         return DIGITS_PIXELS, 1
@@ -189,8 +193,8 @@ def _own_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:
 
 def is_data_reference(spec: str) -> bool:
     """True if ``--data`` names the user's own code: file.py:function or package.module:function."""
-    place = spec.rpartition(":")[0]
-    return place.endswith(".py") or "." in place.partition(":")[0]
+    module_or_file = spec.rpartition(":")[0]
+    return module_or_file.endswith(".py") or "." in module_or_file.partition(":")[0]
 
 
 def open_batches(spec: str) -> Iterable[Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from snn_energy.profiler.discovery.interpret import Interpretation
     from snn_energy.profiler.inspection_report import InspectionReport
 
-BATCH = 60
+DEFAULT_BATCH_SIZE = 60
 INSPECTED_SAMPLES = 8  # samples from which neurons and the time axis are determined
 
 
@@ -63,18 +63,18 @@ def profile_checkpoint(
     model: str | None = None,
     options: Mapping[str, Any] | None = None,
     time_steps: int | None = None,
-    **how: Any,
+    **run_options: Any,
 ) -> Counts:
-    """Counts of a checkpoint over the test split of a data set; ``how``: see ``profile_run``. Raises SnnEnergyError."""
+    """Counts of a checkpoint over a test split; ``run_options``: see ``profile_run``. Raises SnnEnergyError."""
     request = ProfileRequest(path, data, samples, model=model, options=options, time_steps=time_steps)
-    return profile_run(request, **how)
+    return profile_run(request, **run_options)
 
 
 def profile_run(
     request: ProfileRequest,
     *,
     on_batch: Callable[[int], None] | None = None,
-    batch_size: int = BATCH,
+    batch_size: int = DEFAULT_BATCH_SIZE,
     header: dict[str, Any] | None = None,
     strict: bool = False,
     device: str = "cpu",
@@ -99,21 +99,21 @@ def profile_run(
     if is_data_reference(request.data):
         return _profile_reference(request, network, header or {}, strict, device, on_batch)
     data = _data(request, network)
-    found = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
+    full_header = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
     total = len(data.labels)
     with processes(device, backend="gloo", timeout=timedelta(days=30)) as group, ExitStack() as stack:
         if group.device.type != "cpu":
-            found["device"] = torch.cuda.get_device_name(group.device)
+            full_header["device"] = torch.cuda.get_device_name(group.device)
         if parts is None and group.size > 1:
-            raise ProfilingError("several processes share their counts in a folder; give parts=")
-        kept = None
+            raise ProfilingError("several processes need a shared folder for their counts; give parts=")
+        stored_parts = None
         if parts is not None:
-            run = _run_of(network, _identity(request, data, found))
-            kept = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
-        todo = missing([], total, batch_size) if kept is None else list(kept.todo or ())
-        before = 0 if kept is None else kept.counted
+            run = _run_fingerprint(network, _resume_identity(request, data, full_header))
+            stored_parts = stack.enter_context(open_parts(parts, run, total, batch_size, group, save_every_s))
+        todo = missing([], total, batch_size) if stored_parts is None else list(stored_parts.todo or ())
+        counted_before = 0 if stored_parts is None else stored_parts.counted
         if on_start is not None:
-            on_start(before, total)
+            on_start(counted_before, total)
         stack.enter_context(torch.inference_mode())
         stack.enter_context(torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False))
         stack.enter_context(_one_line_errors(request))
@@ -122,11 +122,11 @@ def profile_run(
             network,
             (_batch(data, range(start, stop)) for start, stop in todo),
             interpretation=_interpretation(request, network, data),
-            header=found,
-            on_batch=_of_all_processes(on_batch, before, total, group.size),
+            header=full_header,
+            on_batch=_estimate_over_processes(on_batch, counted_before, total, group.size),
             strict=strict,
-            parts=kept,
-            **_declared(request, data),
+            parts=stored_parts,
+            **_declared_arguments(request, data),
         )
 
 
@@ -139,21 +139,21 @@ def _interpretation(request: ProfileRequest, network: Any, data: Images | EventS
     return interpret_first(network, first, request.time, request.time_steps, request.neurons, has_time)
 
 
-def _of_all_processes(
-    on_batch: Callable[[int], None] | None, before: int, total: int, processes: int
+def _estimate_over_processes(
+    on_batch: Callable[[int], None] | None, counted_before: int, total: int, processes: int
 ) -> Callable[[int], None]:
     """A callback on this process's count that calls ``on_batch`` with an estimate of the count of all processes."""
 
     def done(count: int) -> None:
         if on_batch is not None:
-            on_batch(min(total, before + (count - before) * processes))
+            on_batch(min(total, counted_before + (count - counted_before) * processes))
 
     return done
 
 
-def _identity(request: ProfileRequest, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
+def _resume_identity(request: ProfileRequest, data: Images | EventSet, header: dict[str, Any]) -> dict[str, Any]:
     """What must be equal for a run to resume from another's parts: data, options, code, header without command."""
-    options = {**_declared(request, data), "time": request.time, **_code(request)}
+    options = {**_declared_arguments(request, data), "time": request.time, **_user_code(request)}
     rest = {key: value for key, value in header.items() if key != "command"}
     return {"data": data.fingerprint().hex(), "samples": len(data.labels), **options, **rest}
 
@@ -174,7 +174,7 @@ def inspect_run(request: ProfileRequest) -> InspectionReport:
     else:
         data = _data(request, network)
         loader, has_time = [_batch(data, range(min(INSPECTED_SAMPLES, len(data.labels))))], isinstance(data, EventSet)
-        declared |= _declared(request, data)
+        declared |= _declared_arguments(request, data)
     declared.pop("max_k", None)
     with _one_line_errors(request):
         return inspect_model(
@@ -205,23 +205,23 @@ def _data(request: ProfileRequest, network: Any) -> Images | EventSet:
     )
 
 
-def _declared(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any]:
+def _declared_arguments(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any]:
     """Declared arguments of ``profile``; event frames define their own input kind."""
-    own = data.input_kind if isinstance(data, EventSet) else None
+    kind_of_frames = data.input_kind if isinstance(data, EventSet) else None
     return {
         "time_steps": request.time_steps,
         "neurons": request.neurons,
-        "input_kind": request.input_kind or own,
+        "input_kind": request.input_kind or kind_of_frames,
         "max_k": request.max_k,
     }
 
 
-def _batch(data: Images | EventSet, chosen: Sequence[int]) -> tuple[Any, Any]:
+def _batch(data: Images | EventSet, positions: Sequence[int]) -> tuple[Any, Any]:
     """Inputs, (B, C, H, W) of images or (T, B, 2, H, W) of recordings, and labels (B,)."""
     import torch
 
-    at = np.asarray(chosen, dtype=np.int64)
-    return torch.from_numpy(data.batch(at)), torch.from_numpy(data.labels[at])
+    indices = np.asarray(positions, dtype=np.int64)
+    return torch.from_numpy(data.batch(indices)), torch.from_numpy(data.labels[indices])
 
 
 def _profile_reference(
@@ -260,7 +260,7 @@ def _profile_reference(
 
 def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
     """Whole batches until ``samples`` samples are reached. Raises ProfilingError if a batch exceeds them."""
-    left = samples
+    remaining = samples
     for batch in batches:
         x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
         if not hasattr(x, "shape") or len(x.shape) == 0:
@@ -268,14 +268,14 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
             return
         y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
         size = len(y) if y is not None else len(x)
-        if left is not None and size > left:
+        if remaining is not None and size > remaining:
             raise ProfilingError(
                 f"--samples {samples}: the loader's batches hold {size} samples each; give a number that they divide"
             )
         yield batch
-        if left is not None:
-            left -= size
-            if left == 0:
+        if remaining is not None:
+            remaining -= size
+            if remaining == 0:
                 return
 
 
@@ -294,20 +294,20 @@ class _one_line_errors:  # noqa: N801 a context manager, named as a function
             first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise ProfilingError(
                 f"{self.name}: the network raised {type(error).__name__} on this data: {first} (--debug shows where; "
-                "do the data have the shape and type that it wants? is a state left over?)"
+                "check the shape and dtype of the data, and whether a state is left over from earlier calls)"
             ) from error
 
 
-def _code(request: ProfileRequest) -> dict[str, Any]:
+def _user_code(request: ProfileRequest) -> dict[str, Any]:
     """The user's own code and its arguments: with other code, the same weights are another network."""
-    given = {"model": request.model, "arguments": str(sorted((request.arguments or {}).items())), "ema": request.ema}
-    place = (request.model or "").rpartition(":")[0]
-    if place.endswith(".py") and Path(place).is_file():
-        given["code"] = hashlib.sha256(Path(place).read_bytes()).hexdigest()
-    return given
+    identity = {"model": request.model, "arguments": str(sorted((request.arguments or {}).items())), "ema": request.ema}
+    path = (request.model or "").rpartition(":")[0]
+    if path.endswith(".py") and Path(path).is_file():
+        identity["code"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return identity
 
 
-def _run_of(network: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def _run_fingerprint(network: Any, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What distinguishes one run from another: the network with its weights, the versions, and ``metadata``."""
     import torch
 

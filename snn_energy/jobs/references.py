@@ -40,15 +40,15 @@ def parse_arguments(texts: Sequence[str]) -> dict[str, Any]:
                     f"--model-args {text}: not JSON ({error.msg}); write name=value or a JSON object"
                 ) from None
             if not isinstance(given, dict):
-                raise ModelError(f'--model-args {text}: a JSON object is wanted, such as {{"T": 4}}')
+                raise ModelError(f'--model-args {text}: must be a JSON object, such as {{"T": 4}}')
         else:
             name, equals, value = text.partition("=")
             if not equals or not name.strip().isidentifier():
                 raise ModelError(f"--model-args {text}: write name=value or a JSON object")
             given = {name.strip(): _literal(value)}
-        twice = sorted(set(given) & set(found))
-        if twice:
-            raise ModelError(f"--model-args: '{twice[0]}' is given twice")
+        duplicates = sorted(set(given) & set(found))
+        if duplicates:
+            raise ModelError(f"--model-args: '{duplicates[0]}' is given twice")
         found |= given
     return found
 
@@ -60,108 +60,115 @@ def _literal(text: str) -> Any:
         return text
 
 
-def build(reference: str, arguments: Mapping[str, Any] | None = None, error: type[SnnEnergyError] = ModelError) -> Any:
+def call_reference(
+    reference: str, arguments: Mapping[str, Any] | None = None, error: type[SnnEnergyError] = ModelError
+) -> Any:
     """The result of a referenced function for these keyword arguments; a module or a non-callable is returned as it is.
 
     Raises ``error``, one line with the file, the line and the fix, for code that cannot be imported, a name that does
     not exist, arguments that do not fit, and any exception that the function raises.
     """
-    found = _named(reference, error)
-    given = dict(arguments or {})
-    if not callable(found) or _is_module(found):
-        if given:
-            raise error(f"{reference}: is no function, so it takes no arguments ({', '.join(given)})")
-        return found
+    target = _resolve(reference, error)
+    options = dict(arguments or {})
+    if not callable(target) or _is_module(target):
+        if options:
+            raise error(f"{reference}: is not callable, so it takes no arguments ({', '.join(options)})")
+        return target
     try:
-        inspect.signature(found).bind(**given)
-    except TypeError as misfit:
+        inspect.signature(target).bind(**options)
+    except TypeError as mismatch:
         raise error(
-            f"{reference}{_signature(found)}: {misfit}; give what it wants with --model-args name=value"
+            f"{reference}{_signature(target)}: {mismatch}; pass its arguments with --model-args name=value"
         ) from None
     except ValueError:  # some built-in functions have no signature
         pass
     try:
-        return found(**given)
+        return target(**options)
     except SnnEnergyError:
         raise
     except (Exception, SystemExit) as problem:
-        raise error(f"{reference}: raised {type(problem).__name__}{_place(problem)}: {problem}") from problem
+        raise error(f"{reference}: raised {type(problem).__name__}{_error_location(problem)}: {problem}") from problem
 
 
 def build_model(reference: str, arguments: Mapping[str, Any] | None = None) -> Any:
     """The nn.Module that a reference returns. Raises ModelError if it returns something else."""
     from torch import nn
 
-    made = build(reference, arguments)
-    if isinstance(made, (tuple, list)) and made and isinstance(made[0], nn.Module):
+    result = call_reference(reference, arguments)
+    if isinstance(result, (tuple, list)) and result and isinstance(result[0], nn.Module):
         raise ModelError(
-            f"{reference}: gives {len(made)} things, the first a module; write a function that gives it alone"
+            f"{reference}: returns {len(result)} objects, the first a module; "
+            "write a function that returns only the module"
         )
-    if not isinstance(made, nn.Module):
-        what = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
-        raise ModelError(f"{reference}: gives {what}, not a torch.nn.Module; return the network itself")
-    return made
+    if not isinstance(result, nn.Module):
+        what = f"the class {result.__name__}" if isinstance(result, type) else f"a {type(result).__name__}"
+        raise ModelError(f"{reference}: returns {what}, not a torch.nn.Module; return the network itself")
+    return result
 
 
 def build_loader(reference: str) -> Iterable[Any]:
     """The batches, x or (x, y), that a reference returns. Raises DataError if the result is not an iterable of them."""
     from snn_energy.core.errors import DataError
 
-    made = build(reference, None, DataError)
-    if type(made).__name__ == "Tensor":
-        raise DataError(f"{reference}: gives one tensor; return a list of batches, such as [x]")
-    if isinstance(made, (str, bytes, Mapping)) or not isinstance(made, Iterable):
-        raise DataError(f"{reference}: gives a {type(made).__name__}; return an iterable of x or (x, y) batches")
-    return made
+    result = call_reference(reference, None, DataError)
+    if type(result).__name__ == "Tensor":
+        raise DataError(f"{reference}: returns one tensor; return a list of batches, such as [x]")
+    if isinstance(result, (str, bytes, Mapping)) or not isinstance(result, Iterable):
+        raise DataError(f"{reference}: returns a {type(result).__name__}; return an iterable of x or (x, y) batches")
+    return result
 
 
-def _is_module(thing: Any) -> bool:
+def _is_module(target: Any) -> bool:
     from torch import nn
 
-    return isinstance(thing, nn.Module)
+    return isinstance(target, nn.Module)
 
 
-def _named(reference: str, error: type[SnnEnergyError]) -> Any:
-    place, _, name = reference.rpartition(":")
-    if not place or not name:
+def _resolve(reference: str, error: type[SnnEnergyError]) -> Any:
+    module_or_file, _, name = reference.rpartition(":")
+    if not module_or_file or not name:
         raise error(f"{reference}: write package.module:function or file.py:function")
-    module = _of_file(Path(place), reference, error) if place.endswith(".py") else _of_package(place, reference, error)
-    thing: Any = module
+    module = (
+        _import_file(Path(module_or_file), reference, error)
+        if module_or_file.endswith(".py")
+        else _import_module(module_or_file, reference, error)
+    )
+    target: Any = module
     for part in name.split("."):
-        if not hasattr(thing, part):
-            known = [word for word in dir(thing) if not word.startswith("_")]
-            raise error(f"{reference}: {place} has no '{part}'{nearest(part, known)}")
-        thing = getattr(thing, part)
-    return thing
+        if not hasattr(target, part):
+            known = [word for word in dir(target) if not word.startswith("_")]
+            raise error(f"{reference}: {module_or_file} has no '{part}'{nearest(part, known)}")
+        target = getattr(target, part)
+    return target
 
 
-def _of_file(path: Path, reference: str, error: type[SnnEnergyError]) -> Any:
+def _import_file(path: Path, reference: str, error: type[SnnEnergyError]) -> Any:
     if not path.is_file():
-        raise error(f"{reference}: no such file as {path}; give a path from the folder you are in")
+        raise error(f"{reference}: no such file as {path}; give a path relative to the current folder")
     name = f"_snn_energy_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise error(f"{reference}: {path} cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look modules up here
-    with _importing(path.resolve().parent):
+    with _import_path_with(path.resolve().parent):
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as problem:
             del sys.modules[name]
-            raise error(_not_imported(reference, problem)) from problem
+            raise error(_import_error_text(reference, problem)) from problem
     return module
 
 
-def _of_package(place: str, reference: str, error: type[SnnEnergyError]) -> Any:
-    with _importing(Path.cwd()):
+def _import_module(module_name: str, reference: str, error: type[SnnEnergyError]) -> Any:
+    with _import_path_with(Path.cwd()):
         try:
-            return importlib.import_module(place)
+            return importlib.import_module(module_name)
         except (Exception, SystemExit) as problem:
-            raise error(_not_imported(reference, problem)) from problem
+            raise error(_import_error_text(reference, problem)) from problem
 
 
-class _importing:  # noqa: N801 a context manager, named as a function
+class _import_path_with:  # noqa: N801 a context manager, named as a function
     """Put this folder first on the import path, as ``python file.py`` and ``python -m package`` do."""
 
     def __init__(self, folder: Path) -> None:
@@ -175,11 +182,11 @@ class _importing:  # noqa: N801 a context manager, named as a function
             sys.path.remove(self.folder)
 
 
-def _not_imported(reference: str, problem: BaseException) -> str:
-    return f"{reference}: cannot be imported: {type(problem).__name__}{_place(problem)}: {problem}"
+def _import_error_text(reference: str, problem: BaseException) -> str:
+    return f"{reference}: cannot be imported: {type(problem).__name__}{_error_location(problem)}: {problem}"
 
 
-def _place(problem: BaseException) -> str:
+def _error_location(problem: BaseException) -> str:
     """The text `` (file:line)`` of the line where the user's code failed."""
     if isinstance(problem, SyntaxError) and problem.filename:
         return f" ({Path(problem.filename).name}:{problem.lineno})"

@@ -115,7 +115,7 @@ def make_neuron(config: CnnConfig) -> nn.Module:
     return LIF(config.leak, config.v_th, config.neuron, config.surrogate_gamma)
 
 
-def fired(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
+def apply_neuron(neuron: nn.Module, current: Tensor, steps: int) -> Tensor:
     """The output of a layer of neurons. current: (T*B, ...) -> (T*B, ...)."""
     if not isinstance(neuron, LIF):
         out: Tensor = neuron(current)
@@ -161,22 +161,22 @@ class VGG16(Cnn):
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__(config)
-        self.pools_first = config.defaults.pools_first
-        before = config.in_channels
+        self.pools_before_norm = config.defaults.pools_before_norm
+        in_channels = config.in_channels
         for i, published in enumerate(VGG16_CHANNELS):
-            after = config.channels(published)
-            self.add_module(f"conv{i}", nn.Conv2d(before, after, 3, padding=1, bias=False))
+            out_channels = config.channels(published)
+            self.add_module(f"conv{i}", nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False))
             if config.batch_norm:
-                self.add_module(f"bn{i}", nn.BatchNorm2d(after))
+                self.add_module(f"bn{i}", nn.BatchNorm2d(out_channels))
             self.add_module(f"lif{i}", make_neuron(config))
             if i in VGG16_POOLS:
                 self.add_module(f"pool{i}", nn.MaxPool2d(2) if config.pooling == "max" else nn.AvgPool2d(2))
-            before = after
+            in_channels = out_channels
         hidden = config.channels(VGG16_HIDDEN)
-        self.fc0 = nn.Linear(before * (config.image_size // 16) ** 2, hidden, bias=False)
+        self.fc0 = nn.Linear(in_channels * (config.image_size // 16) ** 2, hidden, bias=False)
         self.fc0_lif = make_neuron(config)
         self.fc1 = nn.Linear(hidden, hidden, bias=False)
-        if config.batch_norm and not self.pools_first:
+        if config.batch_norm and not self.pools_before_norm:
             self.fc0_bn, self.fc1_bn = nn.BatchNorm1d(hidden), nn.BatchNorm1d(hidden)
         self.fc1_lif = make_neuron(config)
         self.head = nn.Linear(hidden, config.num_classes, bias=False)
@@ -186,36 +186,36 @@ class VGG16(Cnn):
         steps = self.time_steps
         for i in range(len(VGG16_CHANNELS)):
             x = self.get_submodule(f"conv{i}")(x)
-            if self.pools_first and i in VGG16_POOLS:
+            if self.pools_before_norm and i in VGG16_POOLS:
                 x = self.get_submodule(f"pool{i}")(x)
             if self.config.batch_norm:
                 x = self.get_submodule(f"bn{i}")(x)
-            x = fired(self.get_submodule(f"lif{i}"), x, steps)
-            if not self.pools_first and i in VGG16_POOLS:
+            x = apply_neuron(self.get_submodule(f"lif{i}"), x, steps)
+            if not self.pools_before_norm and i in VGG16_POOLS:
                 x = self.get_submodule(f"pool{i}")(x)
         x = x.flatten(1)
         for name in ("fc0", "fc1"):
             x = self.get_submodule(name)(x)
-            if self.config.batch_norm and not self.pools_first:
+            if self.config.batch_norm and not self.pools_before_norm:
                 x = self.get_submodule(f"{name}_bn")(x)
-            x = fired(self.get_submodule(f"{name}_lif"), x, steps)
+            x = apply_neuron(self.get_submodule(f"{name}_lif"), x, steps)
         logits: Tensor = self.head(x)
         return logits
 
 
 def make_stages(
-    config: CnnConfig, block: type[nn.Module], before: int, stages: Sequence[tuple[int, int, int]]
+    config: CnnConfig, block: type[nn.Module], in_channels: int, stage_specs: Sequence[tuple[int, int, int]]
 ) -> nn.ModuleList:
-    """Stages of residual blocks. before: channels in; stages: (published channels, blocks, stride of the first)."""
-    made = nn.ModuleList()
-    for published, blocks, stride in stages:
-        after = config.channels(published)
+    """Stages of residual blocks. stage_specs: (published channels, blocks, stride of the first block) of each."""
+    stages = nn.ModuleList()
+    for published, blocks, stride in stage_specs:
+        out_channels = config.channels(published)
         stage = nn.ModuleList()
         for i in range(blocks):
-            stage.append(block(config, before, after, stride if i == 0 else 1))
-            before = after
-        made.append(stage)
-    return made
+            stage.append(block(config, in_channels, out_channels, stride if i == 0 else 1))
+            in_channels = out_channels
+        stages.append(stage)
+    return stages
 
 
 class ResidualBlock(nn.Module):
@@ -224,22 +224,23 @@ class ResidualBlock(nn.Module):
     The sum is a current, not an input of weights: every convolution reads binary spikes.
     """
 
-    def __init__(self, config: CnnConfig, before: int, after: int, stride: int) -> None:
+    def __init__(self, config: CnnConfig, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
         self.lif1 = make_neuron(config)
-        self.conv2, self.bn2 = nn.Conv2d(after, after, 3, 1, 1, bias=False), nn.BatchNorm2d(after)
-        self.projects = stride != 1 or before != after
+        self.conv2, self.bn2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False), nn.BatchNorm2d(out_channels)
+        self.projects = stride != 1 or in_channels != out_channels
         if self.projects:
-            self.shortcut_conv = nn.Conv2d(before, after, 1, stride, bias=False)
-            self.shortcut_bn = nn.BatchNorm2d(after)
+            self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut_bn = nn.BatchNorm2d(out_channels)
         self.lif2 = make_neuron(config)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """x: (T*B, C, H, W) spikes -> (T*B, C', H', W') spikes."""
         shortcut = self.shortcut_bn(self.shortcut_conv(x)) if self.projects else x
-        hidden = fired(self.lif1, self.bn1(self.conv1(x)), steps)
-        return fired(self.lif2, self.bn2(self.conv2(hidden)) + shortcut, steps)
+        hidden = apply_neuron(self.lif1, self.bn1(self.conv1(x)), steps)
+        return apply_neuron(self.lif2, self.bn2(self.conv2(hidden)) + shortcut, steps)
 
 
 class ResNet19(Cnn):
@@ -253,22 +254,22 @@ class ResNet19(Cnn):
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__(config)
-        before = config.channels(STEM_CHANNELS)
-        self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
-        self.bn0, self.lif0 = nn.BatchNorm2d(before), make_neuron(config)
-        self.stages = make_stages(config, ResidualBlock, before, RESNET19_STAGES)
-        before = config.channels(RESNET19_STAGES[-1][0])
+        channels = config.channels(STEM_CHANNELS)
+        self.conv0 = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
+        self.bn0, self.lif0 = nn.BatchNorm2d(channels), make_neuron(config)
+        self.stages = make_stages(config, ResidualBlock, channels, RESNET19_STAGES)
+        channels = config.channels(RESNET19_STAGES[-1][0])
         hidden = config.channels(RESNET19_HIDDEN)
-        self.fc0, self.fc0_lif = nn.Linear(before, hidden), make_neuron(config)
+        self.fc0, self.fc0_lif = nn.Linear(channels, hidden), make_neuron(config)
         self.head = nn.Linear(hidden, config.num_classes)
 
     def logits(self, x: Tensor) -> Tensor:
         """x: (T*B, C, H, W) -> logits (T*B, classes)."""
-        x = fired(self.lif0, self.bn0(self.conv0(x)), self.time_steps)
+        x = apply_neuron(self.lif0, self.bn0(self.conv0(x)), self.time_steps)
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x, self.time_steps)
-        x = fired(self.fc0_lif, self.fc0(x.mean((2, 3))), self.time_steps)
+        x = apply_neuron(self.fc0_lif, self.fc0(x.mean((2, 3))), self.time_steps)
         logits: Tensor = self.head(x)
         return logits
 
@@ -279,20 +280,20 @@ class PreActBlock(nn.Module):
     BatchNorm follows a sum, so the first one does not fold; every convolution reads binary spikes.
     """
 
-    def __init__(self, config: CnnConfig, before: int, after: int, stride: int) -> None:
+    def __init__(self, config: CnnConfig, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
-        self.bn1, self.lif1 = nn.BatchNorm2d(before), make_neuron(config)
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1)
-        self.bn2, self.lif2 = nn.BatchNorm2d(after), make_neuron(config)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1)
-        self.projects = stride != 1 or before != after
+        self.bn1, self.lif1 = nn.BatchNorm2d(in_channels), make_neuron(config)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1)
+        self.bn2, self.lif2 = nn.BatchNorm2d(out_channels), make_neuron(config)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1)
+        self.projects = stride != 1 or in_channels != out_channels
         if self.projects:
-            self.shortcut_conv = nn.Conv2d(before, after, 1, stride)
+            self.shortcut_conv = nn.Conv2d(in_channels, out_channels, 1, stride)
 
     def forward(self, x: Tensor, steps: int) -> Tensor:
         """x: (T*B, C, H, W) currents -> (T*B, C', H', W') currents."""
-        spikes = fired(self.lif1, self.bn1(x), steps)
-        hidden = fired(self.lif2, self.bn2(self.conv1(spikes)), steps)
+        spikes = apply_neuron(self.lif1, self.bn1(x), steps)
+        hidden = apply_neuron(self.lif2, self.bn2(self.conv1(spikes)), steps)
         out: Tensor = self.conv2(hidden) + (self.shortcut_conv(spikes) if self.projects else spikes)
         return out
 
@@ -307,12 +308,12 @@ class PreActResNet18(Cnn):
 
     def __init__(self, config: CnnConfig) -> None:
         super().__init__(config)
-        before = config.channels(STEM_CHANNELS)
-        self.conv0 = nn.Conv2d(config.in_channels, before, 3, padding=1, bias=False)
-        self.stages = make_stages(config, PreActBlock, before, PREACT_STAGES)
-        before = config.channels(PREACT_STAGES[-1][0])
-        self.bn, self.lif, self.pool_lif = nn.BatchNorm2d(before), make_neuron(config), make_neuron(config)
-        self.head = nn.Sequential(nn.Linear(before, config.num_classes), nn.BatchNorm1d(config.num_classes))
+        channels = config.channels(STEM_CHANNELS)
+        self.conv0 = nn.Conv2d(config.in_channels, channels, 3, padding=1, bias=False)
+        self.stages = make_stages(config, PreActBlock, channels, PREACT_STAGES)
+        channels = config.channels(PREACT_STAGES[-1][0])
+        self.bn, self.lif, self.pool_lif = nn.BatchNorm2d(channels), make_neuron(config), make_neuron(config)
+        self.head = nn.Sequential(nn.Linear(channels, config.num_classes), nn.BatchNorm1d(config.num_classes))
 
     def logits(self, x: Tensor) -> Tensor:
         """x: (T*B, C, H, W) -> logits (T*B, classes)."""
@@ -320,15 +321,15 @@ class PreActResNet18(Cnn):
         for stage in self.stages:
             for block in stage:  # type: ignore[attr-defined]
                 x = block(x, self.time_steps)
-        x = fired(self.lif, self.bn(x), self.time_steps)
-        logits: Tensor = self.head(fired(self.pool_lif, x.mean((2, 3)), self.time_steps))
+        x = apply_neuron(self.lif, self.bn(x), self.time_steps)
+        logits: Tensor = self.head(apply_neuron(self.pool_lif, x.mean((2, 3)), self.time_steps))
         return logits
 
 
-_BUILT: dict[str, type[Cnn]] = {"vgg16": VGG16, "resnet19": ResNet19, "preact-resnet18": PreActResNet18}
+_ARCHITECTURES: dict[str, type[Cnn]] = {"vgg16": VGG16, "resnet19": ResNet19, "preact-resnet18": PreActResNet18}
 
 
 def make_cnn(config: CnnConfig) -> Cnn:
     """The network of a configuration. Raises ModelError."""
     config.validate()
-    return _BUILT[config.defaults.architecture](config)
+    return _ARCHITECTURES[config.defaults.architecture](config)

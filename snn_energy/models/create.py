@@ -43,11 +43,13 @@ def create_model(
     if name in CNNS:
         from snn_energy.models.cnn import CnnConfig, make_cnn
 
-        given = {key: value for key, value in {"heads": heads, "patch_size": patch_size}.items() if value is not None}
-        _require_known(name, {**given, **options}, set(CnnConfig.__dataclass_fields__) - set(sizes))
+        transformer_options = {
+            key: value for key, value in {"heads": heads, "patch_size": patch_size}.items() if value is not None
+        }
+        _require_known(name, {**transformer_options, **options}, set(CnnConfig.__dataclass_fields__) - set(sizes))
         defaults = CNNS[name]
-        own = {key: getattr(defaults, key) for key in ("neuron", "leak", "v_th", "pooling")}
-        return make_cnn(CnnConfig(**sizes, **{**own, **options}))
+        name_defaults = {key: getattr(defaults, key) for key in ("neuron", "leak", "v_th", "pooling")}
+        return make_cnn(CnnConfig(**sizes, **{**name_defaults, **options}))
     from snn_energy.models.public_spikformer import PublicSpikformer
     from snn_energy.models.spikformer import Spikformer
     from snn_energy.models.transformer_config import TransformerConfig

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from snn_energy.core.errors import ModelError, nearest
-
-if TYPE_CHECKING:
-    pass
 
 FAMILIES = {
     "vit": "non-spiking twin: softmax attention, real activations, T = 1",
@@ -29,18 +26,18 @@ Architecture = Literal["vgg16", "resnet19", "preact-resnet18"]
 class CnnDefaults:
     """Defaults of a named convolutional network; neuron, leak and v_th as at the start of its authors' training.
 
-    pools_first: the pool is between convolution and BatchNorm, not after the neurons. spiking: False for the
+    pools_before_norm: the pool is between convolution and BatchNorm, not after the neurons. spiking: False for the
     twin with ReLUs and one time step. dynamic: its neurons are DTSS layers.
     """
 
-    text: str
+    description: str
     architecture: Architecture
     time_steps: int
     neuron: Literal["paper", "spikformer", "hoyer"] = "paper"
     leak: float = 1.0
     v_th: float = 1.0
     pooling: Literal["avg", "max"] | None = None
-    pools_first: bool = False
+    pools_before_norm: bool = False
     spiking: bool = True
     dynamic: bool = False
 
@@ -48,17 +45,24 @@ class CnnDefaults:
 _PUBLISHED = {
     "vgg16": CnnDefaults("VGG16 of Diet-SNN: soft reset, average pools", "vgg16", 5, pooling="avg"),
     "vgg16-hoyer": CnnDefaults(
-        "VGG16 with Hoyer neurons: max-pool before BatchNorm", "vgg16", 1, "hoyer", pooling="max", pools_first=True
+        "VGG16 with Hoyer neurons: max-pool before BatchNorm",
+        "vgg16",
+        1,
+        "hoyer",
+        pooling="max",
+        pools_before_norm=True,
     ),
     "resnet19": CnnDefaults("ResNet-19 of tdBN and TET: hard reset", "resnet19", 4, "spikformer", 0.5, 0.5),
     "preact-resnet18": CnnDefaults("PreAct-ResNet-18 of DSR: soft reset", "preact-resnet18", 20, v_th=0.3),
 }
-_VARIED = ("vgg16", "resnet19", "preact-resnet18")
+_WITH_VARIANTS = ("vgg16", "resnet19", "preact-resnet18")
 CNNS: dict[str, CnnDefaults] = {
     **_PUBLISHED,
     **{
-        f"dts-{name}": replace(_PUBLISHED[name], text=f"{name} with dynamic time step (DTSS) layers", dynamic=True)
-        for name in _VARIED
+        f"dts-{name}": replace(
+            _PUBLISHED[name], description=f"{name} with dynamic time step (DTSS) layers", dynamic=True
+        )
+        for name in _WITH_VARIANTS
     },
     **{
         f"{name}-ann": CnnDefaults(
@@ -68,7 +72,7 @@ CNNS: dict[str, CnnDefaults] = {
             pooling=_PUBLISHED[name].pooling,
             spiking=False,
         )
-        for name in _VARIED
+        for name in _WITH_VARIANTS
     },
 }
 
@@ -84,7 +88,7 @@ def parse_name(name: str) -> tuple[str, int, int]:
     if match is None:
         raise ModelError(
             f"unknown model '{name}'{nearest(name, list_models())} "
-            f"(names read FAMILY-DEPTH-DIM with FAMILY one of {', '.join(FAMILIES)}, or name a CNN such as "
+            f"(names have the form FAMILY-DEPTH-DIM with FAMILY one of {', '.join(FAMILIES)}, or name a CNN such as "
             f"{', '.join(_PUBLISHED)}; see: snn-energy models)"
         )
     return match["family"], int(match["depth"]), int(match["dim"])
@@ -117,11 +121,11 @@ def default_heads(dim: int) -> int:
 
     If these do not divide D, the largest smaller number that does.
     """
-    wanted = max(1, dim // (32 if dim <= 384 else 64))
-    return next(heads for heads in range(wanted, 0, -1) if dim % heads == 0)
+    target = max(1, dim // (32 if dim <= 384 else 64))
+    return next(heads for heads in range(target, 0, -1) if dim % heads == 0)
 
 
 def default_patch_size(image_size: int) -> int:
     """4 up to 64-pixel images (two max-pools), 16 above (four); the largest power of two below that divides."""
-    wanted = 4 if image_size <= 64 else 16
-    return next(size for size in (16, 8, 4, 2, 1) if size <= wanted and image_size % size == 0)
+    target = 4 if image_size <= 64 else 16
+    return next(size for size in (16, 8, 4, 2, 1) if size <= target and image_size % size == 0)

@@ -68,7 +68,7 @@ class PaperNeuron(torch.autograd.Function):
         """Gradient with respect to the current (T, B, ...)."""
         (potential,), leak, v_th = ctx.saved_tensors, ctx.leak, ctx.v_th
         out = torch.empty_like(potential)
-        later: Tensor | None = None  # gradient of U, carried to the preceding step
+        next_gradient: Tensor | None = None  # gradient of U, carried to the preceding step
         for t in range(len(potential) - 1, -1, -1):
             torch.sub(potential[t], v_th, out=out[t]).abs_()
             if v_th != 1:
@@ -76,10 +76,10 @@ class PaperNeuron(torch.autograd.Function):
             out[t].neg_().add_(1).clamp_min_(0)
             if ctx.peak != 1:
                 out[t].mul_(ctx.peak)
-            out[t].mul_(grads[0][t] if later is None else grads[0][t] - later)
-            if later is not None:
-                out[t].add_(later)
-            later = out[t] * leak
+            out[t].mul_(grads[0][t] if next_gradient is None else grads[0][t] - next_gradient)
+            if next_gradient is not None:
+                out[t].add_(next_gradient)
+            next_gradient = out[t] * leak
         return out, None, None, None
 
 
@@ -142,7 +142,7 @@ def hoyer_regulariser(z: Tensor) -> Tensor:
 
 Observer = Callable[[int, Tensor, Tensor], None]
 
-RULES = ("paper", "spikformer", "hoyer")
+NEURON_RULES = ("paper", "spikformer", "hoyer")
 
 
 class LIF(nn.Module):
@@ -169,8 +169,8 @@ class LIF(nn.Module):
             raise ModelError(f"leak must lie in [0, 1], not {leak}")
         if not v_th > 0:
             raise ModelError(f"v_th must be positive, not {v_th}")
-        if rule not in RULES:
-            raise ModelError(f"neuron rule must be one of {sorted(RULES)}, not '{rule}'")
+        if rule not in NEURON_RULES:
+            raise ModelError(f"neuron rule must be one of {sorted(NEURON_RULES)}, not '{rule}'")
         if not gamma > 0:
             raise ModelError(f"gamma must be positive, not {gamma}")
         self.leak, self.v_th, self.rule, self.gamma = leak, v_th, rule, gamma
@@ -230,20 +230,20 @@ class LIF(nn.Module):
         """Spikes at the ``active`` steps and zeros at the others, for inference; written in place.
 
         current: (A, B, ...) with A <= len(active); later steps get ``idle``, broadcastable to (B, ...), or zeros
-        (a BatchNorm turns a silent step into its bias, not into zeros). A masked step does not access the state.
+        (a BatchNorm turns a step without input into its bias, not into zeros). A masked step does not access the state.
         Returns (len(active), B, ...), the values of the differentiable path.
         """
         shape = (len(active), *current.shape[1:])
         out = current.new_empty(shape) if all(active) else current.new_zeros(shape)
-        silent = None
+        idle_input = None
         if len(current) < len(active):
-            silent = current.new_zeros(shape[1:]) if idle is None else idle.expand(shape[1:])
+            idle_input = current.new_zeros(shape[1:]) if idle is None else idle.expand(shape[1:])
         u: Tensor | None = None
-        level = float(self.threshold) * float(self.get_buffer("extremum")) if self.rule == "hoyer" else self.v_th
+        firing_level = float(self.threshold) * float(self.get_buffer("extremum")) if self.rule == "hoyer" else self.v_th
         for t, is_active in enumerate(active):
             if not is_active:
                 continue
-            spike, current_t = out[t], current[t] if silent is None or t < len(current) else silent
+            spike, current_t = out[t], current[t] if idle_input is None or t < len(current) else idle_input
             if self.rule == "paper":
                 h = current_t.clone() if u is None else torch.add(current_t, u, alpha=self.leak)
                 torch.gt(h, self.v_th, out=spike)
@@ -252,8 +252,8 @@ class LIF(nn.Module):
                 u = h.sub_(spike)
             elif self.rule == "hoyer":
                 h = current_t.clone() if u is None else torch.add(current_t, u, alpha=self.leak)
-                torch.ge(h, level, out=spike)
-                u = h.sub_(spike, alpha=level)
+                torch.ge(h, firing_level, out=spike)
+                u = h.sub_(spike, alpha=firing_level)
             else:
                 h = current_t * (1 - self.leak) if u is None else u.add_((current_t - u) * (1 - self.leak))
                 torch.ge(h, self.v_th, out=spike)

@@ -72,7 +72,7 @@ class Spikformer(nn.Module):
 
     def _features(self, images: Tensor) -> Tensor:
         """images: (B, C, H, W) -> (T, B, D), averaged over the tokens."""
-        if self.fused and fused.applies(self, images):
+        if self.fused and fused.can_fuse(self, images):
             return fused.features(self, images, ATTENTION_SCALE)
         x = images.unsqueeze(0).repeat(self.time_steps, 1, 1, 1, 1)  # direct encoding
         x = self.sps(x)

@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Kernel = Callable[..., Tensor]
-VARIANTS = 64  # compiled variants of an operation: a few per number of steps and dtype; torch stops at 8 by default
+RECOMPILE_LIMIT = 64  # compiled variants of an operation: a few per number of steps and dtype; torch's default is 8
 
 
-def _wide(x: Tensor) -> Tensor:
+def _full_precision(x: Tensor) -> Tensor:
     """bfloat16 and float16 as float32, the dtype of potentials and statistics."""
     return x if x.dtype == torch.float64 else x.float()
 
@@ -45,7 +45,7 @@ def _potentials(x: Tensor, scale: Tensor, shift: Tensor, leak: float) -> list[tu
     found: list[tuple[Tensor, Tensor]] = []
     u: Tensor | None = None
     for x_t in x.unbind():
-        current = _wide(x_t) * scale + shift
+        current = _full_precision(x_t) * scale + shift
         h = current if u is None else current + leak * u
         fired = (h > 1).to(h.dtype)
         u = h - fired
@@ -53,13 +53,13 @@ def _potentials(x: Tensor, scale: Tensor, shift: Tensor, leak: float) -> list[tu
     return found
 
 
-def fire_all_steps(x: Tensor, scale: Tensor, shift: Tensor, height: Tensor, leak: float) -> Tensor:
+def fire_all_steps(x: Tensor, scale: Tensor, shift: Tensor, amplitude: Tensor, leak: float) -> Tensor:
     """Paper, Eq. 1, 2 and 7 over all steps.
 
-    x: (T, R, C); scale, shift: (C,), of the BatchNorm, over V_th; height: (T,), V_th * TM. -> (T, R, C) spikes.
+    x: (T, R, C); scale, shift: (C,), of the BatchNorm, over V_th; amplitude: (T,), V_th * TM. -> (T, R, C) spikes.
     """
     found = _potentials(x, scale, shift, leak)
-    return torch.stack([(fired * height[t]).to(x.dtype) for t, (_, fired) in enumerate(found)])
+    return torch.stack([(fired * amplitude[t]).to(x.dtype) for t, (_, fired) in enumerate(found)])
 
 
 def _current_gradients(
@@ -71,7 +71,7 @@ def _current_gradients(
     later: Tensor | None = None  # dL/dU^t, carried to the preceding step
     for t in range(len(found) - 1, -1, -1):
         surrogate = peak * (1 - (found[t][0] - 1).abs()).clamp_min(0)
-        own = _wide(grad[t]) * mask[t]
+        own = _full_precision(grad[t]) * mask[t]
         gradient = surrogate * own if later is None else surrogate * (own - later) + later
         later = leak * gradient
         out.append(gradient)
@@ -97,17 +97,17 @@ def summed_current_gradient(
 def mask_gradient(x: Tensor, grad: Tensor, scale: Tensor, shift: Tensor, leak: float) -> Tensor:
     """dL/dTM^t = sum of Y^t * dL/dO^t over rows and channels, over V_th (paper, Eq. 10): (T,)."""
     found = _potentials(x, scale, shift, leak)
-    return torch.stack([(fired * _wide(grad[t])).sum() for t, (_, fired) in enumerate(found)])
+    return torch.stack([(fired * _full_precision(grad[t])).sum() for t, (_, fired) in enumerate(found)])
 
 
 @cache
 def _compiled(kernel: Kernel) -> Kernel:
     config = torch._dynamo.config
-    config.recompile_limit = max(config.recompile_limit, VARIANTS)
+    config.recompile_limit = max(config.recompile_limit, RECOMPILE_LIMIT)
     return cast(Kernel, torch.compile(kernel, dynamic=True))
 
 
-def run(kernel: Kernel, *arguments: Tensor | float) -> Tensor:
+def run_compiled(kernel: Kernel, *arguments: Tensor | float) -> Tensor:
     """The kernel, compiled on its first call for each number of steps; any number of rows and channels.
 
     Tensors are passed as ``data``, not as views, because torch.compile also specialises on the base of a view.
@@ -139,7 +139,7 @@ class NormAndFire(torch.autograd.Function):
         repeated = x.expand(steps, *x.shape[1:])
         ctx.save_for_backward(x, weight, mask, mean, inverse, scale, shift)
         ctx.lif, ctx.eps = lif, eps
-        return run(fire_all_steps, repeated, scale, shift, mask * lif.v_th, lif.leak)
+        return run_compiled(fire_all_steps, repeated, scale, shift, mask * lif.v_th, lif.leak)
 
     @staticmethod
     @once_differentiable
@@ -150,16 +150,16 @@ class NormAndFire(torch.autograd.Function):
         repeated = x.expand(len(mask), *x.shape[1:])
         kernel = current_gradient if len(x) == len(mask) else summed_current_gradient
         peak = torch.full((), lif.gamma / lif.v_th, device=x.device, dtype=scale.dtype)
-        of_current = run(kernel, repeated, grad, scale, shift, mask, peak, lif.leak)
+        grad_current = run_compiled(kernel, repeated, grad, scale, shift, mask, peak, lif.leak)
         rows, channels = x.shape[0] * x.shape[1], x.shape[2]
-        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            of_current.view(rows, channels), x.view(rows, channels), weight, None, None, mean, inverse, True, ctx.eps,
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_current.view(rows, channels), x.view(rows, channels), weight, None, None, mean, inverse, True, ctx.eps,
             [True, True, True],
         )  # fmt: skip
-        of_mask = None
+        grad_mask = None
         if ctx.needs_input_grad[3]:
-            of_mask = run(mask_gradient, repeated, grad, scale, shift, lif.leak) * lif.v_th
-        return of_x.view_as(x), of_weight, of_bias, of_mask, None, None, None, None
+            grad_mask = run_compiled(mask_gradient, repeated, grad, scale, shift, lif.leak) * lif.v_th
+        return grad_x.view_as(x), grad_weight, grad_bias, grad_mask, None, None, None, None
 
 
 class Fire(torch.autograd.Function):
@@ -171,7 +171,7 @@ class Fire(torch.autograd.Function):
         factor = torch.full((x.shape[2],), scale / lif.v_th, device=x.device, dtype=mask.dtype)
         ctx.save_for_backward(x, factor, mask)
         ctx.scale, ctx.lif = scale, lif
-        return run(fire_all_steps, x, factor, torch.zeros_like(factor), mask * lif.v_th, lif.leak)
+        return run_compiled(fire_all_steps, x, factor, torch.zeros_like(factor), mask * lif.v_th, lif.leak)
 
     @staticmethod
     @once_differentiable
@@ -180,16 +180,16 @@ class Fire(torch.autograd.Function):
         (x, factor, mask), lif, grad = ctx.saved_tensors, ctx.lif, grads[0].contiguous()
         shift = torch.zeros_like(factor)
         peak = torch.full((), lif.gamma / lif.v_th, device=x.device, dtype=factor.dtype)
-        of_x = run(current_gradient, x, grad, factor, shift, mask, peak, lif.leak) * ctx.scale
-        of_mask = None
+        grad_x = run_compiled(current_gradient, x, grad, factor, shift, mask, peak, lif.leak) * ctx.scale
+        grad_mask = None
         if ctx.needs_input_grad[2]:
-            of_mask = run(mask_gradient, x, grad, factor, shift, lif.leak) * lif.v_th
-        return of_x, None, of_mask, None
+            grad_mask = run_compiled(mask_gradient, x, grad, factor, shift, lif.leak) * lif.v_th
+        return grad_x, None, grad_mask, None
 
 
-def mask_of(lif: LIF, steps: int, like: Tensor) -> Tensor:
+def time_step_mask(lif: LIF, steps: int, like: Tensor) -> Tensor:
     """(T,) TM on the device of ``like``; ones for a plain LIF."""
-    return lif.time_step_mask(steps) if isinstance(lif, DTSS) else _wide(like.new_ones(steps))
+    return lif.time_step_mask(steps) if isinstance(lif, DTSS) else _full_precision(like.new_ones(steps))
 
 
 def norm_and_fire(x: Tensor, norm: Norm, lif: LIF, steps: int) -> Tensor:
@@ -213,7 +213,7 @@ def norm_and_fire(x: Tensor, norm: Norm, lif: LIF, steps: int) -> Tensor:
         norm.running_mean.lerp_(mean, share)
         norm.running_var.lerp_(variance * (count / (count - 1)), share)
     return NormAndFire.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x, norm.weight, norm.bias, mask_of(lif, steps, x), mean, variance, lif, norm.eps
+        x, norm.weight, norm.bias, time_step_mask(lif, steps, x), mean, variance, lif, norm.eps
     )
 
 
@@ -229,7 +229,7 @@ def conv_norm_and_fire(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, steps: 
     return spikes.view(steps, *x.shape[1:4], -1)
 
 
-def pooled(x: Tensor, pool: nn.Module) -> Tensor:
+def apply_pool(x: Tensor, pool: nn.Module) -> Tensor:
     """x: (T, B, H, W, C) -> (T, B, H', W', C)."""
     out: Tensor = pool(x.flatten(0, 1).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).unflatten(0, x.shape[:2])
     return out
@@ -242,7 +242,7 @@ def patch_splitting(sps: PatchSplitting, images: Tensor, steps: int) -> Tensor:
         conv, norm, lif = (sps.get_submodule(f"{kind}{i}") for kind in ("conv", "bn", "lif"))
         x = conv_norm_and_fire(x, conv, cast("Norm", norm), cast("LIF", lif), steps)
         if pool:
-            x = pooled(x, sps.get_submodule(f"pool{i}"))
+            x = apply_pool(x, sps.get_submodule(f"pool{i}"))
     position = conv_norm_and_fire(x, sps.rpe_conv, sps.rpe_bn, sps.rpe_lif, steps)
     return (x + position).flatten(2, 3)
 
@@ -263,7 +263,7 @@ def self_attention(attn: SpikingSelfAttention, x: Tensor, scale: float) -> Tenso
     )
     mixed = (q @ k.transpose(-2, -1)) @ v  # (T*B, h, N, d), before the scale
     per_head = mixed.reshape(steps, -1, mixed.shape[3])
-    mask = mask_of(attn.lif, steps, x)
+    mask = time_step_mask(attn.lif, steps, x)
     spikes = Fire.apply(per_head, scale, mask, attn.lif)  # type: ignore[no-untyped-call]
     merged = spikes.view(mixed.shape).transpose(1, 2).reshape(steps, samples * tokens, dim)
     return linear_norm_and_fire(merged, attn.proj_conv, attn.proj_bn, attn.proj_lif).view(x.shape)
@@ -275,15 +275,15 @@ def mlp(block: SpikingMLP, x: Tensor) -> Tensor:
     return linear_norm_and_fire(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif).view(x.shape)
 
 
-def applies(model: Spikformer, images: Tensor) -> bool:
+def can_fuse(model: Spikformer, images: Tensor) -> bool:
     """Whether a forward can use this module: gradients are enabled, the neuron is the paper's, every BatchNorm is in
     training mode and has weights and running statistics, no module has hooks, and there are images.
     """
     if not (model.training and torch.is_grad_enabled() and len(images) and model.config.neuron == "paper"):
         return False
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
-    usual = all(norm.training and norm.affine and norm.track_running_stats for norm in norms)
-    return usual and not has_hooks(model)
+    is_standard = all(norm.training and norm.affine and norm.track_running_stats for norm in norms)
+    return is_standard and not has_hooks(model)
 
 
 def features(model: Spikformer, images: Tensor, scale: float) -> Tensor:
@@ -296,12 +296,12 @@ def features(model: Spikformer, images: Tensor, scale: float) -> Tensor:
 
 
 @cache
-def why_not(device_type: str) -> str | None:
+def compile_error(device_type: str) -> str | None:
     """Why nothing can be compiled for ``cpu`` or ``cuda`` on this machine, in one line; None if it can."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # warnings of torch's own modules, which are imported here
-            run(fire_all_steps, *(torch.ones(size, device=device_type) for size in ((1, 2, 8), 8, 8, 1)), 0.5)
+            run_compiled(fire_all_steps, *(torch.ones(size, device=device_type) for size in ((1, 2, 8), 8, 8, 1)), 0.5)
     except Exception as error:  # noqa: BLE001 - without a compiler, torch raises errors of many types
         return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return None

@@ -45,24 +45,24 @@ def idle_current(norm: Norm) -> Tensor:
     return norm(zeros.to(norm.weight.dtype)).view(size)  # type: ignore[no-any-return]
 
 
-def fired(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, masks: Masks, steps: int) -> Tensor:
+def conv_norm_fire(x: Tensor, conv: nn.Module, norm: Norm, lif: LIF, masks: Masks, steps: int) -> Tensor:
     """conv, BatchNorm, DTSS over ``steps`` steps. x: (A, B, C, ...) -> (steps, B, C', ...)."""
     used = x[: min(len(x), steps)]
-    current = _no_steps(conv, x) if len(used) == 0 else norm(conv(used.flatten(0, 1))).unflatten(0, used.shape[:2])
+    current = _empty_steps(conv, x) if len(used) == 0 else norm(conv(used.flatten(0, 1))).unflatten(0, used.shape[:2])
     idle = None
     if len(used) < steps:
         idle = idle_current(norm).view(1, -1, *[1] * (current.dim() - 3))
     return lif.fire(current, masks[lif][:steps], idle)
 
 
-def _no_steps(conv: nn.Module, x: Tensor) -> Tensor:
+def _empty_steps(conv: nn.Module, x: Tensor) -> Tensor:
     """The convolution's output for zero steps; the convolution keeps height, width and tokens."""
     channels = conv.out_channels
     assert isinstance(channels, int)
     return x.new_empty(0, x.shape[1], channels, *x.shape[3:])
 
 
-def added(a: Tensor, b: Tensor) -> Tensor:
+def add_steps(a: Tensor, b: Tensor) -> Tensor:
     """Sum of two tensors, either of which may hold more steps."""
     longer, shorter = (a, b) if len(a) >= len(b) else (b, a)
     if len(shorter) == len(longer):
@@ -75,8 +75,9 @@ def added(a: Tensor, b: Tensor) -> Tensor:
 def patch_splitting(sps: PatchSplitting, images: Tensor, masks: Masks) -> Tensor:
     """SPS and RPE. images: (B, C, H, W), the same at every step -> (A, B, D, N)."""
     lifs = [sps.get_submodule(f"lif{i}") for i in range(4)] + [sps.rpe_lif]
-    own = [last_step(masks[lif]) for lif in lifs]
-    needed = [min(own[i:4]) for i in range(4)]  # step t of stage i is read if every later stage is still active at t
+    active_steps = [last_step(masks[lif]) for lif in lifs]
+    # step t of stage i is read if every later stage is still active at t
+    needed_steps = [min(active_steps[i:4]) for i in range(4)]
     x = images.unsqueeze(0)
     for i, pool in enumerate(sps.pools):
         conv, norm, lif = (sps.get_submodule(f"{kind}{i}") for kind in ("conv", "bn", "lif"))
@@ -84,14 +85,14 @@ def patch_splitting(sps: PatchSplitting, images: Tensor, masks: Masks) -> Tensor
         assert isinstance(lif, LIF)
         if i == 0:  # one image for all steps
             current = norm(conv(images)).unsqueeze(0)
-            x = lif.fire(current.expand(needed[0], *current.shape[1:]), masks[lif][: needed[0]])
+            x = lif.fire(current.expand(needed_steps[0], *current.shape[1:]), masks[lif][: needed_steps[0]])
         else:
-            x = fired(x, conv, norm, lif, masks, needed[i])
+            x = conv_norm_fire(x, conv, norm, lif, masks, needed_steps[i])
         if pool and len(x):
             x = sps.get_submodule(f"pool{i}")(x.flatten(0, 1)).unflatten(0, x.shape[:2])
         elif pool:
             x = x.new_empty(0, *sps.get_submodule(f"pool{i}")(x.new_empty(x.shape[1:])).shape)
-    return added(x, fired(x, sps.rpe_conv, sps.rpe_bn, sps.rpe_lif, masks, own[4])).flatten(3)
+    return add_steps(x, conv_norm_fire(x, sps.rpe_conv, sps.rpe_bn, sps.rpe_lif, masks, active_steps[4])).flatten(3)
 
 
 def self_attention(attn: SpikingSelfAttention, x: Tensor, masks: Masks, scale: float) -> Tensor:
@@ -100,7 +101,7 @@ def self_attention(attn: SpikingSelfAttention, x: Tensor, masks: Masks, scale: f
     lif_steps = min(last_step(masks[attn.lif]), out_steps)
     steps = min(*(last_step(masks[lif]) for lif in (attn.q_lif, attn.k_lif, attn.v_lif)), lif_steps)
     q, k, v = (
-        fired(x, conv, norm, lif, masks, steps).unflatten(2, (attn.heads, -1))  # (steps, B, h, d, N)
+        conv_norm_fire(x, conv, norm, lif, masks, steps).unflatten(2, (attn.heads, -1))  # (steps, B, h, d, N)
         for conv, norm, lif in (
             (attn.q_conv, attn.q_bn, attn.q_lif),
             (attn.k_conv, attn.k_bn, attn.k_lif),
@@ -109,15 +110,15 @@ def self_attention(attn: SpikingSelfAttention, x: Tensor, masks: Masks, scale: f
     )
     mixed = (((q.transpose(-2, -1) @ k) * scale) @ v.transpose(-2, -1)).transpose(-2, -1).flatten(2, 3)
     spikes = attn.lif.fire(mixed, masks[attn.lif][:lif_steps])
-    return fired(spikes, attn.proj_conv, attn.proj_bn, attn.proj_lif, masks, out_steps)
+    return conv_norm_fire(spikes, attn.proj_conv, attn.proj_bn, attn.proj_lif, masks, out_steps)
 
 
 def mlp(block: SpikingMLP, x: Tensor, masks: Masks) -> Tensor:
     """x: (A, B, D, N) -> (T_fc2, B, D, N)."""
     out_steps = last_step(masks[block.fc2_lif])
     hidden_steps = min(last_step(masks[block.fc1_lif]), out_steps)
-    hidden = fired(x, block.fc1_conv, block.fc1_bn, block.fc1_lif, masks, hidden_steps)
-    return fired(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif, masks, out_steps)
+    hidden = conv_norm_fire(x, block.fc1_conv, block.fc1_bn, block.fc1_lif, masks, hidden_steps)
+    return conv_norm_fire(hidden, block.fc2_conv, block.fc2_bn, block.fc2_lif, masks, out_steps)
 
 
 def forward_skipping(model: Spikformer, images: Tensor, scale: float) -> Tensor:
@@ -125,8 +126,8 @@ def forward_skipping(model: Spikformer, images: Tensor, scale: float) -> Tensor:
     masks: Masks = {layer: layer.active_flags() for layer in model.modules() if isinstance(layer, DTSS)}
     x = patch_splitting(model.sps, images, masks)
     for block in cast("list[Block]", model.blocks):
-        x = added(x, self_attention(block.attn, x, masks, scale))
-        x = added(x, mlp(block.mlp, x, masks))
+        x = add_steps(x, self_attention(block.attn, x, masks, scale))
+        x = add_steps(x, mlp(block.mlp, x, masks))
     tokens = x.mean(3).sum(0) / model.time_steps
     logits: Tensor = model.head(tokens)
     return logits

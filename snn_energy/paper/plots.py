@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from snn_energy.paper.record import MADE
+from snn_energy.paper.record import CALIBRATED_VARIANT
 from snn_energy.report.plots.style import STYLE
 
 PUBLISHED, OURS, OTHER = "#000000", "#56B4E9", "#E69F00"
@@ -44,8 +44,20 @@ def _panel(ax: Any, ledger: pd.DataFrame, data: str) -> None:
     rows = [f"{data} {network} {what}" for network, _ in NETWORKS for what, _ in WHAT]
     places = np.array([0.0, 1.0, 2.0, 3.6, 4.6, 5.6])
     series = (
-        ("published", [_value(ledger, f"{row}, {MADE}", "published") for row in rows], PUBLISHED, "", -0.27),
-        ("ours: 4-384 made to its averages", [_value(ledger, f"{row}, {MADE}", "ours") for row in rows], OURS, "", 0.0),
+        (
+            "published",
+            [_value(ledger, f"{row}, {CALIBRATED_VARIANT}", "published") for row in rows],
+            PUBLISHED,
+            "",
+            -0.27,
+        ),
+        (
+            "ours: 4-384 made to its averages",
+            [_value(ledger, f"{row}, {CALIBRATED_VARIANT}", "ours") for row in rows],
+            OURS,
+            "",
+            0.0,
+        ),
         (
             "ours: CCT-7/3x1 as the ViT",
             [_value(ledger, f"{row}, CCT-7/3x1", "ours") for row in rows],
@@ -63,8 +75,8 @@ def _panel(ax: Any, ledger: pd.DataFrame, data: str) -> None:
         )  # fmt: skip
         if label == "published":
             ax.bar_label(bars, [f"{v:g}" for v in heights[known]], fontsize=6, padding=1)
-    low = np.array([_value(ledger, f"{row}, {MADE}", "low") for row in rows])
-    high = np.array([_value(ledger, f"{row}, {MADE}", "high") for row in rows])
+    low = np.array([_value(ledger, f"{row}, {CALIBRATED_VARIANT}", "low") for row in rows])
+    high = np.array([_value(ledger, f"{row}, {CALIBRATED_VARIANT}", "high") for row in rows])
     own = np.array(series[1][1])
     shown = np.isfinite(low)
     floor = 0.02  # a ratio of 0 (state_only: a ViT has no membrane) is not on a log axis: the whisker ends at its edge

@@ -18,10 +18,10 @@ from ruamel.yaml import YAML
 
 from snn_energy.core import bundled
 from snn_energy.core.errors import SnnEnergyError
-from snn_energy.report.tables import NOTHING
+from snn_energy.report.tables import MISSING_TEXT
 
 COLUMNS = ("section", "row", "published", "ours", "low", "high", "residual", "residual_percent", "kind", "why")
-MADE = "4-384 made to its averages"  # variant of our results: the networks of snn_energy.paper.reproduce
+CALIBRATED_VARIANT = "4-384 made to its averages"  # variant of our results: the networks of snn_energy.paper.reproduce
 FLOAT_DIGITS = 15  # significant decimal digits that every float preserves
 OUR_DIGITS = 6  # significant digits of our results that are kept if a row is not exact
 
@@ -60,17 +60,17 @@ class PublishedRecord:
     titles: Mapping[str, str]
     citations: Mapping[str, str]
 
-    def of(self, section: str) -> dict[str, Figure]:
+    def figures_of(self, section: str) -> dict[str, Figure]:
         """The figures of a section by row."""
         return {f.row: f for f in self.figures if f.section == section}
 
     def of_setting(self, setting: str, what: str) -> float:
         """A number of Tables III and IV: accuracy and sa in percent, t_avg, sops_m in millions."""
-        return self.of("table_iii_iv")[f"{setting} {what}"].value
+        return self.figures_of("table_iii_iv")[f"{setting} {what}"].value
 
     def rate(self, setting: str) -> float:
         """Spikes per neuron and active step (a share) of a setting of Tables III and IV: SA T_max / T_avg."""
-        t_max = int(self.of("table_iii_iv")[f"{setting} sa"].settings["t_max"])
+        t_max = int(self.figures_of("table_iii_iv")[f"{setting} sa"].settings["t_max"])
         return self.of_setting(setting, "sa") / 100 * t_max / self.of_setting(setting, "t_avg")
 
 
@@ -81,9 +81,9 @@ def load_record() -> PublishedRecord:
     for name, section in tree["sections"].items():
         titles[name] = section["title"]
         citations[name] = "; ".join(tree["sources"][source] for source in section["source"])
-        loose = tuple(section.get("ledger", ()))
+        ledger_rows = tuple(section.get("ledger", ()))
         for row, text, settings in _leaves(section["results"], (), {}):
-            kind = "ledger" if row.split(" ")[0] in loose else section["kind"]
+            kind = "ledger" if row.split(" ")[0] in ledger_rows else section["kind"]
             significant = int(section.get("significant", FLOAT_DIGITS))
             figures.append(Figure(name, row, text, kind, significant, settings))
     return PublishedRecord(tuple(figures), titles, citations)
@@ -93,7 +93,7 @@ def _bundled() -> Path:
     """The file of the results: in the package (a wheel) or next to it (a checkout)."""
     folder = bundled.published_counts()
     if folder is None or not (folder / "results" / "record.yaml").is_file():
-        raise SnnEnergyError(f"{bundled.PACKAGE}: the published results are gone; install snn_energy again")
+        raise SnnEnergyError(f"{bundled.PACKAGE}: the published results are missing; install snn_energy again")
     return folder / "results" / "record.yaml"
 
 
@@ -109,7 +109,7 @@ def _leaves(
             yield " ".join((*path, key)), child, own
 
 
-def entry(
+def ledger_row(
     figure: Figure,
     ours: float | None,
     why: str,
@@ -124,29 +124,29 @@ def entry(
     An exact figure's residual is that of the compared digits; None if the two are not comparable.
     """
     exact = figure.kind == "exact"
-    shown = None if ours is None else figure.rounded(ours) if exact else _kept(ours)
-    against = figure.rounded(figure.value) if exact else figure.value
-    residual = None if shown is None or not comparable else _digits(shown - against)
+    compared = None if ours is None else figure.rounded(ours) if exact else _rounded_unless_whole(ours)
+    published = figure.rounded(figure.value) if exact else figure.value
+    residual = None if compared is None or not comparable else _rounded(compared - published)
     return {
         "section": figure.section,
         "row": f"{figure.row}{f', {variant}' if variant else ''}",
         "published": figure.value,
-        "ours": shown if ours is None or not exact else ours,
-        "low": None if low is None else _digits(low),
-        "high": None if high is None else _digits(high),
+        "ours": compared if ours is None or not exact else ours,
+        "low": None if low is None else _rounded(low),
+        "high": None if high is None else _rounded(high),
         "residual": residual,
-        "residual_percent": None if residual is None or not figure.value else _digits(100 * residual / figure.value),
+        "residual_percent": None if residual is None or not figure.value else _rounded(100 * residual / figure.value),
         "kind": figure.kind,
         "why": why,
     }
 
 
-def _kept(value: float) -> float:
+def _rounded_unless_whole(value: float) -> float:
     """Our result to ``OUR_DIGITS`` digits; whole numbers unchanged."""
-    return float(value) if float(value).is_integer() else _digits(value)
+    return float(value) if float(value).is_integer() else _rounded(value)
 
 
-def _digits(value: float) -> float:
+def _rounded(value: float) -> float:
     """A number to ``OUR_DIGITS`` significant digits."""
     return float(f"{value:.{OUR_DIGITS}g}")
 
@@ -154,7 +154,7 @@ def _digits(value: float) -> float:
 def derived(section: str, row: str, published: float | None, ours: float | None, why: str) -> dict[str, Any]:
     """A row whose published number follows from others by arithmetic."""
     text = "nan" if published is None else f"{published:.4g}"
-    found = entry(Figure(section, row, text, "ledger"), ours, why)
+    found = ledger_row(Figure(section, row, text, "ledger"), ours, why)
     return found if published is not None else found | {"published": None, "residual": None, "residual_percent": None}
 
 
@@ -176,7 +176,7 @@ def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
                 "row": row["row"],
                 "published": text,
                 "ours": _ours(row["ours"], text, row["kind"] == "exact"),
-                "range": NOTHING if NOTHING in (low, high) else f"{low} … {high}",
+                "range": MISSING_TEXT if MISSING_TEXT in (low, high) else f"{low} … {high}",
                 "residual": _text(row["residual"], 3, sign=True),
                 "residual (%)": _text(row["residual_percent"], 3, sign=True),
                 "kind": row["kind"],
@@ -189,7 +189,7 @@ def readable(ledger: pd.DataFrame, record: PublishedRecord) -> pd.DataFrame:
 def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
     """A number to ``digits`` significant digits, without an exponent; a dash if missing."""
     if value is None or pd.isna(value):
-        return NOTHING
+        return MISSING_TEXT
     if value == 0:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
@@ -199,8 +199,8 @@ def _text(value: Any, digits: int = 4, sign: bool = False) -> str:
 def _ours(value: Any, printed: str, exact: bool) -> str:
     """Our result to four significant digits and at least the printed decimals; in exact rows one more decimal."""
     if value is None or pd.isna(value):
-        return NOTHING
-    places = 0 if printed == NOTHING else max(0, -int(Decimal(printed).as_tuple().exponent))
+        return MISSING_TEXT
+    places = 0 if printed == MISSING_TEXT else max(0, -int(Decimal(printed).as_tuple().exponent))
     if float(value).is_integer() and not places:
         return f"{float(value):.0f}"
     if not exact:

@@ -1,8 +1,8 @@
 """The published record: networks with the averages of a paper, their energies, the ledger and its files.
 
 The DTS paper states the mean of T_l and the spiking activity, not the T_l, the rates, the memory prices or the widths.
-Here networks are made with its averages (snn_energy.paper.made_networks) and priced under every memory variant and
-for all T_l that have the mean (snn_energy.paper.step_distributions). torch is imported only when such a network
+Here networks are made with its averages (snn_energy.paper.calibrated_networks) and priced under every memory variant
+and for all T_l that have the mean (snn_energy.paper.step_distributions). torch is imported only when such a network
 runs.
 """
 
@@ -21,14 +21,14 @@ from snn_energy.core.files import make_folder, write_texts
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
 from snn_energy.hardware.schema import MemoryVariant
-from snn_energy.paper.ledger import DATA, HARDWARE, NEAREST, SHIPPED, Networks, make_ledger, table_v_networks
-from snn_energy.paper.made_networks import Setting, made_counts
+from snn_energy.paper.calibrated_networks import Setting, calibrated_counts
+from snn_energy.paper.ledger import DATA, HARDWARE, RATE_SETTINGS, SHIPPED, Networks, make_ledger, table_v_networks
 from snn_energy.paper.record import PublishedRecord, load_record, readable
-from snn_energy.paper.step_distributions import extreme, memory_costs, spikformer_sources
+from snn_energy.paper.step_distributions import extreme_steps, memory_costs, spikformer_sources
 from snn_energy.pricing.energy import Energy, estimate
 from snn_energy.report.tables import csv, markdown
 
-WITH_ARRAY = "dts-paper-fpga-array"
+HARDWARE_WITH_ARRAY = "dts-paper-fpga-array"
 VARIANTS: tuple[MemoryVariant, ...] = ("ws_once", "ws_reload", "psum_spill", "state_only")
 SAMPLES = 2  # random images per network; activity is set on them, so more would change the third digit
 
@@ -39,8 +39,8 @@ SAMPLES = 2  # random images per network; activity is set on them, so more would
 def settings_of(record: PublishedRecord) -> list[Setting]:
     """The networks to make: those of Table V, of both data sets, and every setting of Tables III and IV."""
     found = []
-    for name in dict.fromkeys(row.rsplit(" ", 1)[0] for row in record.of("table_iii_iv")):
-        figure = record.of("table_iii_iv")[f"{name} t_avg"]
+    for name in dict.fromkeys(row.rsplit(" ", 1)[0] for row in record.figures_of("table_iii_iv")):
+        figure = record.figures_of("table_iii_iv")[f"{name} t_avg"]
         t_max = int(figure.settings["t_max"])
         found.append(
             Setting(
@@ -48,12 +48,12 @@ def settings_of(record: PublishedRecord) -> list[Setting]:
             )
         )
     for data, classes in zip(DATA, (10, 100), strict=True):
-        spikformer = record.of("table_v")[f"{data} spikformer ce"].settings
+        spikformer = record.figures_of("table_v")[f"{data} spikformer ce"].settings
         found.append(Setting(f"{data} ns_vit", "vit-4-384", classes, 1))
-        rate = record.rate(NEAREST["spikformer"])
+        rate = record.rate(RATE_SETTINGS["spikformer"])
         found.append(Setting(f"{data} spikformer", "spikformer-4-384", classes, int(spikformer["t"]), rate=rate))
-    dts = record.of("table_v")["cifar10 dts ce"].settings
-    rate, t_avg = record.rate(NEAREST["dts"]), float(dts["t_avg"])
+    dts = record.figures_of("table_v")["cifar10 dts ce"].settings
+    rate, t_avg = record.rate(RATE_SETTINGS["dts"]), float(dts["t_avg"])
     found.append(Setting("cifar10 dts", "dts-spikformer-4-384", 10, int(dts["t_max"]), t_avg=t_avg, rate=rate))
     return found
 
@@ -66,7 +66,7 @@ def make_networks(
     for i, setting in enumerate(settings):
         if on_network is not None:
             on_network(setting.name, i, len(settings))
-        found[setting.name] = made_counts(setting, samples)
+        found[setting.name] = calibrated_counts(setting, samples)
     return found | {"cifar100 dts": found["IV 4 of 6 1e-4"]}
 
 
@@ -102,15 +102,15 @@ def energy_ranges(networks: Networks) -> pd.DataFrame:
         layers = dts.spiking_layers()
         total, highest = int(layers["t_l"].sum()), dts.time_steps
         for variant in VARIANTS:
-            energies = {row: estimate(c, WITH_ARRAY, memory=variant) for row, c in counts.items()}
-            costs = memory_costs(dts, WITH_ARRAY, variant, spikformer_sources(4))
-            spans = {"as made": (energies["dts"].memory_pj, energies["dts"].memory_pj)}
+            energies = {row: estimate(c, HARDWARE_WITH_ARRAY, memory=variant) for row, c in counts.items()}
+            costs = memory_costs(dts, HARDWARE_WITH_ARRAY, variant, spikformer_sources(4))
+            memory_spans = {"as made": (energies["dts"].memory_pj, energies["dts"].memory_pj)}
             for lowest in (1, 0):
-                ends = [extreme(costs, total, lowest, highest, largest) for largest in (False, True)]
+                ends = [extreme_steps(costs, total, lowest, highest, largest) for largest in (False, True)]
                 low, high = (float(costs.energy_pj(steps)) for steps in ends)
-                spans[f"{lowest}..T_max"] = (low, high)
+                memory_spans[f"{lowest}..T_max"] = (low, high)
             for row in ("ns_vit", "spikformer"):
-                for label, (low, high) in spans.items():
+                for label, (low, high) in memory_spans.items():
                     rows.append(_range_row(data, row, variant, label, energies, low, high))
     return pd.DataFrame(rows, columns=["data", "network", "memory", "t_l", "me_low", "me_high", "te_low", "te_high"])
 
@@ -164,10 +164,10 @@ def network_table(networks: Networks) -> pd.DataFrame:
 
 def reproduce(on_network: Callable[[str, int, int], None] | None = None, reports: Path | None = None) -> Reproduction:
     """Make the networks and the ledger. reports: folder of the committed counts, by default the checkout's."""
-    record, place = load_record(), bundled.reports() if reports is None else reports
+    record, reports_folder = load_record(), bundled.reports() if reports is None else reports
     networks = make_networks(record, on_network)
     ranges = energy_ranges(networks)
-    ledger = make_ledger(record, networks, shipped_counts(place), read_ablation(place), ranges)
+    ledger = make_ledger(record, networks, shipped_counts(reports_folder), read_ablation(reports_folder), ranges)
     return Reproduction(record, ledger, ranges, network_table(networks))
 
 
@@ -177,7 +177,7 @@ def read_ablation(reports: Path | None) -> pd.DataFrame | None:
     return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
-def write(found: Reproduction, out: str | Path) -> list[Path]:
+def write_report(found: Reproduction, out: str | Path) -> list[Path]:
     """Ledger, ranges, networks and figures into a folder. Raises OutputError."""
     from snn_energy.paper.plots import sops_figure, table_v_figure
     from snn_energy.report.plots.style import save_figure
@@ -197,9 +197,11 @@ def write(found: Reproduction, out: str | Path) -> list[Path]:
 
 def titles_of(record: PublishedRecord) -> dict[str, str]:
     """Headings of the sections of the ledger, in its order."""
-    own = {"contradictions": "What of Table V (and III) excludes itself: the same arithmetic on the printed figures"}
+    extra_titles = {
+        "contradictions": "Contradictions within Table V (and III): the same arithmetic on the printed figures"
+    }
     order = ["energy_arithmetic", "sata", "architectures", "latency", "table_v", "contradictions", "table_i"]
-    return {name: (dict(record.titles) | own)[name] for name in [*order, "table_iii_iv", "verdict"]}
+    return {name: (dict(record.titles) | extra_titles)[name] for name in [*order, "table_iii_iv", "verdict"]}
 
 
 def sections(found: Reproduction) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -216,10 +218,10 @@ INTRODUCTION = """\
 Made by `snn-energy reproduce`. **exact** rows come out to the printed digits. **ledger** rows are printed with the
 residual, ours - published, whatever it is: nothing is fitted to them. Energies on `dts-paper-fpga`, `ws_once`.
 
-"Made" networks are Spikformer-4-384 with random weights on {samples} random images (a stranger has no CIFAR at hand),
+"Made" networks are Spikformer-4-384 with random weights on {samples} random images (no CIFAR images are needed),
 whose T_l have the published mean and whose layers all fire at the published activity (`networks.csv`). The range of
 ME and TE is over the four weight-stationary memory variants and all T_l of 1..T_max that have that mean, found exactly
-(`memory-ranges.csv`, with 0..T_max besides; `psum_spill` on `dts-paper-fpga-array`, whose array is assumed).
+(`memory-ranges.csv`, also for 0..T_max; `psum_spill` on `dts-paper-fpga-array`, whose array is assumed).
 """
 
 

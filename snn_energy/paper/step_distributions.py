@@ -3,9 +3,9 @@
 A paper states the mean of T_l over the spiking layers, not the T_l. Memory energy follows from the T_l: a spiking layer
 costs its T_l steps, an operation its A active steps (design, section 4), and its weights once or in every active step.
 
-    energy(T) = constant + sum_l own_l T_l + sum_o (step_o A_o(T) + once_o [A_o(T) > 0])
+    energy(T) = constant + sum_l step_l T_l + sum_o (step_o A_o(T) + first_o [A_o(T) > 0])
 
-``extreme`` finds the T_l of smallest and largest energy with a given sum.
+``extreme_steps`` finds the T_l of smallest and largest energy with a given sum.
 """
 
 from __future__ import annotations
@@ -64,15 +64,16 @@ def spikformer_sources(depth: int) -> dict[str, Sources]:
 class MemoryCosts:
     """Memory energy per sample in pJ as a function of T_l.
 
-    lifs, own: spiking layers and the cost of a step of each. sources, step, once: for every operation its sources, the
-    cost of an active step and the additional cost of the first. constant: the part that does not depend on T_l.
+    lifs, lif_step_cost: spiking layers and the cost of a step of each. sources, step_cost, first_step_cost: for every
+    operation its sources, the cost of an active step and the additional cost of the first. constant: the part that does
+    not depend on T_l.
     """
 
     lifs: tuple[str, ...]
-    own: FloatArray
+    lif_step_cost: FloatArray
     sources: tuple[Sources, ...]
-    step: FloatArray
-    once: FloatArray
+    step_cost: FloatArray
+    first_step_cost: FloatArray
     constant: float
 
     def active_steps(self, steps: ActiveSteps) -> ActiveSteps:
@@ -86,7 +87,9 @@ class MemoryCosts:
     def energy_pj(self, steps: ActiveSteps) -> FloatArray:
         """T_l (..., spiking layers) -> memory energy (...)."""
         active = self.active_steps(steps)
-        found = self.constant + steps @ self.own + active @ self.step + (active > 0) @ self.once
+        found = (
+            self.constant + steps @ self.lif_step_cost + active @ self.step_cost + (active > 0) @ self.first_step_cost
+        )
         return np.asarray(found, dtype=np.float64)
 
 
@@ -105,32 +108,32 @@ def memory_costs(
     per_step = (rows["memory_pj"] - loaded).where(rows["active"]).groupby(rows["layer"], sort=False).agg(["min", "max"])
     if per_step.isna().to_numpy().any():
         names = ", ".join(per_step.index[per_step["min"].isna()][:3])
-        raise SnnEnergyError(f"{counts.model}: what a step costs is not known of layers that never work: {names}")
+        raise SnnEnergyError(f"{counts.model}: the cost of a step is unknown for layers that are never active: {names}")
     if not np.allclose(per_step["min"], per_step["max"], rtol=1e-9):
         raise SnnEnergyError(
-            f"{counts.model}: steps of a layer do not cost alike (drop_first_last); none stands for all"
+            f"{counts.model}: steps of a layer differ in cost (drop_first_last), so no single cost represents them"
         )
     first = (rows["memory_pj"] * 0 + loaded).groupby(rows["layer"], sort=False).sum()
     lifs = tuple(dict.fromkeys(rows.loc[rows["op"] == "neuron", "layer"]))
     unknown = {lif for s in sources.values() for lif in s.lifs} - set(lifs) | set(sources) - set(rows["layer"])
     if unknown:
         raise SnnEnergyError(f"{counts.model}: no layer {min(unknown)}; the map of sources is that of another network")
-    rest = rows[~rows["layer"].isin([*lifs, *sources])]
+    constant_rows = rows[~rows["layer"].isin([*lifs, *sources])]
     return MemoryCosts(
         lifs,
-        _of(per_step["max"], lifs),
+        _values_of(per_step["max"], lifs),
         tuple(sources.values()),
-        _of(per_step["max"], list(sources)),
-        _of(first, list(sources)),
-        float(rest["memory_pj"].sum()),
+        _values_of(per_step["max"], list(sources)),
+        _values_of(first, list(sources)),
+        float(constant_rows["memory_pj"].sum()),
     )
 
 
-def _of(values: pd.Series, names: Sequence[str]) -> FloatArray:
+def _values_of(values: pd.Series, names: Sequence[str]) -> FloatArray:
     return values[list(names)].to_numpy(dtype=np.float64)
 
 
-def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> ActiveSteps:
+def extreme_steps(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool = False) -> ActiveSteps:
     """T_l between ``lowest`` and ``highest`` that sum to ``total``, of smallest (or largest) memory energy. Exact.
 
     Dynamic programming: T_l are chosen layer by layer, those of one product together. The remaining choices depend only
@@ -143,20 +146,23 @@ def extreme(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: 
     stream = _stream(costs)
     best: dict[tuple[int, int], tuple[float, Any]] = {(0, 0): (0.0, None)}
     for group in sorted(_groups(costs), key=lambda g: -1 if g[0] not in stream else stream.index(g[0])):
-        joins = group[0] in stream
+        is_in_stream = group[0] in stream
         options = _options(costs, group, lowest, highest, sign)
-        read = _read_after(costs, stream[: stream.index(group[0]) + 1], highest, sign) if joins else [0.0]
+        stream_readers_energy = (
+            _read_after(costs, stream[: stream.index(group[0]) + 1], highest, sign) if is_in_stream else [0.0]
+        )
         found: dict[tuple[int, int], tuple[float, Any]] = {}
-        for (level, used), (value, chosen) in best.items():
+        for (stream_steps, steps_used), (value, chosen) in best.items():
             for price, steps in options:
-                key = max(level, steps[0]) if joins else level, used + sum(steps)
+                key = max(stream_steps, steps[0]) if is_in_stream else stream_steps, steps_used + sum(steps)
                 if key[1] > total:
                     continue
-                new = value + price + (read[key[0]] if joins else 0.0)
+                new = value + price + (stream_readers_energy[key[0]] if is_in_stream else 0.0)
                 if key not in found or new < found[key][0]:
                     found[key] = new, (chosen, group, steps)
         best = found
-    chosen = min((found for (_, used), found in best.items() if used == total), key=lambda found: found[0])[1]
+    complete = [found for (_, steps_used), found in best.items() if steps_used == total]
+    chosen = min(complete, key=lambda found: found[0])[1]
     result = np.zeros(layers, dtype=np.int64)
     while chosen is not None:
         chosen, group, steps = chosen
@@ -169,7 +175,7 @@ def _stream(costs: MemoryCosts) -> tuple[str, ...]:
     sums = [s.lifs for s in costs.sources if not s.product and len(s.lifs) > 1]
     stream = max(sums, key=len, default=())
     if any(stream[: len(lifs)] != lifs for lifs in sums):
-        raise SnnEnergyError("the operations read more than one residual stream; extremes are found for one alone")
+        raise SnnEnergyError("the operations read more than one residual stream; extremes can be found for one only")
     return stream
 
 
@@ -188,15 +194,15 @@ def _options(
 ) -> list[tuple[float, tuple[int, ...]]]:
     """The best T_l of a group for every sum: (signed energy of the group and of operations that read only it, T_l)."""
     found: dict[int, tuple[float, tuple[int, ...]]] = {}
-    own = [float(costs.own[costs.lifs.index(name)]) for name in group]
-    fed = [
+    own = [float(costs.lif_step_cost[costs.lifs.index(name)]) for name in group]
+    exclusive_operations = [
         ([group.index(name) for name in s.lifs], float(step), float(once))
-        for s, step, once in zip(costs.sources, costs.step, costs.once, strict=True)
+        for s, step, once in zip(costs.sources, costs.step_cost, costs.first_step_cost, strict=True)
         if set(s.lifs) <= set(group)
     ]
     for steps in product(range(lowest, highest + 1), repeat=len(group)):
         value = sum(o * t for o, t in zip(own, steps, strict=True))
-        for members, step, once in fed:
+        for members, step, once in exclusive_operations:
             active = min(steps[i] for i in members)
             value += step * active + (once if active else 0.0)
         if sum(steps) not in found or sign * value < found[sum(steps)][0]:
@@ -207,5 +213,5 @@ def _options(
 def _read_after(costs: MemoryCosts, added: tuple[str, ...], highest: int, sign: float) -> list[float]:
     """Signed energy of the operations that read the stream after these were added, by its active steps."""
     rows = [i for i, s in enumerate(costs.sources) if s.lifs == added and len(added) > 1]
-    step, once = float(costs.step[rows].sum()), float(costs.once[rows].sum())
+    step, once = float(costs.step_cost[rows].sum()), float(costs.first_step_cost[rows].sum())
     return [sign * (step * active + (once if active else 0.0)) for active in range(highest + 1)]

@@ -24,16 +24,16 @@ from snn_energy.pricing.left_out import left_out
 from snn_energy.pricing.policies import EncoderPolicy, Policies
 
 FloatArray = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+BoolArray = npt.NDArray[np.bool_]
 RowIndices = npt.NDArray[np.intp]
 
 WorkColumn = Literal[
-    "steps", "firsts", "external_inputs", "first_reads", "last_writes", "macs", "sparse_macs", "acs", "dense",
-    "dense_macs", "input_events", "other_events", "spikes", "updates", "membrane_reads", "membrane_writes",
-    "elementwise",
+    "steps", "first_charged", "external_inputs", "first_reads", "last_writes", "macs", "sparse_macs", "acs",
+    "zero_checked", "dense_macs", "input_events", "other_events", "spikes", "updates", "membrane_reads",
+    "membrane_writes", "elementwise",
 ]  # fmt: skip
 GeometryColumn = Literal[
-    "real_input", "input_bits_each", "other_bits_each", "input_width", "other_width", "input_elements",
+    "real_input", "input_bits_each", "other_bits_each", "input_address_bits", "other_address_bits", "input_elements",
     "other_elements", "output_elements", "weights", "neurons", "reduction", "out_channels", "positions", "groups",
     "feeds_neuron", "layer_steps",
 ]  # fmt: skip
@@ -50,27 +50,27 @@ COLUMNS: tuple[Column, ...] = (*ADDITIVE, *GEOMETRY, *LAYER_EVENTS)
 class Operand:
     """One operand of every row: its elements, and its non-zeros in the row and in all steps of the row's layer.
 
-    bits_each: bits per element, NaN for real values (which have the device's activation width). width: address bits of
-    one element.
+    bits_each: bits per element, NaN for real values (which have the device's activation width). address_bits: bits of
+    the address of one element.
     """
 
     elements: FloatArray
     events: FloatArray
     layer_events: FloatArray
     bits_each: FloatArray
-    width: FloatArray
+    address_bits: FloatArray
 
 
 @dataclass(frozen=True)
 class ChargedWork:
     """Rows of a counts frame as arrays. The module docstring defines the two kinds of columns.
 
-    steps: 1 where the row is charged (active, and not left out), else 0. firsts: 1 at the first charged row of a
-    layer. external_inputs: 1 where the first operation of the network reads new input, which comes from outside.
+    steps: 1 where the row is charged (active, and not left out), else 0. first_charged: 1 at the first charged row of
+    a layer. external_inputs: 1 where the first operation of the network reads new input, which comes from outside.
     first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: operations
     that the policies charge as MACs, as accumulates; sparse_macs: the part of macs that excludes zeros; dense_macs: all
-    operations, zeros included; dense: the operations checked for a zero input (none for real inputs). input_events,
-    other_events: non-zeros of the operands. updates: updated neurons.
+    operations, zeros included; zero_checked: the operations checked for a zero input (none for real inputs).
+    input_events, other_events: non-zeros of the operands. updates: updated neurons.
     input_*, other_*: see ``Operand``. layer_steps: charged steps of the row's layer with new input;
     layer_input_events, layer_other_events, layer_spikes: mean non-zeros of the layer's operands, and its spikes, in
     those steps: what must be stored between layers that run one after another.
@@ -78,14 +78,14 @@ class ChargedWork:
 
     op: npt.NDArray[np.str_]
     steps: FloatArray
-    firsts: FloatArray
+    first_charged: FloatArray
     external_inputs: FloatArray
     first_reads: FloatArray
     last_writes: FloatArray
     macs: FloatArray
     sparse_macs: FloatArray
     acs: FloatArray
-    dense: FloatArray
+    zero_checked: FloatArray
     dense_macs: FloatArray
     input_events: FloatArray
     other_events: FloatArray
@@ -97,8 +97,8 @@ class ChargedWork:
     real_input: FloatArray
     input_bits_each: FloatArray
     other_bits_each: FloatArray
-    input_width: FloatArray
-    other_width: FloatArray
+    input_address_bits: FloatArray
+    other_address_bits: FloatArray
     input_elements: FloatArray
     other_elements: FloatArray
     output_elements: FloatArray
@@ -126,12 +126,12 @@ class ChargedWork:
         return dataclasses.replace(self, **dict(changed))  # type: ignore[arg-type]  # every Column is a FloatArray
 
     @property
-    def is_operation(self) -> Flags:
+    def is_operation(self) -> BoolArray:
         """Rows that read weights or multiply two operands."""
         return np.isin(self.op, OPERATIONS)
 
     @property
-    def is_neuron(self) -> Flags:
+    def is_neuron(self) -> BoolArray:
         """Rows of spiking neurons."""
         return np.asarray(self.op == "neuron")
 
@@ -139,17 +139,25 @@ class ChargedWork:
     def input_operand(self) -> Operand:
         """The streamed operand: the input of a layer, or the operand of the lower kind of a product."""
         return Operand(
-            self.input_elements, self.input_events, self.layer_input_events, self.input_bits_each, self.input_width
+            self.input_elements,
+            self.input_events,
+            self.layer_input_events,
+            self.input_bits_each,
+            self.input_address_bits,
         )
 
     @property
     def other_operand(self) -> Operand:
         """The other operand of a product; zero elements in other rows."""
         return Operand(
-            self.other_elements, self.other_events, self.layer_other_events, self.other_bits_each, self.other_width
+            self.other_elements,
+            self.other_events,
+            self.layer_other_events,
+            self.other_bits_each,
+            self.other_address_bits,
         )
 
-    def take(self, rows: RowIndices) -> ChargedWork:
+    def select_rows(self, rows: RowIndices) -> ChargedWork:
         """Only these rows."""
         taken = self.with_columns((name, self.column(name)[..., rows]) for name in COLUMNS)
         return dataclasses.replace(taken, op=self.op[rows])
@@ -171,15 +179,15 @@ class ChargedWork:
         sums: Iterator[tuple[WorkColumn, FloatArray]] = (
             (name, np.bincount(codes, self.column(name), len(first)).astype(np.float64)) for name in ADDITIVE
         )
-        return self.take(first).with_columns(sums)
+        return self.select_rows(first).with_columns(sums)
 
 
 @dataclass(frozen=True)
 class _Rows:
     """Rows of counts, and the flags that decide whether they are charged; arrays (rows,).
 
-    kept: not left out. active: kept, and active in its time step. charged: active, and not a repeated input that the
-    encoder policy charges once.
+    included: not left out. active: included, and active in its time step. charged: active, and not a repeated input
+    that the encoder policy charges once.
     """
 
     counts: Counts
@@ -188,44 +196,44 @@ class _Rows:
     layer: npt.NDArray[np.object_]
     kind: npt.NDArray[np.object_]
     other_kind: npt.NDArray[np.object_]
-    operation: Flags
-    neuron: Flags
-    repeated: Flags
-    kept: Flags
-    active: Flags
-    charged: Flags
+    operation: BoolArray
+    neuron: BoolArray
+    repeated: BoolArray
+    included: BoolArray
+    active: BoolArray
+    charged: BoolArray
 
     @property
-    def real(self) -> Flags:
+    def real(self) -> BoolArray:
         """Rows of real inputs."""
         return np.asarray(self.kind == "real")
 
     @property
-    def has_other(self) -> Flags:
+    def has_other(self) -> BoolArray:
         """Rows with a second operand."""
         return np.asarray(self.other_kind != None)  # noqa: E711
 
     @property
-    def firing(self) -> Flags:
+    def active_neurons(self) -> BoolArray:
         """Rows of active neurons."""
         return self.neuron & self.active
 
     @property
-    def anew(self) -> Flags:
+    def reads_new_input(self) -> BoolArray:
         """Charged operations and neurons that read new input, not a repetition of the step before."""
-        first = _edge(self.layer, self.charged)
+        first = _first_rows_by_layer(self.layer, self.charged)
         return self.charged & (self.operation | self.neuron) & (first | ~(self.operation & self.repeated))
 
-    def of_network(self, sizes: FloatArray) -> float:
-        """The sum of a size over the kept layers, each counted once."""
-        once = ~pd.Series(self.layer).duplicated().to_numpy() & self.kept
+    def network_total(self, sizes: FloatArray) -> float:
+        """The sum of a size over the included layers, each counted once."""
+        once = ~pd.Series(self.layer).duplicated().to_numpy() & self.included
         return float((sizes * once).sum())
 
     def size(self, name: str) -> FloatArray:
         """A geometry column (rows,)."""
         return column(self.counts.rows, name)
 
-    def work(self, name: str, where: Flags) -> FloatArray:
+    def work(self, name: str, where: BoolArray) -> FloatArray:
         """A work column per sample, 0 outside ``where``: means (rows,), or (samples, rows) of the chosen samples."""
         each = self.counts.per_sample
         if self.per_sample is not None and each is not None and name in each:
@@ -242,8 +250,8 @@ class _Rows:
 def _rows_of(counts: Counts, encoder: EncoderPolicy, without: Iterable[str], per_sample: slice | None) -> _Rows:
     rows = counts.rows
     op = rows["op"].to_numpy(dtype=str)
-    kept = ~left_out(rows["layer"], without)
-    active = rows["active"].to_numpy(dtype=np.bool_) & kept
+    included = ~left_out(rows["layer"], without)
+    active = rows["active"].to_numpy(dtype=np.bool_) & included
     repeated = rows["input_repeated"].to_numpy(dtype=np.bool_)
     return _Rows(
         counts,
@@ -255,7 +263,7 @@ def _rows_of(counts: Counts, encoder: EncoderPolicy, without: Iterable[str], per
         operation=np.isin(op, OPERATIONS),
         neuron=op == "neuron",
         repeated=repeated,
-        kept=kept,
+        included=included,
         active=active,
         charged=active & ~repeated if encoder == "once" else active,
     )
@@ -277,49 +285,49 @@ def charged_work(
     charged, operation = rows.charged, rows.operation & rows.charged
     dense, neurons = rows.work("dense_macs", operation), np.where(rows.neuron, rows.size("neurons"), 0.0)
     macs, sparse_macs, acs = _operations(rows, dense, policies, hardware)
-    reads, writes = rows.work("membrane_reads", rows.kept), rows.work("membrane_writes", rows.kept)
-    sizes, masked = _sizes(rows)
+    reads, writes = rows.work("membrane_reads", rows.included), rows.work("membrane_writes", rows.included)
+    sizes, operation_sizes = _row_sizes(rows)
     layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows)
     return ChargedWork(
         op=rows.op,
         steps=(charged & (rows.operation | rows.neuron)).astype(np.float64),
-        firsts=_edge(rows.layer, charged).astype(np.float64),
+        first_charged=_first_rows_by_layer(rows.layer, charged).astype(np.float64),
         external_inputs=_external_inputs(rows),
-        first_reads=np.where(_edge(rows.layer, rows.firing), reads, 0.0),
-        last_writes=np.where(_edge(rows.layer[::-1], rows.firing[::-1])[::-1], writes, 0.0),
+        first_reads=np.where(_first_rows_by_layer(rows.layer, rows.active_neurons), reads, 0.0),
+        last_writes=np.where(_first_rows_by_layer(rows.layer[::-1], rows.active_neurons[::-1])[::-1], writes, 0.0),
         macs=macs,
         sparse_macs=sparse_macs,
         acs=acs,
-        dense=np.where(rows.real, 0.0, dense),
+        zero_checked=np.where(rows.real, 0.0, dense),
         dense_macs=dense,
         input_events=rows.work("input_nonzeros", operation),
         other_events=rows.work("other_nonzeros", operation & rows.has_other),
-        spikes=rows.work("spikes", rows.firing),
-        updates=np.where(rows.firing, neurons, 0.0),
+        spikes=rows.work("spikes", rows.active_neurons),
+        updates=np.where(rows.active_neurons, neurons, 0.0),
         membrane_reads=reads,
         membrane_writes=writes,
         elementwise=rows.work("elementwise_ops", charged),
         real_input=rows.real.astype(np.float64),
         input_bits_each=_bits_each(rows.kind, rows.size("max_k")),
         other_bits_each=_bits_each(rows.other_kind, rows.size("other_max_k")),
-        input_width=_address_bits(sizes["input_elements"]),
-        other_width=_address_bits(sizes["other_elements"]),
-        input_elements=masked["input_elements"],
-        other_elements=np.where(rows.has_other, masked["other_elements"], 0.0),
+        input_address_bits=_address_bits(sizes["input_elements"]),
+        other_address_bits=_address_bits(sizes["other_elements"]),
+        input_elements=operation_sizes["input_elements"],
+        other_elements=np.where(rows.has_other, operation_sizes["other_elements"], 0.0),
         output_elements=sizes["output_elements"],
-        weights=masked["weights"],
+        weights=operation_sizes["weights"],
         neurons=neurons,
-        reduction=masked["reduction"],
-        out_channels=masked["out_channels"],
-        positions=masked["positions"],
-        groups=masked["groups"],
+        reduction=operation_sizes["reduction"],
+        out_channels=operation_sizes["out_channels"],
+        positions=operation_sizes["positions"],
+        groups=operation_sizes["groups"],
         feeds_neuron=counts.rows["feeds_neuron"].to_numpy(dtype=np.float64),
         layer_steps=layer_steps,
         layer_input_events=layer_input_events,
         layer_other_events=layer_other_events,
         layer_spikes=layer_spikes,
-        network_weights=rows.of_network(masked["weights"]),
-        network_neurons=rows.of_network(neurons),
+        network_weights=rows.network_total(operation_sizes["weights"]),
+        network_neurons=rows.network_total(neurons),
     )
 
 
@@ -329,7 +337,7 @@ _SIZES = (
 )  # fmt: skip
 
 
-def _sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
+def _row_sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
     """The sizes of every row, and the same sizes with 0 in rows that are not operations."""
     sizes = {name: rows.size(name) for name in _SIZES}
     return sizes, {name: np.where(rows.operation, values, 0.0) for name, values in sizes.items()}
@@ -360,10 +368,10 @@ def _operations(
 
 def _per_layer(rows: _Rows) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Sums over the rows of each row's layer that read new input: steps, non-zeros of both operands, spikes."""
-    codes, anew = pd.factorize(rows.layer)[0], rows.anew
+    codes, reads_new_input = pd.factorize(rows.layer)[0], rows.reads_new_input
 
     def summed(values: FloatArray) -> FloatArray:
-        return np.bincount(codes, np.where(anew, values, 0.0)).astype(np.float64)[codes]
+        return np.bincount(codes, np.where(reads_new_input, values, 0.0)).astype(np.float64)[codes]
 
     return (
         summed(np.ones(len(codes))),
@@ -378,12 +386,12 @@ def column(rows: pd.DataFrame, name: str) -> FloatArray:
     return np.asarray(rows[name].to_numpy(dtype=np.float64, na_value=np.nan))
 
 
-def _edge(layers: npt.NDArray[np.object_], where: Flags) -> Flags:
+def _first_rows_by_layer(layers: npt.NDArray[np.object_], where: BoolArray) -> BoolArray:
     """True at the first row of each layer for which ``where`` is true."""
-    places = np.flatnonzero(where)
-    first = ~pd.Series(layers[places]).duplicated().to_numpy(dtype=np.bool_)
+    indices = np.flatnonzero(where)
+    first = ~pd.Series(layers[indices]).duplicated().to_numpy(dtype=np.bool_)
     found = np.zeros(len(where), dtype=np.bool_)
-    found[places[first]] = True
+    found[indices[first]] = True
     return found
 
 
@@ -393,7 +401,7 @@ def _external_inputs(rows: _Rows) -> FloatArray:
         return np.zeros(len(rows.op))
     orders = np.where(rows.operation, rows.size("order"), np.inf)
     first = rows.operation & (rows.layer == rows.layer[int(np.argmin(orders))])
-    return np.asarray(first & rows.anew, dtype=np.float64)
+    return np.asarray(first & rows.reads_new_input, dtype=np.float64)
 
 
 def _bits_each(kinds: npt.NDArray[np.object_], max_k: FloatArray) -> FloatArray:

@@ -15,8 +15,8 @@ from snn_energy.pricing.actions import ActionCount
 from snn_energy.pricing.charged_work import ChargedWork
 
 
-def compute_charges(work: ChargedWork, hardware: HardwareProfile) -> list[ActionCount]:
-    """All charges of arithmetic, per sample."""
+def compute_actions(work: ChargedWork, hardware: HardwareProfile) -> list[ActionCount]:
+    """All actions of arithmetic, per sample."""
     return [*_multiplies(work, hardware), *_zero_checks(work, hardware), *_neurons(work, hardware),
             *_elementwise(work, hardware)]  # fmt: skip
 
@@ -25,13 +25,13 @@ def _multiplies(work: ChargedWork, hardware: HardwareProfile) -> Iterator[Action
     """e_mac * MACs and e_ac * accumulates; an operation's accumulates at its own price if the device has one."""
     mac = None if hardware.compute.mac is None else "compute.mac"
     yield ActionCount("mac_pj", mac, work.macs, "multiply-accumulates")
-    rest = work.acs
+    remaining = work.acs
     for op in OPERATIONS:
         if getattr(hardware.compute, f"ac_{op}") is not None:
             of_op = work.op == op
             yield ActionCount("ac_pj", f"compute.ac_{op}", np.where(of_op, work.acs, 0.0))
-            rest = np.where(of_op, 0.0, rest)
-    yield ActionCount("ac_pj", None if hardware.compute.ac is None else "compute.ac", rest, "accumulates")
+            remaining = np.where(of_op, 0.0, remaining)
+    yield ActionCount("ac_pj", None if hardware.compute.ac is None else "compute.ac", remaining, "accumulates")
 
 
 def _zero_checks(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:
@@ -39,7 +39,9 @@ def _zero_checks(work: ChargedWork, hardware: HardwareProfile) -> Iterator[Actio
     check = hardware.compute.zero_check
     if check is not None:
         elements = work.input_elements * work.steps * (1 - work.real_input)
-        yield ActionCount("zero_check_pj", "compute.zero_check", work.dense if check.per == "operation" else elements)
+        yield ActionCount(
+            "zero_check_pj", "compute.zero_check", work.zero_checked if check.per == "operation" else elements
+        )
 
 
 def _neurons(work: ChargedWork, hardware: HardwareProfile) -> Iterator[ActionCount]:

@@ -26,7 +26,7 @@ from snn_energy.core.errors import HardwareError, nearest
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.numbers import Number, Prices, numbers, static_keys
-from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, ZeroHandling
 from snn_energy.pricing.charged_work import ChargedWork, FloatArray, RowIndices
 from snn_energy.pricing.memory import LOADED_ONCE, accesses
 
@@ -64,18 +64,18 @@ def _per_layer(values: FloatArray, by_layer: LayerRows) -> FloatArray:
     return np.add.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
-def _largest(values: FloatArray, by_layer: LayerRows) -> FloatArray:
+def _max_by_layer(values: FloatArray, by_layer: LayerRows) -> FloatArray:
     """Maxima over the rows of each layer: (..., rows) -> (..., layers)."""
     return np.maximum.reduceat(values[..., by_layer.rows], by_layer.starts, axis=-1)
 
 
-def row_cycles(work: ChargedWork, hardware: HardwareProfile, n: Prices) -> FloatArray:
+def row_cycles(work: ChargedWork, hardware: HardwareProfile, prices: Prices) -> FloatArray:
     """Cycles of the lanes for every row: ops . imbalance / (lanes . utilisation)."""
     model = hardware.latency
     assert model is not None
     ops = work.macs + work.acs if model.zeros == "skip" else work.dense_macs
-    lanes = n["latency.lanes"]
-    return ops * lane_imbalance(work, model.lanes_over, lanes) / (lanes * n["latency.utilisation"])
+    lanes = prices["latency.lanes"]
+    return ops * lane_imbalance(work, model.lanes_over, lanes) / (lanes * prices["latency.utilisation"])
 
 
 def lane_imbalance(work: ChargedWork, over: str, lanes: Number) -> FloatArray:
@@ -92,7 +92,7 @@ def lane_imbalance(work: ChargedWork, over: str, lanes: Number) -> FloatArray:
 def store_cycles(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Prices,
+    prices: Prices,
     variant: MemoryVariant,
     distinct_rows: tuple[RowIndices, RowIndices] | None = None,
 ) -> tuple[dict[str, FloatArray], dict[str, FloatArray]]:
@@ -102,12 +102,12 @@ def store_cycles(
     levels = {} if hardware.memory is None else hardware.memory.levels
     if all(level.bandwidth is None for level in levels.values()):
         return moving, loading
-    moved = work if distinct_rows is None else work.take(distinct_rows[0])
-    for access in accesses(moved, hardware, n, variant):
+    moved = work if distinct_rows is None else work.select_rows(distinct_rows[0])
+    for access in accesses(moved, hardware, prices, variant):
         level = levels.get(access.level)
         if level is None or level.bandwidth is None:
             continue
-        per_bit = moved.is_operation * (n["latency.clock"] / n[f"memory.levels.{access.level}.bandwidth"])
+        per_bit = moved.is_operation * (prices["latency.clock"] / prices[f"memory.levels.{access.level}.bandwidth"])
         kind = loading if access.tensor == "weights" and variant in LOADED_ONCE else moving
         kind[access.level] = kind.get(access.level, 0.0) + access.bits * per_bit
     if distinct_rows is not None:
@@ -130,7 +130,7 @@ class Cycles:
 def cycles_of(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Prices,
+    prices: Prices,
     variant: MemoryVariant,
     by_layer: LayerRows,
     time_steps: int,
@@ -138,13 +138,13 @@ def cycles_of(
     """The formulas of this module for one design, layer by layer."""
     model = hardware.latency
     assert model is not None
-    moving, loading = store_cycles(work, hardware, n, variant, by_layer.distinct_rows)
+    moving, loading = store_cycles(work, hardware, prices, variant, by_layer.distinct_rows)
     if model.timing == "array":
-        compute, stores, layer = _array_cycles(work, n, by_layer, moving, loading)
+        compute, stores, layer = _array_cycles(work, prices, by_layer, moving, loading)
         return Cycles(layer.sum(-1), layer.sum(-1), compute, stores, np.zeros_like(compute), layer)
-    lanes = row_cycles(work, hardware, n)
+    lanes = row_cycles(work, hardware, prices)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(lanes), *loading.values()])
-    total = _scheduled(c, load, work, hardware, n, by_layer, time_steps)
+    total = _scheduled(c, load, work, hardware, prices, by_layer, time_steps)
     layer, layer_load = _per_layer(c, by_layer), _per_layer(load, by_layer)
     if model.schedule != "layer-serial":
         layer_load = np.zeros_like(layer_load)
@@ -156,19 +156,19 @@ def cycles_of(
 def total_cycles(
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Prices,
+    prices: Prices,
     variant: MemoryVariant,
     by_layer: LayerRows,
     time_steps: Number,
     repeat: FloatArray | None = None,
 ) -> FloatArray:
     """Only ``cycles_of(...).total``, for many designs. repeat: how often each row is executed (designs, rows)."""
-    moving, loading = store_cycles(work, hardware, n, variant, by_layer.distinct_rows)
+    moving, loading = store_cycles(work, hardware, prices, variant, by_layer.distinct_rows)
     if hardware.latency is not None and hardware.latency.timing == "array":
-        return np.asarray(_array_cycles(work, n, by_layer, moving, loading, repeat)[2].sum(-1))
-    lanes = row_cycles(work, hardware, n)
+        return np.asarray(_array_cycles(work, prices, by_layer, moving, loading, repeat)[2].sum(-1))
+    lanes = row_cycles(work, hardware, prices)
     c, load = _slowest([lanes, *moving.values()]), _slowest([np.zeros_like(work.steps), *loading.values()])
-    return _scheduled(c, load, work, hardware, n, by_layer, time_steps, repeat)
+    return _scheduled(c, load, work, hardware, prices, by_layer, time_steps, repeat)
 
 
 def _scheduled(
@@ -176,7 +176,7 @@ def _scheduled(
     load: FloatArray,
     work: ChargedWork,
     hardware: HardwareProfile,
-    n: Prices,
+    prices: Prices,
     by_layer: LayerRows,
     time_steps: Number,
     repeat: FloatArray | None = None,
@@ -184,17 +184,17 @@ def _scheduled(
     """The three schedules over the cycles c and load of every row (design, section 7)."""
     model = hardware.latency
     assert model is not None
-    rows, sync = by_layer.rows, flat(n["latency.sync"])
-    again: Number = 1.0 if repeat is None else repeat
+    rows, sync = by_layer.rows, drop_design_axis(prices["latency.sync"])
+    repeats: Number = 1.0 if repeat is None else repeat
     if model.schedule == "layer-serial":
-        return (c * again)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
+        return (c * repeats)[..., rows].sum(-1) + load[..., rows].sum(-1)  # type: ignore[no-any-return]
     if model.schedule == "step-serial":
-        return (c * again)[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
-    steps, slowest = _per_layer(work.steps * again, by_layer), _largest(c, by_layer)
+        return (c * repeats)[..., rows].sum(-1) + time_steps * sync  # type: ignore[no-any-return]
+    steps, slowest = _per_layer(work.steps * repeats, by_layer), _max_by_layer(c, by_layer)
     return slowest.sum(-1) + ((steps - 1) * slowest).max(-1, initial=0.0) + sync  # type: ignore[no-any-return]
 
 
-def flat(value: Number) -> Number:
+def drop_design_axis(value: Number) -> Number:
     """(designs, 1) -> (designs,); a plain number is returned as is."""
     return value[..., 0] if isinstance(value, np.ndarray) else value
 
@@ -209,22 +209,22 @@ def _slowest(cycles: list[FloatArray]) -> FloatArray:
 
 def _array_cycles(
     work: ChargedWork,
-    n: Prices,
+    prices: Prices,
     by_layer: LayerRows,
     moving: dict[str, FloatArray],
     loading: dict[str, FloatArray],
     repeat: FloatArray | None = None,
 ) -> tuple[FloatArray, dict[str, FloatArray], FloatArray]:
     """Weight-stationary array as Prosperity models it, one floor over all steps: compute, stores, slowest by layer."""
-    rows, columns = n["array.rows"], n["array.columns"]
+    rows, columns = prices["array.rows"], prices["array.columns"]
     groups = np.maximum(work.groups, 1.0)
     product = work.op == "matmul"
     fills = np.where(product, 0.0, groups * np.ceil(work.out_channels / groups / columns))
-    again: Number = 1.0 if repeat is None else repeat
-    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * again
-    dense = np.where(product, work.dense_macs, 0.0) * again
-    moving = {level: found * again for level, found in moving.items()}
-    compute = _largest(fills, by_layer) * np.floor(_per_layer(streamed, by_layer) / rows)
+    repeats: Number = 1.0 if repeat is None else repeat
+    streamed = np.where(product, 0.0, work.reduction * work.positions * work.steps) * repeats
+    dense = np.where(product, work.dense_macs, 0.0) * repeats
+    moving = {level: found * repeats for level, found in moving.items()}
+    compute = _max_by_layer(fills, by_layer) * np.floor(_per_layer(streamed, by_layer) / rows)
     compute = compute + np.floor(_per_layer(dense, by_layer) / (rows * columns))
     stores: dict[str, FloatArray] = {}
     for cycles in (moving, loading):
@@ -244,7 +244,7 @@ class Latency:
 
     hardware: HardwareProfile
     schedule: str
-    zeros: Zeros
+    zeros: ZeroHandling
     cycles: float
     interval_cycles: float
     clock_hz: float
@@ -267,15 +267,15 @@ class Latency:
 
 def static_power_w(hardware: HardwareProfile) -> float:
     """Static power of the device and leakage of its stores in watt."""
-    n = numbers(hardware)
-    return float(sum(n.scalar(key) for key in static_keys(hardware)))
+    prices = numbers(hardware)
+    return float(sum(prices.scalar(key) for key in static_keys(hardware)))
 
 
-def no_latency(hardware: HardwareProfile) -> HardwareError:
+def missing_latency_error(hardware: HardwareProfile) -> HardwareError:
     """The error for a profile without a latency section."""
     return HardwareError(
-        f"{hardware.where('latency')}: {hardware.name} has no section 'latency': no clock, no cycles; add it, or "
-        "choose a profile that has one (`snn-energy hardware show NAME` says so)"
+        f"{hardware.where('latency')}: {hardware.name} has no section 'latency'; add it, or choose a profile that has "
+        "one (see `snn-energy hardware show NAME`)"
     )
 
 
@@ -284,48 +284,54 @@ def latency_of(counts: Counts, hardware: HardwareProfile, work: ChargedWork, var
 
     Raises HardwareError if the profile has no such section.
     """
-    model, n = hardware.latency, numbers(hardware)
+    model, prices = hardware.latency, numbers(hardware)
     if model is None:
-        raise no_latency(hardware)
-    if (given := counts.head.cycles) is not None:
+        raise missing_latency_error(hardware)
+    if (published_cycles := counts.typed_header.cycles) is not None:
         return Latency(
-            hardware, "given by the source", model.zeros, given, given, n.scalar("latency.clock"), _LAYERS.copy()
+            hardware,
+            "given by the source",
+            model.zeros,
+            published_cycles,
+            published_cycles,
+            prices.scalar("latency.clock"),
+            _NO_LAYERS.copy(),
         )
     by_layer = layer_rows_of(counts, joined=model.timing == "array")
-    found = cycles_of(work, hardware, n, variant, by_layer, counts.time_steps)
+    result = cycles_of(work, hardware, prices, variant, by_layer, counts.time_steps)
     levels = {} if hardware.memory is None else hardware.memory.levels
-    idle = np.zeros_like(found.compute)
-    stores = {name: found.stores.get(name, idle) for name, level in levels.items() if level.bandwidth is not None}
+    idle = np.zeros_like(result.compute)
+    stores = {name: result.stores.get(name, idle) for name, level in levels.items() if level.bandwidth is not None}
     first = counts.rows.iloc[by_layer.rows[by_layer.starts]]
     layers = pd.DataFrame(
         {
             "layer": by_layer.names,
             "group": first["group"].to_numpy(),
             "op": first["op"].to_numpy(),
-            "active_steps": _largest_steps(work, counts, by_layer),
+            "active_steps": _active_steps_by_layer(work, counts, by_layer),
             "operations": _per_layer(work.macs + work.acs if model.zeros == "skip" else work.dense_macs, by_layer),
-            "compute_cycles": found.compute,
+            "compute_cycles": result.compute,
             **{f"{level}_cycles": cycles for level, cycles in stores.items()},
-            "load_cycles": found.load,
-            "cycles": found.layer,
+            "load_cycles": result.load,
+            "cycles": result.layer,
         }
     )
-    bounds = {"compute": found.compute, **stores, "loading weights": found.load}
+    bounds = {"compute": result.compute, **stores, "loading weights": result.load}
     names, table = list(bounds), np.stack(list(bounds.values()))
     layers["bound"] = np.where(table.max(0) > 0, np.array(names)[table.argmax(0)], "nothing to do")
     layers.loc[np.isnan(table).any(0), "bound"] = "not known"
     return Latency(
-        hardware, model.schedule or "array", model.zeros, float(found.total), float(found.interval),
-        n.scalar("latency.clock"), layers,
+        hardware, model.schedule or "array", model.zeros, float(result.total), float(result.interval),
+        prices.scalar("latency.clock"), layers,
     )  # fmt: skip
 
 
-_LAYERS = pd.DataFrame(
+_NO_LAYERS = pd.DataFrame(
     columns=["layer", "group", "op", "active_steps", "operations", "compute_cycles", "load_cycles", "cycles", "bound"]
 )
 
 
-def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> npt.NDArray[np.int64]:
+def _active_steps_by_layer(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> npt.NDArray[np.int64]:
     """A_l of each layer; for joined products, that of the first product."""
     layer = counts.rows["layer"].to_numpy(dtype=object)
     per_name = pd.Series(work.steps).groupby(layer).sum()
@@ -333,18 +339,18 @@ def _largest_steps(work: ChargedWork, counts: Counts, by_layer: LayerRows) -> np
 
 
 def with_latency(
-    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: Zeros | None = None
+    hardware: HardwareProfile, schedule: Schedule | None = None, zeros: ZeroHandling | None = None
 ) -> HardwareProfile:
     """The same device with another schedule or treatment of zeros. Raises HardwareError for an impossible choice."""
     if schedule is None and zeros is None:
         return hardware
-    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(Zeros))):
+    for name, value, known in (("schedule", schedule, get_args(Schedule)), ("zeros", zeros, get_args(ZeroHandling))):
         if value is not None and value not in known:
             raise HardwareError(
                 f"unknown {name} '{value}'{nearest(str(value), known)}; choose one of {', '.join(known)}"
             )
     if hardware.latency is None:
-        raise no_latency(hardware)
+        raise missing_latency_error(hardware)
     if hardware.latency.timing == "array" and (schedule is not None or zeros == "skip"):
         raise HardwareError(
             f"{hardware.where('latency.timing')}: timing 'array' has no schedule and skips no zeros; give a "

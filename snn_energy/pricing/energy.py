@@ -16,13 +16,13 @@ from snn_energy.counts.counts import Counts
 from snn_energy.counts.transforms import keep_needed_steps
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import Prices, numbers
-from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, Zeros
-from snn_energy.hardware.tables import cannot_price
+from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule, ZeroHandling
+from snn_energy.hardware.tables import missing_prices
 from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, ActionCount
-from snn_energy.pricing.charged_work import ChargedWork, Flags, charged_work
-from snn_energy.pricing.compute import compute_charges
+from snn_energy.pricing.charged_work import BoolArray, ChargedWork, charged_work
+from snn_energy.pricing.compute import compute_actions
 from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
-from snn_energy.pricing.memory import accesses, check_levels, memory_charges, variants_of
+from snn_energy.pricing.memory import accesses, memory_actions, require_fit, variants_of
 from snn_energy.pricing.policies import (
     EncoderPolicy,
     IntegerPolicy,
@@ -31,26 +31,30 @@ from snn_energy.pricing.policies import (
     ProductPolicy,
     make_policies,
 )
-from snn_energy.pricing.pricing import BY_KIND, over_rows, price_charges, unpriced_charges
+from snn_energy.pricing.pricing import BY_KIND, price_actions, sum_rows, unpriced_actions
 
 Aggregation = Literal["layer", "group", "time_step"]
-SAMPLES_AT_ONCE = 512
+SAMPLE_BLOCK = 512
 
 
-def all_charges(
-    work: ChargedWork, hardware: HardwareProfile, policies: Policies, n: Prices, placed: ChargedWork | None = None
+def all_actions(
+    work: ChargedWork,
+    hardware: HardwareProfile,
+    policies: Policies,
+    prices: Prices,
+    placement_work: ChargedWork | None = None,
 ) -> list[ActionCount]:
-    """Every action of a network on a device with the numbers ``n``, and the price that it is charged at."""
-    charges = compute_charges(work, hardware)
+    """Every action of a network on a device with these prices, and the price that it is charged at."""
+    actions = compute_actions(work, hardware)
     if hardware.memory is not None:
-        charges += memory_charges(accesses(work, hardware, n, policies.memory, placed), n)
-    return charges
+        actions += memory_actions(accesses(work, hardware, prices, policies.memory, placement_work), prices)
+    return actions
 
 
 def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
     """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
     found = []
-    for entry in counts.head.accesses:
+    for entry in counts.typed_header.accesses:
         level, action = entry["level"], entry["action"]
         known = hardware.memory.levels if hardware.memory is not None else {}
         if level not in known:
@@ -58,8 +62,8 @@ def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[
             raise HardwareError(f"{hardware.where('memory.levels')}: no price for accesses of '{level}'{hint}")
         if action == "accesses" and known[level].read.si_value != known[level].write.si_value:
             raise HardwareError(
-                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not tell reads from writes, whose "
-                "prices differ; count them apart"
+                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not distinguish reads from writes, "
+                "whose prices differ; count them separately"
             )
         key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
         found.append((f"{level}: {entry['name']}", ActionCount("accesses_pj", key, np.array([float(entry["count"])]))))
@@ -137,7 +141,7 @@ class Energy:
     def total_pj(self) -> float:
         """compute_pj + memory_pj + static_pj; memory or arithmetic that the device does not price is not included."""
         memory = 0.0 if self.hardware.memory is None else self.memory_pj
-        compute = self.compute_pj if prices_arithmetic(self.hardware) else 0.0
+        compute = self.compute_pj if has_arithmetic_prices(self.hardware) else 0.0
         return compute + memory + self.static_pj
 
     @property
@@ -170,19 +174,29 @@ class Energy:
         """
         if self.hardware.memory is None:
             return pd.DataFrame(columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
-        n = numbers(self.hardware)
+        prices = numbers(self.hardware)
         rows: list[tuple[str, str, str, float, float, float]] = []
-        if given := published_accesses(self.counts, self.hardware):
-            for entry, (_, charge) in zip(self.counts.head.accesses, given, strict=True):
+        if published := published_accesses(self.counts, self.hardware):
+            for entry, (_, charge) in zip(self.counts.typed_header.accesses, published, strict=True):
                 words = float(charge.amount[0])
-                bits, energy_pj = words * n.scalar(f"{charge.price}.width_bits"), words * n.scalar(str(charge.price))
+                bits, energy_pj = (
+                    words * prices.scalar(f"{charge.price}.width_bits"),
+                    words * prices.scalar(str(charge.price)),
+                )
                 rows.append((entry["name"], entry["level"], entry["action"], bits, words, energy_pj))
             return pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
-        for a in accesses(self.work, self.hardware, n, self.policies.memory):
+        for a in accesses(self.work, self.hardware, prices, self.policies.memory):
             bits, action = float(a.bits.sum()), a.key.rsplit(".", 1)[1]
-            words = bits / n.scalar(f"{a.key}.width_bits")
+            words = bits / prices.scalar(f"{a.key}.width_bits")
             rows.append(
-                (a.tensor, a.level, "hop" if action == "inter_pe" else action, bits, words, words * n.scalar(a.key))
+                (
+                    a.tensor,
+                    a.level,
+                    "hop" if action == "inter_pe" else action,
+                    bits,
+                    words,
+                    words * prices.scalar(a.key),
+                )
             )
         table = pd.DataFrame(rows, columns=["tensor", "level", "action", "bits", "words", "energy_pj"])
         return table[table["bits"] != 0].reset_index(drop=True)
@@ -192,9 +206,9 @@ class Energy:
 
         Not in the paper: its accelerator skips by the input side only, as do the totals of this class.
         """
-        return self._of(keep_needed_steps(self.counts))
+        return self._with_counts(keep_needed_steps(self.counts))
 
-    def _of(self, counts: Counts) -> Energy:
+    def _with_counts(self, counts: Counts) -> Energy:
         return price_counts(counts, self.hardware, self.policies, self.without)
 
     def per_sample(self) -> pd.DataFrame:
@@ -204,17 +218,17 @@ class Energy:
         Raises SnnEnergyError if the counts have no per-sample side file.
         """
         if self.counts.per_sample is None:
-            raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile again")
-        n, samples = numbers(self.hardware), self.counts.samples
+            raise SnnEnergyError(f"{self.counts.model}: no per-sample counts were kept: profile the network again")
+        prices, samples = numbers(self.hardware), self.counts.samples
         sums = {"compute_pj": np.zeros(samples), "memory_pj": np.zeros(samples)}
-        for start in range(0, samples, SAMPLES_AT_ONCE):
-            some = slice(start, min(start + SAMPLES_AT_ONCE, samples))
-            work = charged_work(self.counts, self.hardware, self.policies, self.without, some)
-            charges = all_charges(work, self.hardware, self.policies, n, self.work)
-            for kind, found in price_charges(charges, n, some.stop - start, BY_KIND, over_rows).items():
-                sums[kind][some] = found
+        for start in range(0, samples, SAMPLE_BLOCK):
+            block = slice(start, min(start + SAMPLE_BLOCK, samples))
+            work = charged_work(self.counts, self.hardware, self.policies, self.without, block)
+            actions = all_actions(work, self.hardware, self.policies, prices, self.work)
+            for kind, found in price_actions(actions, prices, block.stop - start, BY_KIND, sum_rows).items():
+                sums[kind][block] = found
         table = pd.DataFrame({"sample": np.arange(samples), "compute_pj": sums["compute_pj"]})
-        if not prices_arithmetic(self.hardware):
+        if not has_arithmetic_prices(self.hardware):
             table["compute_pj"] = np.nan
         table["memory_pj"] = sums["memory_pj"] if self.hardware.memory is not None else np.nan
         table["total_pj"] = sums["compute_pj"] + sums["memory_pj"] + self.static_pj
@@ -257,14 +271,16 @@ class Energy:
     def unpriced(self) -> pd.DataFrame:
         """Work that the profile has no price for, per sample: op, what, amount (NA if unknown)."""
         rows, found = self.counts.rows, []
-        for charge in compute_charges(self.work, self.hardware):
+        for charge in compute_actions(self.work, self.hardware):
             amount = float(np.nansum(charge.amount))
             ops = dict.fromkeys(self.work.op[charge.amount > 0].tolist())
             if charge.price is None and amount > 0:
                 found += [{"op": op, "what": charge.what, "amount": amount} for op in list(ops)[:1]]
             unknown = self.work.op[np.isnan(charge.amount) & (self.work.op != "unsupported")].tolist()
             what = charge.what or charge.part.removesuffix("_pj").replace("_", " ")
-            found += [{"op": op, "what": f"{what} (the counts do not give all)", "amount": pd.NA} for op in unknown[:1]]
+            found += [
+                {"op": op, "what": f"{what} (the counts lack some amounts)", "amount": pd.NA} for op in unknown[:1]
+            ]
         unsupported = rows[rows["op"] == "unsupported"]
         if len(unsupported):
             layers = ", ".join(unsupported["layer"].unique()[:3])
@@ -276,7 +292,7 @@ class Energy:
                 {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
             )
         elif np.isnan(self.memory_pj):
-            found.append({"op": "memory", "what": "memory traffic (the counts do not give all sizes)", "amount": pd.NA})
+            found.append({"op": "memory", "what": "memory traffic (the counts lack some sizes)", "amount": pd.NA})
         return pd.DataFrame(found, columns=["op", "what", "amount"])
 
     def summary(self) -> EnergySummary:
@@ -291,15 +307,15 @@ class Energy:
             "products": self.policies.products,
             "encoder": self.policies.encoder,
             "without": list(self.without),
-            "compute_pj": _known(self.compute_pj),
-            "memory_pj": _known(self.memory_pj),
-            "static_pj": _known(self.static_pj),
-            "total_pj": _known(self.total_pj),
-            "total_of_needed_steps_pj": _known(self.of_needed_steps().total_pj),
-            "latency_s": None if found is None else _known(found.seconds),
-            "edp_js": None if found is None else _known(self.edp_js),
+            "compute_pj": _none_if_nan(self.compute_pj),
+            "memory_pj": _none_if_nan(self.memory_pj),
+            "static_pj": _none_if_nan(self.static_pj),
+            "total_pj": _none_if_nan(self.total_pj),
+            "total_of_needed_steps_pj": _none_if_nan(self.of_needed_steps().total_pj),
+            "latency_s": None if found is None else _none_if_nan(found.seconds),
+            "edp_js": None if found is None else _none_if_nan(self.edp_js),
             "unpriced": unpriced.astype(object).where(unpriced.notna(), None).to_dict("records"),
-            "cannot_price": cannot_price(self.hardware),
+            "cannot_price": missing_prices(self.hardware),
         }
 
 
@@ -308,7 +324,7 @@ def _sum(column: pd.Series) -> float:
     return float(column.to_numpy(dtype=np.float64).sum())
 
 
-def _known(value: float | None) -> float | None:
+def _none_if_nan(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else value
 
 
@@ -330,24 +346,24 @@ def estimate(
     """
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     policies = make_policies(profile, memory, integer, products, encoder)
-    left = (without,) if isinstance(without, str) else tuple(without)
-    return price_counts(counts, profile, policies, left)
+    left_out_layers = (without,) if isinstance(without, str) else tuple(without)
+    return price_counts(counts, profile, policies, left_out_layers)
 
 
 def price_counts(
     counts: Counts, hardware: HardwareProfile, policies: Policies, without: tuple[str, ...] = ()
 ) -> Energy:
     """``estimate`` for a loaded profile and chosen policies."""
-    work, n = charged_work(counts, hardware, policies, without), numbers(hardware)
-    refuse_unpriced(work, counts, hardware)
+    work, prices = charged_work(counts, hardware, policies, without), numbers(hardware)
+    require_arithmetic_prices(work, counts, hardware)
     table = counts.rows[["layer", "order", "group", "op", "time_step"]].copy()
-    charges = all_charges(work, hardware, policies, n)
-    sums = price_charges(charges, n, len(table))
+    actions = all_actions(work, hardware, policies, prices)
+    sums = price_actions(actions, prices, len(table))
     if any(np.isnan(sums[part]).any() for part in MEMORY):
-        check_levels(work, hardware, list(counts.rows["layer"]), n, policies.memory)
-    given = published_accesses(counts, hardware)
+        require_fit(work, hardware, list(counts.rows["layer"]), prices, policies.memory)
+    published = published_accesses(counts, hardware)
     columns = {"compute_pj": np.sum([sums[p] for p in COMPUTE], axis=0)}
-    if given:  # the source published the count of every access: nothing is derived
+    if published:  # the source published the count of every access: nothing is derived
         sums |= {part: np.zeros(len(table)) for part in MEMORY}
     columns["memory_pj"] = np.sum([sums[p] for p in MEMORY], axis=0)
     unknown = np.full(len(table), np.nan)
@@ -355,22 +371,24 @@ def price_counts(
     if hardware.memory is None:
         sums |= dict.fromkeys(MEMORY, unknown)
         columns["memory_pj"] = unknown
-    if not prices_arithmetic(hardware):
+    if not has_arithmetic_prices(hardware):
         columns["compute_pj"] = unknown
-    for part, rows in _unpriced_rows(charges, work, hardware).items():
+    for part, rows in _unpriced_rows(actions, work, hardware).items():
         sums[part] = np.where(rows & (sums[part] == 0), np.nan, sums[part])
     table = table.assign(**sums, **columns)
-    if given:
-        table = pd.concat([table, _given_rows(given, n, len(table))], ignore_index=True)
+    if published:
+        table = pd.concat([table, _published_rows(published, prices, len(table))], ignore_index=True)
     energy = Energy(counts, hardware, policies, table, without)
     energy.__dict__["work"] = work  # fills the cached property
     return energy
 
 
-def _unpriced_rows(charges: Iterable[ActionCount], work: ChargedWork, hardware: HardwareProfile) -> dict[str, Flags]:
+def _unpriced_rows(
+    actions: Iterable[ActionCount], work: ChargedWork, hardware: HardwareProfile
+) -> dict[str, BoolArray]:
     """Part of compute -> rows whose work is unpriced on the device, or unknown."""
     found = {part: np.zeros(len(work.op), dtype=np.bool_) for part in COMPUTE}
-    for charge in unpriced_charges(charges):
+    for charge in unpriced_actions(actions):
         found[charge.part] |= ~(charge.amount <= 0)  # also true for NaN, an unknown amount
     found["elementwise_pj"] |= work.op == "unsupported"
     if hardware.compute.neuron_prices is None:
@@ -378,11 +396,11 @@ def _unpriced_rows(charges: Iterable[ActionCount], work: ChargedWork, hardware: 
     return found
 
 
-def _given_rows(given: list[tuple[str, ActionCount]], n: Prices, order: int) -> pd.DataFrame:
+def _published_rows(published: list[tuple[str, ActionCount]], prices: Prices, order: int) -> pd.DataFrame:
     """Rows of the energy table for accesses whose counts the source published."""
     rows = []
-    for label, charge in given:
-        energy_pj = float(charge.amount[0]) * n.scalar(str(charge.price))
+    for label, charge in published:
+        energy_pj = float(charge.amount[0]) * prices.scalar(str(charge.price))
         zeros = dict.fromkeys((*COMPUTE, *MEMORY, *TOTALS), 0.0)
         rows.append(
             {"layer": label, "order": order, "group": "other", "op": "access", "time_step": -1, **zeros}
@@ -392,21 +410,21 @@ def _given_rows(given: list[tuple[str, ActionCount]], n: Prices, order: int) -> 
     return pd.DataFrame(rows)
 
 
-def prices_arithmetic(hardware: HardwareProfile) -> bool:
+def has_arithmetic_prices(hardware: HardwareProfile) -> bool:
     """False for a device without a price for MACs and accumulates: only its memory is priced."""
     compute = hardware.compute
     return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
 
 
-def refuse_unpriced(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
+def require_arithmetic_prices(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
     """Raise HardwareError if the device has no price for MACs or accumulates that the network performs."""
-    for charge in compute_charges(work, hardware):
+    for charge in compute_actions(work, hardware):
         if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
             layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
             missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
             raise HardwareError(
                 f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
-                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave layers out that run "
+                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave out layers that run "
                 f"elsewhere: {' '.join(f'--without {name}' for name in layers[:3])}"
             )
 
@@ -416,7 +434,7 @@ def estimate_latency(
     hardware: str | Path | HardwareProfile,
     *,
     schedule: Schedule | None = None,
-    zeros: Zeros | None = None,
+    zeros: ZeroHandling | None = None,
     without: Iterable[str] = (),
     **policies: Unpack[PolicyOptions],
 ) -> Latency:
@@ -428,5 +446,5 @@ def estimate_latency(
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     profile = with_latency(profile, schedule, zeros)
     chosen = make_policies(profile, **policies)
-    left = (without,) if isinstance(without, str) else tuple(without)
-    return latency_of(counts, profile, charged_work(counts, profile, chosen, left), chosen.memory)
+    left_out_layers = (without,) if isinstance(without, str) else tuple(without)
+    return latency_of(counts, profile, charged_work(counts, profile, chosen, left_out_layers), chosen.memory)

@@ -11,17 +11,17 @@ import pandas as pd
 from snn_energy.core.errors import SnnEnergyError, nearest
 from snn_energy.counts.counts import Counts
 
-Flags = npt.NDArray[np.bool_]
+BoolArray = npt.NDArray[np.bool_]
 
 
-def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
+def left_out(layers: pd.Series, without: Iterable[str]) -> BoolArray:
     """Rows of the layers that are not priced: named exactly, or by a prefix that ends at a dot.
 
     Raises SnnEnergyError for a name that no layer has.
     """
     found = np.zeros(len(layers), dtype=np.bool_)
     for name in without:
-        rows = _named(layers, name)
+        rows = _matching_rows(layers, name)
         if not rows.any():
             known = list(dict.fromkeys(layers))
             raise SnnEnergyError(f"no layer '{name}' to leave out{nearest(name, known)}")
@@ -31,7 +31,7 @@ def left_out(layers: pd.Series, without: Iterable[str]) -> Flags:
 
 def has_layer(layers: pd.Series, name: str) -> bool:
     """True if ``left_out`` finds a layer for the name."""
-    return bool(_named(layers, name).any())
+    return bool(_matching_rows(layers, name).any())
 
 
 def layers_left_out(networks: Sequence[Counts], without: Iterable[str]) -> list[tuple[str, ...]]:
@@ -44,7 +44,7 @@ def layers_left_out(networks: Sequence[Counts], without: Iterable[str]) -> list[
     return [tuple(name for name in names if has_layer(c.rows["layer"], name)) for c in networks]
 
 
-def _named(layers: pd.Series, name: str) -> Flags:
+def _matching_rows(layers: pd.Series, name: str) -> BoolArray:
     if not name:
         return np.zeros(len(layers), dtype=np.bool_)
     found = (layers == name) | layers.str.startswith(f"{name}.") | layers.str.startswith(f"{name}#")

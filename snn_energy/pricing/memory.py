@@ -50,7 +50,7 @@ from snn_energy.hardware.schema import (
     TensorRole,
 )
 from snn_energy.pricing.actions import ActionCount
-from snn_energy.pricing.charged_work import ChargedWork, Flags, FloatArray, Operand
+from snn_energy.pricing.charged_work import BoolArray, ChargedWork, FloatArray, Operand
 
 LOADED_ONCE = ("ws_once", "psum_spill")  # weights are loaded once before the first active step, not in every step
 
@@ -87,7 +87,7 @@ def variants_of(hardware: HardwareProfile) -> tuple[MemoryVariant, ...]:
 
 
 def spike_bits(
-    work: ChargedWork, operand: Operand, n: Prices, memory: MemoryModel, whole_layer: bool = False
+    work: ChargedWork, operand: Operand, prices: Prices, memory: MemoryModel, whole_layer: bool = False
 ) -> tuple[FloatArray, FloatArray]:
     """Bits of an operand in its charged steps, and bits of one element; real elements have the activation width.
 
@@ -99,31 +99,31 @@ def spike_bits(
     each = operand.bits_each
     real = np.isnan(each)
     wide = real | ((memory.spike_coding == "dense") & (each > 0))
-    each = np.where(wide, n["widths.activations"], np.nan_to_num(each))
+    each = np.where(wide, prices["widths.activations"], np.nan_to_num(each))
     bits = operand.elements * each * (work.layer_steps if whole_layer else work.steps)
     if memory.spike_coding == "address-event":
         value = np.where(each > 1, each, 0.0)
         events = operand.layer_events if whole_layer else operand.events
-        events = events * (operand.width + value)
+        events = events * (operand.address_bits + value)
         bits = np.where(real, bits, events)
     return np.where(work.is_operation, bits, 0.0), each
 
 
-def output_bits(work: ChargedWork, n: Prices, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
+def output_bits(work: ChargedWork, prices: Prices, memory: MemoryModel, whole_layer: bool = False) -> FloatArray:
     """Output bits: spikes of neurons (1 bit each, addresses, or a bits each); outputs * a if no neuron follows."""
     steps = work.layer_steps if whole_layer else work.steps
-    spikes = work.neurons * steps * (n["widths.activations"] if memory.spike_coding == "dense" else 1.0)
+    spikes = work.neurons * steps * (prices["widths.activations"] if memory.spike_coding == "dense" else 1.0)
     if memory.spike_coding == "address-event":
         spikes = (work.layer_spikes if whole_layer else work.spikes) * np.ceil(np.log2(np.maximum(work.neurons, 2.0)))
-    real = work.output_elements * n["widths.activations"] * steps
+    real = work.output_elements * prices["widths.activations"] * steps
     return np.where(work.is_neuron, spikes, 0.0) + np.where(work.is_operation & (work.feeds_neuron == 0), real, 0.0)
 
 
-def membrane_bits(work: ChargedWork, n: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
+def membrane_bits(work: ChargedWork, prices: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
     """u * reads and u * writes; the first read and the last write are dropped if the profile sets it."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
     reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
-    return reads * n["widths.membrane"], writes * n["widths.membrane"]
+    return reads * prices["widths.membrane"], writes * prices["widths.membrane"]
 
 
 def folds(size: FloatArray, lanes: Number) -> FloatArray:
@@ -131,105 +131,113 @@ def folds(size: FloatArray, lanes: Number) -> FloatArray:
     return np.maximum(np.ceil(size / lanes), 1.0)
 
 
-def flows(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> list[TensorTraffic]:
+def tensor_traffic(
+    work: ChargedWork, hardware: HardwareProfile, prices: Prices, variant: MemoryVariant
+) -> list[TensorTraffic]:
     """The traffic of each tensor across the border between memory and array."""
     memory = _memory(hardware)
-    reads, writes = membrane_bits(work, n, memory)
+    reads, writes = membrane_bits(work, prices, memory)
     none = np.zeros_like(work.steps)
     by_step = variant == "ws_reload"
-    stays = work.is_operation | work.is_neuron if by_step else work.is_neuron
-    state = (work.network_neurons if by_step else work.neurons) * n["widths.membrane"] * stays
+    holds_state = work.is_operation | work.is_neuron if by_step else work.is_neuron
+    state = (work.network_neurons if by_step else work.neurons) * prices["widths.membrane"] * holds_state
     membrane = TensorTraffic("membrane", reads, writes, state + none, none)
     if variant == "state_only":
         return [membrane]
-    w, p = n["widths.weights"], n["widths.partial_sums"]
+    w, p = prices["widths.weights"], prices["widths.partial_sums"]
     stationary = variant not in ("output_stationary", "no_local_reuse")
     columns = none + 1.0
     if hardware.array is not None and not (stationary and memory.keep is None):
-        columns = folds(work.out_channels / np.maximum(work.groups, 1.0), n["array.columns"])
-    inputs, _ = spike_bits(work, work.input_operand, n, memory)
-    other, other_each = spike_bits(work, work.other_operand, n, memory)
+        columns = folds(work.out_channels / np.maximum(work.groups, 1.0), prices["array.columns"])
+    inputs, _ = spike_bits(work, work.input_operand, prices, memory)
+    other, other_each = spike_bits(work, work.other_operand, prices, memory)
     streamed = inputs * columns
     resident = np.where(work.is_operation, work.weights, 0.0) * w
-    times = work.firsts if variant in LOADED_ONCE else work.steps
+    times = work.first_charged if variant in LOADED_ONCE else work.steps
     if variant == "output_stationary":
-        rows = folds(work.positions, n["array.rows"])
+        rows = folds(work.positions, prices["array.rows"])
         loaded, other_loaded = resident * rows * times, other * rows
     elif variant == "no_local_reuse":
         product = work.op == "matmul"
-        performed = operations(work)
+        performed = performed_operations(work)
         loaded = np.where(product, 0.0, performed * w)
         other_loaded = np.where(product, performed * other_each, 0.0)
-        streamed = streamed * _taps(work)
+        streamed = streamed * _reads_per_input_element(work)
     else:
         loaded, other_loaded = resident * times, other
-    spilt = none
+    spilled = none
     if variant in ("psum_spill", "no_local_reuse"):
-        spills = folds(work.reduction, n["array.rows"]) - 1
-        spilt = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
+        spills = folds(work.reduction, prices["array.rows"]) - 1
+        spilled = np.where(work.is_operation, spills * work.out_channels * work.positions * p * work.steps, 0.0)
     per_step = np.maximum(work.steps, 1.0)
-    given = np.minimum(inputs, streamed) / per_step * work.external_inputs  # a stride may skip elements
-    held = work.network_weights * w * stays if by_step else resident
-    outputs = output_bits(work, n, memory)
+    network_input = np.minimum(inputs, streamed) / per_step * work.external_inputs  # a stride may skip elements
+    held = work.network_weights * w * holds_state if by_step else resident
+    outputs = output_bits(work, prices, memory)
     read, written = (inputs + other) / per_step, outputs / per_step
     if not by_step:  # tensors between two layers are stored for all steps
         read = (
-            spike_bits(work, work.input_operand, n, memory, True)[0]
-            + spike_bits(work, work.other_operand, n, memory, True)[0]
+            spike_bits(work, work.input_operand, prices, memory, True)[0]
+            + spike_bits(work, work.other_operand, prices, memory, True)[0]
         )
-        written = output_bits(work, n, memory, True)
+        written = output_bits(work, prices, memory, True)
     return [
         membrane,
-        TensorTraffic("weights", loaded, none, held + none, resident * work.firsts),
-        TensorTraffic("inputs", streamed + other_loaded, none, read, given),
-        TensorTraffic("partial_sums", spilt, spilt, work.out_channels * work.positions * p * (spilt > 0), none),
+        TensorTraffic("weights", loaded, none, held + none, resident * work.first_charged),
+        TensorTraffic("inputs", streamed + other_loaded, none, read, network_input),
+        TensorTraffic("partial_sums", spilled, spilled, work.out_channels * work.positions * p * (spilled > 0), none),
         TensorTraffic("outputs", none, outputs, written, none),
     ]
 
 
-def _taps(work: ChargedWork) -> FloatArray:
+def _reads_per_input_element(work: ChargedWork) -> FloatArray:
     """How many positions read an element of the input: M K g / elements, all taps of a convolution counted."""
     with np.errstate(divide="ignore", invalid="ignore"):
         taps = work.positions * work.reduction * work.groups / work.input_elements
     return np.where(work.is_operation & (work.input_elements > 0), taps, 1.0)
 
 
-def operations(work: ChargedWork) -> FloatArray:
+def performed_operations(work: ChargedWork) -> FloatArray:
     """Operations that the array performs: the charged MACs and accumulates, those of zeros only if charged."""
     return work.macs + work.acs
 
 
-def assign_levels(flow: list[TensorTraffic], hardware: HardwareProfile, n: Prices) -> dict[TensorRole, FloatArray]:
+def assign_levels(
+    traffic: list[TensorTraffic], hardware: HardwareProfile, prices: Prices
+) -> dict[TensorRole, FloatArray]:
     """Index of the level that stores each row's tensors, 0 the outermost; NaN if a tensor does not fit there either."""
     memory = _memory(hardware)
     keep, names = memory.keep, list(memory.levels)
     assert keep is not None
-    ordered = sorted(flow, key=lambda f: keep.index(f.tensor))
-    home: dict[TensorRole, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in flow}
-    placed: dict[TensorRole, Flags] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in flow}
+    ordered = sorted(traffic, key=lambda f: keep.index(f.tensor))
+    home_levels: dict[TensorRole, FloatArray] = {f.tensor: np.zeros_like(f.footprint) for f in traffic}
+    is_placed: dict[TensorRole, BoolArray] = {f.tensor: np.zeros_like(f.footprint, dtype=np.bool_) for f in traffic}
     for index in range(len(names) - 1, 0, -1):
         holds = memory.levels[names[index]].holds
-        left: Number = n[f"memory.levels.{names[index]}.size"]
+        remaining_bits: Number = prices[f"memory.levels.{names[index]}.size"]
         for f in ordered:
             if holds is not None and f.tensor not in holds:
                 continue
-            fits = (f.footprint <= left) & (f.footprint > 0) & ~placed[f.tensor]
-            left = left - np.where(fits, f.footprint, 0.0)
-            home[f.tensor] = np.where(fits, float(index), home[f.tensor])
-            placed[f.tensor] = placed[f.tensor] | fits
+            fits = (f.footprint <= remaining_bits) & (f.footprint > 0) & ~is_placed[f.tensor]
+            remaining_bits = remaining_bits - np.where(fits, f.footprint, 0.0)
+            home_levels[f.tensor] = np.where(fits, float(index), home_levels[f.tensor])
+            is_placed[f.tensor] = is_placed[f.tensor] | fits
     if memory.levels[names[0]].size is not None:
-        left = n[f"memory.levels.{names[0]}.size"]
+        remaining_bits = prices[f"memory.levels.{names[0]}.size"]
         for f in ordered:
-            outermost = (home[f.tensor] == 0) & (f.footprint > 0)
-            home[f.tensor] = np.where(outermost & (f.footprint > left), np.nan, home[f.tensor])
-            left = left - np.where(outermost & (f.footprint <= left), f.footprint, 0.0)
-    return home
+            outermost = (home_levels[f.tensor] == 0) & (f.footprint > 0)
+            home_levels[f.tensor] = np.where(outermost & (f.footprint > remaining_bits), np.nan, home_levels[f.tensor])
+            remaining_bits = remaining_bits - np.where(outermost & (f.footprint <= remaining_bits), f.footprint, 0.0)
+    return home_levels
 
 
 def accesses(
-    work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant, placed: ChargedWork | None = None
+    work: ChargedWork,
+    hardware: HardwareProfile,
+    prices: Prices,
+    variant: MemoryVariant,
+    placement_work: ChargedWork | None = None,
 ) -> list[Access]:
-    """Bits that every store moves, per row and sample. ``placed``: the work (means) from which homes are chosen.
+    """Bits that every store moves, per row and sample. ``placement_work``: the work (means) that determines the homes.
 
     Raises HardwareError if the variant needs numbers that the profile does not have.
     """
@@ -238,30 +246,30 @@ def accesses(
             f"memory variant '{variant}' needs the array's rows and columns; add the section 'array' to "
             f"{hardware.name}, or choose one of {', '.join(variants_of(hardware))}"
         )
-    found = flows(work, hardware, n, variant)
-    by = found if placed is None else flows(placed, hardware, n, variant)
-    moved = list(_routed(found, by, hardware, n))
+    traffic = tensor_traffic(work, hardware, prices, variant)
+    placement_traffic = traffic if placement_work is None else tensor_traffic(placement_work, hardware, prices, variant)
+    store_accesses = list(_traffic_at_stores(traffic, placement_traffic, hardware, prices))
     if hardware.array is not None and variant != "state_only":
-        moved += _inside_array(work, hardware, n, variant)
-    return moved
+        store_accesses += _inside_array(work, hardware, prices, variant)
+    return store_accesses
 
 
-def _routed(
-    found: list[TensorTraffic], placed: list[TensorTraffic], hardware: HardwareProfile, n: Prices
+def _traffic_at_stores(
+    traffic: list[TensorTraffic], placement_traffic: list[TensorTraffic], hardware: HardwareProfile, prices: Prices
 ) -> Iterator[Access]:
     """The same traffic, assigned to the stores that serve it."""
     memory = _memory(hardware)
     if memory.placement is not None:
-        for f in found:
+        for f in traffic:
             level = memory.placement.level_of(f.tensor)
             yield Access(f.tensor, level, f"memory.levels.{level}.read", f.reads)
             yield Access(f.tensor, level, f"memory.levels.{level}.write", f.writes)
         return
-    home = assign_levels(placed, hardware, n)
+    home_levels = assign_levels(placement_traffic, hardware, prices)
     names = list(memory.levels)
     last = len(names) - 1
-    for f in found:
-        at = home[f.tensor]
+    for f in traffic:
+        home_level = home_levels[f.tensor]
         is_read, is_written, is_filled = (bool(np.any(bits)) for bits in (f.reads, f.writes, f.fill))
         for index, level in enumerate(names):
             if f.tensor not in (memory.levels[level].holds or TENSORS):
@@ -269,35 +277,37 @@ def _routed(
             reads: list[FloatArray] = []
             writes: list[FloatArray] = []
             if is_read:  # served here, or staged here on the way in from a level further out
-                reads.append(f.reads * (at <= index) if index < last else f.reads)
-                writes += [f.reads * (at < index)] * (index > 0)
+                reads.append(f.reads * (home_level <= index) if index < last else f.reads)
+                writes += [f.reads * (home_level < index)] * (index > 0)
             if is_written:  # the opposite direction
-                writes.append(f.writes * (at <= index) if index < last else f.writes)
-                reads += [f.writes * (at < index)] * (index > 0)
+                writes.append(f.writes * (home_level <= index) if index < last else f.writes)
+                reads += [f.writes * (home_level < index)] * (index > 0)
             if is_filled:  # fetched once from the outermost level to its home
-                reads += [f.fill * (at > index)] * (index < last)
-                writes += [f.fill * (at >= index)] * (index > 0)
+                reads += [f.fill * (home_level > index)] * (index < last)
+                writes += [f.fill * (home_level >= index)] * (index > 0)
             if index == 0 and memory.levels[level].size is not None:
-                reads.append(np.where(np.isnan(at) & (f.reads + f.writes + f.fill > 0), np.nan, 0.0))
+                reads.append(np.where(np.isnan(home_level) & (f.reads + f.writes + f.fill > 0), np.nan, 0.0))
             for action, parts in (("read", reads), ("write", writes)):
                 if parts:
                     yield Access(f.tensor, level, f"memory.levels.{level}.{action}", reduce(np.add, parts))
 
 
-def _inside_array(work: ChargedWork, hardware: HardwareProfile, n: Prices, variant: MemoryVariant) -> Iterator[Access]:
+def _inside_array(
+    work: ChargedWork, hardware: HardwareProfile, prices: Prices, variant: MemoryVariant
+) -> Iterator[Access]:
     """Registers and hops between elements, for the prices that the profile has."""
     memory, array = _memory(hardware), hardware.array
     assert array is not None
-    performed = operations(work)
-    w, p = n["widths.weights"], n["widths.partial_sums"]
-    _, each = spike_bits(work, work.input_operand, n, memory)
-    stationary = np.where(work.op == "matmul", spike_bits(work, work.other_operand, n, memory)[1], w)
+    performed = performed_operations(work)
+    w, p = prices["widths.weights"], prices["widths.partial_sums"]
+    _, each = spike_bits(work, work.input_operand, prices, memory)
+    stationary = np.where(work.op == "matmul", spike_bits(work, work.other_operand, prices, memory)[1], w)
     if array.registers is not None and variant == "output_stationary":
         yield Access("partial_sums", "registers", "array.registers.read", performed * p)
         yield Access("partial_sums", "registers", "array.registers.write", performed * p)
     elif array.registers is not None and variant != "no_local_reuse":
-        times = work.firsts if variant in LOADED_ONCE else work.steps
-        loaded = work.weights * w * times + spike_bits(work, work.other_operand, n, memory)[0]
+        times = work.first_charged if variant in LOADED_ONCE else work.steps
+        loaded = work.weights * w * times + spike_bits(work, work.other_operand, prices, memory)[0]
         yield from _of_operands(work, "registers", "array.registers.read", performed * stationary)
         yield from _of_operands(work, "registers", "array.registers.write", loaded)
     if array.inter_pe is not None:
@@ -317,29 +327,30 @@ def _of_operands(work: ChargedWork, level: str, key: str, bits: FloatArray) -> I
     yield Access("inputs", level, key, np.where(product, bits, 0.0))
 
 
-def memory_charges(moved: list[Access], n: Prices) -> list[ActionCount]:
+def memory_actions(store_accesses: list[Access], prices: Prices) -> list[ActionCount]:
     """Accesses in words of the store that moves them, each at its price."""
-    return [ActionCount(f"{a.tensor}_pj", a.key, a.bits / n[f"{a.key}.width_bits"]) for a in moved]
+    return [ActionCount(f"{a.tensor}_pj", a.key, a.bits / prices[f"{a.key}.width_bits"]) for a in store_accesses]
 
 
-def check_levels(
-    work: ChargedWork, hardware: HardwareProfile, layers: Sequence[str], n: Prices, variant: MemoryVariant
+def require_fit(
+    work: ChargedWork, hardware: HardwareProfile, layers: Sequence[str], prices: Prices, variant: MemoryVariant
 ) -> None:
     """Raise HardwareError, with file and line, for a tensor that fits on no level."""
     if _memory(hardware).keep is None:
         return
     outermost = next(iter(_memory(hardware).levels))
-    found = flows(work, hardware, n, variant)
-    home = assign_levels(found, hardware, n)
-    for f in found:
-        homeless = np.isnan(home[f.tensor]) & ((f.reads + f.writes) > 0)
-        if homeless.any():
-            row = int(np.flatnonzero(homeless)[0])
+    key = f"memory.levels.{outermost}.size"
+    traffic = tensor_traffic(work, hardware, prices, variant)
+    home_levels = assign_levels(traffic, hardware, prices)
+    for f in traffic:
+        unplaced = np.isnan(home_levels[f.tensor]) & ((f.reads + f.writes) > 0)
+        if unplaced.any():
+            row = int(np.flatnonzero(unplaced)[0])
             raise HardwareError(
-                f"{hardware.where(f'memory.levels.{outermost}.size')}: the {f.tensor.replace('_', ' ')} of "
-                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level beside what is "
-                f"kept before ({outermost} holds {float(n[f'memory.levels.{outermost}.size']):,.0f}); give it more, "
-                "or no size"
+                f"{hardware.where(key)}: the {f.tensor.replace('_', ' ')} of "
+                f"{layers[row]} take {float(f.footprint[row]):,.0f} bits, which fit on no level next to the "
+                f"tensors kept before them ({outermost} holds {float(prices[key]):,.0f}); increase its "
+                "size or remove the size"
             )
 
 

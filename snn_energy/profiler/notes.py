@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, unfolded_norm
+from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, unfolded_norm_note
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES, ValueBound
 
@@ -33,7 +33,7 @@ def notes_of(
             name = averaging_name(record.note) if averages else record.note
             found.append(ElementwiseNote(name, read[index], averages and weighted[index]).text)
         elif record.op == "norm" and "batch_norm" in record.note:
-            found.append(unfolded_norm(record.note, why_unfolded(index, records, layers, readers, outputs)))
+            found.append(unfolded_norm_note(record.note, why_unfolded(index, records, layers, readers, outputs)))
         else:
             found.append(record.note if record.op in _NAMED else "")
     return found

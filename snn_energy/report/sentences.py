@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from snn_energy.report.tables import number
+from snn_energy.report.tables import format_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,10 @@ def activity_sentence(counts: Counts) -> str:
         parts.append(f"accuracy {100 * accuracy:.2f} %")
     if activity["t_avg"] is not None:
         parts.append(f"T_avg {activity['t_avg']:.3f}, SA {100 * activity['sa']:.2f} %")
-    parts.append(f"SOPs {number(activity['sops_per_sample'])}, real MACs {number(activity['real_macs_per_sample'])}")
+    parts.append(
+        f"SOPs {format_number(activity['sops_per_sample'])}, "
+        f"real MACs {format_number(activity['real_macs_per_sample'])}"
+    )
     return ", ".join(parts)
 
 
@@ -43,7 +46,7 @@ def assumptions(counts: Counts) -> Iterator[str]:
     """The time axis that was detected, unless it was declared, and how the weights were converted."""
     header = counts.header
     if "time_found" in header:
-        yield f"time: {header['time']}, {header['time_found']} (snn-energy inspect tells more)"
+        yield f"time: {header['time']}, {header['time_found']} (see snn-energy inspect)"
     for note in header.get("checkpoint_notes", ()):
         yield f"{header.get('checkpoint')}: {note}"
 
@@ -55,10 +58,11 @@ def policies_used(policies: Policies) -> str:
 
 def total_sentences(energy: Energy) -> Iterator[str]:
     """The total and its parts (µJ per sample), latency, spread over the samples, and the cost of unread steps."""
-    static = f" + static {number(energy.static_pj * 1e-6)} µJ" if energy.static_pj else ""
+    static = f" + static {format_number(energy.static_pj * 1e-6)} µJ" if energy.static_pj else ""
     yield (
-        f"total {number(energy.total_pj * 1e-6)} µJ per sample = compute {number(energy.compute_pj * 1e-6)} µJ "
-        f"+ memory {number(energy.memory_pj * 1e-6)} µJ{static} ({policies_used(energy.policies)})"
+        f"total {format_number(energy.total_pj * 1e-6)} µJ per sample "
+        f"= compute {format_number(energy.compute_pj * 1e-6)} µJ "
+        f"+ memory {format_number(energy.memory_pj * 1e-6)} µJ{static} ({policies_used(energy.policies)})"
     )
     if energy.without:
         yield f"without {', '.join(energy.without)}"
@@ -67,15 +71,16 @@ def total_sentences(energy: Energy) -> Iterator[str]:
     if energy.counts.per_sample is not None and energy.counts.samples > 1:
         spread = energy.spread()
         yield (
-            f"over {energy.counts.samples} samples: {number(spread['min_pj'] * 1e-6)} to "
-            f"{number(spread['max_pj'] * 1e-6)} µJ, standard deviation {number(spread['std_pj'] * 1e-6)} µJ"
+            f"over {energy.counts.samples} samples: {format_number(spread['min_pj'] * 1e-6)} to "
+            f"{format_number(spread['max_pj'] * 1e-6)} µJ, "
+            f"standard deviation {format_number(spread['std_pj'] * 1e-6)} µJ"
         )
     needed = energy.of_needed_steps().total_pj
     if needed < energy.total_pj:
         saved = energy.total_pj - needed
         yield (
-            f"of which {number(saved * 1e-6)} µJ ({100 * saved / energy.total_pj:.1f} %) are for active steps whose "
-            "result nobody reads: a device that skips those too would save it"
+            f"of which {format_number(saved * 1e-6)} µJ ({100 * saved / energy.total_pj:.1f} %) are for active steps "
+            "whose result is not read: a device that skips those too would save it"
         )
 
 
@@ -83,10 +88,11 @@ def latency_sentence(energy: Energy) -> str:
     """Latency (ms), cycles, samples per second and energy-delay product of an energy with a latency."""
     found = energy.latency
     assert found is not None
-    edp = "" if energy.edp_js is None else f", energy-delay product {number(energy.edp_js * 1e12)} µJ·µs"
+    edp = "" if energy.edp_js is None else f", energy-delay product {format_number(energy.edp_js * 1e12)} µJ·µs"
     return (
-        f"latency {number(found.seconds * 1e3)} ms = {number(found.cycles)} cycles at {found.clock_hz / 1e6:g} MHz "
-        f"({found.schedule}, zeros {found.zeros}), {number(found.samples_per_s)} samples per second{edp}"
+        f"latency {format_number(found.seconds * 1e3)} ms = {format_number(found.cycles)} cycles "
+        f"at {found.clock_hz / 1e6:g} MHz ({found.schedule}, zeros {found.zeros}), "
+        f"{format_number(found.samples_per_s)} samples per second{edp}"
     )
 
 
@@ -107,15 +113,15 @@ def range_sentence(energy: Energy) -> str | None:
     if not (len(found) and found["width_pj"].iloc[0] > 0):
         return None
     low, high = float(found["low_pj"].iloc[0]) * 1e-6, float(found["high_pj"].iloc[0]) * 1e-6
-    moving = ", ".join(found.loc[(found["width_pj"] > 0) & (found["number"] != "all"), "number"])
-    return f"with the ranges that the profile gives ({moving}): {number(low)} to {number(high)} µJ"
+    effective_ranges = ", ".join(found.loc[(found["width_pj"] > 0) & (found["number"] != "all"), "number"])
+    return f"with the profile's ranges ({effective_ranges}): {format_number(low)} to {format_number(high)} µJ"
 
 
 def second_device_sentence(energy: Energy, other: Energy) -> str:
     """The total (µJ) on a second device, and its ratio to that on the first."""
     return (
-        f"on {other.hardware.name}: total {number(other.total_pj * 1e-6)} µJ per sample, "
-        f"{number(other.total_pj / energy.total_pj)} times that on {energy.hardware.name}"
+        f"on {other.hardware.name}: total {format_number(other.total_pj * 1e-6)} µJ per sample, "
+        f"{format_number(other.total_pj / energy.total_pj)} times that on {energy.hardware.name}"
     )
 
 
@@ -133,5 +139,6 @@ def sweep_sentences(points: pd.DataFrame, swept: Sequence[Field]) -> Iterator[st
         total = part["total_pj"]
         if total.notna().any():
             best = part.iloc[int(total.argmin())]
-            at = ", ".join(f"{f.key} {number(float(best[f.column]))} {f.unit}" for f in swept)
-            yield f"{model}: {number(total.min() * 1e-6)} to {number(total.max() * 1e-6)} µJ, least at {at}"
+            best_point = ", ".join(f"{f.key} {format_number(float(best[f.column]))} {f.unit}" for f in swept)
+            low, high = format_number(total.min() * 1e-6), format_number(total.max() * 1e-6)
+            yield f"{model}: {low} to {high} µJ, least at {best_point}"

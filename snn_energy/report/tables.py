@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from snn_energy.core.files import require_apart, write_texts
+from snn_energy.core.files import require_distinct_paths, write_texts
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,7 +42,7 @@ HEADINGS: Mapping[str, str] = {
 PERCENT = frozenset(
     ("sa", "accuracy", "lowest_accuracy", "highest_accuracy", "rate", "rate_active", "paper_accuracy", "paper_sa")
 )
-NOTHING = "–"
+MISSING_TEXT = "–"
 FOLDED_WIDTH = 24  # texts are wrapped to this width if a terminal is too narrow
 
 
@@ -53,10 +53,10 @@ def energy_unit(frame: pd.DataFrame) -> tuple[str, float]:
     return next(((unit, factor) for unit, factor in UNITS if largest * factor >= 1), UNITS[-1])
 
 
-def number(value: Any) -> str:
+def format_number(value: Any) -> str:
     """Fractions to four significant digits, whole numbers in full, thousands separated; a dash if unknown."""
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
-        return NOTHING
+        return MISSING_TEXT
     if isinstance(value, float) and math.isinf(value):
         return "∞" if value > 0 else "-∞"
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
@@ -71,7 +71,7 @@ def number(value: Any) -> str:
     return f"{value:,.{digits}f}"
 
 
-def readable(frame: pd.DataFrame) -> pd.DataFrame:
+def formatted(frame: pd.DataFrame) -> pd.DataFrame:
     """The same table as text: energies in one unit named in the heading, rates in percent."""
     unit, factor = energy_unit(frame)
     columns: dict[str, list[str]] = {}
@@ -79,12 +79,14 @@ def readable(frame: pd.DataFrame) -> pd.DataFrame:
         values = frame[name].tolist()
         if str(name).endswith("_pj"):
             heading = f"{str(name).removesuffix('_pj').replace('_', ' ')} ({unit})"
-            columns[heading] = [number(_float(v, factor)) for v in values]
+            columns[heading] = [format_number(_float(v, factor)) for v in values]
         elif name in PERCENT:
-            columns[f"{HEADINGS.get(name, str(name).replace('_', ' '))} (%)"] = [number(_float(v, 100)) for v in values]
+            columns[f"{HEADINGS.get(name, str(name).replace('_', ' '))} (%)"] = [
+                format_number(_float(v, 100)) for v in values
+            ]
         else:
             heading = HEADINGS.get(str(name), str(name).replace("_", " "))
-            columns[heading] = [number(v) for v in values]
+            columns[heading] = [format_number(v) for v in values]
     return pd.DataFrame(columns)
 
 
@@ -94,7 +96,7 @@ def _float(value: Any, factor: float) -> float | None:
     return float(f"{float(value) * factor:.12g}")  # 0.0078 pJ, not 0.0077999999999
 
 
-def for_reading(frame: pd.DataFrame) -> pd.DataFrame:
+def display_frame(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame without energy parts that are zero or unknown everywhere, and without groups that cost nothing."""
     energies = [c for c in frame.columns if str(c).endswith("_pj")]
     empty = [
@@ -111,9 +113,9 @@ def is_text(column: pd.Series) -> bool:
     return any(isinstance(v, str) for v in column)
 
 
-def plain(frame: pd.DataFrame) -> str:
+def plain_text(frame: pd.DataFrame) -> str:
     """Aligned columns, two spaces apart, no colour, no lines: the same on every machine."""
-    table = readable(frame)
+    table = formatted(frame)
     texts = [bool(is_text(frame[name])) for name in frame.columns]
     widths = [max([len(str(h)), *(len(v) for v in table[h])]) for h in table.columns]
 
@@ -131,21 +133,24 @@ def rich_table(frame: pd.DataFrame, title: str | None, width: int) -> tuple[Tabl
     """
     from rich.table import Table
 
-    texts = readable(frame)
-    words = [is_text(frame[name]) for name in frame.columns]
+    texts = formatted(frame)
+    is_text_column = [is_text(frame[name]) for name in frame.columns]
     widths = [max([len(str(h)), *(len(v) for v in texts[h])]) for h in texts.columns]
-    folded = [min(w, FOLDED_WIDTH) if is_word else w for w, is_word in zip(widths, words, strict=True)]
-    sideways = [max(map(len, map(str, texts.columns))), *(max(map(len, row)) for row in texts.itertuples(index=False))]
-    if len(texts) and _with_lines(folded) > width >= _with_lines(sideways):
+    wrapped_widths = [min(w, FOLDED_WIDTH) if is_word else w for w, is_word in zip(widths, is_text_column, strict=True)]
+    transposed_widths = [
+        max(map(len, map(str, texts.columns))),
+        *(max(map(len, row)) for row in texts.itertuples(index=False)),
+    ]
+    if len(texts) and _with_lines(wrapped_widths) > width >= _with_lines(transposed_widths):
         table = Table(title=title, title_justify="left", header_style="bold", show_header=False)
         table.add_column(style="bold", no_wrap=True)
         for _ in range(len(texts)):
             table.add_column(justify="right", no_wrap=True)
         for heading in texts.columns:
             table.add_row(str(heading), *texts[heading])
-        return table, _with_lines(sideways)
+        return table, _with_lines(transposed_widths)
     table = Table(title=title, title_justify="left", header_style="bold")
-    for heading, is_word, w, least in zip(texts.columns, words, widths, folded, strict=True):
+    for heading, is_word, w, least in zip(texts.columns, is_text_column, widths, wrapped_widths, strict=True):
         table.add_column(
             str(heading),
             justify="left" if is_word else "right",
@@ -156,7 +161,7 @@ def rich_table(frame: pd.DataFrame, title: str | None, width: int) -> tuple[Tabl
         )
     for row in texts.itertuples(index=False):
         table.add_row(*row)
-    return table, _with_lines(folded)
+    return table, _with_lines(wrapped_widths)
 
 
 def _with_lines(widths: Sequence[int]) -> int:
@@ -166,7 +171,7 @@ def _with_lines(widths: Sequence[int]) -> int:
 
 def markdown(frame: pd.DataFrame) -> str:
     """A pipe table, numbers right-aligned."""
-    table = readable(frame)
+    table = formatted(frame)
     rule = ["---" if is_text(frame[name]) else "---:" for name in frame.columns]
 
     def line(cells: list[str]) -> str:
@@ -178,7 +183,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def latex(frame: pd.DataFrame) -> str:
     """A booktabs tabular: \\usepackage{booktabs}, and before 2020's LaTeX \\usepackage{textcomp} for µ."""
-    table = readable(frame)
+    table = formatted(frame)
     align = "".join("l" if is_text(frame[name]) else "r" for name in frame.columns)
     rows = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in _cells(table)]
     lines = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"]
@@ -228,13 +233,13 @@ def write_table(
     head: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Write the table to every path given, all or none; returns what was written. Raises OutputError."""
-    faces: tuple[tuple[str | Path | None, Callable[[], str]], ...] = (
+    outputs: tuple[tuple[str | Path | None, Callable[[], str]], ...] = (
         (csv_path, lambda: csv(frame)),
         (json_path, lambda: as_json(frame, head)),
-        (markdown_path, lambda: markdown(for_reading(frame))),
-        (latex_path, lambda: latex(for_reading(frame))),
+        (markdown_path, lambda: markdown(display_frame(frame))),
+        (latex_path, lambda: latex(display_frame(frame))),
     )
-    require_apart(path for path, _ in faces)
-    texts = {Path(path): make() for path, make in faces if path is not None}
+    require_distinct_paths(path for path, _ in outputs)
+    texts = {Path(path): make() for path, make in outputs if path is not None}
     write_texts(texts)
     return list(texts)

@@ -42,7 +42,7 @@ class Job:
     path: Path
 
 
-def jobs_of(grid: Grid, recipes: dict[str, Recipe], folder: Path, data: str | None) -> list[Job]:
+def make_jobs(grid: Grid, recipes: dict[str, Recipe], folder: Path, data: str | None) -> list[Job]:
     """Every variant with every seed, in the order of the grid."""
     changes: dict[str, Any] = {} if data is None else {"data": data}
     return [
@@ -71,25 +71,29 @@ def run_grid(
     grid, recipes = load_grid(source)
     load_hardware(hardware)  # a missing profile must fail before hours of training
     folder = make_folder(folder)
-    jobs = jobs_of(grid, recipes, folder, data)
+    jobs = make_jobs(grid, recipes, folder, data)
     for job in jobs:
-        _check_older(job)
+        _check_existing_checkpoint(job)
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for job, row in _all_done(jobs, device, processes, hardware):
+    for job, row in _completed_jobs(jobs, device, processes, hardware):
         rows[job.variant, job.seed] = row
         if on_run is not None:
             on_run(job.variant, len(rows), len(jobs))
     return grid, pd.DataFrame([rows[job.variant, job.seed] for job in jobs])
 
 
-def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _completed_jobs(
+    jobs: list[Job], device: str, processes: int, hardware: str
+) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Every job with its row, in order of completion. After the first error no further job is started."""
     if processes == 1:
         for job in jobs:
             yield job, run_job(job, device, hardware)
         return
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=_end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(
+        processes, mp_context=spawn, initializer=_exit_with_parent, initargs=(os.getpid(),)
+    ) as pool:
         running: dict[Future[dict[str, Any]], Job] = {pool.submit(run_job, job, device, hardware): job for job in jobs}
         try:
             while running:
@@ -100,7 +104,7 @@ def _all_done(jobs: list[Job], device: str, processes: int, hardware: str) -> It
             pool.shutdown(cancel_futures=True)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """End this worker when the process that started it has ended for any reason."""
 
     def watch() -> None:
@@ -122,15 +126,15 @@ def measured(job: Job, hardware: str) -> dict[str, Any]:
     """A row: the setting, then accuracy, T_avg, SA, SOPs per image, energy per image (pJ) over the whole test split."""
     recipe = job.recipe
     counts = profile_checkpoint(job.path, recipe.data or "", None)
-    energy, activity, charge = estimate(counts, hardware), counts.activity(), recipe.mask_loss
+    energy, activity, mask_loss = estimate(counts, hardware), counts.activity(), recipe.mask_loss
     return {
         "variant": job.variant,
         "seed": job.seed,
         "model": recipe.model.name,
         "neuron": recipe.model.neuron,
         "loss": "tet" if recipe.tet_loss else "cross entropy",
-        "mask_groups": " ".join(charge.groups) if charge else "",
-        "lambda_m": charge.weight if charge else 0.0,
+        "mask_groups": " ".join(mask_loss.groups) if mask_loss else "",
+        "lambda_m": mask_loss.weight if mask_loss else 0.0,
         "t_init": recipe.model.initial_steps if has_dtss_layers(recipe.model.name) else None,
         "t_max": counts.time_steps,
         "accuracy": counts.header["accuracy"],
@@ -170,24 +174,24 @@ def mean_over_seeds(grid: Grid, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _check_older(job: Job) -> None:
+def _check_existing_checkpoint(job: Job) -> None:
     """Raise RecipeError if the path of a run holds a checkpoint of another recipe."""
     if not job.path.exists():
         return
-    said = read_metadata(job.path)
-    older, resolved = parse_recipe(str(said.get("recipe")), str(job.path)), recipe_path(job.path)
-    wanted = job.recipe.model_copy(update={"data": older.data, "start_from": None})
-    same = older == wanted
+    metadata = read_metadata(job.path)
+    existing_recipe, resolved = parse_recipe(str(metadata.get("recipe")), str(job.path)), recipe_path(job.path)
+    wanted = job.recipe.model_copy(update={"data": existing_recipe.data, "start_from": None})
+    same = existing_recipe == wanted
     if resolved.exists():
-        same &= _places_resolved(load_recipe(resolved)) == _places_resolved(job.recipe)
+        same &= _with_absolute_paths(load_recipe(resolved)) == _with_absolute_paths(job.recipe)
     if not same:
         raise RecipeError(
-            f"{job.path}: is there already, of another recipe than variant '{job.variant}' of this grid; "
+            f"{job.path}: belongs to another recipe than variant '{job.variant}' of this grid; "
             "remove it or choose another folder"
         )
 
 
-def _places_resolved(recipe: Recipe) -> Recipe:
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
     """The recipe with absolute paths, so that two spellings of one path compare equal."""
     name, path = parse_data(recipe.data or BUNDLED)
     start = None if recipe.start_from is None else str(Path(recipe.start_from).expanduser().resolve())

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from snn_energy.core.errors import RecipeError, nearest
-from snn_energy.training.recipe import Recipe, bundled, describe, load_recipe, parse_yaml, read_yaml
+from snn_energy.training.recipe import Recipe, bundled, load_recipe, parse_yaml, read_yaml, validation_message
 
 
 class _Section(BaseModel):
@@ -49,9 +49,9 @@ def load_grid(source: str | Path) -> tuple[Grid, dict[str, Recipe]]:
     text, file_name = read_yaml(source, "grid")
     grid = parse_yaml(text, file_name, Grid, "grid")
     for kind, values in (("variant", [slug(v.name) for v in grid.variants]), ("seed", list(map(str, grid.seeds)))):
-        twice = next((value for value in values if values.count(value) > 1), None)
-        if twice is not None:
-            raise RecipeError(f"{file_name}: {kind} {twice} is there twice; give each its own")
+        duplicate = next((value for value in values if values.count(value) > 1), None)
+        if duplicate is not None:
+            raise RecipeError(f"{file_name}: {kind} {duplicate} appears twice; give each its own")
     base = load_recipe(grid.base)
     recipes = {}
     for variant in grid.variants:
@@ -64,11 +64,11 @@ def recipe_with(base: Recipe, name: str, changes: dict[str, Any], where: str) ->
     """The base under another name, with dotted keys changed. where: prefix of errors. Raises RecipeError."""
     tree = base.model_dump() | {"name": name}
     for key, value in changes.items():
-        _put(tree, key, value, where)
+        _set_key(tree, key, value, where)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(describe(error, where, Recipe)) from error
+        raise RecipeError(validation_message(error, where, Recipe)) from error
 
 
 def list_grids() -> list[str]:
@@ -81,7 +81,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.]+", "-", name.lower()).strip("-")
 
 
-def _put(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+def _set_key(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
     """Set a dotted key. Raises RecipeError for an unknown key."""
     *path, last = key.split(".")
     for part in path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from snn_energy.analysis.exit_energy import Floats, Ints, check_threshold, exit_table, stop_steps
+from snn_energy.analysis.exit_energy import FloatArray, IntArray, check_threshold, exit_table, stop_steps
 from snn_energy.core.errors import ModelError
 from snn_energy.counts.counts import Counts
 from snn_energy.hardware.files import load_hardware
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int], None] | None = None) -> Floats:
+def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int], None] | None = None) -> FloatArray:
     """Logits of every time step (T, samples, classes), in eval mode; the model's own mode is restored.
 
     model: one with ``forward_steps(x) -> (T, B, classes)``, as the spiking networks of the registry have it.
@@ -40,7 +40,7 @@ def step_logits(model: nn.Module, loader: Iterable[Any], on_batch: Callable[[int
                 x = batch[0] if isinstance(batch, (list, tuple)) else batch
                 if not len(x):
                     continue
-                found.append(np.asarray(_checked(forward_steps(x), model, len(x)).double().cpu().numpy()))
+                found.append(np.asarray(_checked_logits(forward_steps(x), model, len(x)).double().cpu().numpy()))
                 done += len(x)
                 if on_batch is not None:
                     on_batch(done)
@@ -62,12 +62,12 @@ def profile_steps(model: nn.Module, loader: Iterable[Any], **options: Any) -> Co
         return profile(model, loader, **options)
 
 
-def exit_steps(model: nn.Module, loader: Iterable[Any], threshold: float) -> Ints:
+def exit_steps(model: nn.Module, loader: Iterable[Any], threshold: float) -> IntArray:
     """(samples,) the number of time steps, 1 to T, that each sample of the loader runs. See ``stop_steps``."""
     return stop_steps(step_logits(model, loader), threshold)
 
 
-def exits_of_checkpoint(
+def early_exit_of_checkpoint(
     path: str | Path,
     data: str,
     samples: int | None,
@@ -113,7 +113,7 @@ def _forward_steps(model: nn.Module) -> Callable[[Any], Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _checked(out: Any, model: nn.Module, samples: int) -> Any:
+def _checked_logits(out: Any, model: nn.Module, samples: int) -> Any:
     """Logits of one batch. Raises ModelError if they are not (T, B, classes)."""
     steps = getattr(model, "time_steps", None)
     shape = tuple(getattr(out, "shape", ()))

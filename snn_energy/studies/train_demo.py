@@ -32,7 +32,7 @@ def train_demo(out_dir: str | Path = SHIPPED, processes: int = 2) -> list[Traini
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: the folder cannot be made ({error.strerror})") from error
+        raise OutputError(f"{folder}: the folder cannot be created ({error.strerror})") from error
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn) as pool:
         return list(pool.map(_train_one, DEMO_RECIPES, [folder] * len(DEMO_RECIPES)))

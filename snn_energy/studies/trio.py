@@ -26,13 +26,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from snn_energy._version import __version__
 from snn_energy.checkpoints.checkpoint import read_metadata, sha256_of
 from snn_energy.core.errors import OutputError, RecipeError
-from snn_energy.core.files import locked, make_folder, write_text
+from snn_energy.core.files import exclusive_lock, make_folder, write_text
 from snn_energy.running.processes import device_type
 from snn_energy.studies.ablation_grid import recipe_with
 from snn_energy.training.evaluation import to_float16
-from snn_energy.training.recipe import Recipe, bundled, describe, load_recipe, parse_yaml, read_yaml
+from snn_energy.training.recipe import Recipe, bundled, load_recipe, parse_yaml, read_yaml, validation_message
 from snn_energy.training.run_files import partial_path
-from snn_energy.training.speed import clock
+from snn_energy.training.speed import work_clock
 from snn_energy.training.train import StepTimes, data_fingerprint, measure_steps, train, without_paths
 
 log = logging.getLogger("snn_energy")
@@ -130,7 +130,7 @@ def load_trio(source: str | Path) -> tuple[Trio, dict[str, Recipe]]:
     for stage in trio.stages:
         where = f"{file_name}: stage '{stage.name}'"
         if stage.name.lower() in (name.lower() for name in recipes):
-            raise RecipeError(f"{where}: is there twice; give each its own name")
+            raise RecipeError(f"{where}: appears twice; give each its own name")
         if stage.start_from is not None and stage.start_from not in recipes:
             raise RecipeError(f"{where}: start_from '{stage.start_from}' is not an earlier stage")
         reserved = next((key for key in ("epochs", "seed", "name", "data", "start_from") if key in stage.changes), None)
@@ -154,16 +154,15 @@ def train_trio(
     seed: int | None = None,
     device: str = "cpu",
     progress: bool = False,
-    say: Callable[[str], None] = lambda text: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> TrioResult:
     """Train a trio into a folder within ``seconds``; resumes where an earlier call stopped.
 
     data: ``NAME:PATH`` (see ``datasets``) instead of the base's. seconds: for all stages together, measuring and
-    evaluations included, by ``speed.clock``: wall time on a GPU, on a CPU the processor time divided by the number
-    of threads, so that other jobs and pauses are not counted. A new value when resuming
-    applies to the stages that have not begun.
-    say: called with lines of progress. Raises RecipeError for a budget that is too short or a folder of another run,
-    DataError, CheckpointError, OutputError.
+    evaluations included, by ``speed.work_clock``: wall time on a GPU, on a CPU the processor time divided by the number
+    of threads, so that other jobs and pauses are not counted. A new value when resuming applies to the stages that have
+    not begun. on_message: called with lines of progress. Raises RecipeError for a budget that is too short or a folder
+    of another run, DataError, CheckpointError, OutputError.
     """
     if not (isinstance(seconds, int | float) and 0 < seconds <= MOST_SECONDS):  # not so for NaN
         raise RecipeError(f"--seconds must lie above 0 and be at most {MOST_SECONDS:g}, not {seconds:g}")
@@ -173,10 +172,10 @@ def train_trio(
     changes = {key: value for key, value in {"data": data, "seed": seed}.items() if value is not None}
     recipes = {name: recipe.with_changes(**changes) for name, recipe in recipes.items()}
     if any(recipe.data is None for recipe in recipes.values()):
-        raise RecipeError(f"{trio.name}: names no data; give --data NAME:PATH")
+        raise RecipeError(f"{trio.name}: specifies no data; give --data NAME:PATH")
     place = make_folder(folder)
-    with locked(place):
-        run = _TrioRun(trio, recipes, place, device, seconds, progress, say)
+    with exclusive_lock(place):
+        run = _TrioRun(trio, recipes, place, device, seconds, progress, on_message)
         return run.all_stages()
 
 
@@ -191,10 +190,10 @@ class _TrioRun:
         device: str,
         seconds: float,
         progress: bool,
-        say: Callable[[str], None],
+        on_message: Callable[[str], None],
     ) -> None:
         self.trio, self.recipes, self.folder = trio, recipes, folder
-        self.device, self.seconds, self.progress, self.say = device, seconds, progress, say
+        self.device, self.seconds, self.progress, self.on_message = device, seconds, progress, on_message
         self.measured: dict[str, StepTimes] = {}
         self.state = self._read_state()
         self._check_data()
@@ -218,7 +217,7 @@ class _TrioRun:
         return TrioResult(self.folder, self.state["stages"], self._spent())
 
     def _has_result(self, stage: Stage) -> bool:
-        """Whether the 16-bit checkpoint is there, as it was written."""
+        """Whether the 16-bit checkpoint exists, as it was written."""
         entry = self.state["stages"][stage.name]
         path = self.folder / f"{self.recipes[stage.name].model.name}.safetensors"
         return "accuracy_16_bit" in entry and path.is_file() and sha256_of(path) == entry["sha256"]
@@ -234,29 +233,29 @@ class _TrioRun:
 
         Before the first stage all are measured, so that a budget too short for one step of each fails immediately.
         """
-        to_come = self.trio.stages[index:]
-        measured = {stage.name: self._measured(stage) for stage in (to_come if index == 0 else to_come[:1])}
+        stages = self.trio.stages[index:]
+        measured = {stage.name: self._step_times(stage) for stage in (stages if index == 0 else stages[:1])}
         self.measured |= measured
         remaining = self.seconds - self._spent()
         if index == 0:
             needed = sum(
                 _final_evaluations_s(times, stage) + times.step_s
-                for stage, times in zip(to_come, measured.values(), strict=True)
+                for stage, times in zip(stages, measured.values(), strict=True)
             )
             if remaining < needed:
                 self.state["stages"].clear()
                 raise RecipeError(
                     f"{self.trio.name}: --seconds {self.seconds:g} is too short for one step of each of its "
-                    f"{len(to_come)} stages and its accuracies ({needed + self.seconds - remaining:.0f} s at this "
+                    f"{len(stages)} stages and its accuracies ({needed + self.seconds - remaining:.0f} s at this "
                     "machine's speed); give more"
                 )
-        stage, times = to_come[0], measured[to_come[0].name]
+        stage, times = stages[0], measured[stages[0].name]
         if remaining < _final_evaluations_s(times, stage) + times.step_s:
             log.warning(
-                "%s: --seconds %g are used up (%.0f s) before stage '%s', which gets one step; for more, remove the "
+                "%s: --seconds %g are spent (%.0f s) before stage '%s', which gets one step; for more, remove the "
                 "folder and give more seconds", self.trio.name, self.seconds, self._spent(), stage.name,
             )  # fmt: skip
-        stage_s = remaining * stage.share / sum(other.share for other in to_come) - _final_evaluations_s(times, stage)
+        stage_s = remaining * stage.share / sum(other.share for other in stages) - _final_evaluations_s(times, stage)
         steps = max(1, int(stage_s / times.step_s))
         epochs = steps / times.epoch_steps
         evaluations = epochs // self.recipes[stage.name].test_every
@@ -271,23 +270,23 @@ class _TrioRun:
             "step_s": times.step_s,
         }
         self._write_state()
-        self.say(
+        self.on_message(
             f"{stage.name}: {steps} steps ({entry['epochs']:.2f} epochs) in {max(stage_s, 0):.0f} s, "
             f"{1e3 * times.step_s / self.recipes[stage.name].batch_size:.1f} ms an image"
         )
 
-    def _measured(self, stage: Stage) -> StepTimes:
+    def _step_times(self, stage: Stage) -> StepTimes:
         """The times of a stage's steps; measured once per call."""
         if stage.name in self.measured:
             return self.measured[stage.name]
-        watch = clock(torch.device(device_type(self.device)), self.recipes[stage.name].threads)
-        started = watch()
+        run_clock = work_clock(torch.device(device_type(self.device)), self.recipes[stage.name].threads)
+        started = run_clock()
         start = self._path(stage.start_from) if stage.start_from is not None else None
         times = measure_steps(
             self.recipes[stage.name], self.device, start_from=start if start is not None and start.exists() else None
         )
         entry = self.state["stages"].setdefault(stage.name, {"spent_s": 0.0, "measuring_s": 0.0})
-        entry["measuring_s"] += watch() - started
+        entry["measuring_s"] += run_clock() - started
         return times
 
     def _train(self, stage: Stage) -> None:
@@ -297,7 +296,7 @@ class _TrioRun:
         warmup = min(base.optimiser.warmup_epochs, LARGEST_WARMUP * epochs)
         recipe = base.with_changes(epochs=epochs, optimiser=base.optimiser.model_dump() | {"warmup_epochs": warmup})
 
-        def saved(seconds: float) -> None:
+        def record_saved(seconds: float) -> None:
             entry["spent_s"] = seconds
             self._write_state()
 
@@ -314,23 +313,23 @@ class _TrioRun:
                 write_log=True,
                 progress=self.progress,
                 save_every_s=SAVE_EVERY_S,
-                on_save=saved,
+                on_save=record_saved,
             )
             entry["spent_s"] = result.seconds
-        said = read_metadata(output)
+        metadata = read_metadata(output)
         known = ("model", "held_out_accuracy", "t_avg", "active_steps", "precision", "fused")
-        entry |= {"accuracy": said["test_accuracy"], **{key: said[key] for key in known}}
+        entry |= {"accuracy": metadata["test_accuracy"], **{key: metadata[key] for key in known}}
         self._write_state()
-        self.say(f"{stage.name}: accuracy {said['test_accuracy']:.2%}, {entry['spent_s']:.0f} s")
+        self.on_message(f"{stage.name}: accuracy {metadata['test_accuracy']:.2%}, {entry['spent_s']:.0f} s")
 
     def _write_float16(self, stage: Stage) -> None:
         recipe, entry = self.recipes[stage.name], self.state["stages"][stage.name]
         output = self.folder / f"{recipe.model.name}.safetensors"
-        watch = clock(torch.device("cpu"), recipe.threads)  # accuracy is measured on the CPU
-        started = watch()
+        run_clock = work_clock(torch.device("cpu"), recipe.threads)  # accuracy is measured on the CPU
+        started = run_clock()
         before, after = to_float16(self._path(stage.name), str(recipe.data), output)
         entry |= {
-            "spent_s": entry["spent_s"] + watch() - started,
+            "spent_s": entry["spent_s"] + run_clock() - started,
             "accuracy_32_bit": before,
             "accuracy_16_bit": after,
             "checkpoint": output.name,
@@ -338,7 +337,7 @@ class _TrioRun:
             "bytes": output.stat().st_size,
         }
         self._write_state()
-        self.say(f"{stage.name}: {output.name}, accuracy {before:.2%} in 32 bits, {after:.2%} in 16 bits")
+        self.on_message(f"{stage.name}: {output.name}, accuracy {before:.2%} in 32 bits, {after:.2%} in 16 bits")
 
     def _fingerprint(self) -> str:
         """SHA-256 of the trio with its recipes, independent of the folder of its data."""
@@ -353,10 +352,11 @@ class _TrioRun:
             {"trio": self.trio.name, "fingerprint": self._fingerprint(), "stages": {}},
         )
         if not path.exists():
-            there = next((f for f in sorted(self.folder.rglob("*.safetensors*"))), None)
-            if there is not None:
+            existing = next((f for f in sorted(self.folder.rglob("*.safetensors*"))), None)
+            if existing is not None:
                 raise OutputError(
-                    f"{there}: is there already, but no {STATE_FILE} that says of which run; choose another folder"
+                    f"{existing}: exists, but no {STATE_FILE} that states which run it belongs to; "
+                    "choose another folder"
                 )
             return fresh
         try:
@@ -369,7 +369,9 @@ class _TrioRun:
                     raise KeyError(f"{where}: no stage of this trio")
                 StageState.model_validate(entry)
         except ValidationError as error:
-            raise RecipeError(describe(error, f"{path}: {where}", StageState) + "; choose another folder") from error
+            raise RecipeError(
+                validation_message(error, f"{path}: {where}", StageState) + "; choose another folder"
+            ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise RecipeError(f"{path}: not what a trio's run writes ({error}); choose another folder") from error
         if fingerprint != fresh["fingerprint"]:

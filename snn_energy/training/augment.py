@@ -21,41 +21,43 @@ ASPECTS = (3 / 4, 4 / 3)  # of random crops, width over height, as usual for Ima
 
 
 @dataclass(frozen=True)
-class Draws:
+class AugmentationDraws:
     """The random choices for one batch of B images; None: not requested.
 
     crops (B, 4), shares of the image; shifts (2, B, 1), pixels down and right from the padded corner; flips (B,);
-    holes (2, B, 1), the corner of the square that is cut out; mixed: the share of an image's partner in the mix.
+    cutout_corners (2, B, 1), of the square that is cut out; mixup_share: the share of an image's partner in the mix.
     """
 
     crops: NDArray[np.float64] | None
     shifts: Tensor | None
     flips: Tensor | None
-    holes: Tensor | None
-    mixed: float | None
+    cutout_corners: Tensor | None
+    mixup_share: float | None
 
 
-def draw(recipe: Recipe, count: int, generator: torch.Generator) -> Draws:
+def draw_augmentation(recipe: Recipe, count: int, generator: torch.Generator) -> AugmentationDraws:
     """Choices for ``count`` images, drawn in a fixed order."""
     largest, side = recipe.shift_pixels, recipe.cutout_pixels
-    return Draws(
+    return AugmentationDraws(
         crops=None if recipe.crop_scale is None else _crops(count, recipe.crop_scale, generator),
         shifts=torch.randint(2 * largest + 1, (2, count, 1), generator=generator) if largest else None,
         flips=torch.rand(count, generator=generator) < 0.5 if recipe.flip else None,
-        holes=torch.randint(1 - side, recipe.model.image_size, (2, count, 1), generator=generator) if side else None,
-        mixed=_beta(recipe.mixup, generator) if recipe.mixup else None,
+        cutout_corners=torch.randint(1 - side, recipe.model.image_size, (2, count, 1), generator=generator)
+        if side
+        else None,
+        mixup_share=_beta(recipe.mixup, generator) if recipe.mixup else None,
     )
 
 
-def augmented(images: Tensor, draws: Draws, places: Tensor, recipe: Recipe) -> Tensor:
-    """Shift, flip and cut out. images: those at the ``places`` (B',) of the batch, some or all."""
+def augment(images: Tensor, draws: AugmentationDraws, positions: Tensor, recipe: Recipe) -> Tensor:
+    """Shift, flip and cut out. images: those at the ``positions`` (B',) of the batch, some or all."""
     device = images.device
     if draws.shifts is not None:
-        images = shifted(images, draws.shifts[:, places].to(device), recipe.shift_pixels)
+        images = shifted(images, draws.shifts[:, positions].to(device), recipe.shift_pixels)
     if draws.flips is not None:
-        images = torch.where(draws.flips[places].to(device)[:, None, None, None], images.flip(3), images)
-    if draws.holes is not None:
-        images = cut_out(images, draws.holes[:, places].to(device), recipe.cutout_pixels)
+        images = torch.where(draws.flips[positions].to(device)[:, None, None, None], images.flip(3), images)
+    if draws.cutout_corners is not None:
+        images = cut_out(images, draws.cutout_corners[:, positions].to(device), recipe.cutout_pixels)
     return images
 
 
@@ -79,7 +81,7 @@ def cut_out(images: Tensor, corners: Tensor, side: int) -> Tensor:
     return images.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
 
 
-def mixed(images: Tensor, labels: Tensor, share: float, classes: int) -> tuple[Tensor, Tensor]:
+def mixup(images: Tensor, labels: Tensor, share: float, classes: int) -> tuple[Tensor, Tensor]:
     """Mixup: each image and label with its partner, the one at the mirrored position in the batch.
 
     labels: (B,) -> (B, classes) shares. Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018.

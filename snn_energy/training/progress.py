@@ -22,9 +22,9 @@ class Reporter:
         self.recipe, self.images, self.enabled = recipe, images, enabled
         self.console = console or Console(stderr=True)
         self.dead: set[str] = set()
-        self.finished, self.in_epoch, self.done = 0, 0, 0
+        self.finished_epochs, self.in_epoch, self.images_this_call = 0, 0, 0
         self.started = self.last_line = time.monotonic()
-        self.text = ""
+        self.status = ""
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,46 +43,47 @@ class Reporter:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def resume(self, finished: int, in_epoch: int) -> None:
+    def resume(self, finished_epochs: int, in_epoch: int) -> None:
         """Set what an earlier call has finished: whole epochs, and images of the next one."""
-        self.finished, self.in_epoch = finished, in_epoch
+        self.finished_epochs, self.in_epoch = finished_epochs, in_epoch
 
     def batch(self, count: int) -> None:
         """Report one finished batch of ``count`` images."""
-        self.done += count
+        self.images_this_call += count
         self.in_epoch += count
-        self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.text}")
+        self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.status}")
         if time.monotonic() - self.last_line > LINE_EVERY_S:
             self._line(
-                f"epoch {self.finished + 1}/{math.ceil(self.recipe.epochs)}, {self.in_epoch / self.images:.0%}", []
+                f"epoch {self.finished_epochs + 1}/{math.ceil(self.recipe.epochs)}, {self.in_epoch / self.images:.0%}",
+                [],
             )
 
     def epoch(self, record: dict[str, float | int | None], dead: tuple[str, ...]) -> None:
         """Show one finished epoch, if enabled; always warn of layers that have just lost their last time step."""
-        self.finished, self.in_epoch = int(record["epoch"] or 0), 0
+        self.finished_epochs, self.in_epoch = int(record["epoch"] or 0), 0
         parts = [f"loss {record['loss']:.3f}"]
         if record["test_accuracy"] is not None:
             parts.append(f"test accuracy {record['test_accuracy']:.1%}")
         if record["t_avg"] is not None:
             parts.append(f"T_avg {record['t_avg']:.2f}")
-        self.text = ", " + ", ".join(parts)
-        self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.text}")
+        self.status = ", " + ", ".join(parts)
+        self.bar.update(self.task, completed=self._all(), text=f"{self._rate():.0f} images/s{self.status}")
         waited = time.monotonic() - self.last_line > LINE_EVERY_S
-        if record["test_accuracy"] is not None or self.done <= self.images or waited:
-            self._line(f"epoch {self.finished}/{math.ceil(self.recipe.epochs)}", parts)
-        fresh = [name for name in dead if name not in self.dead]
-        if fresh:
+        if record["test_accuracy"] is not None or self.images_this_call <= self.images or waited:
+            self._line(f"epoch {self.finished_epochs}/{math.ceil(self.recipe.epochs)}", parts)
+        newly_dead = [name for name in dead if name not in self.dead]
+        if newly_dead:
             message = "%s: epoch %d: no active time step left (T_l = 0) in %s"
-            log.warning(message, self.recipe.name, self.finished, ", ".join(fresh))
+            log.warning(message, self.recipe.name, self.finished_epochs, ", ".join(newly_dead))
         self.dead = set(dead)
 
     def _all(self) -> int:
         """Images since the start of the run, including those before it was resumed."""
-        return self.finished * self.images + self.in_epoch
+        return self.finished_epochs * self.images + self.in_epoch
 
     def _rate(self) -> float:
         """Images per second since this call began."""
-        return self.done / max(time.monotonic() - self.started, 1e-9)
+        return self.images_this_call / max(time.monotonic() - self.started, 1e-9)
 
     def _line(self, where: str, parts: list[str]) -> None:
         if not self.enabled or self.console.is_terminal:

@@ -68,27 +68,29 @@ class ModelSection(_Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _as_the_name_says(cls, given: Any) -> Any:
+    def _fill_cnn_defaults(cls, given: Any) -> Any:
         """Fill in the defaults of a CNN: neuron, leak, v_th, pooling, and no mlp_ratio, because it has no MLP."""
         name = given.get("name") if isinstance(given, dict) else None
         if not isinstance(name, str) or name not in CNNS:
             return given
-        own = {key: getattr(CNNS[name], key) for key in ("neuron", "leak", "v_th", "pooling")}
-        return {"mlp_ratio": None, **own, **given}
+        cnn_defaults = {key: getattr(CNNS[name], key) for key in ("neuron", "leak", "v_th", "pooling")}
+        return {"mlp_ratio": None, **cnn_defaults, **given}
 
     @model_validator(mode="after")
-    def _agree(self) -> ModelSection:
+    def _check_consistency(self) -> ModelSection:
         try:
-            usual = default_time_steps(self.name)
+            default_steps = default_time_steps(self.name)
         except ModelError as error:
             raise _ContradictionError("name", str(error)) from error
-        steps = self.time_steps or usual
+        steps = self.time_steps or default_steps
         is_cnn, spiking = self.name in CNNS, is_spiking(self.name)
-        foreign = ("heads", "patch_size", "mlp_ratio") if is_cnn else ("width", "v_th", "pooling", "batch_norm")
-        for key in foreign:
+        inapplicable_keys = (
+            ("heads", "patch_size", "mlp_ratio") if is_cnn else ("width", "v_th", "pooling", "batch_norm")
+        )
+        for key in inapplicable_keys:
             if getattr(self, key) is not None:
                 kind = "transformer" if is_cnn else "CNN"
-                raise _ContradictionError(key, f"only a {kind} has it, and {self.name} is none; leave it out")
+                raise _ContradictionError(key, f"only a {kind} has it, and {self.name} is not one; leave it out")
         if not spiking and steps != 1:
             raise _ContradictionError("time_steps", f"a non-spiking {self.name} has one time step, not {steps}")
         if not has_dtss_layers(self.name):
@@ -191,7 +193,7 @@ class Recipe(_Section):
     test_every: int = Field(default=5, ge=1)
 
     @model_validator(mode="after")
-    def _agree(self) -> Recipe:
+    def _check_consistency(self) -> Recipe:
         if self.mask_loss is not None and not has_dtss_layers(self.model.name):
             raise _ContradictionError(
                 "mask_loss",
@@ -245,7 +247,7 @@ class Recipe(_Section):
         try:
             return Recipe.model_validate({**self.model_dump(), **changes})
         except ValidationError as error:
-            raise RecipeError(describe(error, self.name, Recipe)) from error
+            raise RecipeError(validation_message(error, self.name, Recipe)) from error
 
     def to_yaml(self) -> str:
         """The recipe as YAML text, every default written out; ``load_recipe`` reads it back."""
@@ -272,7 +274,7 @@ def recipe_summaries() -> list[dict[str, str]]:
     for name in list_recipes():
         text, file_name = read_yaml(name, "recipe")
         recipe = parse_recipe(text, file_name)
-        model, charge = recipe.model, recipe.mask_loss
+        model, mask_loss = recipe.model, recipe.mask_loss
         steps = str(model.time_steps or default_time_steps(model.name))
         rows.append(
             {
@@ -280,7 +282,7 @@ def recipe_summaries() -> list[dict[str, str]]:
                 "network": model.name,
                 "T": steps if model.initial_steps is None else f"{model.initial_steps} of {steps}",
                 "epochs": f"{recipe.epochs:g}",
-                "mask loss": "" if charge is None else f"{charge.weight:g} {' '.join(charge.groups)}",
+                "mask loss": "" if mask_loss is None else f"{mask_loss.weight:g} {' '.join(mask_loss.groups)}",
                 "for": text.splitlines()[0].removeprefix("#").strip(),
             }
         )
@@ -330,7 +332,7 @@ def parse_yaml(text: str, file_name: str, schema: type[Parsed], kind: str) -> Pa
     try:
         return schema.model_validate(_plain(tree, file_name))
     except ValidationError as error:
-        raise RecipeError(describe(error, file_name, schema, tree)) from error
+        raise RecipeError(validation_message(error, file_name, schema, tree)) from error
 
 
 def _plain(node: Any, file_name: str) -> Any:
@@ -346,23 +348,27 @@ def _plain(node: Any, file_name: str) -> Any:
         return None
     tag = getattr(getattr(node, "tag", None), "value", None)
     found = f"the tag {tag}" if tag else f"a {type(node).__name__.lower()}"
-    raise RecipeError(f"{file_name}: {found} is not read; write numbers, texts, true, false, lists and mappings alone")
+    raise RecipeError(
+        f"{file_name}: {found} is not supported; use only numbers, texts, true, false, lists and mappings"
+    )
 
 
-def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tree: CommentedMap | None = None) -> str:
+def validation_message(
+    error: ValidationError, file_name: str, schema: type[BaseModel], tree: CommentedMap | None = None
+) -> str:
     """The first error as one line, with the number of the others; unknown (misspelt) keys come first.
 
     The line of the file is included if its ``tree`` is given.
     """
-    complaints = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
-    first, others = complaints[0], len(complaints) - 1
+    errors = sorted(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
+    first, others = errors[0], len(errors) - 1
     location: tuple[int | str, ...] = first["loc"]
     contradiction = first.get("ctx", {}).get("error")
     if isinstance(contradiction, _ContradictionError):
         location = (*location, *contradiction.key.split("."))
     key = ".".join(map(str, location))
     if first["type"] == "extra_forbidden":
-        text = f"unknown key '{key}'{nearest(str(location[-1]), _keys_beside(location, schema))}"
+        text = f"unknown key '{key}'{nearest(str(location[-1]), _sibling_keys(location, schema))}"
     elif first["type"] == "missing":
         text = f"the key '{key}' is missing"
     elif first["type"] == "literal_error":
@@ -377,7 +383,7 @@ def describe(error: ValidationError, file_name: str, schema: type[BaseModel], tr
     return f"{where}: {text}{more}"
 
 
-def _keys_beside(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
+def _sibling_keys(location: tuple[int | str, ...], schema: type[BaseModel]) -> list[str]:
     """The valid keys of the section that contains an unknown key."""
     for part in location[:-1]:
         if isinstance(part, str):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from snn_energy.checkpoints.inert_pickle import load_tensors_only
 from snn_energy.core.errors import CheckpointError, OutputError
-from snn_energy.core.files import require_apart, write_text, write_whole
+from snn_energy.core.files import require_distinct_paths, write_atomically, write_text
 from snn_energy.datasets.digits import BUNDLED
 from snn_energy.datasets.images import Images
 from snn_energy.datasets.names import parse_data
@@ -26,10 +26,10 @@ from snn_energy.running.processes import Processes
 from snn_energy.training.recipe import Recipe
 
 Network = Spikformer | PublicSpikformer | VisionTransformer | Cnn
-SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
-LOG_COLUMNS = ("epoch", *SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
+EPOCH_SUMS = ("loss", "cross_entropy", "mask_loss", "train_accuracy")  # means over the images of an epoch
+LOG_COLUMNS = ("epoch", *EPOCH_SUMS, "held_out_accuracy", "test_accuracy", "t_avg", "dead_layers")
 PARTIAL_KEYS = {"recipe", "model", "optimiser", "generator", "epochs", "order", "next_batch", "sums", "seconds"}
-PAUSE_S = 300.0  # a batch or an evaluation that takes longer was paused, and its time is not counted
+LONGEST_STEP_S = 300.0  # a batch or an evaluation that takes longer was paused, and its time is not counted
 EpochRecord = dict[str, float | int | None]
 
 
@@ -54,17 +54,17 @@ class RunState:
     epochs: list[EpochRecord]
     order: Tensor | None
     next_batch: int
-    sums: Tensor  # (4,) float64, see SUMS
+    sums: Tensor  # (4,) float64, see EPOCH_SUMS
     precision: torch.dtype  # of the forward pass; depends on the machine, so it is not stored
     clock: Callable[[], float]
     seconds: float = 0.0  # spent so far, in all calls
-    at: float = 0.0  # clock reading up to which they are counted
+    counted_until: float = 0.0  # clock reading up to which they are counted
 
     def count_seconds(self) -> None:
         """Add the time since the last call, unless it was a pause (SIGSTOP, a sleeping laptop)."""
         now = self.clock()
-        self.seconds += now - self.at if now - self.at < PAUSE_S else 0.0
-        self.at = now
+        self.seconds += now - self.counted_until if now - self.counted_until < LONGEST_STEP_S else 0.0
+        self.counted_until = now
 
 
 def partial_path(output: Path) -> Path:
@@ -89,19 +89,19 @@ def log_path(output: Path) -> Path:
 
 def checked_output(path: str | Path, recipe: Recipe, *, resume: bool) -> Path:
     """The path of the checkpoint. Raises OutputError if it cannot be written, or would overwrite an input."""
-    output = checkpoint_place(path)
+    output = checkpoint_output(path)
     data = parse_data(recipe.data or BUNDLED)[1]
     read = [Path(found) for found in (data, recipe.start_from) if found is not None]
     written = [output, best_path(output), recipe_path(output), log_path(output), partial_path(output)]
-    require_apart(written, read)
+    require_distinct_paths(written, read)
     if partial_path(output).exists() and not resume:
         raise OutputError(
-            f"{partial_path(output)}: is there, of a run that was interrupted; go on with it (--resume) or remove it"
+            f"{partial_path(output)}: is the state of an interrupted run; continue it (--resume) or remove it"
         )
     return output
 
 
-def checkpoint_place(path: str | Path) -> Path:
+def checkpoint_output(path: str | Path) -> Path:
     """The path of a checkpoint to write. Raises OutputError."""
     output = Path(path)
     if not str(path) or output.is_dir() or not output.parent.is_dir():
@@ -155,7 +155,7 @@ def write_partial(
                 f"{partial_path(output)}: cannot be written; is the disk full? make room and resume"
             ) from error
 
-    write_whole(partial_path(output), write)
+    write_atomically(partial_path(output), write)
     resolved, text = recipe_path(output), recipe.to_yaml()
     if not resolved.exists() or resolved.read_text(encoding="utf-8") != text:
         write_text(resolved, text)
@@ -165,21 +165,21 @@ def read_partial(run: RunState, recipe: Recipe, data: RunData, output: Path) -> 
     """Restore the state of an interrupted run. Raises CheckpointError."""
     path = partial_path(output)
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file, so there is nothing to resume; start afresh without resume")
+        raise CheckpointError(f"{path}: no such file, so there is nothing to resume; start again without --resume")
     state = load_tensors_only(path)
     if not isinstance(state, dict) or set(state) != PARTIAL_KEYS:
-        raise CheckpointError(f"{path}: not the state of a training run; start afresh without resume")
+        raise CheckpointError(f"{path}: not the state of a training run; start again without --resume")
     if state["recipe"] != _fingerprint(recipe, data):
         raise CheckpointError(
             f"{path}: belongs to another recipe, seed or data than {recipe.name} with seed {recipe.seed}; "
-            "resume with what it was started with, or start afresh without resume"
+            "resume with what it was started with, or start again without --resume"
         )
     try:
         run.model.load_state_dict(state["model"])
         run.optimiser.load_state_dict(state["optimiser"])
         run.generator.set_state(state["generator"])
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: damaged ({error}); start afresh without resume") from error
+        raise CheckpointError(f"{path}: damaged ({error}); start again without --resume") from error
     run.epochs.extend(state["epochs"])
     run.order, run.next_batch, run.sums = state["order"], state["next_batch"], state["sums"]
-    run.seconds, run.at = state["seconds"], run.clock()
+    run.seconds, run.counted_until = state["seconds"], run.clock()

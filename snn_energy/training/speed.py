@@ -21,7 +21,7 @@ DEFAULT_BYTES = 128 * 2**10  # glibc's own start values
 
 
 @contextlib.contextmanager
-def freed_memory_is_kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """The process keeps freed memory until the end, instead of returning it and having it zeroed again every step.
 
     Sets glibc's mmap and trim thresholds; without glibc it does nothing.
@@ -42,7 +42,7 @@ def freed_memory_is_kept() -> Iterator[None]:
             ctypes.CDLL(None).malloc_trim(0)
 
 
-def clock(device: torch.device, threads: int) -> Callable[[], float]:
+def work_clock(device: torch.device, threads: int) -> Callable[[], float]:
     """A clock in seconds that runs while this process works: on a CPU, processor time divided by its threads.
 
     So neither pauses nor the load of other jobs count. On a CUDA device it is wall time.
@@ -61,7 +61,7 @@ def has_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
-def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
+def forward_dtype(recipe: Recipe, device: torch.device) -> torch.dtype:
     """The dtype of the forward pass; float32, with a warning, if bfloat16 is requested but not supported."""
     if recipe.precision == "float32":
         return torch.float32
@@ -71,12 +71,12 @@ def precision(recipe: Recipe, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def fuse(model: torch.nn.Module, recipe: Recipe, device: torch.device, processes: int) -> None:
+def enable_fused(model: torch.nn.Module, recipe: Recipe, device: torch.device, processes: int) -> None:
     """Enable the network's fused training path, or warn why it trains with plain operations."""
     if not recipe.fused or not isinstance(model, Spikformer):
         return
-    why_not = fused.why_not(device.type) if processes == 1 else "BatchNorms sum over several processes"
-    if why_not is None:
+    reason = fused.compile_error(device.type) if processes == 1 else "BatchNorms sum over several processes"
+    if reason is None:
         model.fused = True
     else:
-        log.warning("%s: BatchNorm and neurons are not fused (%s); training is slower", recipe.name, why_not)
+        log.warning("%s: BatchNorm and neurons are not fused (%s); training is slower", recipe.name, reason)

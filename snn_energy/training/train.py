@@ -41,7 +41,7 @@ from snn_energy.training.evaluation import (
 from snn_energy.training.progress import Reporter
 from snn_energy.training.recipe import Recipe
 from snn_energy.training.run_files import (
-    SUMS,
+    EPOCH_SUMS,
     EpochRecord,
     RunData,
     RunState,
@@ -53,7 +53,7 @@ from snn_energy.training.run_files import (
     write_epoch_log,
     write_partial,
 )
-from snn_energy.training.speed import clock, freed_memory_is_kept, fuse, precision
+from snn_energy.training.speed import enable_fused, forward_dtype, keep_freed_memory, work_clock
 from snn_energy.training.step import batches_ahead, check_finite, learning_rate_share, make_optimiser, training_step
 
 MEASURED_STEPS = 5  # by ``measure_steps``
@@ -66,7 +66,7 @@ class TrainingResult:
 
     active_steps: T_l by spiking layer (T_max for a plain LIF); t_avg: their unweighted mean, None for a
     network without spiking layers. dead_layers: T_l = 0. floor_layers: layers whose own score would give T_l
-    = 0 and that ``min_steps`` keeps active. seconds: of the whole run, earlier calls included, by ``speed.clock``.
+    = 0 and that ``min_steps`` keeps active. seconds: of the whole run, earlier calls included, by ``speed.work_clock``.
     best_epoch: that of the best checkpoint.
     """
 
@@ -108,11 +108,11 @@ def train(
     run, and the first one writes.
     Raises RecipeError, DataError, CheckpointError (a partial file of another run) and OutputError.
     """
-    recipe = _changed(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from))
+    recipe = _with_overrides(recipe, seed=seed, data=data, start_from=None if start_from is None else str(start_from))
     output = checked_output(output_path, recipe, resume=resume)
     with _prepared(recipe, device) as group, contextlib.ExitStack() as stack:
         loaded = _load_data(recipe)
-        run = _start(recipe, group)
+        run = _initial_state(recipe, group)
         if resume:
             read_partial(run, recipe, loaded, output)
         group.wait()
@@ -210,7 +210,7 @@ class StepTimes:
 
 def data_fingerprint(recipe: Recipe) -> str:
     """SHA-256 of the images and labels of both splits, independent of paths. Raises RecipeError, DataError."""
-    return _load_data(_changed(recipe).with_changes(start_from=None)).fingerprint
+    return _load_data(_with_overrides(recipe).with_changes(start_from=None)).fingerprint
 
 
 def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path | None = None) -> StepTimes:
@@ -218,10 +218,10 @@ def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path
 
     One evaluation reads all held-out and test images once. Raises as ``train`` does.
     """
-    recipe = _changed(recipe, start_from=None if start_from is None else str(start_from))
+    recipe = _with_overrides(recipe, start_from=None if start_from is None else str(start_from))
     with _prepared(recipe, device) as group:
         data = _load_data(recipe)
-        run = _start(recipe, group)
+        run = _initial_state(recipe, group)
         chunks = torch.randperm(len(data.train.labels), generator=run.generator).split(recipe.batch_size)
         seconds: list[float] = []
         for batch in batches_ahead(run, recipe, data.train, chunks[: 2 + MEASURED_STEPS], group):
@@ -238,12 +238,12 @@ def measure_steps(recipe: Recipe, device: str = "cpu", *, start_from: str | Path
     return StepTimes(statistics.median(seconds[2:] or seconds), evaluation_s, len(chunks))
 
 
-def _changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with all changes that are not None. Raises RecipeError if it names no data."""
+def _with_overrides(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with all changes that are not None. Raises RecipeError if it specifies no data."""
     given = {key: value for key, value in changes.items() if value is not None}
     changed = recipe.with_changes(**given) if given else recipe
     if changed.data is None:
-        raise RecipeError(f"{recipe.name}: names no data; give --data NAME:PATH")
+        raise RecipeError(f"{recipe.name}: specifies no data; give --data NAME:PATH")
     return changed
 
 
@@ -259,9 +259,9 @@ def _load_data(recipe: Recipe) -> RunData:
     for images in (train_set, test_set):
         check_labels(images, model.num_classes)
     fingerprint = hashlib.sha256(train_set.fingerprint() + test_set.fingerprint())
-    rest, chosen = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
-    start = None if recipe.start_from is None else _origin(recipe.start_from)
-    return RunData(rest, test_set, chosen, fingerprint.hexdigest(), start)
+    rest, selecting = held_out(train_set, recipe.hold_out) if recipe.hold_out else (train_set, None)
+    start = None if recipe.start_from is None else _checkpoint_identity(recipe.start_from)
+    return RunData(rest, test_set, selecting, fingerprint.hexdigest(), start)
 
 
 @contextlib.contextmanager
@@ -284,11 +284,11 @@ def _reproducible(threads: int, group: Processes) -> Iterator[None]:
 @contextlib.contextmanager
 def _prepared(recipe: Recipe, device: str) -> Iterator[Processes]:
     """The processes of this run, each reproducible and keeping its freed memory; all restored afterwards."""
-    with processes(device) as group, _reproducible(recipe.threads, group), freed_memory_is_kept():
+    with processes(device) as group, _reproducible(recipe.threads, group), keep_freed_memory():
         yield group
 
 
-def _start(recipe: Recipe, group: Processes) -> RunState:
+def _initial_state(recipe: Recipe, group: Processes) -> RunState:
     """Epoch 0: a network with seeded weights, a fresh optimiser and a generator."""
     if group.size > 1 and recipe.model.neuron == "hoyer":
         raise RecipeError(f"{recipe.name}: neuron hoyer takes statistics of the whole batch; train it in one process")
@@ -299,28 +299,29 @@ def _start(recipe: Recipe, group: Processes) -> RunState:
     except (ModelError, RuntimeError, MemoryError, TypeError) as error:  # raised by torch for sizes that are too large
         raise RecipeError(f"{recipe.name}: model: {error}") from error
     if recipe.start_from is not None:
-        _fill_from(model, recipe.start_from)
+        _copy_matching_weights(model, recipe.start_from)
     if group.size > 1:
         join_batch_norms(model)
     model.to(group.device)
     if recipe.channels_last:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    fuse(model, recipe, group.device, group.size)
-    generator, sums = torch.Generator().manual_seed(recipe.seed), torch.zeros(len(SUMS)).double()
-    dtype = precision(recipe, group.device)
-    watch = clock(group.device, recipe.threads)
+    enable_fused(model, recipe, group.device, group.size)
+    generator, sums = torch.Generator().manual_seed(recipe.seed), torch.zeros(len(EPOCH_SUMS)).double()
+    dtype = forward_dtype(recipe, group.device)
+    run_clock = work_clock(group.device, recipe.threads)
     return RunState(
-        model.train(), make_optimiser(model, recipe), generator, [], None, 0, sums, dtype, watch, at=watch()
+        model.train(), make_optimiser(model, recipe), generator, [], None, 0, sums, dtype, run_clock,
+        counted_until=run_clock(),
     )  # fmt: skip
 
 
-def _fill_from(model: nn.Module, path: str) -> None:
+def _copy_matching_weights(model: nn.Module, path: str) -> None:
     """Copy the tensors of a checkpoint that have the same name and shape. Raises CheckpointError."""
     found, own = read_tensors(Path(path).expanduser()), model.state_dict()
-    taken = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
-    if not any(name.endswith("weight") for name in taken):
+    matching = {name: tensor for name, tensor in found.items() if name in own and own[name].shape == tensor.shape}
+    if not any(name.endswith("weight") for name in matching):
         raise CheckpointError(f"{path}: start_from: no weight has the name and shape of one of this network")
-    model.load_state_dict(taken, strict=False)
+    model.load_state_dict(matching, strict=False)
 
 
 def _epoch_steps(recipe: Recipe, images: int) -> int:
@@ -345,13 +346,13 @@ def _train_epoch(
     """One pass, or the rest of one, over the training split; returns means over its images."""
     if run.order is None:
         run.order = torch.randperm(len(images.labels), generator=run.generator)
-        run.next_batch, run.sums = 0, torch.zeros(len(SUMS)).double()
-    every, total = _epoch_steps(recipe, len(images.labels)), _total_steps(recipe, len(images.labels))
-    before, warmup = (epoch - 1) * every, round(recipe.optimiser.warmup_epochs * every)
-    chunks = run.order.split(recipe.batch_size)[: total - before]  # the last epoch may be part of a pass
+        run.next_batch, run.sums = 0, torch.zeros(len(EPOCH_SUMS)).double()
+    steps_per_epoch, total = _epoch_steps(recipe, len(images.labels)), _total_steps(recipe, len(images.labels))
+    first_step, warmup = (epoch - 1) * steps_per_epoch, round(recipe.optimiser.warmup_epochs * steps_per_epoch)
+    chunks = run.order.split(recipe.batch_size)[: total - first_step]  # the last epoch may be part of a pass
     run.sums = run.sums.to(group.device)
     for batch in batches_ahead(run, recipe, images, chunks, group):
-        share = learning_rate_share(before + run.next_batch, min(warmup, total - 1), total)
+        share = learning_rate_share(first_step + run.next_batch, min(warmup, total - 1), total)
         for parameters in run.optimiser.param_groups:
             parameters["lr"] = parameters["peak_lr"] * share
         run.sums += group.add_up(training_step(run, recipe, batch, group))
@@ -360,7 +361,7 @@ def _train_epoch(
         if run.next_batch % CHECK_EVERY == 0:
             check_finite({}, float(run.sums[0]), recipe, epoch)
         after_batch(batch.generator_state)
-    sums = dict(zip(SUMS, run.sums.tolist(), strict=True))
+    sums = dict(zip(EPOCH_SUMS, run.sums.tolist(), strict=True))
     check_finite(run.model.state_dict(), sums["loss"], recipe, epoch)
     count = sum(len(chunk) for chunk in chunks)
     record: EpochRecord = {"epoch": epoch, **{key: value / count for key, value in sums.items()}}
@@ -393,10 +394,12 @@ def without_paths(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data if recipe.data == BUNDLED else None, "start_from": None})
 
 
-def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[str, Any]:
+def _metadata(recipe: Recipe, data: RunData, run: RunState, selection: str) -> dict[str, Any]:
     """The checkpoint's metadata. Identical for the same recipe, so without times and paths."""
     record, steps = run.epochs[-1], active_steps_by_layer(run.model)
-    chooser = "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"
+    selection_text = (
+        "the test split, so its accuracy there is optimistic" if data.held_out is None else "held-out images"
+    )
     return {
         "data": data.train.name,
         "data_note": data.train.note,
@@ -406,7 +409,7 @@ def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[
         "mean": None,
         "std": None,
         "epoch": record["epoch"],
-        "chosen": f"best of {recipe.epochs:g} epochs on {chooser}" if which == "best" else "last epoch",
+        "chosen": f"best of {recipe.epochs:g} epochs on {selection_text}" if selection == "best" else "last epoch",
         "held_out_accuracy": record["held_out_accuracy"],
         "test_accuracy": record["test_accuracy"],
         "active_steps": steps,
@@ -420,6 +423,6 @@ def _metadata(recipe: Recipe, data: RunData, run: RunState, which: str) -> dict[
     }
 
 
-def _origin(path: str) -> dict[str, str]:
+def _checkpoint_identity(path: str) -> dict[str, str]:
     """A checkpoint without its path: file name and SHA-256."""
     return {"checkpoint": Path(path).name, "sha256": sha256_of(Path(path).expanduser())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from torch.nn import functional
 import snn_energy as se
 from snn_energy.analysis.spiking_audit import CATEGORIES, POLICIES, Audit, energy_column
 from snn_energy.core.errors import CountsError, HardwareError, SnnEnergyError
-from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 from snn_energy.counts.published import list_published, published_names
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import Spikformer
@@ -145,7 +146,7 @@ ELEMENTWISE: dict[str, tuple[str, str, str]] = {
     "scale": ("scale", "", "real-valued arithmetic"),
     "threshold": ("compare", "gt of real values", "real-valued arithmetic"),
     "spikes": ("neuron", "", ""),
-    "read-out": ("neuron", INTEGRATES, "neuron that does more than spike"),
+    "read-out": ("neuron", INTEGRATES_ONLY_NOTE, "neuron that does more than spike"),
     "several spikes": ("neuron", "emits up to 3 spikes per step", "neuron that does more than spike"),
 }
 
@@ -238,7 +239,7 @@ def test_a_network_of_binary_spikes_alone_has_no_findings(make_counts: Any, devi
     found = se.audit(make_counts(rows, samples=2), device())
     assert len(found.to_frame()) == 0
     assert len(found.by_category()) == 0
-    assert found.verdict() == "1 of 1 weight layers and products read binary spikes alone"
+    assert found.verdict() == "1 of 1 weight layers and products read only binary spikes"
     assert found.verdict_elementwise() == ""
 
 
@@ -263,10 +264,13 @@ def test_a_device_without_a_mac_leaves_unknown_what_needs_one_and_prices_the_res
 # --- Energies are those of estimate ------------------------------------------------------------------------------
 
 
+counts_of = functools.cache(se.load_counts)
+
+
 @pytest.mark.parametrize("hardware", ["dts-paper-fpga", "horowitz-45nm-int8", "eyeriss-relative", "loihi-calibrated"])
 @pytest.mark.parametrize("path", COUNTED)
 def test_findings_and_pure_operations_add_up_to_the_estimate(path: str, hardware: str) -> None:
-    counts = se.load_counts(path)
+    counts = counts_of(path)
     for products, encoder in (("coincidence", "per-step"), ("gated", "once")):
         found = se.audit(counts, hardware, products=products, encoder=encoder)  # type: ignore[arg-type]
         for policy in POLICIES:
@@ -371,8 +375,8 @@ def test_the_demo_vit_is_real_throughout_and_the_audit_says_so() -> None:
     assert len(found.weighted) == 22
     assert found.pure_share == dict.fromkeys(POLICIES, 0)
     assert found.verdict() == (
-        "the counts of vit-2-64 know no spiking neurons; 0 of 22 weight layers and products read binary values; 22 do "
-        "not and carry 100 % of compute under every policy"
+        "the counts of vit-2-64 contain no spiking neurons; 0 of 22 weight layers and products read binary values; "
+        "22 do not and carry 100 % of compute under every policy"
     )
 
 

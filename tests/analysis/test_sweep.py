@@ -18,7 +18,7 @@ from snn_energy.analysis.break_even import (
     _knobs,
     break_even,
     crossing,
-    repeated,
+    row_repeats,
     scaled_rate,
     scaled_steps,
     spikes_per_synapse,
@@ -233,7 +233,7 @@ def test_values_are_read_in_the_unit_of_the_file(
     [
         ("compute.acc=1", "has no number 'compute.acc'; did you mean 'compute.ac'?"),
         ("memory.levels.dram.reed=1", "did you mean 'memory.levels.dram.read'?"),
-        ("compute.ac=2..1:3", "upside down; write 1..2"),
+        ("compute.ac=2..1:3", "reversed; write 1..2"),
         ("compute.ac=1..2", "LOW..HIGH:COUNT"),
         ("compute.ac=1..2:1", "COUNT >= 2"),
         ("compute.ac=0..2:4:log", "starts above 0"),
@@ -426,7 +426,7 @@ def test_twice_the_steps_cost_what_a_network_with_every_step_twice_costs(seed: i
     without = options.pop("without")
     policies = make_policies(hardware, **options)
     work = charged_work(counts, hardware, policies, without)
-    again = repeated(counts, policies, np.array([2.0]))
+    again = row_repeats(counts, policies, np.array([2.0]))
     timed = (work, again, np.array([2.0 * steps]))
     found = total_of(scaled_steps(work, counts, again), counts, hardware, policies, timed)
     assert found[0] == pytest.approx(estimate(twice, hardware, without=without, **options).total_pj, rel=1e-9)
@@ -542,8 +542,8 @@ def test_a_total_that_is_not_known_has_no_break_even(dts: Counts, counted: Path,
     other = "published:energy-arithmetic:transformer-8-512"
     code, out, err = cli("break-even", counted / "dts.json", other, "--hardware", "horowitz-45nm-fp32")
     assert (code, out) == (1, "")
-    assert "its total is not known" in err
-    with pytest.raises(SnnEnergyError, match="do not say how many spikes"):
+    assert "its total is unknown" in err
+    with pytest.raises(SnnEnergyError, match="lack the neurons' spikes"):
         break_even(se.load_counts("published:spikformer-4-384-cifar"), dts, "horowitz-45nm-fp32")
     assert spikes_per_synapse(se.load_counts("published:spikformer-4-384-cifar")) is None
 
@@ -598,9 +598,9 @@ def test_impossible_values_are_refused_before_memory_is_taken(fields: Any, dts: 
 
 
 def test_masked_steps_that_run_do_their_element_wise_work_too(dts: Counts) -> None:
-    from snn_energy.counts.transforms import every_step
+    from snn_energy.counts.transforms import run_masked_steps
 
-    rows = every_step(dts).rows
+    rows = run_masked_steps(dts).rows
     per_layer = rows[rows["elementwise_ops"] > 0].groupby("layer")["elementwise_ops"].nunique()
     assert (per_layer == 1).all()
     assert rows.loc[rows["time_step"] >= 0, "active"].all()

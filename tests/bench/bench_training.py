@@ -22,7 +22,7 @@ from torch.nn import functional
 
 import snn_energy as se
 from snn_energy.models import spikformer_fused as fused
-from snn_energy.training.speed import freed_memory_is_kept, has_bfloat16
+from snn_energy.training.speed import has_bfloat16, keep_freed_memory
 
 WARM_UP, STEPS = 2, 3
 CASES = (("spikformer-4-384", 1, 64), ("spikformer-4-384", 4, 16), ("dts-spikformer-4-384", 4, 16))
@@ -32,7 +32,7 @@ def one_way(name: str, steps: int, batch: int, precision: str, way: str) -> floa
     """Images per second of one process, the median over a few steps after a warm-up."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    with freed_memory_is_kept() if way == "now" else contextlib.nullcontext():
+    with keep_freed_memory() if way == "now" else contextlib.nullcontext():
         model: Any = se.create_model(name, image_size=32, num_classes=10, time_steps=steps).train()
         model.to(memory_format=torch.channels_last)
         model.fused = way == "now"
@@ -85,9 +85,9 @@ def main() -> None:
         name, steps, batch, precision, way = given.one
         print(json.dumps(one_way(name, int(steps), int(batch), precision, way)))
         return
-    why_not = fused.why_not("cpu")
-    if why_not is not None:
-        print(f"training is not timed: nothing can be compiled here ({why_not})")
+    reason = fused.compile_error("cpu")
+    if reason is not None:
+        print(f"training is not timed: nothing can be compiled here ({reason})")
         return
     bf16 = "" if has_bfloat16(torch.device("cpu")) else "; this CPU has no bfloat16 instructions, so float32 alone"
     print(f"training steps, 2 threads, {given.turns} turns of each way{bf16}")

@@ -113,7 +113,7 @@ def test_plain_weights_are_used_unless_ema_is_asked_for(tmp_path: Path, key: str
     found, notes = loaded(path)
     assert same(found, weights())
     assert "plain weights, not EMA" in notes
-    assert f"{key}'; --ema takes them" in notes
+    assert f"{key}'; --ema selects them" in notes
     found, notes = loaded(path, ema=True)
     assert same(found, weights(0.5))
     assert notes.startswith("EMA weights, under '")
@@ -131,7 +131,7 @@ def test_an_averaged_model_of_torch_is_one(tmp_path: Path) -> None:
     model.module.load_state_dict(weights())
     found, notes = loaded(saved(tmp_path / "a.pt", model.state_dict()), ema=True)
     assert same(found, weights())
-    assert notes == "EMA weights; counters of a tool are left out (n_averaged); 'module.' is taken off the names"
+    assert notes == "EMA weights; counters of tools are dropped (n_averaged); 'module.' is removed from the names"
 
 
 @pytest.mark.parametrize("content", [{"model": weights()}, weights()], ids=["wrapped", "bare"])
@@ -142,7 +142,7 @@ def test_ema_weights_that_are_not_there_are_refused(tmp_path: Path, content: obj
 def test_a_wrapper_that_holds_itself_is_refused(tmp_path: Path) -> None:
     content: dict[str, Any] = {"epoch": 3}
     content["model"] = content
-    assert "'epoch' is no tensor" in refusal(saved(tmp_path / "a.pt", content))
+    assert "'epoch' is not a tensor" in refusal(saved(tmp_path / "a.pt", content))
 
 
 def test_what_was_chosen_lands_in_the_header_of_counts(tmp_path: Path) -> None:
@@ -165,21 +165,21 @@ def test_prefixes_of_wrappers_are_taken_off(tmp_path: Path, prefix: str, suffix:
         save_file(named, tmp_path / "a.safetensors")
     found, notes = loaded(tmp_path / f"a.{suffix}")
     assert same(found, weights())
-    assert f"'{prefix}' is taken off the names" in notes
+    assert f"'{prefix}' is removed from the names" in notes
 
 
 def test_parts_that_were_compiled_lose_their_prefix(tmp_path: Path) -> None:
     named = {name.replace("3.", "3._orig_mod."): value for name, value in weights().items()}
     found, notes = loaded(saved(tmp_path / "a.pt", named))
     assert same(found, weights())
-    assert "'_orig_mod.' is taken off" in notes
+    assert "'_orig_mod.' is removed from" in notes
 
 
 def test_a_prefix_that_the_network_has_itself_stays(tmp_path: Path) -> None:
     model = nn.ModuleDict({"model": nn.Linear(2, 1)})
     path = saved(tmp_path / "a.pt", {"model.weight": torch.ones(1, 2), "model.bias": torch.ones(1)})
     notes = load_checkpoint(path, model).__dict__["snn_energy_checkpoint"]["checkpoint_notes"]
-    assert not any("taken off" in note for note in notes)
+    assert not any("removed from" in note for note in notes)
     assert model["model"].weight.tolist() == [[1, 1]]
 
 
@@ -195,7 +195,7 @@ def test_the_counters_of_thop_are_left_out_and_it_is_said(tmp_path: Path) -> Non
     counters = {"total_ops": torch.zeros(1).double(), "0.total_params": torch.zeros(1).double()}
     found, notes = loaded(saved(tmp_path / "a.pt", weights() | counters))
     assert same(found, weights())
-    assert "counters of a tool are left out (total_ops, total_params)" in notes
+    assert "counters of tools are dropped (total_ops, total_params)" in notes
 
 
 def test_any_other_name_too_many_is_refused(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_int8_weights_are_whole_numbers_without_a_scale(tmp_path: Path) -> None:
     found, notes = loaded(path)
     assert found["3.weight"].flatten().tolist() == list(range(-12, 12))
     assert found["3.weight"].dtype == torch.float32
-    assert "int8 weights (1 tensor) are taken as they are, without a scale, as float32" in notes
+    assert "int8 weights (1 tensor) are used unscaled as float32" in notes
 
 
 def test_whole_numbers_that_single_precision_cannot_hold_are_refused(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_quantised_tensors_come_with_their_scale(tmp_path: Path) -> None:
         path = saved(tmp_path / "a.pt", weights() | {"3.weight": quantised})
     found, notes = loaded(path)
     assert found["3.weight"].flatten().tolist() == [i / 4 for i in range(24)]
-    assert "quantised weights (1 tensor) are taken with their own scales" in notes
+    assert "quantised weights (1 tensor) are dequantised with their own scales" in notes
 
 
 def test_a_counter_that_overflowed_in_16_bits_is_the_networks_own(tmp_path: Path) -> None:
@@ -391,8 +391,8 @@ def test_a_file_of_timm_loads(tmp_path: Path, zipped: bool) -> None:
     found, notes = loaded(path)
     assert same(found, weights())
     assert notes == (
-        "plain weights, not EMA, under 'state_dict'; not used: 'state_dict_ema'; --ema takes them; "
-        "'module.' is taken off the names"
+        "plain weights, not EMA, under 'state_dict'; not used: 'state_dict_ema'; --ema selects them; "
+        "'module.' is removed from the names"
     )
     assert same(loaded(path, ema=True)[0], weights(0.5))
 
@@ -415,7 +415,7 @@ def test_a_file_of_lightning_loads_where_lightning_is_not(
     del sys.modules["lightning_like"]
     found, notes = loaded(path)
     assert same(found, weights())
-    assert notes == "plain weights, not EMA, under 'state_dict'; 'model.' is taken off the names"
+    assert notes == "plain weights, not EMA, under 'state_dict'; 'model.' is removed from the names"
     assert "lightning_like" not in sys.modules
 
 
@@ -465,7 +465,7 @@ def test_a_state_dict_beside_a_whole_module_is_used(tmp_path: Path) -> None:
 
 def test_an_object_in_a_tensors_place_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.pt", weights() | {"args": argparse.Namespace()})
-    assert "'args' is no tensor, but a pickled argparse.Namespace" in refusal(path)
+    assert "'args' is not a tensor, but a pickled argparse.Namespace" in refusal(path)
 
 
 def test_a_torchscript_archive_is_refused_as_such(tmp_path: Path) -> None:
@@ -559,7 +559,7 @@ def test_a_file_that_names_what_runs_code_is_refused_and_nothing_runs(
     message = refusal(path)
     assert not canary.exists()
     assert "a pickle that names" in message
-    assert "loading it could run code, so it was not loaded; convert it where you trust it" in message
+    assert "loading it could run code, so it was not loaded; if you trust the file, convert it" in message
 
 
 @pytest.mark.parametrize("danger", INERT)

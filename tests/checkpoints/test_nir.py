@@ -536,7 +536,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_something_else_than_a_path_or_a_graph_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"wants the path of a \.nir file or a nir\.NIRGraph, not Linear"):
+    with pytest.raises(CheckpointError, match=r"expects the path of a \.nir file or a nir\.NIRGraph, not Linear"):
         load_nir(nn.Linear(1, 1))
 
 
@@ -594,7 +594,7 @@ def test_a_missing_field_is_named(refusal: Any) -> None:
 def test_an_edge_to_nowhere_is_named(refusal: Any) -> None:
     graph = chain((1,), (1,), fc1=identity(1))
     graph["edges"].append(("fc1", "fc2"))
-    assert refusal(graph) == "the edge from 'fc1' to 'fc2' names a node that is not there; did you mean 'fc1'?"
+    assert refusal(graph) == "the edge from 'fc1' to 'fc2' names a node that does not exist; did you mean 'fc1'?"
 
 
 def test_a_node_that_nothing_feeds_is_named(refusal: Any) -> None:
@@ -662,7 +662,7 @@ def test_a_cycle_without_a_neuron_is_refused(refusal: Any) -> None:
                 c=node("Conv2d", weight=np.ones((1, 3, 1, 1)), bias=np.zeros(1), stride=1, padding=0, dilation=1,
                        groups=1),
             ),
-            "node 'c' (Conv2d) does not take 2x4x4: Given groups=1",
+            "node 'c' (Conv2d) does not accept 2x4x4: Given groups=1",
         ),
         (
             chain((4,), (4,), f=node("Flatten", start_dim=0, end_dim=-1, input_type=np.array([2, 2]))),
@@ -677,7 +677,7 @@ def test_shapes_that_do_not_fit_are_named(refusal: Any, graph: Node, said: str) 
 def test_edges_that_add_up_different_shapes_are_named(refusal: Any) -> None:
     graph = chain((2,), (2,), a=node("Linear", weight=np.ones((3, 2))), b=node("Linear", weight=np.ones((2, 3))))
     graph["edges"].append(("input", "b"))
-    assert refusal(graph) == "node 'b' (Linear) adds up 2 and 3; fix the edges"
+    assert refusal(graph) == "node 'b' (Linear) sums inputs of different shapes: 2 and 3; fix the edges"
 
 
 def test_a_cycle_that_brings_another_shape_is_named(refusal: Any) -> None:

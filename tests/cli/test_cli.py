@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,10 +30,16 @@ VIT, SPIKFORMER, DTS = (checkpoint_path(name) for name in NETWORKS)
 
 
 def command(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter in which every warning is an error."""
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "snn_energy", *map(str, arguments)],
         capture_output=True, text=True, cwd=cwd, timeout=50, check=False,
     )  # fmt: skip
+
+
+def fork(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The same without the start of the interpreter."""
+    return forked.run(*arguments, cwd=cwd, code="import warnings; warnings.simplefilter('error')")
 
 
 def assert_fault(result: tuple[int, str, str], *said: str) -> str:
@@ -52,8 +59,8 @@ def assert_fault(result: tuple[int, str, str], *said: str) -> str:
 
 def test_a_checkpoint_becomes_counts_and_then_tables_and_pictures(tmp_path: Path) -> None:
     """The whole path in processes of its own, from weights to a normalised table."""
-    for checkpoint, name in ((VIT, "vit"), (DTS, "dts")):
-        done = command("profile", checkpoint, "--data", "digits", "--samples", 4, "-o", f"{name}.json", cwd=tmp_path)
+    for start, checkpoint, name in ((fork, VIT, "vit"), (command, DTS, "dts")):
+        done = start("profile", checkpoint, "--data", "digits", "--samples", 4, "-o", f"{name}.json", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"counts written to {name}.json" in done.stdout
     assert {p.name for p in tmp_path.iterdir()} == {"vit.json", "vit.samples.npz", "dts.json", "dts.samples.npz"}
@@ -66,7 +73,7 @@ def test_a_checkpoint_becomes_counts_and_then_tables_and_pictures(tmp_path: Path
     table = pd.read_csv(tmp_path / "table.csv").set_index("is_baseline")
     assert table.loc[True, ["ce", "me", "te"]].tolist() == [1, 1, 1]
     assert table.loc[False, "te"] == pytest.approx(table.loc[False, "total_pj"] / table.loc[True, "total_pj"])
-    done = command(*compare, "--folder", "report", cwd=tmp_path)
+    done = fork(*compare, "--folder", "report", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     tables = {f"{stem}.{kind}" for stem in ("table", "memory-variants") for kind in ("csv", "md")}
     layers = {"vit-2-64-layers.csv", "dts-spikformer-2-64-layers.csv"}
@@ -110,7 +117,8 @@ def test_an_estimate_can_be_asked_for_by_any_level(by: str, counted: Path, tmp_p
 
 
 def test_piped_output_is_plain_and_the_same_on_two_runs(counted: Path) -> None:
-    runs = [command("estimate", counted / "dts.json", "--hardware", "dts-paper-fpga") for _ in range(2)]
+    """Also of two interpreters, whose hashes of words differ."""
+    runs = [start("estimate", counted / "dts.json", "--hardware", "dts-paper-fpga") for start in (command, fork)]
     assert runs[0].stdout == runs[1].stdout
     assert runs[0].stderr == ""
     assert runs[0].returncode == 0
@@ -505,10 +513,10 @@ def test_a_wrong_call_exits_with_2_and_shows_the_usage(arguments: list[str], cli
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = command("--debug", "estimate", tmp_path / "none.json", "--hardware", "dts-paper-fpga")
+    done = fork("--debug", "estimate", tmp_path / "none.json", "--hardware", "dts-paper-fpga")
     assert "Traceback" in done.stderr
     assert done.returncode == 1
-    assert "Traceback" not in command("estimate", tmp_path / "none.json", "--hardware", "x").stderr
+    assert "Traceback" not in fork("estimate", tmp_path / "none.json", "--hardware", "x").stderr
 
 
 # --- Interrupted --------------------------------------------------------------------------------------------
@@ -520,16 +528,12 @@ real = profiling.profile
 def profile(*arguments, on_batch, **options):
     return real(*arguments, on_batch=lambda done: os.kill(os.getpid(), signal.SIGINT), **options)
 profiling.profile = profile
-from snn_energy.cli.main import main
-main()
 """
 
 
 def test_an_interrupted_profile_leaves_only_what_it_can_go_on_from(tmp_path: Path) -> None:
     arguments = ["profile", str(DTS), "--data", "digits", "--batch-size", "2", "-o", str(tmp_path / "counts.json")]
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED, *arguments], capture_output=True, text=True, check=False, timeout=50
-    )
+    done = forked.run(*arguments, code=INTERRUPTED)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["counts.json.parts"]
@@ -558,16 +562,13 @@ def test_an_interrupt_while_writing_leaves_the_old_counts(
 
 def test_an_interrupted_training_writes_no_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "vit.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-m", "snn_energy", "train", "digits-vit", "-o", str(out)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 40
-        while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+    process = forked.start("train", "digits-vit", "-o", out)
+    deadline = time.monotonic() + 40
+    while not list(tmp_path.iterdir()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    done = process.ended()
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
     assert not out.exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import snn_energy.cli
 from snn_energy.cli.main import COMMANDS, app
-from snn_energy.cli.options import LeaveOut, NetworkOptions, PolicyOptions, TableOptions, expanded
+from snn_energy.cli.options import LeaveOut, NetworkOptions, PolicyOptions, TableOptions, with_option_groups
 
 Cli = Callable[..., tuple[int, str, str]]
 MODULES = sorted(Path(snn_energy.cli.__file__).parent.glob("*.py"))
@@ -106,7 +106,7 @@ def test_options_that_a_command_cannot_use_are_left_out() -> None:
 def test_a_group_reaches_the_command_as_one_object() -> None:
     given: list[object] = []
 
-    @expanded
+    @with_option_groups
     def run(
         name: Annotated[str, typer.Argument()],
         *,
@@ -137,7 +137,7 @@ def test_a_name_that_a_group_does_not_have_cannot_be_left_out() -> None:
 
     run.__annotations__["group"] = Annotated[Group, LeaveOut("two")]
     with pytest.raises(TypeError, match="two"):
-        expanded(run)
+        with_option_groups(run)
 
 
 def test_groups_change_nothing_unless_given() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from snn_energy.core.errors import OutputError
-from snn_energy.core.files import require_apart, require_writable, write_text, write_texts
+from snn_energy.core.files import require_distinct_paths, require_writable, write_text, write_texts
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT / "reports" / "demo" / "vit-2-64.json"
@@ -44,11 +44,11 @@ def test_a_name_that_cannot_be_is_refused_at_once(path: str, tmp_path: Path) -> 
 
 
 def test_outputs_are_apart_from_inputs_and_from_each_other(tmp_path: Path) -> None:
-    require_apart([tmp_path / "a", None, tmp_path / "b"], [tmp_path / "c"])
+    require_distinct_paths([tmp_path / "a", None, tmp_path / "b"], [tmp_path / "c"])
     with pytest.raises(OutputError, match="is given for two outputs"):
-        require_apart([tmp_path / "a", tmp_path / "." / "a"])
+        require_distinct_paths([tmp_path / "a", tmp_path / "." / "a"])
     with pytest.raises(OutputError, match="is the input itself"):
-        require_apart([tmp_path / "a"], [tmp_path / "a"])
+        require_distinct_paths([tmp_path / "a"], [tmp_path / "a"])
 
 
 def test_no_command_overwrites_what_it_reads(cli: Cli, tmp_path: Path) -> None:

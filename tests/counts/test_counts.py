@@ -15,8 +15,8 @@ from torch import nn
 
 import snn_energy as se
 from snn_energy.core.errors import CountsError, OutputError
-from snn_energy.core.files import write_text, write_whole
-from snn_energy.counts.balance import balance_error
+from snn_energy.core.files import write_atomically, write_text
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import COLUMNS, PER_SAMPLE
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
@@ -50,7 +50,7 @@ def balanced(make_counts: MakeCounts, row: int = 0, **changes: Any) -> Counts:
 
 
 def test_hand_made_counts_balance(make_counts: MakeCounts) -> None:
-    assert balance_error(balanced(make_counts)) is None
+    assert first_inconsistency(balanced(make_counts)) is None
 
 
 @pytest.mark.parametrize(
@@ -85,18 +85,18 @@ def test_every_kind_of_imbalance_is_found(
     row: int, changes: dict[str, Any], said: str, make_counts: MakeCounts, tmp_path: Path
 ) -> None:
     counts = balanced(make_counts, row, **changes)
-    problem = balance_error(counts)
+    problem = first_inconsistency(counts)
     assert problem is not None
     assert said in problem
     counts.save(tmp_path / "counts.json")
-    with pytest.raises(CountsError, match="profile again"):
+    with pytest.raises(CountsError, match="profile the network again"):
         load_counts(tmp_path / "counts.json")
 
 
 @pytest.mark.parametrize("column", PER_SAMPLE)
 def test_per_sample_counts_of_another_number_of_samples_do_not_fit(column: str, make_counts: MakeCounts) -> None:
     counts = make_counts(ROWS, samples=2, per_sample=PER_SAMPLE_ROWS | {column: np.zeros((3, 3))})
-    problem = balance_error(counts)
+    problem = first_inconsistency(counts)
     assert problem is not None
     assert column in problem
 
@@ -232,7 +232,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_no_other(fault: type[BaseEx
         raise fault
 
     with pytest.raises(OutputError if fault is OSError else fault):
-        write_whole(path, half)
+        write_atomically(path, half)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -16,9 +16,9 @@ def test_a_key_that_is_not_there_has_its_default() -> None:
 
 def test_published_totals_say_what_they_are() -> None:
     counts = load_counts("published:energy-arithmetic:spikformer-8-384")
-    assert counts.head.published
-    assert not counts.head.by_layer
-    assert counts.head.entries is counts.header
+    assert counts.typed_header.published
+    assert not counts.typed_header.by_layer
+    assert counts.typed_header.entries is counts.header
 
 
 def test_accesses_and_cycles_of_a_source_are_read_as_it_gives_them() -> None:

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 
 import snn_energy as se
-from snn_energy.counts.columns import INTEGRATES
+from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import (
     NATURES,
     ElementwiseNote,
-    average_read,
+    averaged_input,
     averaging_name,
-    emitted,
-    folded_into,
+    emission_note,
+    folded_note,
     integrates_only,
     is_folded,
-    is_more_than_spiking,
+    is_not_plain_spiking,
+    is_unfolded_norm,
     parse_elementwise,
-    says_why_unfolded,
-    unfolded_norm,
+    unfolded_norm_note,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,39 +71,42 @@ def test_functions_that_average_say_so() -> None:
         "mean",
         "interpolate (average)",
     ]
-    averages = ("avg_pool2d", "interpolate (average)", "lp_pool2d", "upsample_bilinear")
-    assert all(ElementwiseNote(name).averages for name in averages)
-    assert not any(ElementwiseNote(name).averages for name in ("max_pool2d", "interpolate", "upsample_nearest"))
+    is_averaging = ("avg_pool2d", "interpolate (average)", "lp_pool2d", "upsample_bilinear")
+    assert all(ElementwiseNote(name).is_averaging for name in is_averaging)
+    assert not any(ElementwiseNote(name).is_averaging for name in ("max_pool2d", "interpolate", "upsample_nearest"))
 
 
 def test_norms_say_why_they_do_not_fold() -> None:
-    assert unfolded_norm("batch_norm", "behind pool (max_pool2d)") == "batch_norm: behind pool (max_pool2d)"
-    assert says_why_unfolded(unfolded_norm("batch_norm", "of the network's input"))
-    assert not says_why_unfolded("batch_norm")
+    assert unfolded_norm_note("batch_norm", "behind pool (max_pool2d)") == "batch_norm: behind pool (max_pool2d)"
+    assert is_unfolded_norm(unfolded_norm_note("batch_norm", "of the network's input"))
+    assert not is_unfolded_norm("batch_norm")
 
 
 def test_what_folds_says_where() -> None:
-    assert folded_into("sps.conv0") == "folds into sps.conv0"
-    assert is_folded(folded_into("its readers"))
+    assert folded_note("sps.conv0") == "folds into sps.conv0"
+    assert is_folded(folded_note("its readers"))
     assert not is_folded("batch_norm: conv0 has other readers")
 
 
 def test_a_read_out_is_told_from_a_spiking_neuron(make_counts: Callable[..., Counts]) -> None:
-    assert integrates_only(INTEGRATES)
-    assert not any(integrates_only(note) for note in ("", emitted("ternary", 1)))
+    assert integrates_only(INTEGRATES_ONLY_NOTE)
+    assert not any(integrates_only(note) for note in ("", emission_note("ternary", 1)))
     neuron = {"op": "neuron", "neurons": 2, "membrane_reads": 2, "membrane_writes": 2, "input_kind": None}
-    rows = [neuron | {"layer": "lif"}, neuron | {"layer": "read-out", "note": INTEGRATES}]
+    rows = [neuron | {"layer": "lif"}, neuron | {"layer": "read-out", "note": INTEGRATES_ONLY_NOTE}]
     assert make_counts(rows).spiking_layers()["layer"].tolist() == ["lif"]
 
 
 def test_neurons_that_give_more_than_single_spikes_say_so() -> None:
-    assert emitted("integer", 3) == "emits up to 3 spikes per step; spikes counts the neurons that fired"
-    assert emitted("ternary", 1) == "emits ternary values; spikes counts those that are not zero"
-    assert all(is_more_than_spiking(note) for note in (INTEGRATES, emitted("integer", 2), emitted("real", 1)))
-    assert not is_more_than_spiking("")
+    assert emission_note("integer", 3) == "emits up to 3 spikes per step; spikes counts the neurons that fired"
+    assert emission_note("ternary", 1) == "emits ternary values; spikes counts those that are not zero"
+    assert all(
+        is_not_plain_spiking(note)
+        for note in (INTEGRATES_ONLY_NOTE, emission_note("integer", 2), emission_note("real", 1))
+    )
+    assert not is_not_plain_spiking("")
 
 
 def test_what_was_averaged_before_weights() -> None:
-    assert average_read("average of spikes (avg_pool2d)") == "spikes"
-    assert average_read("average (mean)") == "unknown values"
-    assert average_read("declared real") is None
+    assert averaged_input("average of spikes (avg_pool2d)") == "spikes"
+    assert averaged_input("average (mean)") == "unknown values"
+    assert averaged_input("declared real") is None

@@ -17,7 +17,7 @@ from snn_energy.core import bundled
 from snn_energy.core.errors import CountsError, HardwareError
 from snn_energy.core.yaml_file import Document
 from snn_energy.counts import published
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.load import load_counts
@@ -347,7 +347,7 @@ def test_parameters_of_a_layer_whose_biases_are_not_told_are_not_known(small: Ca
 
 
 def test_published_counts_are_not_written_as_a_profile(small: Callable[..., Counts], tmp_path: Path) -> None:
-    with pytest.raises(CountsError, match="stay in their YAML file"):
+    with pytest.raises(CountsError, match="use their YAML file"):
         small("all").save(tmp_path / "all.json")
     assert not (tmp_path / "all.json").exists()
 
@@ -511,12 +511,12 @@ def test_counts_are_published_ones_by_their_name(path: str, is_one: bool) -> Non
 
 @pytest.mark.parametrize("file", list_published())
 def test_every_network_that_comes_along_balances_and_every_source_is_cited(file: str) -> None:
-    document = Document(FOLDER / f"{file}.yaml", published.FORM)
-    networks: Any = document.tree["networks"]
-    assert {network["source"] for network in networks.values()} == set(document.tree["sources"])  # type: ignore[call-overload]
+    document = Document(FOLDER / f"{file}.yaml", published.FILE_TYPE)
+    networks: Any = document.content["networks"]
+    assert {network["source"] for network in networks.values()} == set(document.content["sources"])  # type: ignore[call-overload]
     for name in published_names(f"published:{file}"):
         counts = load_counts(f"published:{file}:{name}")
-        assert balance_error(counts) is None
+        assert first_inconsistency(counts) is None
         assert len(str(counts.header["source"])) > 20
         assert counts.rows["op"].isin(OPERATIONS).any()
 
@@ -528,7 +528,7 @@ def test_an_installed_package_reads_the_files_inside_it(tmp_path: Path, monkeypa
     monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
     assert list_published() == sorted(path.stem for path in FOLDER.glob("*.yaml"))
     shutil.rmtree(package / "published_counts")
-    with pytest.raises(CountsError, match="install snn_energy again"):
+    with pytest.raises(CountsError, match="reinstall snn_energy"):
         list_published()
 
 
@@ -587,7 +587,7 @@ def test_text_that_is_no_number(fault: Callable[..., str]) -> None:
         (".nan", "must be finite"),
         (".inf", "must be finite"),
         ("true", "must be a number, not true"),
-        ("1e30", "more than can be counted"),
+        ("1e30", "larger than the largest supported value"),
         ("[1]", "must be a number, not a list"),
     ],
 )
@@ -609,7 +609,7 @@ def test_no_time_steps(fault: Callable[..., str]) -> None:
 
 def test_a_source_that_is_not_listed(fault: Callable[..., str]) -> None:
     message = fault("source: book\n    time_steps: 2", "source: bok\n    time_steps: 2")
-    assert "'bok' is no entry of sources; did you mean 'book'?" in message
+    assert "'bok' is not in sources; did you mean 'book'?" in message
 
 
 def test_a_network_without_counts(fault: Callable[..., str]) -> None:
@@ -624,7 +624,7 @@ def test_a_network_in_two_forms(fault: Callable[..., str]) -> None:
 
 def test_cycles_without_accesses(fault: Callable[..., str]) -> None:
     message = fault("totals: {macs: 3, sops: 5}", "totals: {macs: 3, sops: 5}\n    cycles: 7", at="cycles: 7")
-    assert "cycles: are those of the device whose accesses are given" in message
+    assert "cycles: are only valid together with 'accesses', of the same device" in message
 
 
 def test_more_spikes_than_neurons_over_all_steps(fault: Callable[..., str]) -> None:
@@ -700,7 +700,7 @@ def test_a_product_that_does_not_say_what_its_other_operand_is(fault: Callable[.
 
 def test_a_product_that_streams_the_higher_kind(fault: Callable[..., str]) -> None:
     message = fault("input_kind: binary, other_kind: binary", "input_kind: real, other_kind: binary")
-    assert "is the lower kind of the two" in message
+    assert "must be the lower of the two kinds" in message
 
 
 def test_integers_without_a_largest_one(fault: Callable[..., str]) -> None:
@@ -708,7 +708,7 @@ def test_integers_without_a_largest_one(fault: Callable[..., str]) -> None:
 
 
 def test_a_largest_integer_of_what_is_none(fault: Callable[..., str]) -> None:
-    assert "max_k: is for integers alone" in fault("input_kind: integer, max_k: 4", "input_kind: binary, max_k: 4")
+    assert "max_k: is only valid for integers" in fault("input_kind: integer, max_k: 4", "input_kind: binary, max_k: 4")
 
 
 def test_an_unknown_kind(fault: Callable[..., str]) -> None:
@@ -731,7 +731,7 @@ def test_an_entry_that_is_neither_a_layer_nor_a_block(fault: Callable[..., str])
 
 
 def test_a_key_that_means_nothing_for_the_operation(fault: Callable[..., str]) -> None:
-    assert "positions: says nothing about op 'neuron'; remove it" in fault("spikes: 20", "positions: 20")
+    assert "positions: is not valid for op 'neuron'; remove it" in fault("spikes: 20", "positions: 20")
 
 
 def test_a_key_of_a_layer_in_a_block(fault: Callable[..., str]) -> None:
@@ -749,7 +749,7 @@ def test_a_place_for_a_number_without_a_repetition(fault: Callable[..., str]) ->
 
 def test_two_layers_of_one_name(fault: Callable[..., str]) -> None:
     message = fault("      head: {", "      blocks.1.fc: {", at="      blocks.1.fc: {")
-    assert "is there twice ('blocks.1.fc'); rename one" in message
+    assert "occurs twice ('blocks.1.fc'); rename one" in message
 
 
 def test_more_rows_than_a_frame_should_have(fault: Callable[..., str]) -> None:
@@ -758,7 +758,7 @@ def test_more_rows_than_a_frame_should_have(fault: Callable[..., str]) -> None:
 
 def test_more_operations_than_can_be_counted(fault: Callable[..., str]) -> None:
     message = fault("positions: 16, reduction: 18", "positions: 4 T, reduction: 4 T")
-    assert "positions: times reduction times out_channels is more than can be counted" in message
+    assert "positions: times reduction times out_channels is larger than the largest supported value" in message
 
 
 def test_accesses_that_are_empty(fault: Callable[..., str]) -> None:
@@ -768,7 +768,7 @@ def test_accesses_that_are_empty(fault: Callable[..., str]) -> None:
 
 
 def test_accesses_beside_reads(fault: Callable[..., str]) -> None:
-    assert "accesses: are reads and writes together" in fault("weights: {reads: 100,", "weights: {accesses: 100,")
+    assert "accesses: are the sum of reads and writes" in fault("weights: {reads: 100,", "weights: {accesses: 100,")
 
 
 def test_a_count_of_no_steps(fault: Callable[..., str]) -> None:

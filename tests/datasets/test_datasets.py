@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 
 from snn_energy.core.bundled import digits as digits_file
 from snn_energy.core.errors import DataError
@@ -31,8 +31,15 @@ def bundled() -> dict[str, np.ndarray]:
         return dict(file)
 
 
+def digits_of_scikit_learn() -> Any:
+    """Imported here, which takes seconds, and not by every process that collects tests."""
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
 def test_bundled_digits_are_those_of_scikit_learn() -> None:
-    theirs, ours = load_digits(), bundled()
+    theirs, ours = digits_of_scikit_learn(), bundled()
     assert np.array_equal(ours["images"], theirs.images)
     assert np.array_equal(ours["labels"], theirs.target)
     assert ours["images"].dtype == np.uint8
@@ -50,7 +57,7 @@ def test_train_and_test_digits_make_up_the_whole_set() -> None:
     train, test = load_images("digits", "train", 8, 1), load_images("digits", "test", 8, 1)
     assert (len(train), len(test)) == (1437, 360)
     together = np.sort(np.concatenate([train.images, test.images]).sum((1, 2, 3)))
-    assert np.allclose(together, np.sort(load_digits().images.sum((1, 2)) / 16))
+    assert np.allclose(together, np.sort(digits_of_scikit_learn().images.sum((1, 2)) / 16))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
@@ -114,12 +121,12 @@ def test_reading_data_does_not_load_torch() -> None:
         ("npz:", "test", 16, 1, None, "npz: needs a path, npz:PATH"),
         ("npz:/nowhere/a.npz", "test", 16, 1, None, r"must be an .npz with arrays images \(N,H,W\)"),
         ("digits", "validation", 16, 1, None, "split must be 'train' or 'test'"),
-        ("digits", "test", 12, 1, None, "multiple of 8 pixels, the model wants 12x12"),
-        ("digits", "test", 0, 1, None, "the model wants 0x0"),
-        ("digits", "test", 16, 3, None, "have 1 channel, the model wants 3"),
+        ("digits", "test", 12, 1, None, "multiple of 8 pixels, the model expects 12x12"),
+        ("digits", "test", 0, 1, None, "the model expects 0x0"),
+        ("digits", "test", 16, 3, None, "have 1 channel, the model expects 3"),
         ("digits", "test", 16, 1, 0, "samples must be at least 1, not 0"),
         ("digits", "test", 16, 1, -2, "samples must be at least 1, not -2"),
-        ("digits", "test", 16, 1, 361, "361 samples asked for, the test split has 360"),
+        ("digits", "test", 16, 1, 361, "361 samples requested, but the test split has 360"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_told_in_one_line(
@@ -135,8 +142,8 @@ def test_a_request_that_cannot_be_met_is_told_in_one_line(
     [
         ({"images": np.zeros((5, 4, 4))}, "no array 'labels'"),
         ({"labels": np.arange(5), "pictures": np.zeros(1)}, r"no array 'images' \(found: labels, pictures\)"),
-        (five(images=np.zeros((5, 8, 8))), "1x8x8 .* wants 1x4x4"),
-        (five(images=np.zeros((5, 2, 4, 4))), "2x4x4 .* wants 1x4x4"),
+        (five(images=np.zeros((5, 8, 8))), "1x8x8 .* expects 1x4x4"),
+        (five(images=np.zeros((5, 2, 4, 4))), "2x4x4 .* expects 1x4x4"),
         (five(images=np.zeros((5, 16))), "not of shape 5x16"),
         (five(images=np.full((5, 4, 4), "a")), "images must be numbers, not <U1"),
         (five(images=np.full((5, 4, 4), np.nan)), "5 of 5 images hold NaN or infinite"),

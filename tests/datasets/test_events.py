@@ -143,7 +143,7 @@ def test_a_recording_longer_than_its_steps_is_refused_unless_cut() -> None:
         ({"time_steps": 1, "by": "size"}, "by must be 'time' or 'count', not 'size'"),
         ({"time_steps": 1, "values": "sum"}, "values 'count' or 'binary', not 'sum'"),
         ({"time_steps": 1, "step_us": 0}, "step_us=0 (--step-us) must be at least 1 us"),
-        ({"time_steps": 1, "step_us": 5, "by": "count"}, "goes with by='time' alone, not with 'count'"),
+        ({"time_steps": 1, "step_us": 5, "by": "count"}, "requires by='time', not 'count'"),
         ({"time_steps": 1, "sensor": (3, 3)}, "1 of 1 events lie outside the 3x3 sensor"),
     ],
 )

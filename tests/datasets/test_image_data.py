@@ -267,7 +267,8 @@ def test_a_pickle_that_would_create_a_file_is_refused_and_creates_none(tmp_path:
     pickle.loads(content)
     assert marker.exists(), "the pickle of this test is not live"
     marker.unlink()
-    assert f"names '{os.system.__module__}.system', which no batch does; it was not run" in parse_refusal(content)
+    message = parse_refusal(content)
+    assert f"contains '{os.system.__module__}.system', which is not allowed in a batch; it was not executed" in message
     assert not marker.exists()
 
 
@@ -275,7 +276,7 @@ def test_a_malicious_batch_in_an_archive_is_named_with_the_archive(official: Pat
     marker = official / "was_here"
     (official / CIFAR100 / "test").write_bytes(pickle.dumps(Touch(marker), 2))
     path = archived(official, CIFAR100)
-    assert refusal(f"cifar100:{path}").startswith(f"{path}: {CIFAR100}/test: names ")
+    assert refusal(f"cifar100:{path}").startswith(f"{path}: {CIFAR100}/test: contains ")
     assert not marker.exists()
 
 
@@ -289,12 +290,12 @@ def test_a_name_that_is_no_part_of_an_array_is_refused(name: str, protocol: int)
     content = f"\x80\x02c{module}\n{member}\n(tR.".encode("latin1")
     if protocol == 4:
         content = b"\x80\x04" + b"".join(b"\x8c" + bytes([len(s)]) + s.encode() for s in (module, member)) + b"\x93)R."
-    assert f"names '{name}', which no batch does" in parse_refusal(content)
+    assert f"contains '{name}', which is not allowed in a batch" in parse_refusal(content)
 
 
 def test_a_dotted_name_does_not_lead_past_an_allowed_one() -> None:
     content = b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__base__\x93."
-    assert "names 'numpy.ndarray.__base__'" in parse_refusal(content)
+    assert "contains 'numpy.ndarray.__base__'" in parse_refusal(content)
 
 
 def test_a_name_with_control_characters_does_not_reach_the_terminal() -> None:
@@ -401,10 +402,10 @@ def test_a_list_that_doubles_itself_sixty_times_is_refused_at_once() -> None:
         ({"data": some_pixels(0)[:, :3071].copy()}, "data are of shape (4, 3071)"),
         ({"data": some_pixels(0).astype(np.float32)}, "data are of type 'f4', not bytes (u1)"),
         ({"data": some_pixels(0).astype(np.int8)}, "data are of type 'i1', not bytes (u1)"),
-        ({"data": np.asfortranarray(some_pixels(0))}, "data are no array in C order"),
-        ({"data": [[0] * 3072] * 4}, "data are no array but of type list"),
-        ({"data": "text"}, "data are no array but of type str"),
-        ({"data": np.dtype("u1")}, "data are no array but of type _Dtype"),
+        ({"data": np.asfortranarray(some_pixels(0))}, "data are not an array in C order"),
+        ({"data": [[0] * 3072] * 4}, "data are not an array, but of type list"),
+        ({"data": "text"}, "data are not an array, but of type str"),
+        ({"data": np.dtype("u1")}, "data are not an array, but of type _Dtype"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -516,7 +517,7 @@ def test_a_batch_that_links_in_a_circle_is_missing(official: Path) -> None:
 )
 def test_cifar_does_not_fit_a_model_of_another_shape(official: Path, size: int, channels: int, wanted: str) -> None:
     said = refusal(f"cifar10:{official}", image_size=size, in_channels=channels)
-    assert f"the images are 3x32x32 (channels x height x width), the model wants {wanted}" in said
+    assert f"the images are 3x32x32 (channels x height x width), the model expects {wanted}" in said
 
 
 # --- class folders
@@ -766,33 +767,33 @@ def test_litter_of_systems_is_passed_over_in_all_folders(pets: Path) -> None:
 def test_a_text_file_among_the_images_is_named(pets: Path) -> None:
     (pets / "val" / "dog" / "notes.txt").write_text("woof")
     said = refusal(f"folder:{pets}")
-    assert f"{pets / 'val' / 'dog'}: 1 entries are no images: notes.txt; remove them" in said
+    assert f"{pets / 'val' / 'dog'}: 1 entries are not images: notes.txt; remove them" in said
 
 
 def test_a_folder_among_the_images_is_named(pets: Path) -> None:
     (pets / "val" / "dog" / "puppies").mkdir()
-    assert "1 entries are no images: puppies" in refusal(f"folder:{pets}")
+    assert "1 entries are not images: puppies" in refusal(f"folder:{pets}")
 
 
 def test_a_folder_that_calls_itself_an_image_is_named(pets: Path) -> None:
     (pets / "val" / "dog" / "puppies.jpg").mkdir()
-    assert "1 entries are no images: puppies.jpg" in refusal(f"folder:{pets}")
+    assert "1 entries are not images: puppies.jpg" in refusal(f"folder:{pets}")
 
 
 def test_an_image_that_links_in_a_circle_is_named(pets: Path) -> None:
     path = pets / "val" / "dog" / "loop.jpg"
     path.symlink_to(path)
-    assert "1 entries are no images: loop.jpg" in refusal(f"folder:{pets}")
+    assert "1 entries are not images: loop.jpg" in refusal(f"folder:{pets}")
 
 
 def test_an_image_that_links_nowhere_is_named(pets: Path) -> None:
     (pets / "val" / "dog" / "gone.jpg").symlink_to(pets / "gone.jpg")
-    assert "1 entries are no images: gone.jpg" in refusal(f"folder:{pets}")
+    assert "1 entries are not images: gone.jpg" in refusal(f"folder:{pets}")
 
 
 def test_a_pipe_that_calls_itself_an_image_is_named_and_not_waited_for(pets: Path) -> None:
     os.mkfifo(pets / "val" / "dog" / "pipe.jpg")
-    assert "1 entries are no images: pipe.jpg" in refusal(f"folder:{pets}")
+    assert "1 entries are not images: pipe.jpg" in refusal(f"folder:{pets}")
 
 
 def test_links_to_images_and_classes_are_followed(pets: Path) -> None:
@@ -806,7 +807,7 @@ def test_links_to_images_and_classes_are_followed(pets: Path) -> None:
 def test_a_class_that_links_in_a_circle_is_named(pets: Path) -> None:
     path = pets / "val" / "eel"
     path.symlink_to(path)
-    assert f"{pets / 'val'}: 1 entries beside the class folders: eel" in refusal(f"folder:{pets}")
+    assert f"{pets / 'val'}: 1 entries next to the class folders: eel" in refusal(f"folder:{pets}")
 
 
 def test_images_that_are_sorted_into_no_class_are_not_dropped(pets: Path) -> None:
@@ -814,7 +815,7 @@ def test_images_that_are_sorted_into_no_class_are_not_dropped(pets: Path) -> Non
     for number in range(5):
         saved(pets / "val" / f"ILSVRC2012_val_{number}.JPEG", plain(0))
     said = refusal(f"folder:{pets}")
-    assert "val: 5 entries beside the class folders: ILSVRC2012_val_0.JPEG, " in said
+    assert "val: 5 entries next to the class folders: ILSVRC2012_val_0.JPEG, " in said
     assert "and 2 more; sort images into class folders" in said
 
 
@@ -912,7 +913,7 @@ def test_an_image_with_wrong_bytes_is_an_image_or_a_data_error(tmp_path: Path, s
 @pytest.mark.parametrize("name", ["folder", "packed-jpeg"])
 def test_image_files_have_one_channel_or_three(pets: Path, name: str) -> None:
     said = refusal(f"{name}:{pets}", in_channels=2)
-    assert f"{pets}: image files have 1 channel (grey) or 3 (RGB), the model wants 2" in said
+    assert f"{pets}: image files have 1 channel (grey) or 3 (RGB), the model expects 2" in said
 
 
 # --- packed JPEG files
@@ -1060,7 +1061,7 @@ def test_an_entry_that_is_no_array_is_named(tmp_path: Path) -> None:
     packed_npz(path, test_labels=None)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("test_labels", b"text")
-    assert "'test_labels' is no array" in refusal(f"packed-jpeg:{path}", "test", 8)
+    assert "'test_labels' is not an array" in refusal(f"packed-jpeg:{path}", "test", 8)
 
 
 def test_the_real_packed_cifar10_holds_all_images_in_the_official_order() -> None:
@@ -1185,7 +1186,7 @@ def test_samples_are_the_first_ones(pets: Path, name: str) -> None:
     everything, some = load_images(spec, "test", 8, 3), load_images(spec, "test", 8, 3, samples=1)
     assert np.array_equal(some.batch(np.array([0])), everything.batch(np.array([0])))
     assert some.labels.tolist() == everything.labels[:1].tolist()
-    with pytest.raises(DataError, match=f"9 samples asked for, the test split has {len(everything.labels)}"):
+    with pytest.raises(DataError, match=f"9 samples requested, but the test split has {len(everything.labels)}"):
         load_images(spec, "test", 8, 3, samples=9)
 
 

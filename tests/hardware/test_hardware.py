@@ -15,10 +15,10 @@ from snn_energy.hardware.schema import TENSORS, HardwareProfile
 from snn_energy.hardware.tables import (
     DESCRIBE_COLUMNS,
     DIFFERENCE_COLUMNS,
-    cannot_price,
     describe,
     differences,
-    notes,
+    missing_prices,
+    profile_notes,
 )
 
 BUNDLED = [
@@ -209,13 +209,14 @@ def test_what_the_dts_paper_does_not_say_is_marked_assumed():
 
 
 def test_the_int8_profile_warns_that_an_accumulator_is_wider_than_8_bits():
-    assert any("wider than 8 bits" in note for note in notes(load_hardware("horowitz-45nm-int8")))
+    assert any("wider than 8 bits" in note for note in profile_notes(load_hardware("horowitz-45nm-int8")))
 
 
 def test_the_placement_is_noted_as_an_assumption_of_this_tool():
     for name in HOROWITZ:
         assert any(
-            note.startswith("memory.placement: ") and "assumption" in note for note in notes(load_hardware(name))
+            note.startswith("memory.placement: ") and "assumption" in note
+            for note in profile_notes(load_hardware(name))
         )
 
 
@@ -255,7 +256,7 @@ def test_a_bit_costs_the_word_of_its_level_divided_by_the_width_of_the_word(load
 
 
 def test_a_tensor_that_is_not_placed_has_no_price(load):
-    with pytest.raises(HardwareError, match="no tensor 'activations' is placed; there are weights, inputs"):
+    with pytest.raises(HardwareError, match="unknown tensor 'activations'; there are weights, inputs"):
         load().memory.placement.level_of("activations")
 
 
@@ -317,7 +318,7 @@ def test_describe_has_one_row_per_number_in_the_units_of_the_file(load):
 
 
 def test_what_has_no_price_is_said_in_sentences(load):
-    sentences = cannot_price(load())
+    sentences = missing_prices(load())
     assert len(sentences) == 1 + 1 + 7 + 1 + 1 + 1  # array, latency, static power
     assert all(sentence.endswith(".") for sentence in sentences)
     assert any("neuron_update" in sentence for sentence in sentences)
@@ -328,10 +329,10 @@ def test_what_has_a_price_is_not_listed_as_unpriced(load):
     priced = f"  zero_check: {PRICE}\n  neuron_update: {PRICE}\n  elementwise: {{{ops}}}\n"
     power = "static_power: {value: 5, unit: mW, source: book, kind: measured}\n"
     profile = load(("compute:\n", f"compute:\n{priced}"), text=PROFILE + power)
-    assert cannot_price(profile) == [
-        "Spilt partial sums and dataflows of an array take its rows and columns (array).",
-        "Time: there is no clock (latency).",
-        "Static power is not priced: that takes a clock (latency).",
+    assert missing_prices(profile) == [
+        "Spilled partial sums and array dataflows require the array's rows and columns (array).",
+        "Latency is unknown: there is no clock (latency).",
+        "Static power is not priced: that requires a clock (latency).",
     ]
 
 
@@ -382,7 +383,7 @@ def test_an_installed_package_reads_the_profiles_inside_it(tmp_path, monkeypatch
 def test_an_installation_without_profiles_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(bundled, "PACKAGE", tmp_path / "snn_energy")
     monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
-    with pytest.raises(HardwareError, match="install snn_energy again"):
+    with pytest.raises(HardwareError, match="reinstall snn_energy"):
         list_hardware()
 
 
@@ -447,7 +448,7 @@ def test_a_control_character(fault):
 
 def test_a_file_in_another_encoding(tmp_path):
     (tmp_path / "small.yaml").write_bytes(PROFILE.replace("A book", "Ein Büch").encode("latin-1"))
-    with pytest.raises(HardwareError, match=r"small\.yaml:6: not text in UTF-8"):
+    with pytest.raises(HardwareError, match=r"small\.yaml:6: not UTF-8 text"):
         load_hardware(tmp_path / "small.yaml")
 
 
@@ -478,7 +479,7 @@ def test_an_alias_is_written_out(fault):
     text = PROFILE.replace("mac: {", "mac: &price {").replace("compute:\n", "compute:\n", 1)
     start, end = text.index("  ac:\n"), text.index("memory:")
     message = fault(text=text[:start] + "  ac: *price\n" + text[end:], line=line_of("  ac:"))
-    assert "compute.ac: aliases are not read" in message
+    assert "compute.ac: YAML aliases are not supported" in message
 
 
 def test_a_key_that_is_a_number(fault):
@@ -572,7 +573,7 @@ def test_an_operation_of_zero_width(fault):
 
 def test_an_unknown_source_suggests_the_nearest(fault):
     message = fault(("    source: book\n", "    source: bok\n"), line=line_of("    source: book\n"))
-    assert "compute.ac.source: 'bok' is no entry of sources; did you mean 'book'?" in message
+    assert "compute.ac.source: 'bok' is not in sources; did you mean 'book'?" in message
 
 
 def test_an_unknown_kind_names_the_kinds_and_the_nearest(fault):
@@ -606,7 +607,7 @@ def test_no_schema_version(fault):
 )
 def test_half_a_pair_of_neuron_prices(fault, given, lacking):
     message = fault(("compute:\n", f"compute:\n  {given}: {PRICE}\n"), line=14)
-    assert f"compute.{given}: needs '{lacking}' beside it" in message
+    assert f"compute.{given}: also needs '{lacking}'" in message
 
 
 def test_neuron_updates_priced_twice(fault):

@@ -12,7 +12,7 @@ from snn_energy import Counts, HardwareProfile, estimate, list_hardware, load_co
 from snn_energy.core.errors import HardwareError
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.quantities import quantities
-from snn_energy.hardware.tables import cannot_price, describe, notes
+from snn_energy.hardware.tables import describe, missing_prices, profile_notes
 
 DEMO = Path(__file__).parents[2] / "reports" / "demo" / "dts-spikformer-2-64.json"
 REAL_INPUTS = ("sps.conv0", "head")  # layers of the demo network that take MACs
@@ -56,7 +56,7 @@ def test_every_number_of_a_bundled_profile_cites_a_source_and_a_derived_one_says
 @pytest.mark.parametrize("name", list_hardware())
 def test_what_a_bundled_profile_does_not_price_is_told_with_the_reason(name):
     profile = load_hardware(name)
-    sentences = cannot_price(profile)
+    sentences = missing_prices(profile)
     for reason in (profile.not_priced.mac, profile.not_priced.ac, profile.not_priced.memory):
         assert reason is None or any(reason in sentence for sentence in sentences)
 
@@ -155,10 +155,10 @@ def test_loihi_prices_no_macs_and_no_memory_of_its_own_and_hops_are_a_matter_of_
     assert profile.compute.mac is None
     assert profile.memory is None
     assert profile.latency is None  # asynchronous
-    said = " ".join(cannot_price(profile))
+    said = " ".join(missing_prices(profile))
     assert "MACs have no price: " in said
     assert "Memory accesses have no price: " in said
-    [spike] = [note for note in notes(profile) if note.startswith("compute.spike: ")]
+    [spike] = [note for note in profile_notes(profile) if note.startswith("compute.spike: ")]
     assert "mapping" in spike
 
 

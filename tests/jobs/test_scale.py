@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -208,16 +209,10 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
-def run(folder: Path, *arguments: str, code: str = "", expect: int = 0) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, code: str = "", expect: int = 0) -> None:
     """The command line in a process of its own, after some code."""
-    start = (
-        f"import sys\nfrom snn_energy.cli.main import main\n{textwrap.dedent(code)}\nsys.argv[0] = 'snn-energy'\nmain()"
-    )
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", start, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    done = forked.run(*arguments, cwd=folder, code=code)
     assert done.returncode == expect, done.stderr
-    return done
 
 
 SAVE_EACH_BATCH = """
@@ -457,7 +452,7 @@ def test_a_place_where_no_folder_can_be_made_is_one_line(tmp_path: Path, cli: Cl
     parts_path(tmp_path / "counts.json").write_text("mine")
     code, _, err = cli(*COMMAND[:4], "-o", tmp_path / "counts.json")
     assert (code, err.count("\n")) == (1, 1)
-    assert "counts.json.parts: the folder cannot be made" in err
+    assert "counts.json.parts: the folder cannot be created" in err
     assert parts_path(tmp_path / "counts.json").read_text() == "mine"
 
 
@@ -490,18 +485,12 @@ def test_only_parts_are_removed(tmp_path: Path) -> None:
 # --- several processes ---
 
 
-def torchrun(count: int, folder: Path, *arguments: str, code: str = "") -> subprocess.CompletedProcess[str]:
-    script = folder.parent / f"{folder.name}-main.py"
-    script.write_text(f"import sys\nfrom snn_energy.cli.main import main\n{textwrap.dedent(code)}\nmain()\n")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", str(script)]
+def test_two_processes_of_torchrun_count_what_one_counts(whole: dict[str, bytes], tmp_path: Path) -> None:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "snn_energy"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, cwd=folder, env=environment, check=False
+    done = subprocess.run(
+        [*torchrun, *COMMAND], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
     )
-
-
-def test_two_processes_count_what_one_counts(whole: dict[str, bytes], tmp_path: Path) -> None:
-    done = torchrun(2, tmp_path, *COMMAND)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("counts written to") == 1
     assert files(tmp_path) == whole
@@ -510,7 +499,7 @@ def test_two_processes_count_what_one_counts(whole: dict[str, bytes], tmp_path: 
 
 def test_more_processes_than_samples(tmp_path: Path) -> None:
     arguments = [*COMMAND[:6], "--samples", "2", "--batch-size", "1", "--device", "cpu"]
-    done = torchrun(3, tmp_path, *arguments)
+    done = forked.run_together(3, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one = profile_checkpoint(DTS, "digits", 2)
     many = load_counts(tmp_path / "counts.json")
@@ -527,13 +516,13 @@ def test_a_process_that_dies_leaves_no_counts_and_three_go_on(whole: dict[str, b
         ImageSet.batch = lambda self, chosen, crops=None: die() if chosen[0] == 28 else batch(self, chosen, crops)
     """
     code = textwrap.dedent(SAVE_EACH_BATCH) + textwrap.dedent(dying)
-    done = torchrun(2, tmp_path, *COMMAND, code=code)
+    done = forked.run_together(2, *COMMAND, cwd=tmp_path, code=code)
     assert done.returncode != 0
     assert not (tmp_path / "counts.json").exists()
     kept = covered(sorted((tmp_path / "counts.json.parts").glob("0*.npz")))
     assert {(20, 24), (24, 28)} <= set(kept)
     assert (28, 32) not in kept
-    done = torchrun(3, tmp_path, *COMMAND)
+    done = forked.run_together(3, *COMMAND, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("samples are counted already") == 1
     assert files(tmp_path) == whole

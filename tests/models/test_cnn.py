@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import snn_energy as se
 from snn_energy.checkpoints.checkpoint import METADATA_KEY, load_checkpoint, read_metadata, save_checkpoint
 from snn_energy.core.errors import CheckpointError, ModelError, RecipeError
-from snn_energy.counts.balance import balance_error
+from snn_energy.counts.balance import first_inconsistency
 from snn_energy.counts.counts import Counts
 from snn_energy.jobs.profile_run import profile_checkpoint
 from snn_energy.models.cnn import Cnn
@@ -70,7 +70,7 @@ def images(count: int, seed: int = 0) -> Tensor:
 
 def counted(model: nn.Module, x: Tensor) -> Counts:
     counts = se.profile(model, [x[:3], x[3:]])
-    assert balance_error(counts) is None
+    assert first_inconsistency(counts) is None
     return counts
 
 

@@ -136,7 +136,8 @@ def work(counts: se.Counts) -> list[list[Any]]:
     """What must not depend on how the samples are dealt into batches."""
     columns = ["layer", "op", "time_step", "active", "input_kind", "dense_macs", "sops", "sops_gated", "spikes"]
     columns += ["neurons", "membrane_reads", "membrane_writes", "elementwise_ops", "input_nonzeros"]
-    return [list(row) for row in counts.to_frame()[columns].astype(object).fillna("-").itertuples(index=False)]
+    found: list[list[Any]] = counts.rows[columns].to_numpy(dtype=object, na_value="-").tolist()
+    return found
 
 
 def everything(model: nn.Module) -> dict[str, Any]:

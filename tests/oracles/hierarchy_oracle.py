@@ -644,14 +644,14 @@ def time_of(rows: list[Charged], device: Device, variant: str, time_steps: int) 
         cycles = sum(layer.whole for layer in layers.values())
         return Time(cycles, cycles, layers)
     layers = layer_times(rows, device, variant)
-    every_step = sum(cycles for layer in layers.values() for cycles in layer.steps)
+    run_masked_steps = sum(cycles for layer in layers.values() for cycles in layer.steps)
     if timing.schedule == "layer-serial":
         for layer in layers.values():
             layer.waits = True
-        cycles = every_step + sum(layer.load_cycles for layer in layers.values())
+        cycles = run_masked_steps + sum(layer.load_cycles for layer in layers.values())
         return Time(cycles, cycles, layers)
     if timing.schedule == "step-serial":
-        cycles = every_step + time_steps * timing.sync
+        cycles = run_masked_steps + time_steps * timing.sync
         return Time(cycles, cycles, layers)
     alive = [layer for layer in layers.values() if layer.steps]
     filling = sum(max(layer.steps) for layer in alive)

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 import snn_energy as se
 from snn_energy.core import bundled
@@ -22,26 +21,26 @@ from snn_energy.hardware.numbers import numbers
 from snn_energy.models.neurons import DTSS
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.paper import reproduce
-from snn_energy.paper.ledger import architecture_sizes, make_ledger, share_between, share_of_compute, t_avg_why
-from snn_energy.paper.made_networks import (
+from snn_energy.paper.calibrated_networks import (
     Setting,
     active_rate,
+    calibrated_counts,
     calibrated_network,
-    made_counts,
     random_images,
     set_active_steps,
-    steps_of_mean,
+    steps_with_mean,
 )
-from snn_energy.paper.record import COLUMNS, Figure, PublishedRecord, entry, load_record
+from snn_energy.paper.ledger import architecture_sizes, make_ledger, share_between, share_of_compute, t_avg_why
+from snn_energy.paper.record import COLUMNS, Figure, PublishedRecord, ledger_row, load_record
 from snn_energy.paper.reproduce import (
+    HARDWARE_WITH_ARRAY,
     VARIANTS,
-    WITH_ARRAY,
     energy_ranges,
     read_ablation,
     settings_of,
     shipped_counts,
 )
-from snn_energy.paper.step_distributions import MemoryCosts, Sources, extreme, memory_costs, spikformer_sources
+from snn_energy.paper.step_distributions import MemoryCosts, Sources, extreme_steps, memory_costs, spikformer_sources
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Setting("small", "dts-spikformer-2-64", 10, 4, t_avg=1.5, sa=0.06)
@@ -59,7 +58,7 @@ def record() -> PublishedRecord:
 
 @pytest.fixture(scope="session")
 def small() -> Counts:
-    return made_counts(SMALL, 2)
+    return calibrated_counts(SMALL, 2)
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +66,7 @@ def networks(record: PublishedRecord) -> dict[str, Counts]:
     """The networks of Table V on one image; for all settings of Tables III and IV but one the same one stands in."""
     settings = {s.name: s for s in settings_of(record)}
     names = ["III all groups", "IV 4 of 6 1e-4", *(name for name in settings if name.startswith("cifar"))]
-    made = {name: made_counts(settings[name], 1) for name in names}
+    made = {name: calibrated_counts(settings[name], 1) for name in names}
     found = {name: made.get(name, made["III all groups"]) for name in settings}
     return found | {"cifar100 dts": made["IV 4 of 6 1e-4"]}
 
@@ -93,11 +92,11 @@ def committed() -> pd.DataFrame:
 
 @pytest.mark.parametrize(("mean", "highest", "total"), [(1.15, 4, 38), (3.81, 6, 126), (4.0, 4, 132), (1.96, 4, 65)])
 def test_steps_have_the_nearest_mean_and_are_as_alike_as_can_be(mean: float, highest: int, total: int):
-    steps = steps_of_mean(mean, 33, highest)
+    steps = steps_with_mean(mean, 33, highest)
     assert sum(steps) == total
     assert max(steps) - min(steps) <= 1
     assert abs(total / 33 - mean) <= 0.5 / 33 + 1e-9
-    assert steps == steps_of_mean(mean, 33, highest)
+    assert steps == steps_with_mean(mean, 33, highest)
 
 
 def test_a_mean_that_no_whole_steps_have_is_told_apart():
@@ -131,7 +130,7 @@ def test_a_setting_without_activity_is_refused():
 
 def test_a_made_network_has_the_mean_steps_and_the_spiking_activity(small: Counts):
     activity = small.activity()
-    assert activity["t_avg"] == sum(steps_of_mean(1.5, 19, 4)) / 19
+    assert activity["t_avg"] == sum(steps_with_mean(1.5, 19, 4)) / 19
     assert activity["sa"] == pytest.approx(0.06, rel=1e-3)
 
 
@@ -146,7 +145,7 @@ def test_every_layer_of_a_made_network_fires_at_one_rate_per_active_step(small: 
 
 
 def test_a_rate_may_be_given_instead_and_a_plain_network_made():
-    counts = made_counts(Setting("x", "spikformer-2-64", 10, 2, rate=0.2), 1)
+    counts = calibrated_counts(Setting("x", "spikformer-2-64", 10, 2, rate=0.2), 1)
     assert counts.activity()["t_avg"] == 2
     assert counts.activity()["rate_active"] == pytest.approx(0.2, rel=1e-3)
 
@@ -154,7 +153,7 @@ def test_a_rate_may_be_given_instead_and_a_plain_network_made():
 def test_a_network_is_made_twice_alike_and_leaves_the_seed_of_the_caller_alone(small: Counts):
     torch.manual_seed(7)
     state = torch.get_rng_state()
-    pd.testing.assert_frame_equal(made_counts(SMALL, 2).rows, small.rows)
+    pd.testing.assert_frame_equal(calibrated_counts(SMALL, 2).rows, small.rows)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -197,21 +196,21 @@ def test_the_map_knows_every_operation_but_the_encoder_and_the_head():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_memory_as_a_function_of_the_steps_is_the_estimate_of_such_a_network(variant: Any):
-    costs = memory_costs(profiled(None), WITH_ARRAY, variant, spikformer_sources(2))
+    costs = memory_costs(profiled(None), HARDWARE_WITH_ARRAY, variant, spikformer_sources(2))
     for seed in range(2):
         steps = random_steps(0, seed)
-        wanted = se.estimate(profiled(steps), WITH_ARRAY, memory=variant).memory_pj
+        wanted = se.estimate(profiled(steps), HARDWARE_WITH_ARRAY, memory=variant).memory_pj
         assert costs.energy_pj(np.array([steps[name] for name in costs.lifs])) == pytest.approx(wanted, rel=1e-9)
 
 
 def test_layers_that_never_work_have_no_known_price():
-    with pytest.raises(SnnEnergyError, match="layers that never work"):
-        memory_costs(profiled(random_steps(0, 0)), WITH_ARRAY, "ws_once", spikformer_sources(2))
+    with pytest.raises(SnnEnergyError, match="layers that are never active"):
+        memory_costs(profiled(random_steps(0, 0)), HARDWARE_WITH_ARRAY, "ws_once", spikformer_sources(2))
 
 
 def test_the_map_of_another_network_is_refused():
     with pytest.raises(SnnEnergyError, match=r"no layer blocks\.2"):
-        memory_costs(profiled(None), WITH_ARRAY, "ws_once", spikformer_sources(3))
+        memory_costs(profiled(None), HARDWARE_WITH_ARRAY, "ws_once", spikformer_sources(3))
 
 
 # --- Extremes -------------------------------------------------------------------------------------------------
@@ -239,7 +238,7 @@ def test_extremes_are_those_of_brute_force(seed: int, lowest: int):
     for total in range(5 * lowest, 16):
         of_sum = energies[every.sum(1) == total]
         for largest, wanted in ((False, of_sum.min()), (True, of_sum.max())):
-            steps = extreme(costs, total, lowest, 3, largest)
+            steps = extreme_steps(costs, total, lowest, 3, largest)
             assert steps.sum() == total
             assert steps.min() >= lowest
             assert steps.max() <= 3
@@ -248,6 +247,8 @@ def test_extremes_are_those_of_brute_force(seed: int, lowest: int):
 
 def solved(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: bool) -> float:
     """The same by mixed-integer programming: x[l, t] is 1 where T_l > t, z[o, t] where operation o works at t."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     layers, operations = len(costs.lifs), len(costs.sources)
     at = {name: i for i, name in enumerate(costs.lifs)}
     rows: list[tuple[dict[int, float], float, float]] = []
@@ -260,11 +261,11 @@ def solved(costs: MemoryCosts, total: int, lowest: int, highest: int, largest: b
 
     price = np.zeros((layers + operations) * highest)
     for layer, t in product(range(layers), range(highest)):
-        price[x(layer, t)] = costs.own[layer]
+        price[x(layer, t)] = costs.lif_step_cost[layer]
         if t:
             rows.append(({x(layer, t - 1): 1, x(layer, t): -1}, 0, 1))
     for o, t in product(range(operations), range(highest)):
-        price[z(o, t)] = costs.step[o] + (costs.once[o] if t == 0 else 0)
+        price[z(o, t)] = costs.step_cost[o] + (costs.first_step_cost[o] if t == 0 else 0)
         fed = [x(at[name], t) for name in costs.sources[o].lifs]
         if costs.sources[o].product:
             rows += [({z(o, t): 1, i: -1}, -1, 0) for i in fed]
@@ -301,22 +302,22 @@ def paper_size() -> Counts:
 def test_extremes_of_the_paper_s_network_are_those_of_mixed_integer_programming(
     variant: Any, lowest: int, paper_size: Counts
 ):
-    costs = memory_costs(paper_size, WITH_ARRAY, variant, spikformer_sources(4))
+    costs = memory_costs(paper_size, HARDWARE_WITH_ARRAY, variant, spikformer_sources(4))
     for largest in (False, True):
-        found = float(costs.energy_pj(extreme(costs, 126, lowest, 6, largest)))
+        found = float(costs.energy_pj(extreme_steps(costs, 126, lowest, 6, largest)))
         assert found == pytest.approx(solved(costs, 126, lowest, 6, largest), rel=1e-6)
 
 
 def test_a_sum_that_no_steps_have_is_refused():
     with pytest.raises(SnnEnergyError, match="no 5 T_l of 1 to 3 have the sum 16"):
-        extreme(tiny(0), 16, 1, 3)
+        extreme_steps(tiny(0), 16, 1, 3)
 
 
 def test_two_residual_streams_are_refused():
     zeros = np.zeros(2)
     two = (Sources(("a", "b")), Sources(("c", "d")))
     with pytest.raises(SnnEnergyError, match="more than one residual stream"):
-        extreme(MemoryCosts(tuple("abcd"), np.zeros(4), two, zeros, zeros, 0.0), 4, 1, 2)
+        extreme_steps(MemoryCosts(tuple("abcd"), np.zeros(4), two, zeros, zeros, 0.0), 4, 1, 2)
 
 
 # --- The ledger -----------------------------------------------------------------------------------------------
@@ -388,7 +389,7 @@ def test_without_a_checkout_every_row_is_there_and_says_that_it_cannot_be_made(
     rows = {(s, r.split(", ")[0]) for s, r in zip(bare["section"], bare["row"], strict=True)}
     assert {(f.section, f.row) for f in record.figures} <= rows
     lost = bare[bare["ours"].isna()]
-    assert lost["why"].str.contains("cannot be made").sum() > 20
+    assert lost["why"].str.contains("not available").sum() > 20
 
 
 def test_shipped_counts_are_found_in_a_checkout(shipped: dict[str, Counts]):
@@ -400,7 +401,7 @@ def test_shipped_counts_are_found_in_a_checkout(shipped: dict[str, Counts]):
 
 
 def test_the_figures_of_table_v_need_four_shares_of_compute(record: PublishedRecord):
-    table = {row: f.value for row, f in record.of("table_v").items()}
+    table = {row: f.value for row, f in record.figures_of("table_v").items()}
 
     def three(name: str) -> list[float]:
         return [table[f"{name} {what}"] for what in ("ce", "me", "te")]
@@ -419,11 +420,11 @@ def test_the_share_of_compute_solves_the_equation():
 
 
 def test_digits_are_compared_as_printed():
-    assert entry(Figure("s", "r", "2.50", "exact"), 2.504, "")["residual"] == 0
-    assert entry(Figure("s", "r", "2.50", "exact"), 2.506, "")["residual"] == pytest.approx(0.01)
-    assert entry(Figure("s", "r", "2.50", "ledger"), 2.504, "")["residual"] == pytest.approx(0.004)
-    assert entry(Figure("s", "r", "3759.793", "exact", significant=6), 3759.791, "")["residual"] == 0
-    assert entry(Figure("s", "r", "1200", "exact"), 1201, "")["residual"] == 1
+    assert ledger_row(Figure("s", "r", "2.50", "exact"), 2.504, "")["residual"] == 0
+    assert ledger_row(Figure("s", "r", "2.50", "exact"), 2.506, "")["residual"] == pytest.approx(0.01)
+    assert ledger_row(Figure("s", "r", "2.50", "ledger"), 2.504, "")["residual"] == pytest.approx(0.004)
+    assert ledger_row(Figure("s", "r", "3759.793", "exact", significant=6), 3759.791, "")["residual"] == 0
+    assert ledger_row(Figure("s", "r", "1200", "exact"), 1201, "")["residual"] == 1
 
 
 def test_the_published_results_are_no_counts_and_no_prices(record: PublishedRecord):
@@ -436,12 +437,12 @@ def test_the_published_results_are_no_counts_and_no_prices(record: PublishedReco
 def test_a_missing_record_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(bundled, "PACKAGE", tmp_path)
     monkeypatch.setattr(bundled, "CHECKOUT", tmp_path)
-    with pytest.raises(SnnEnergyError, match="published results are gone"):
+    with pytest.raises(SnnEnergyError, match="published results are missing"):
         load_record()
 
 
 def test_the_array_profile_differs_from_the_paper_s_by_its_array_alone():
-    plain, with_array = numbers(se.load_hardware("dts-paper-fpga")), numbers(se.load_hardware(WITH_ARRAY))
+    plain, with_array = numbers(se.load_hardware("dts-paper-fpga")), numbers(se.load_hardware(HARDWARE_WITH_ARRAY))
     assert {key: with_array[key] for key in plain} == {key: plain[key] for key in plain}
     assert set(with_array) - set(plain) == {"array.rows", "array.columns"}
 

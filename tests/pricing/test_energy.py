@@ -365,7 +365,7 @@ def test_each_sample_costs_what_it_costs_alone(device: Device) -> None:
 
 def test_per_sample_energy_needs_per_sample_counts(network: Counts, device: Device) -> None:
     without = Counts(network.header, network.rows, None)
-    with pytest.raises(SnnEnergyError, match="profile again"):
+    with pytest.raises(SnnEnergyError, match="profile the network again"):
         estimate(without, device()).per_sample()
 
 

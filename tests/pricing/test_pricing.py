@@ -15,7 +15,7 @@ from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.actions import COMPUTE, MEMORY, ActionCount
 from snn_energy.pricing.charged_work import COLUMNS, ChargedWork, charged_work
 from snn_energy.pricing.policies import make_policies
-from snn_energy.pricing.pricing import BY_KIND, BY_PART, TOTAL, over_rows, price_charges, unpriced_charges
+from snn_energy.pricing.pricing import BY_KIND, BY_PART, TOTAL, price_actions, sum_rows, unpriced_actions
 
 PRICES = Prices("a device", {"compute.mac": 10.0, "compute.ac": 3.0, "memory.levels.sram.read": np.array([1.0, 2.0])})
 CHARGES = [
@@ -27,7 +27,7 @@ CHARGES = [
 
 
 def test_amounts_times_prices_add_up_by_part_and_row() -> None:
-    found = price_charges(CHARGES, PRICES, 3)
+    found = price_actions(CHARGES, PRICES, 3)
     assert list(found) == [*COMPUTE, *MEMORY] == list(BY_PART)
     assert found["mac_pj"].tolist() == [13, 3, 23]
     assert found["ac_pj"].tolist() == [0, 15, 3]
@@ -35,36 +35,36 @@ def test_amounts_times_prices_add_up_by_part_and_row() -> None:
 
 
 def test_sums_go_into_the_columns_that_are_named() -> None:
-    assert {k: v.tolist() for k, v in price_charges(CHARGES, PRICES, 3, BY_KIND).items()} == {
+    assert {k: v.tolist() for k, v in price_actions(CHARGES, PRICES, 3, BY_KIND).items()} == {
         "compute_pj": [13, 18, 26],
         "memory_pj": [0, 0, 0],
     }
-    assert price_charges(CHARGES, PRICES, 3, TOTAL)["total_pj"].tolist() == [13, 18, 26]
+    assert price_actions(CHARGES, PRICES, 3, TOTAL)["total_pj"].tolist() == [13, 18, 26]
 
 
 def test_amounts_are_reduced_before_they_are_priced_at_many_prices() -> None:
     moved = [ActionCount("weights_pj", "memory.levels.sram.read", np.array([4.0, 6.0]))]
-    assert price_charges(moved, PRICES, 2, TOTAL, over_rows)["total_pj"].tolist() == [10, 20]
+    assert price_actions(moved, PRICES, 2, TOTAL, sum_rows)["total_pj"].tolist() == [10, 20]
 
 
 def test_samples_stay_apart_where_rows_are_added_up() -> None:
     charges = [ActionCount("mac_pj", "compute.mac", np.array([[1.0, 2.0], [3.0, 4.0]]))]
-    assert price_charges(charges, PRICES, 2, BY_KIND, over_rows)["compute_pj"].tolist() == [30, 70]
+    assert price_actions(charges, PRICES, 2, BY_KIND, sum_rows)["compute_pj"].tolist() == [30, 70]
 
 
 def test_what_has_no_price_is_listed_and_not_added() -> None:
-    assert [charge.what for charge in unpriced_charges(CHARGES)] == ["neuron updates"]
+    assert [charge.what for charge in unpriced_actions(CHARGES)] == ["neuron updates"]
 
 
 def test_an_amount_that_is_not_known_stays_so() -> None:
-    found = price_charges([ActionCount("mac_pj", "compute.mac", np.array([np.nan, 1.0]))], PRICES, 2)
+    found = price_actions([ActionCount("mac_pj", "compute.mac", np.array([np.nan, 1.0]))], PRICES, 2)
     assert np.isnan(found["mac_pj"][0])
     assert found["mac_pj"][1] == 10
 
 
 def test_a_price_that_is_not_there_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(HardwareError, match=r"a device has no number 'compute\.macs'; did you mean 'compute\.mac'\?"):
-        price_charges([ActionCount("mac_pj", "compute.macs", np.ones(1))], PRICES, 1)
+        price_actions([ActionCount("mac_pj", "compute.macs", np.ones(1))], PRICES, 1)
 
 
 def test_prices_are_listed_and_looked_up_by_key() -> None:

@@ -35,9 +35,9 @@ def network(name: str) -> nn.Module:
 def equal_to_fresh(make: Callable[[], nn.Module], batches: list[Tensor], **options: Any) -> Counts:
     """Profile the batches in one go and each by itself with a fresh network; compare the totals of all counts."""
     together = se.profile(make(), batches, **options)
-    frame = together.to_frame()
+    frame, frames = together.to_frame(), [se.profile(make(), [x], **options).to_frame() for x in batches]
     for column in COUNTED:
-        alone = [se.profile(make(), [x], **options).to_frame()[column] for x in batches]
+        alone = [found[column] for found in frames]
         if all(part.notna().all() for part in alone) and frame[column].notna().all():
             np.testing.assert_array_equal(frame[column], sum(alone), err_msg=column)
     return together

@@ -27,7 +27,7 @@ from snn_energy.report.plots.activity import activity_map
 from snn_energy.report.plots.energy import energy_by_group, normalised_bars
 from snn_energy.report.plots.folder import save_all
 from snn_energy.report.plots.style import save_figure
-from snn_energy.report.tables import as_json, csv, energy_unit, latex, markdown, number, plain, write_table
+from snn_energy.report.tables import as_json, csv, energy_unit, format_number, latex, markdown, plain, write_table
 
 MakeCounts = Callable[..., Counts]
 
@@ -108,7 +108,7 @@ def test_latex_escapes_what_latex_reads_as_commands(tmp_path: Path) -> None:
      (-2.5, "-2.500"), (np.float64(3.25), "3.250"), (np.int64(7), "7"), ("text", "text")],
 )  # fmt: skip
 def test_numbers_read_as_a_reader_expects(value: Any, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_table_has_the_unit_of_its_largest_energy(largest: float, unit: str) -
 
 
 def test_a_price_above_zero_is_never_shown_as_zero() -> None:
-    shown = number(1.25e-10)
+    shown = format_number(1.25e-10)
     assert float(shown.replace(",", "")) > 0
 
 
@@ -226,7 +226,7 @@ def test_pictures_are_the_same_bytes_on_two_runs(comparison: Comparison, tmp_pat
 def test_no_figure_is_cut_on_a_terminal_of_any_width(width: int) -> None:
     from rich.console import Console
 
-    from snn_energy.report.tables import readable, rich_table
+    from snn_energy.report.tables import formatted, rich_table
 
     frame = pd.DataFrame(
         {
@@ -241,5 +241,5 @@ def test_no_figure_is_cut_on_a_terminal_of_any_width(width: int) -> None:
     console.print(table, crop=False)
     text = console.export_text()
     assert "…" not in text
-    figures = readable(frame).drop(columns=["model", "description"])
+    figures = formatted(frame).drop(columns=["model", "description"])
     assert [value for column in figures for value in figures[column] if value not in text] == []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ from snn_energy.cli.main import app
 from snn_energy.core.errors import HardwareError, RecipeError
 from snn_energy.datasets.open import load_images
 from snn_energy.report.plots.training import accuracy_against_energy, kind_of_training
-from snn_energy.studies.ablation import jobs_of, mean_over_seeds, run_grid
+from snn_energy.studies.ablation import make_jobs, mean_over_seeds, run_grid
 from snn_energy.studies.ablation_grid import list_grids, load_grid, slug
 
 RECIPE = """\
@@ -90,7 +90,7 @@ def test_every_variant_is_run_with_every_seed_and_measured(grid: Path, tmp_path:
 
 def jobs(grid: Path, tmp_path: Path) -> list[str]:
     found, recipes = load_grid(grid)
-    return [job.recipe.data or "" for job in jobs_of(found, recipes, tmp_path, None)]
+    return [job.recipe.data or "" for job in make_jobs(found, recipes, tmp_path, None)]
 
 
 def test_what_is_done_is_not_trained_again_and_what_was_interrupted_goes_on(
@@ -130,7 +130,7 @@ def test_runs_beside_each_other_give_the_same_table(grid: Path, tmp_path: Path) 
 def test_an_older_run_of_another_recipe_is_refused(grid: Path, tmp_path: Path) -> None:
     run_grid(grid, tmp_path / "out")
     edited(grid, "weight: 0.01", "weight: 0.02")
-    with pytest.raises(RecipeError, match=r"charged-0\.safetensors: is there already, of another recipe"):
+    with pytest.raises(RecipeError, match=r"charged-0\.safetensors: belongs to another recipe"):
         run_grid(grid, tmp_path / "out")
 
 
@@ -150,9 +150,9 @@ def test_an_older_run_of_another_recipe_is_refused(grid: Path, tmp_path: Path) -
             "mask_loss.weight: 2, model: {",
             "'mask_loss' is null, so 'mask_loss.weight'",
         ),
-        ("Fixed T 2", "charged", "variant charged is there twice"),
-        ("Fixed T 2", "Charged!", "variant charged is there twice"),
-        ("[0, 1]", "[0, 0]", "seed 0 is there twice"),
+        ("Fixed T 2", "charged", "variant charged appears twice"),
+        ("Fixed T 2", "Charged!", "variant charged appears twice"),
+        ("[0, 1]", "[0, 0]", "seed 0 appears twice"),
         ("[0, 1]", "[]", "line 4: seeds: list should have at least 1 item"),
         ("tiny.yaml", "tony.yaml", r"tony\.yaml: neither a file nor a bundled recipe"),
     ],
@@ -171,16 +171,15 @@ def test_an_unknown_device_is_told_before_any_training(grid: Path, tmp_path: Pat
 
 def test_workers_end_with_the_process_that_started_them(grid: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text((tmp_path / "tiny.yaml").read_text().replace("epochs: 2", "epochs: 2000"))
-    command = [sys.executable, "-m", "snn_energy", "ablate", str(grid), "-o", "out", "--processes", "2"]
-    process = subprocess.Popen([*command, "--device", "cpu"], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    process = forked.start("ablate", grid, "-o", "out", "--processes", "2", "--device", "cpu", cwd=tmp_path)
     partial = tmp_path / "out" / "runs" / "charged-1.safetensors.partial"
     while not partial.exists() and process.poll() is None:
         time.sleep(0.1)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     assert process.wait() != 0
-    time.sleep(2)
+    time.sleep(1)
     written = partial.stat().st_mtime_ns
-    time.sleep(2)
+    time.sleep(1)
     assert partial.stat().st_mtime_ns == written
 
 

@@ -367,7 +367,7 @@ def test_logits_that_are_not_finite_are_refused() -> None:
 
 
 def test_logits_of_other_samples_are_refused(counts: Counts) -> None:
-    with pytest.raises(SnnEnergyError, match="logits of 4 steps and 5 samples beside counts of 4 and 12"):
+    with pytest.raises(SnnEnergyError, match="logits of 4 steps and 5 samples do not match counts of 4 and 12"):
         exit_table(counts, np.zeros((4, 5, 3)), None, [0.5], "dts-paper-fpga")
 
 

@@ -28,14 +28,13 @@ from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.report.plots.time_steps import sensitivity_figure
 from snn_energy.studies.demo import checkpoint_path
-from snn_energy.studies.sensitivity.figures import RANGE, histogram
 from snn_energy.studies.sensitivity.measure import (
     CUTS_FILE,
     FILES,
     Sensitivity,
-    ending,
     measure,
     sensitivity_of_checkpoint,
+    truncating_hooks,
 )
 from snn_energy.studies.sensitivity.recommend import (
     BUNDLED_WEIGHT,
@@ -46,6 +45,7 @@ from snn_energy.studies.sensitivity.recommend import (
     recommend,
     recommended_groups,
 )
+from snn_energy.studies.sensitivity.statistics import RANGE, histogram
 from snn_energy.training.recipe import load_recipe
 
 DTS, SPIKFORMER, VIT = (checkpoint_path(f"{family}-2-64") for family in ("dts-spikformer", "spikformer", "vit"))
@@ -327,7 +327,7 @@ def test_a_dts_network_says_where_masks_are_and_that_they_take_part(dts: Sensiti
     masked = int((~frame["active"]).sum())
     assert masked > 0
     text = " ".join(dts.recommendation().split())
-    assert f"a DTSS network, and masked steps take part: {masked} of 76 inputs" in text
+    assert f"a DTSS network, masked steps included: {masked} of 76 inputs" in text
     assert "meet a masked neuron, which costs nothing to cut. Measure a network with all its steps." in text
 
 
@@ -603,8 +603,8 @@ def test_the_group_that_is_not_needed_late_is_recommended(late: str, early: str)
     text = found.recommendation()
     assert f"  {late}  out  90.00 points lost, cosine 1.000\n" in text
     assert f"  {early}  in   0.00 points lost, cosine 1.000\n" in text
-    assert "has 100.00% right (50 of 50)" in text
-    assert "in the first 2 of 4" in text
+    assert "is correct for 100.00% (50 of 50)" in text
+    assert "in the first 2 of 4" in " ".join(text.split())
     assert "One image = 2 points. That is above the limit: measure more images." in " ".join(text.split())
     assert text.splitlines()[-1] == f"mask_loss: {{weight: 1.0e-4, groups: [{early}]}}"
     assert found.recommendation(points=90).splitlines()[-1].endswith("groups: [sps, mlp]}")
@@ -721,7 +721,7 @@ def test_hooks_are_removed_where_a_cut_network_breaks() -> None:
 def test_spikes_are_zeroed_in_a_copy() -> None:
     layer, given = LIF(), []
     layer.register_forward_hook(lambda module, args, out: given.append(out))
-    handles = list(ending([layer], 1))
+    handles = list(truncating_hooks([layer], 1))
     cut = layer(torch.full((3, 2, 2), 5.0))
     for handle in handles:
         handle.remove()

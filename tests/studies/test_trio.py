@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import numpy as np
 import pytest
 
@@ -134,26 +133,21 @@ def test_a_trio_stopped_anywhere_and_started_again_ends_with_the_same_bits(
 ) -> None:
     # what was spent is wall time, which no two runs share: a later stage's plan is the same only without it
     monkeypatch.setattr(module._TrioRun, "_spent", lambda self: 0.0)
+    whole = train_trio(bars, tmp_path / "whole", data=data, seconds=30)
     monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
-    whole = train_trio(bars, tmp_path / "whole", data=data, seconds=60)
-    rng = random.Random(kills)
-    calls = [0]
-    write = module._TrioRun._write_state
+    write, calls = module._TrioRun._write_state, itertools.count(1)
+    stops = set(random.Random(kills).sample(range(1, 15), kills))
 
     def stop_sometimes(self: Any) -> None:
-        calls[0] += 1
-        if calls[0] in stops:
+        if next(calls) in stops:
             raise KeyboardInterrupt  # before the note, the hardest place
         write(self)
 
-    stops = set(rng.sample(range(1, 60), kills))
     monkeypatch.setattr(module._TrioRun, "_write_state", stop_sometimes)
-    for _ in range(kills + 1):
-        try:
-            cut = train_trio(bars, tmp_path / "cut", data=data, seconds=60)
-        except KeyboardInterrupt:
-            continue
-        break
+    for _ in stops:
+        with pytest.raises(KeyboardInterrupt):
+            train_trio(bars, tmp_path / "cut", data=data, seconds=30)
+    cut = train_trio(bars, tmp_path / "cut", data=data, seconds=30)
     for name in RESULTS:
         file = f"{name}.safetensors"
         assert (whole.folder / file).read_bytes() == (cut.folder / file).read_bytes(), name
@@ -161,19 +155,17 @@ def test_a_trio_stopped_anywhere_and_started_again_ends_with_the_same_bits(
 
 def test_a_trio_killed_by_the_kernel_goes_on_with_the_same_command(tmp_path: Path, bars: Path, data: str) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "snn_energy", "trio", str(bars), "--data", data, "--seconds", "20", "-o", str(out),
-               "--device", "cpu"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ("trio", bars, "--data", data, "--seconds", "6", "-o", out, "--device", "cpu")
+    process = forked.start(*command)
     limit = time.monotonic() + 60
     while not (out / "stages" / "t1.safetensors.partial").exists():
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     planned = state_of(out)["stages"]["t1"]["epochs"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = forked.run(*command)
     assert done.returncode == 0, done.stderr
     assert state_of(out)["stages"]["t1"]["epochs"] == planned  # the plan of a stage that has begun stays
     assert all((out / f"{name}.safetensors").exists() for name in RESULTS)
@@ -181,9 +173,9 @@ def test_a_trio_killed_by_the_kernel_goes_on_with_the_same_command(tmp_path: Pat
 
 @pytest.mark.usefixtures("steady")
 def test_a_finished_trio_does_nothing_more(tmp_path: Path, bars: Path, data: str) -> None:
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
 
@@ -211,12 +203,12 @@ def test_a_budget_too_short_for_one_step_of_each_says_how_long_it_must_be(
 
 @pytest.mark.usefixtures("steady")
 def test_a_folder_of_another_trio_or_seed_is_refused(tmp_path: Path, bars: Path, data: str) -> None:
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     with pytest.raises(RecipeError, match=r"trio.json: belongs to a run of 'bars' with other recipes or another seed"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40, seed=1)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16, seed=1)
     (tmp_path / "base.yaml").write_text(BASE.replace("0.01", "0.02"))
     with pytest.raises(RecipeError, match=r"trio.json: belongs to a run of 'bars' with other recipes"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 
 STATE = '{"trio": "bars", "fingerprint": "x", "data_sha256": "y", "stages": {"t1": %s}}'
@@ -244,7 +236,7 @@ def test_a_damaged_state_file_is_refused(tmp_path: Path, bars: Path, data: str, 
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "trio.json").write_text(text)
     with pytest.raises(RecipeError, match=r"trio.json: (not what a trio's run writes|stages.t1: )") as caught:
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
     assert "pydantic" not in str(caught.value)
 
 
@@ -252,23 +244,23 @@ def test_a_damaged_state_file_is_refused(tmp_path: Path, bars: Path, data: str, 
 def test_a_checkpoint_of_another_stage_is_not_taken_for_one_that_is_missing(
     tmp_path: Path, bars: Path, data: str
 ) -> None:
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     state = state_of(tmp_path / "out")
     del state["stages"]["vit"]["accuracy"], state["stages"]["vit"]["accuracy_16_bit"]
     (tmp_path / "out" / "trio.json").write_text(json.dumps(state))
     stages = tmp_path / "out" / "stages"
     (stages / "vit.safetensors").write_bytes((stages / "t1.safetensors").read_bytes())
     with pytest.raises(RecipeError, match=r"vit.safetensors: is of another recipe than stage 'vit' as planned"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 
 @pytest.mark.usefixtures("steady")
 def test_a_result_that_is_gone_or_changed_is_written_again(tmp_path: Path, bars: Path, data: str) -> None:
-    result = train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    result = train_trio(bars, tmp_path / "out", data=data, seconds=16)
     before = {name: (result.folder / f"{name}.safetensors").read_bytes() for name in RESULTS}
     (result.folder / "vit-1-16.safetensors").unlink()
     (result.folder / "spikformer-1-16.safetensors").write_bytes(before["vit-1-16"])
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     assert {name: (result.folder / f"{name}.safetensors").read_bytes() for name in RESULTS} == before
 
 
@@ -281,7 +273,7 @@ def test_a_budget_that_is_used_up_before_a_later_stage_is_said(
     )
     with caplog.at_level(logging.WARNING, "snn_energy"):
         train_trio(bars, tmp_path / "out", data=data, seconds=40)
-    assert "--seconds 40 are used up (39 s) before stage 'spikformer', which gets one step" in caplog.text
+    assert "--seconds 40 are spent (39 s) before stage 'spikformer', which gets one step" in caplog.text
     assert state_of(tmp_path / "out")["stages"]["spikformer"]["steps"] == 1
 
 
@@ -289,24 +281,24 @@ def test_a_budget_that_is_used_up_before_a_later_stage_is_said(
 def test_what_a_killed_call_left_half_written_is_removed(tmp_path: Path, bars: Path, data: str) -> None:
     (tmp_path / "out" / "stages").mkdir(parents=True)
     left = tmp_path / "out" / "stages" / ".t1.safetensors.partial.x1.partial"
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     left.write_text("half")
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     assert not left.exists()
 
 
 @pytest.mark.usefixtures("steady")
 def test_data_that_were_moved_or_renamed_are_the_same_data(tmp_path: Path, bars: Path, data: str) -> None:
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     (tmp_path / "bars.npz").rename(tmp_path / "moved.npz")
-    train_trio(bars, tmp_path / "out", data=f"npz:{tmp_path / 'moved.npz'}", seconds=40)
+    train_trio(bars, tmp_path / "out", data=f"npz:{tmp_path / 'moved.npz'}", seconds=16)
 
 
 def test_checkpoints_of_nobody_knows_what_are_not_overwritten(tmp_path: Path, bars: Path, data: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "vit-1-16.safetensors").write_text("mine")
-    with pytest.raises(OutputError, match=r"vit-1-16.safetensors: is there already, but no trio.json"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    with pytest.raises(OutputError, match=r"vit-1-16.safetensors: exists, but no trio.json"):
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
     assert (tmp_path / "out" / "vit-1-16.safetensors").read_text() == "mine"
 
 
@@ -316,16 +308,16 @@ def test_data_that_are_gone_are_named_when_a_run_goes_on(
 ) -> None:
     monkeypatch.setattr(module, "to_float16", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
     (tmp_path / "bars.npz").rename(tmp_path / "elsewhere.npz")
     monkeypatch.undo()
     with pytest.raises(DataError, match=r"bars.npz: no such file"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 
 @pytest.mark.usefixtures("steady")
 def test_other_data_under_the_same_name_are_not_mixed_into_a_run(tmp_path: Path, bars: Path, data: str) -> None:
-    train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    train_trio(bars, tmp_path / "out", data=data, seconds=16)
     state = state_of(tmp_path / "out")
     for key in ("accuracy", "accuracy_16_bit"):
         del state["stages"]["vit"][key]
@@ -336,24 +328,24 @@ def test_other_data_under_the_same_name_are_not_mixed_into_a_run(tmp_path: Path,
     changed["images"] = changed["images"] + 0.5
     np.savez(tmp_path / "bars.npz", **changed)
     with pytest.raises(RecipeError, match="other images or labels than those of its earlier stages"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path: Path, bars: Path, data: str) -> None:
     (tmp_path / "out").mkdir()
-    with module.locked(tmp_path / "out"), pytest.raises(OutputError, match="another run is"):
-        train_trio(bars, tmp_path / "out", data=data, seconds=40)
+    with module.exclusive_lock(tmp_path / "out"), pytest.raises(OutputError, match="another run is"):
+        train_trio(bars, tmp_path / "out", data=data, seconds=16)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
         ("start_from: t1", "start_from: t9", "start_from 't9' is not an earlier stage"),
-        ("name: dts\n", "name: t1\n", "stage 't1': is there twice"),
+        ("name: dts\n", "name: t1\n", "stage 't1': appears twice"),
         ("share: 0.3", "share: 0", "share"),
         ("mask_loss: {{weight: 0.01}}", "mask_los: 1", "unknown key 'mask_los'; did you mean 'mask_loss'"),
         ("result: false", "result: true", "two results are of one model"),
-        ("name: dts\n", "name: T1\n", "stage 'T1': is there twice"),
+        ("name: dts\n", "name: T1\n", "stage 'T1': appears twice"),
         ("name: dts\n", "name: t1.best\n", "name: string should match pattern"),
         ("model.name: vit-1-16", "epochs: 3", "changes: 'epochs' is set by the trio or its command; leave it out"),
     ],
@@ -368,8 +360,8 @@ def test_a_trio_that_cannot_be_followed_says_why(
 
 
 def test_a_trio_without_data_asks_for_them(tmp_path: Path, bars: Path) -> None:
-    with pytest.raises(RecipeError, match=r"bars: names no data; give --data NAME:PATH"):
-        train_trio(bars, tmp_path / "out", data=None, seconds=40)
+    with pytest.raises(RecipeError, match=r"bars: specifies no data; give --data NAME:PATH"):
+        train_trio(bars, tmp_path / "out", data=None, seconds=16)
 
 
 @pytest.mark.parametrize(
@@ -392,16 +384,23 @@ def test_a_trio_without_data_asks_for_them(tmp_path: Path, bars: Path) -> None:
         ),
         (["trio", "digits", "-o", "OUT"], 2, "--seconds"),
         (
-            ["trio", "digits", "--seconds", "0.01", "-o", "OUT", "--device", "cpu"],
+            ["trio", "BARS", "--data", "DATA", "--seconds", "0.01", "-o", "OUT", "--device", "cpu"],
             1,
             "is too short for one step of each",
         ),
     ],
 )
 def test_bad_calls_of_the_command_are_one_line(
-    tmp_path: Path, cli: Callable[..., tuple[int, str, str]], arguments: list[str], code: int, text: str
+    tmp_path: Path,
+    bars: Path,
+    data: str,
+    cli: Callable[..., tuple[int, str, str]],
+    arguments: list[str],
+    code: int,
+    text: str,
 ) -> None:
-    given = [str(tmp_path / "out") if word == "OUT" else word for word in arguments]
+    places = {"OUT": str(tmp_path / "out"), "BARS": str(bars), "DATA": data}
+    given = [places.get(word, word) for word in arguments]
     status, out, error = cli(*given)
     assert status == code
     assert out == ""

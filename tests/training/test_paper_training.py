@@ -25,7 +25,7 @@ from snn_energy.models.spikformer import Spikformer, spiking_layers
 from snn_energy.training import speed
 from snn_energy.training.losses import mask_loss
 from snn_energy.training.recipe import Recipe, parse_recipe
-from snn_energy.training.speed import freed_memory_is_kept, has_bfloat16, precision
+from snn_energy.training.speed import forward_dtype, has_bfloat16, keep_freed_memory
 from snn_energy.training.train import train
 
 TINY = """\
@@ -223,7 +223,7 @@ def assert_same_training(plain: Spikformer, twin: Spikformer, batches: int = 2) 
 
 @pytest.fixture
 def eager_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operations of ``models/fused.py`` as plain torch: the same formulas without waiting for a compiler."""
+    """The operations of ``models/spikformer_fused.py`` as plain torch: the same formulas, not compiled."""
     monkeypatch.setattr(fused, "_compiled", lambda kernel: kernel)
 
 
@@ -262,9 +262,9 @@ def test_fused_training_in_bfloat16_is_near_that_in_float32() -> None:
 
 
 def test_the_compiled_operations_give_what_the_plain_ones_give() -> None:
-    why_not = fused.why_not("cpu")
-    if why_not is not None:
-        pytest.skip(f"no compiler on this machine: {why_not}")
+    reason = fused.compile_error("cpu")
+    if reason is not None:
+        pytest.skip(f"no compiler on this machine: {reason}")
     assert_same_training(*pair_of("dts-spikformer-1-32", 2))
 
 
@@ -286,7 +286,7 @@ def test_a_batch_of_a_single_value_is_refused_as_batch_norm_refuses_it() -> None
 def test_without_a_compiler_a_fused_recipe_trains_by_plain_operations_and_says_so(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(speed.fused, "why_not", lambda device: "no C++ compiler")
+    monkeypatch.setattr(speed.fused, "compile_error", lambda device: "no C++ compiler")
     with caplog.at_level(logging.WARNING, "snn_energy"):
         train(tiny(data, fused=True), tmp_path / "a.safetensors")
     assert "tiny: BatchNorm and neurons are not fused (no C++ compiler); training is slower" in caplog.text
@@ -316,14 +316,14 @@ def test_bfloat16_without_instructions_for_it_becomes_float32_and_is_said(
 ) -> None:
     monkeypatch.setattr(speed, "has_bfloat16", lambda device: False)
     with caplog.at_level(logging.WARNING, "snn_energy"):
-        assert precision(tiny(data, precision="bfloat16"), torch.device("cpu")) == torch.float32
+        assert forward_dtype(tiny(data, precision="bfloat16"), torch.device("cpu")) == torch.float32
     assert "tiny: this CPU has no bfloat16 instructions, so it trains in float32" in caplog.text
 
 
 def test_bfloat16_is_used_where_the_device_has_it(data: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "has_bfloat16", lambda device: True)
-    assert precision(tiny(data, precision="bfloat16"), torch.device("cpu")) == torch.bfloat16
-    assert precision(tiny(data), torch.device("cpu")) == torch.float32
+    assert forward_dtype(tiny(data, precision="bfloat16"), torch.device("cpu")) == torch.bfloat16
+    assert forward_dtype(tiny(data), torch.device("cpu")) == torch.float32
 
 
 def test_cuda_devices_have_bfloat16() -> None:
@@ -337,7 +337,7 @@ def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
             torch.ones(2**24)  # 64 MiB, 16,384 pages of 4 KiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    with freed_memory_is_kept():
+    with keep_freed_memory():
         faults(3)
         kept = faults(20)
     assert kept < 20 * 16384 / 2  # the kernel may take some back on its own
@@ -402,7 +402,7 @@ def test_what_the_fused_way_cannot_do_goes_the_plain_way(case: str) -> None:
         if case == "frozen norm":
             network.sps.bn0.eval()  # type: ignore[operator]
     images = torch.rand(0 if case == "no images" else 3, 3, 16, 16)
-    assert not fused.applies(twin, images)
+    assert not fused.can_fuse(twin, images)
     if case != "no images":
         assert torch.equal(plain(images), twin(images))
 

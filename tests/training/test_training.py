@@ -435,7 +435,7 @@ def test_data_without_a_test_split_of_its_own_is_refused(tmp_path: Path, tiny: R
     ("changes", "error", "complaint"),
     [
         ({"data": "digits"}, DataError, "labels run from 0 to 9, but the model has 3 classes"),
-        ({"model__in_channels": 3}, DataError, "the model wants 3x8x8"),
+        ({"model__in_channels": 3}, DataError, "the model expects 3x8x8"),
         ({"model__heads": 3}, RecipeError, "tiny: model: dim 16 must be a multiple of heads 3"),
     ],
 )
@@ -573,7 +573,7 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_1(
 ) -> None:
     (tmp_path / "file").touch()
     assert main([str(tmp_path / "file" / "folder")]) == 1
-    assert re.fullmatch(r"error: .*the folder cannot be made.*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"error: .*the folder cannot be created.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -586,6 +586,6 @@ def test_a_folder_that_cannot_be_made_is_one_line_and_exit_code_1(
     ],
 )
 def test_what_is_no_plain_yaml_value_is_refused_in_one_line(line: str, what: str) -> None:
-    with pytest.raises(RecipeError, match=f"^r.yaml: {what} is not read; write numbers, texts") as caught:
+    with pytest.raises(RecipeError, match=f"^r.yaml: {what} is not supported; use only numbers, texts") as caught:
         parse_recipe(f"{line}\n", "r.yaml")
     assert "\n" not in str(caught.value)

@@ -17,7 +17,13 @@ from snn_energy.checkpoints.checkpoint import sha256_of
 from snn_energy.checkpoints.nir.layers import PLAIN_NODES, shape_tuple
 from snn_energy.checkpoints.nir.network import NIRNetwork, Step
 from snn_energy.checkpoints.nir.nodes import RESETS, RULES, Delay, NIRIntegrator, NIRNeuron, NIRThreshold, Reset, Rule
-from snn_energy.checkpoints.nir.order import depth_first, depths_of, legal_names, loop_among, reads_of
+from snn_energy.checkpoints.nir.order import (
+    cycle_nodes,
+    declared_input_shape,
+    depth_first,
+    node_depths,
+    submodule_names,
+)
 from snn_energy.checkpoints.nir.read import (
     MAX_DEPTH,
     NODE_FIELDS,
@@ -77,71 +83,75 @@ class _Builder:
             raise CheckpointError(
                 f"{self.where}: holds a {root.get('type')} node, not a NIRGraph; save the whole graph"
             )
-        nodes, edges = self._flat(root, "", 0)
+        nodes, edges = self._flattened(root, "", 0)
         self._require_known(nodes, edges)
         entry = self._one_input(nodes)
         exits = sorted(name for name, node in nodes.items() if node["type"] == "Output")
         if not exits:
             raise CheckpointError(f"{self.where}: no Output node; a graph needs one for its result")
-        reads, order, closing = self._order(nodes, edges, entry)
+        sources, order, back_edges = self._order(nodes, edges, entry)
         modules = {name: self._module(name, node) for name, node in nodes.items()}
         steps = [
             Step(
                 name,
                 None,
-                tuple(sorted(source for source in reads[name] if (source, name) not in closing)),
-                tuple(sorted(source for source in reads[name] if (source, name) in closing)),
+                tuple(sorted(source for source in sources[name] if (source, name) not in back_edges)),
+                tuple(sorted(source for source in sources[name] if (source, name) in back_edges)),
             )
             for name in order
             if name != entry
         ]
         input_shape = shape_tuple(nodes[entry]["shape"])
-        self._require_fit(nodes, modules, steps, entry, input_shape)
-        legal = legal_names([name for name in order if modules[name] is not None])
-        named = [Step(s.name, legal.get(s.name), s.reads, s.reads_before) for s in steps]
-        kept = {legal[name]: module for name in legal if (module := modules[name]) is not None}
-        network = NIRNetwork(kept, named, entry, exits, input_shape)
+        self._require_matching_shapes(nodes, modules, steps, entry, input_shape)
+        module_names = submodule_names([name for name in order if modules[name] is not None])
+        named = [Step(s.name, module_names.get(s.name), s.reads, s.reads_previous) for s in steps]
+        named_modules = {module_names[name]: module for name in module_names if (module := modules[name]) is not None}
+        network = NIRNetwork(named_modules, named, entry, exits, input_shape)
         network.reset_state()
         return network
 
-    def _fail(self, text: str) -> CheckpointError:
+    def _error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self.where}: {text}")
 
-    def _flat(self, graph: Params, prefix: str, depth: int) -> tuple[dict[str, Params], list[tuple[str, str]]]:
+    def _flattened(self, graph: Params, prefix: str, depth: int) -> tuple[dict[str, Params], list[tuple[str, str]]]:
         """Nodes and edges; those of nested graphs are named ``name.inner``."""
-        what = f"graph '{prefix[:-1]}'" if prefix else "the graph"
+        description = f"graph '{prefix[:-1]}'" if prefix else "the graph"
         if depth > MAX_DEPTH or not isinstance(graph.get("nodes"), Mapping) or "edges" not in graph:
-            raise self._fail(f"{what} lacks nodes or edges, or lies deeper than {MAX_DEPTH}; save it with nir.write")
+            raise self._error(
+                f"{description} lacks nodes or edges, or lies deeper than {MAX_DEPTH}; save it with nir.write"
+            )
         nodes: dict[str, Params] = {}
         edges: list[tuple[str, str]] = []
-        into: dict[str, str] = {}
-        out_of: dict[str, str] = {}
+        input_port: dict[str, str] = {}
+        output_port: dict[str, str] = {}
         for name, node in graph["nodes"].items():
-            whole = prefix + name
+            full_name = prefix + name
             if node.get("type") != "NIRGraph":
-                nodes[whole] = node
+                nodes[full_name] = node
                 continue
-            inner, inner_edges = self._flat(node, f"{whole}.", depth + 1)
+            inner, inner_edges = self._flattened(node, f"{full_name}.", depth + 1)
             ports = [[key for key, n in inner.items() if n.get("type") == kind] for kind in ("Input", "Output")]
             if any(len(found) != 1 for found in ports):
-                raise self._fail(
-                    f"graph '{whole}' has {len(ports[0])} Input and {len(ports[1])} Output nodes; "
+                raise self._error(
+                    f"graph '{full_name}' has {len(ports[0])} Input and {len(ports[1])} Output nodes; "
                     "a graph within a graph must have one of each"
                 )
-            (into[whole],), (out_of[whole],) = ports
+            (input_port[full_name],), (output_port[full_name],) = ports
             nodes |= inner | {port: {**inner[port], "type": "Port"} for (port,) in ports}
             edges += inner_edges
         edges += [
-            (out_of.get(prefix + a, prefix + a), into.get(prefix + b, prefix + b))
+            (output_port.get(prefix + a, prefix + a), input_port.get(prefix + b, prefix + b))
             for a, b in self._pairs(graph["edges"])
         ]
         return nodes, sorted(set(edges))
 
     def _pairs(self, edges: Any) -> list[tuple[str, str]]:
         found = [tuple(end.decode() if isinstance(end, bytes) else end for end in pair) for pair in edges]
-        odd = next((pair for pair in found if len(pair) != 2 or not all(isinstance(end, str) for end in pair)), None)
-        if odd is not None:
-            raise self._fail(f"the edge {odd} is no pair of two nodes' names; save the graph with nir.write")
+        invalid = next(
+            (pair for pair in found if len(pair) != 2 or not all(isinstance(end, str) for end in pair)), None
+        )
+        if invalid is not None:
+            raise self._error(f"the edge {invalid} is not a pair of node names; save the graph with nir.write")
         return found  # type: ignore[return-value]
 
     def _require_known(self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]]) -> None:
@@ -149,48 +159,52 @@ class _Builder:
             kind = node.get("type")
             if kind != "Port" and kind not in NODE_FIELDS:
                 known = [k for k in NODE_FIELDS if k != "NIRGraph"]
-                raise self._fail(
+                raise self._error(
                     f"node '{name}' is of type {kind}{nearest(str(kind), known)}, which is not supported "
                     f"(supported: {', '.join(known)})"
                 )
             for field in ("shape",) if kind == "Port" else NODE_FIELDS[str(kind)]:
                 if node.get(field) is None:
-                    raise self._fail(f"node '{name}' ({kind}) has no {field}; save the graph with nir.write")
+                    raise self._error(f"node '{name}' ({kind}) has no {field}; save the graph with nir.write")
         for a, b in edges:
             for end in (a, b):
                 if end not in nodes:
                     guess = nearest(end, nodes) or "; fix the graph"
-                    raise self._fail(f"the edge from '{a}' to '{b}' names a node that is not there{guess}")
+                    raise self._error(f"the edge from '{a}' to '{b}' names a node that does not exist{guess}")
 
     def _one_input(self, nodes: Mapping[str, Params]) -> str:
         found = [name for name, node in nodes.items() if node["type"] == "Input"]
         if len(found) != 1:
-            raise self._fail(f"{len(found)} Input nodes; the graph must have one, which reads the loader's frames")
+            raise self._error(f"{len(found)} Input nodes; the graph must have one, which reads the loader's frames")
         return found[0]
 
     def _order(
         self, nodes: Mapping[str, Params], edges: Iterable[tuple[str, str]], entry: str
     ) -> tuple[dict[str, list[str]], list[str], set[tuple[str, str]]]:
         """The sources of every node, the order within a time step, and the edges that close cycles."""
-        leads: dict[str, list[str]] = {name: [] for name in nodes}
-        reads: dict[str, list[str]] = {name: [] for name in nodes}
+        successors: dict[str, list[str]] = {name: [] for name in nodes}
+        sources: dict[str, list[str]] = {name: [] for name in nodes}
         for a, b in edges:
             if b == entry:
-                raise self._fail(f"an edge leads from '{a}' into the Input node '{b}', which reads the loader alone")
-            leads[a].append(b)
-            reads[b].append(a)
-        depth = depths_of(leads, entry)
-        lone = next((name for name in sorted(nodes) if name not in depth), None)
-        if lone is not None:
-            raise self._fail(f"no edge leads from the Input to node '{lone}' ({nodes[lone]['type']}); fix the edges")
-        for ahead in leads.values():
-            ahead.sort(key=lambda name: (depth[name], name))
-        order, closing = depth_first(leads, entry)
+                raise self._error(f"an edge leads from '{a}' into the Input node '{b}', which reads only the loader")
+            successors[a].append(b)
+            sources[b].append(a)
+        depth = node_depths(successors, entry)
+        unreachable = next((name for name in sorted(nodes) if name not in depth), None)
+        if unreachable is not None:
+            raise self._error(
+                f"no edge leads from the Input to node '{unreachable}' ({nodes[unreachable]['type']}); fix the edges"
+            )
+        for next_nodes in successors.values():
+            next_nodes.sort(key=lambda name: (depth[name], name))
+        order, back_edges = depth_first(successors, entry)
         stateless = {name for name in nodes if nodes[name]["type"] not in STATEFUL_NODES}
-        loop = loop_among(stateless, leads)
+        loop = cycle_nodes(stateless, successors)
         if loop:
-            raise self._fail(f"the cycle through {', '.join(loop)} holds no neuron and no delay; it has no result")
-        return reads, order, closing
+            raise self._error(
+                f"the cycle through {', '.join(loop)} holds no neuron and no delay, so its output is undefined"
+            )
+        return sources, order, back_edges
 
     def _module(self, name: str, node: Params) -> nn.Module | None:
         """The module of a node; None if it passes its input on. Raises CheckpointError."""
@@ -211,15 +225,15 @@ class _Builder:
         try:
             return PLAIN_NODES[kind](params)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise self._fail(f"node '{name}' ({kind}): {error}; fix the node") from error
+            raise self._error(f"node '{name}' ({kind}): {error}; fix the node") from error
 
     def _numbers(self, name: str, kind: str, key: str, value: Any) -> npt.NDArray[np.float64]:
         try:
             found = np.asarray(value, np.float64)
         except (TypeError, ValueError) as error:
-            raise self._fail(f"node '{name}' ({kind}): {key} holds no numbers ({error}); fix the node") from error
+            raise self._error(f"node '{name}' ({kind}): {key} holds no numbers ({error}); fix the node") from error
         if not np.isfinite(found).all():
-            raise self._fail(
+            raise self._error(
                 f"node '{name}' ({kind}): {key} holds NaN or infinite values; nothing can be counted with it"
             )
         return found
@@ -227,14 +241,14 @@ class _Builder:
     def _neuron(self, name: str, kind: str, params: Params) -> nn.Module:
         for key in ("tau", "tau_mem", "tau_syn"):
             if key in params and params[key].size and params[key].min() < self.dt:
-                raise self._fail(
+                raise self._error(
                     f"node '{name}' ({kind}): {key} = {params[key].min():g} is shorter than the time step dt = "
                     f"{self.dt:g}; give dt in the unit of the file (snnTorch writes seconds with dt=1e-4)"
                 )
         if kind not in SPIKING_NODES:
             return NIRIntegrator(kind, params, self.dt)
         if self.rule == "sinabs" and (kind != "IF" or params["v_threshold"].min() <= 0):
-            raise self._fail(
+            raise self._error(
                 f"node '{name}' ({kind}): rule 'sinabs' is for IF nodes with thresholds above 0; take 'nir'"
             )
         return NIRNeuron(kind, params, self.dt, self.rule, self.reset)
@@ -243,10 +257,10 @@ class _Builder:
         delay = self._numbers(name, "Delay", "delay", value)
         steps = np.rint(delay / self.dt)
         if (np.abs(delay / self.dt - steps) > 1e-3).any() or (steps < 0).any() or (steps > 1e6).any():
-            raise self._fail(f"node '{name}' (Delay): its delays are no whole numbers of time steps dt = {self.dt:g}")
+            raise self._error(f"node '{name}' (Delay): its delays are no whole numbers of time steps dt = {self.dt:g}")
         return steps.astype(np.int64)
 
-    def _require_fit(
+    def _require_matching_shapes(
         self,
         nodes: Mapping[str, Params],
         modules: Mapping[str, nn.Module | None],
@@ -258,24 +272,27 @@ class _Builder:
         shapes = {entry: input_shape}
         for step in steps:
             node, module = nodes[step.name], modules[step.name]
-            read = {shapes[source] for source in step.reads}
-            what = f"node '{step.name}' ({node['type'] if node['type'] != 'Port' else 'port of a graph'})"
-            if len(read) > 1:
-                raise self._fail(f"{what} adds up {' and '.join(map(shape_text, sorted(read)))}; fix the edges")
-            (shape,) = read
-            wanted = reads_of(node, shape)
-            if wanted is not None and wanted != shape:
-                raise self._fail(f"{what} reads {shape_text(wanted)}, but '{step.reads[0]}' gives {shape_text(shape)}")
+            input_shapes = {shapes[source] for source in step.reads}
+            description = f"node '{step.name}' ({node['type'] if node['type'] != 'Port' else 'port of a graph'})"
+            if len(input_shapes) > 1:
+                different = " and ".join(map(shape_text, sorted(input_shapes)))
+                raise self._error(f"{description} sums inputs of different shapes: {different}; fix the edges")
+            (shape,) = input_shapes
+            declared = declared_input_shape(node, shape)
+            if declared is not None and declared != shape:
+                raise self._error(
+                    f"{description} reads {shape_text(declared)}, but '{step.reads[0]}' gives {shape_text(shape)}"
+                )
             try:
                 with torch.no_grad():
                     shapes[step.name] = shape if module is None else tuple(module(torch.zeros(1, *shape)).shape[1:])
             except (RuntimeError, IndexError, ValueError) as error:
-                raise self._fail(f"{what} does not take {shape_text(shape)}: {error}") from error
+                raise self._error(f"{description} does not accept {shape_text(shape)}: {error}") from error
         for step in steps:
-            for source in step.reads_before:
-                reads = shapes[step.reads[0]]
-                if shapes[source] != reads:
-                    raise self._fail(
-                        f"node '{step.name}' reads {shape_text(reads)}, "
+            for source in step.reads_previous:
+                expected = shapes[step.reads[0]]
+                if shapes[source] != expected:
+                    raise self._error(
+                        f"node '{step.name}' reads {shape_text(expected)}, "
                         f"but '{source}' gives {shape_text(shapes[source])}"
                     )

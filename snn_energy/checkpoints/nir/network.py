@@ -19,7 +19,7 @@ class Step:
     name: str
     module: str | None  # None: it passes its input on
     reads: tuple[str, ...]
-    reads_before: tuple[str, ...]
+    reads_previous: tuple[str, ...]
 
 
 class NIRNetwork(nn.Module):
@@ -40,12 +40,12 @@ class NIRNetwork(nn.Module):
         for name, module in modules.items():
             self.add_module(name, module)
         self.steps, self.entry, self.exits, self.input_shape = tuple(steps), entry, tuple(exits), input_shape
-        self.kept = frozenset(source for step in steps for source in step.reads_before)
-        self.before: dict[str, Tensor] = {}  # outputs that the next step reads
+        self.delayed_sources = frozenset(source for step in steps for source in step.reads_previous)
+        self.previous_outputs: dict[str, Tensor] = {}  # outputs that the next step reads
 
     def reset_state(self) -> None:
         """Reset every neuron and delay to rest."""
-        self.before = {}
+        self.previous_outputs = {}
         for module in self.children():
             if isinstance(module, NIRIntegrator | NIRThreshold | Delay):
                 module.reset_state()
@@ -56,12 +56,12 @@ class NIRNetwork(nn.Module):
             raise DataError(f"the graph reads (B, {shape_text(self.input_shape)}) in every step, not {tuple(x.shape)}")
         values = {self.entry: x}
         for step in self.steps:
-            read = [values[name] for name in step.reads]
-            read += [self.before[name] for name in step.reads_before if name in self.before]
-            total = read[0]
-            for other in read[1:]:
+            inputs = [values[name] for name in step.reads]
+            inputs += [self.previous_outputs[name] for name in step.reads_previous if name in self.previous_outputs]
+            total = inputs[0]
+            for other in inputs[1:]:
                 total = total + other
             values[step.name] = total if step.module is None else self._modules[step.module](total)  # type: ignore[misc]
-        self.before = {name: values[name] for name in self.kept}
+        self.previous_outputs = {name: values[name] for name in self.delayed_sources}
         outs = tuple(values[name] for name in self.exits)
         return outs[0] if len(outs) == 1 else outs

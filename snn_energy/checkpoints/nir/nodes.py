@@ -49,14 +49,16 @@ class NIRIntegrator(nn.Module):
         self.i: Tensor | None = None
         tau = params.get("tau", params.get("tau_mem"))
         rate = np.asarray(dt if tau is None else dt / tau)
-        self._hold("gain", rate * params["r"], 1)
-        self._hold("decay", 1 - rate if tau is not None else None, 1)
-        self._hold("leak", rate * params.get("v_leak", np.zeros(())), 0)
+        self._register_constant("gain", rate * params["r"], 1)
+        self._register_constant("decay", 1 - rate if tau is not None else None, 1)
+        self._register_constant("leak", rate * params.get("v_leak", np.zeros(())), 0)
         synapse = dt / params["tau_syn"] if "tau_syn" in params else None
-        self._hold("synapse_gain", None if synapse is None else synapse * params.get("w_in", np.ones(())), 1)
-        self._hold("synapse_decay", None if synapse is None else 1 - synapse, None)
+        self._register_constant(
+            "synapse_gain", None if synapse is None else synapse * params.get("w_in", np.ones(())), 1
+        )
+        self._register_constant("synapse_decay", None if synapse is None else 1 - synapse, None)
 
-    def _hold(self, name: str, values: Array | None, neutral: float | None) -> None:
+    def _register_constant(self, name: str, values: Array | None, neutral: float | None) -> None:
         """Register a constant as a buffer; None if it has no effect. One number if all neurons have the same."""
         is_neutral = values is None or (neutral is not None and bool((values == neutral).all()))
         self.register_buffer(name, None if is_neutral else as_tensor(values), persistent=False)
@@ -65,7 +67,7 @@ class NIRIntegrator(nn.Module):
         """Forget the potential: the next step starts at rest."""
         self.v = self.i = None
 
-    def charge(self, x: Tensor) -> Tensor:
+    def integrate(self, x: Tensor) -> Tensor:
         """The potential after one step's input, before any spike."""
         if self.synapse_decay is not None:
             x = x if self.synapse_gain is None else x * self.synapse_gain
@@ -78,7 +80,7 @@ class NIRIntegrator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...) current of one step -> the potential after it."""
-        self.v = self.charge(x)
+        self.v = self.integrate(x)
         return self.v
 
     def extra_repr(self) -> str:
@@ -95,16 +97,16 @@ class NIRNeuron(NIRIntegrator):
 
     def __init__(self, kind: str, params: Params, dt: float, rule: Rule, reset: Reset) -> None:
         super().__init__(kind, params, dt)
-        given = params.get("v_reset", np.zeros(()) if reset == "v_reset" else None)
+        v_reset = params.get("v_reset", np.zeros(()) if reset == "v_reset" else None)
         self.counts_spikes = rule == "sinabs"
         self.amplitude = None if self.counts_spikes else 1.0
-        self._hold("v_threshold", params["v_threshold"], None)
-        self._hold("v_reset", None if reset == "subtract" else given, None)
+        self._register_constant("v_threshold", params["v_threshold"], None)
+        self._register_constant("v_reset", None if reset == "subtract" else v_reset, None)
         self.reset = "soft" if self.v_reset is None else "hard, to v_reset"
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, ...) current of one step -> spikes of the same shape."""
-        v = self.charge(x)
+        v = self.integrate(x)
         if self.counts_spikes:
             spikes = torch.div(v, self.v_threshold, rounding_mode="trunc").clamp_min(0)
             self.v = torch.maximum(v - spikes * self.v_threshold, -self.v_threshold)
@@ -175,29 +177,29 @@ class Delay(nn.Module):
 
     def __init__(self, steps: npt.NDArray[np.int64]) -> None:
         super().__init__()
-        self.longest = int(steps.max(initial=0))
+        self.max_delay = int(steps.max(initial=0))
         self.uniform = bool((steps == steps.flat[0]).all()) if steps.size else True
-        picks = (self.longest - steps.reshape(-1)) * steps.size + np.arange(steps.size)
+        picks = (self.max_delay - steps.reshape(-1)) * steps.size + np.arange(steps.size)
         self.register_buffer("picks", torch.from_numpy(picks), persistent=False)
-        self.past: tuple[Tensor, ...] = ()  # the last ``longest`` steps, the earliest first
+        self.history: tuple[Tensor, ...] = ()  # the last ``max_delay`` steps, the earliest first
 
     def reset_state(self) -> None:
         """Forget the delayed steps."""
-        self.past = ()
+        self.history = ()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, ...) -> the same shape."""
-        if not self.longest:
+        if not self.max_delay:
             return x
-        past = self.past or (_silence(x),) * self.longest
-        self.past = (*past[1:], x)
+        history = self.history or (_traced_zeros(x),) * self.max_delay
+        self.history = (*history[1:], x)
         if self.uniform:
-            return past[0]
-        steps = torch.cat([step.flatten(1) for step in (*past, x)], 1)
+            return history[0]
+        steps = torch.cat([step.flatten(1) for step in (*history, x)], 1)
         return steps.index_select(1, self.picks).reshape(x.shape)
 
 
-def _silence(x: Tensor) -> Tensor:
+def _traced_zeros(x: Tensor) -> Tensor:
     """Zeros of the shape of x, computed from x (an empty slice of it, padded) so that they are traced back to it."""
     flat = x.flatten(1)
     return functional.pad(flat[:, :0], (0, flat.shape[1])).reshape(x.shape)

@@ -66,7 +66,7 @@ def _read_node(h5py: Any, group: Any, path: Path, depth: int) -> dict[str, Any]:
 def read_graph(graph: Any) -> dict[str, Any]:
     """A graph of the nir package in memory. Raises CheckpointError for anything else."""
     if not hasattr(graph, "nodes") or not callable(getattr(graph, "to_dict", None)):
-        raise CheckpointError(f"load_nir wants the path of a .nir file or a nir.NIRGraph, not {type(graph).__name__}")
+        raise CheckpointError(f"load_nir expects the path of a .nir file or a nir.NIRGraph, not {type(graph).__name__}")
     found: dict[str, Any] = graph.to_dict()
     return found
 

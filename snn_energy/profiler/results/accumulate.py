@@ -15,7 +15,7 @@ from torch import Tensor
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind, least_upper_bound
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.counts.columns import OPERATIONS, smallest
+from snn_energy.counts.columns import OPERATIONS, to_smallest_dtype
 from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
@@ -243,7 +243,7 @@ class BatchAccumulator:
                 **{k: rule.format(name) for k, name in counting.log.unsupported.items()},
                 **counting.log.untraced_layers,
             },
-            arrays={name: smallest(np.concatenate(arrays)) for name, arrays in whole.items()},
+            arrays={name: to_smallest_dtype(np.concatenate(arrays)) for name, arrays in whole.items()},
         )
         for layer in self.layers.values():
             layer.gathered, layer.worked = defaultdict(list), np.zeros_like(layer.worked)

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from snn_energy.core.errors import CountsError, ProfilingError
 from snn_energy.core.groups import layer_group
 from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound
-from snn_energy.counts.columns import COLUMNS, INTEGRATES, PER_SAMPLE, make_rows
+from snn_energy.counts.columns import COLUMNS, INTEGRATES_ONLY_NOTE, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.notes import emitted as emitted_note
-from snn_energy.counts.sample_store import SampleRows
+from snn_energy.counts.notes import emission_note
+from snn_energy.counts.sample_store import PerSampleArrays
 from snn_energy.profiler.axes.needed_steps import Node, StepMask, needed_steps
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts, Side
 from snn_energy.profiler.results.resume import Parts
@@ -111,7 +111,7 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
     offsets = np.cumsum([0, *(len(operations[i].steps) for i in places)]).tolist()
     totals = {name: np.zeros(offsets[-1], dtype=np.int64) for name in PER_SAMPLE}
     facts = {i: _facts_of_operands(operations[i], whole.values) for i in places}
-    with SampleRows(offsets[-1], whole.samples, parts.folder) as rows:
+    with PerSampleArrays(offsets[-1], whole.samples, parts.folder) as rows:
         for part, factors in zip(_one_structure(iter(parts)), whole.factors, strict=True):
             found = _by_operation(part)
             for i, at in zip(places, offsets, strict=False):
@@ -119,7 +119,7 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
                 for name, values in work.items():
                     kept = values * whole.active[i][:, None]
                     totals[name][at : at + len(kept)] += kept.sum(1)
-                    rows.put(name, at, part.start, kept)
+                    rows.write(name, at, part.start, kept)
         per_sample = rows.arrays()
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     needed = _needed(whole)
@@ -200,10 +200,10 @@ def _row(
         reason = whole.values[item.layer, "left"].reason
         note = reason if reason and reason != "real" else note
     if item.integrates_only:
-        note = INTEGRATES
+        note = INTEGRATES_ONLY_NOTE
     elif (item.layer, "emitted") in whole.values and item.op == "neuron":
         emitted = whole.values[item.layer, "emitted"]
-        note = "" if emitted.kind == "binary" else emitted_note(emitted.kind, emitted.max_k)
+        note = "" if emitted.kind == "binary" else emission_note(emitted.kind, emitted.max_k)
     known = item.op != "unsupported"
 
     def work_of(per_sample: int) -> list[int]:

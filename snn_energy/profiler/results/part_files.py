@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from snn_energy.core.errors import CountsError, OutputError
-from snn_energy.core.files import write_whole
+from snn_energy.core.files import write_atomically
 from snn_energy.core.kinds import ValueSet
-from snn_energy.counts.columns import smallest
+from snn_energy.counts.columns import to_smallest_dtype
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts
 
 FORMAT = 1
@@ -53,10 +53,10 @@ def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Pat
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as stream:
-            np.savez(stream, **members, **{name: smallest(a) for name, a in part.arrays.items()})  # type: ignore[arg-type]
+            np.savez(stream, **members, **{name: to_smallest_dtype(a) for name, a in part.arrays.items()})  # type: ignore[arg-type]
 
     path = part_path(folder, part)
-    write_whole(path, write)
+    write_atomically(path, write)
     return path
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.counts.notes import folded_into
+from snn_energy.counts.notes import folded_note
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 
@@ -62,13 +62,13 @@ def folded_operations(
             norm = norm_of.get(index)
             uses[_weights_of(item.event)].add(None if norm is None else _weights_of(placed[norm].event))
     found = {
-        index: folded_into(placed[source].layer)
+        index: folded_note(placed[source].layer)
         for index, source in sources.items()
         if len(uses[_weights_of(placed[source].event)]) == 1
     }
     for index in range(len(placed)):
         if placed[index].event.op != "norm" and _scale_folds(index, placed, readers, outputs):
-            found[index] = folded_into("its readers")
+            found[index] = folded_note("its readers")
     return found
 
 

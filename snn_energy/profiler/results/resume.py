@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from snn_energy.core.errors import CountsError
-from snn_energy.core.files import locked, make_folder
+from snn_energy.core.files import exclusive_lock, make_folder
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.results.part import PartialCounts, Run
 from snn_energy.profiler.results.part_files import PART_NAME, part_files_in, read_part, write_part
@@ -152,7 +152,7 @@ def open_parts(
     with contextlib.ExitStack() as stack:
         found: list[Run] = []
         if is_first:
-            stack.enter_context(locked(make_folder(folder_path)))
+            stack.enter_context(exclusive_lock(make_folder(folder_path)))
             paths = part_files_in(folder_path)
             found = covered(paths)
             for path in paths:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.kinds import ZERO, ValueSet, from_values, normalised, not_multiples, real
+from snn_energy.core.kinds import ZERO, ValueSet, normalised_set, real_not_multiples, real_values, value_set_of
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
@@ -72,7 +72,7 @@ def scan(
         return _scan_of_multiples(flat, bound, max_k, dim, needs_levels, is_known_real, known), None
     nonzeros = byte_sum(_nonzero(flat), dim)
     if bound.reason is not None or is_known_real:
-        return NonzeroSums(nonzeros, None, real(bound.reason or "real"), bound), _min_max(x)
+        return NonzeroSums(nonzeros, None, real_values(bound.reason or "real"), bound), _min_max(x)
     values = observed_values(flat, *finite_range(x, where), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
@@ -94,7 +94,7 @@ def _scan_of_multiples(
     some = set() if is_known_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit fits
     if is_known_real or (is_unit and max(some) > max_k):
-        return NonzeroSums(byte_sum(_nonzero(flat), dim), None, not_multiples(max_k), bound)
+        return NonzeroSums(byte_sum(_nonzero(flat), dim), None, real_not_multiples(max_k), bound)
     if is_unit and flat.dtype == torch.float32 and sums_exactly(unit, flat.shape[dim] * bound.max_k):
         values = _values_of_levels(unit, some | {round(float(flat.amax()) / unit)}, max_k)
         has_levels = needs_levels and values.kind == "integer"
@@ -124,9 +124,9 @@ def _all_levels(levels_uint8: Tensor) -> set[int]:
 
 
 def _values_of_levels(unit: float, levels: set[int], max_k: int) -> ValueSet:
-    values = normalised(unit, levels)
+    values = normalised_set(unit, levels)
     if values.levels and max(values.levels) > max_k:
-        return not_multiples(max_k)
+        return real_not_multiples(max_k)
     return values
 
 
@@ -175,7 +175,7 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
         return ValueSet(1.0, frozenset({1}))
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.numel() // SAMPLE)].to(torch.float64).cpu().numpy()
-    guess = from_values(np.unique(np.append(sample, [low, high])), max_k)
+    guess = value_set_of(np.unique(np.append(sample, [low, high])), max_k)
     if guess.reason is not None:
         return guess
     if guess.levels <= {-1, 1} and guess.exact:
@@ -183,4 +183,4 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
         hits = (x == unit) | (x == -unit) | (x == 0)
         if bool(hits.all()):
             return guess
-    return from_values(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k)
+    return value_set_of(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k)

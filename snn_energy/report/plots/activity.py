@@ -14,7 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 from snn_energy.core.errors import SnnEnergyError
 from snn_energy.counts.counts import Counts
 from snn_energy.report.plots.style import MASKED, STYLE
-from snn_energy.report.tables import number
+from snn_energy.report.tables import format_number
 
 ACTIVITY = LinearSegmentedColormap.from_list("activity", ["#E8F1F8", "#56B4E9", "#0072B2", "#00263D"])
 
@@ -39,7 +39,7 @@ def activity_map(networks: Mapping[str, Counts]) -> Figure:
             ax.set_yticks(range(len(names)), names, fontsize=6)
             ax.set_xlabel("time step")
             active = np.isfinite(rate).sum(1)
-            ax.set_title(f"{label}\n$T_{{avg}}$ {number(float(active.mean()))}", fontsize=8)
+            ax.set_title(f"{label}\n$T_{{avg}}$ {format_number(float(active.mean()))}", fontsize=8)
             ax.spines[:].set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(axes), label="spikes per neuron and step", shrink=0.8)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from snn_energy.analysis.break_even import BreakEven
 from snn_energy.report.plots.style import STYLE
-from snn_energy.report.tables import energy_unit, number
+from snn_energy.report.tables import energy_unit, format_number
 
 
 def break_even_figure(found: BreakEven) -> Figure:
@@ -28,7 +28,7 @@ def break_even_figure(found: BreakEven) -> Figure:
             ax.axvline(float(row["now"]), color="#999999", linewidth=0.8, label="now")
             if np.isfinite(row["break_even"]) and float(row["break_even"]) <= float(curve["value"].max()):
                 ax.axvline(float(row["break_even"]), color="black", linewidth=0.8, linestyle=":", label="break-even")
-                ax.set_title(f"{row['knob']}: break-even at {number(float(row['break_even']))}", fontsize=8)
+                ax.set_title(f"{row['knob']}: break-even at {format_number(float(row['break_even']))}", fontsize=8)
             else:
                 ax.set_title(f"{row['knob']}: no break-even in this range", fontsize=8)
             ax.set_xscale("log")

@@ -63,9 +63,9 @@ def normalised_bars(comparison: Comparison) -> Figure:
         ax = figure.subplots()
         for i, (column, label, colour, hatch) in enumerate(kinds):
             heights = frame[column].astype(float).fillna(0.0).to_numpy()
-            places = np.arange(len(frame)) + (i - 1) * 0.27
+            positions = np.arange(len(frame)) + (i - 1) * 0.27
             bars = ax.bar(
-                places, heights, 0.25, color=colour, hatch=hatch, edgecolor="black", linewidth=0.3, label=label
+                positions, heights, 0.25, color=colour, hatch=hatch, edgecolor="black", linewidth=0.3, label=label
             )
             texts = ["n/a" if v is None or v != v else f"{v:.2f}" for v in frame[column].tolist()]
             ax.bar_label(

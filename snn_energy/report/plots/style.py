@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from snn_energy.core.errors import OutputError
-from snn_energy.core.files import write_whole
+from snn_energy.core.files import write_atomically
 
 PARTS: Mapping[str, tuple[str, str, str]] = {  # part -> label, colour, hatch
     "mac_pj": ("MAC", "#D55E00", ""),
@@ -47,7 +47,7 @@ def save_figure(figure: Figure, stem: str | Path, formats: tuple[str, ...] = ("s
             with mpl.rc_context(STYLE):
                 figure.savefig(temporary, format=kind, dpi=200, bbox_inches="tight", metadata=metadata)
 
-        write_whole(path, write)
+        write_atomically(path, write)
         written.append(path)
     return written
 

@@ -36,19 +36,19 @@ def sensitivity_figure(
     below its layers (every layer weighs the same); hatched where all inputs are zero, in brackets where the neuron is
     masked. Left, last, where there are cuts: accuracy with a group's spikes in its first steps only, a line per group.
     """
-    shown = list(dict.fromkeys(groups["group"]))
-    names, values, masked = _cosines(rows, groups, shown)
-    shares = {group: _shares(histograms[histograms["group"] == group]) for group in shown}
-    reach = max(_reach(share) for share in shares.values())
+    groups_shown = list(dict.fromkeys(groups["group"]))
+    names, values, masked = _cosines(rows, groups, groups_shown)
+    shares = {group: _shares(histograms[histograms["group"] == group]) for group in groups_shown}
+    axis_limit = max(_axis_limit(share) for share in shares.values())
     with mpl.rc_context(STYLE):
         panel = cuts is not None and not cuts.empty
-        height = max(0.165 * len(names) + 1.1, 1.2 * len(shown) + 1.5 * panel + 0.9)
+        height = max(0.165 * len(names) + 1.1, 1.2 * len(groups_shown) + 1.5 * panel + 0.9)
         figure = Figure(figsize=(7.4 + 0.4 * max(0, values.shape[1] - 5), height), layout="constrained")
-        grid = figure.add_gridspec(1 + panel, 2, height_ratios=[1.2 * len(shown), 1.5][: 1 + panel])
-        places = grid[0, 0].subgridspec(len(shown), 1)
-        panels = [figure.add_subplot(places[i, 0]) for i in range(len(shown))]
+        grid = figure.add_gridspec(1 + panel, 2, height_ratios=[1.2 * len(groups_shown), 1.5][: 1 + panel])
+        panel_grid = grid[0, 0].subgridspec(len(groups_shown), 1)
+        panels = [figure.add_subplot(panel_grid[i, 0]) for i in range(len(groups_shown))]
         for ax, (group, share) in zip(panels, shares.items(), strict=True):
-            _histogram_panel(ax, share, group, reach)
+            _histogram_panel(ax, share, group, axis_limit)
             ax.tick_params(labelbottom=ax is panels[-1])
         panels[-1].set_xlabel("LIF input in units of $V_{th}$")
         panels[0].legend(frameon=False, fontsize=6, loc="upper left", handlelength=2.6, ncols=-(-values.shape[1] // 5))
@@ -60,18 +60,18 @@ def sensitivity_figure(
 
 
 def _cosines(
-    rows: pd.DataFrame, groups: pd.DataFrame, shown: list[str]
+    rows: pd.DataFrame, groups: pd.DataFrame, groups_shown: list[str]
 ) -> tuple[list[str], np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.bool_]]]:
     """Row names, (rows, T) cosines and whether the neuron is masked: the layers of a group, then its mean."""
     names: list[str] = []
     values, masked = [], []
-    for group in shown:
+    for group in groups_shown:
         part = rows[rows["group"] == group]
         for layer in dict.fromkeys(part["layer"]):
-            own = part[part["layer"] == layer].sort_values("time_step")
+            layer_rows = part[part["layer"] == layer].sort_values("time_step")
             names.append(str(layer))
-            values.append(own["cosine"].to_numpy(dtype=np.float64))
-            masked.append(~own["active"].to_numpy(dtype=np.bool_))
+            values.append(layer_rows["cosine"].to_numpy(dtype=np.float64))
+            masked.append(~layer_rows["active"].to_numpy(dtype=np.bool_))
         mean = groups[groups["group"] == group].sort_values("time_step")["cosine"].to_numpy(dtype=np.float64)
         names.append(f"{MEAN_ROW}{group}")
         values.append(mean)
@@ -85,7 +85,7 @@ def _shares(part: pd.DataFrame) -> pd.DataFrame:
     return pooled / pooled.sum()
 
 
-def _reach(share: pd.DataFrame) -> float:
+def _axis_limit(share: pd.DataFrame) -> float:
     """The input (V_th) up to which a bin holds at least 0.5 % of the inputs at some step, on either side; >= 1.5."""
     low = share.index.to_numpy(dtype=np.float64)
     full = (share.to_numpy(dtype=np.float64) >= 0.005).any(axis=1)
@@ -94,7 +94,7 @@ def _reach(share: pd.DataFrame) -> float:
     return float(np.abs(edges).max(initial=1.5))
 
 
-def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> None:
+def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, axis_limit: float) -> None:
     """Shares of inputs per bin, a line per time step, from -reach to reach; the rest is stated as text, not drawn."""
     low = share.index.to_numpy(dtype=np.float64)
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.85, share.shape[1]))
@@ -105,15 +105,15 @@ def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> 
             heights, low[1:], baseline=None, color=colours[i], linestyle=style, linewidth=1.1, label=f"t = {step}"
         )
     ax.axvline(1, color="#D55E00", linewidth=0.8, zorder=0)
-    ax.set_xlim(-reach, reach)
+    ax.set_xlim(-axis_limit, axis_limit)
     ax.set_ylim(bottom=0)
     ax.annotate(
         "$V_{th}$", (1, 1), (2, -1), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
         color="#D55E00", fontsize=7,
     )  # fmt: skip
-    beyond = float(share[(low < -reach) | (low >= reach)].sum().max())
-    if beyond > 0:
-        text = f"not shown: {100 * beyond:.1f} %" if beyond >= 0.0005 else "not shown: < 0.1 %"
+    share_outside = float(share[(low < -axis_limit) | (low >= axis_limit)].sum().max())
+    if share_outside > 0:
+        text = f"not shown: {100 * share_outside:.1f} %" if share_outside >= 0.0005 else "not shown: < 0.1 %"
         ax.text(0.99, 0.78, f"{text}\nat most", transform=ax.transAxes, ha="right", va="top", fontsize=6)
     ax.text(0.99, 0.97, group, transform=ax.transAxes, ha="right", va="top", fontsize=8, fontweight="bold")
     ax.set_ylabel("inputs (%)")
@@ -122,15 +122,15 @@ def _histogram_panel(ax: Any, share: pd.DataFrame, group: str, reach: float) -> 
 def _cut_panel(ax: Any, cuts: pd.DataFrame) -> None:
     """Accuracy against the steps that one group keeps; the axis spans >= 10 points; markers side by side."""
     groups, steps = list(dict.fromkeys(cuts["group"])), sorted(set(cuts["steps_kept"]))
-    apart = min(0.02 * len(steps), 0.2)
+    offset = min(0.02 * len(steps), 0.2)
     for i, group in enumerate(groups):
         part, (colour, marker) = cuts[cuts["group"] == group], GROUP_LINES[group]
-        places = part["steps_kept"].to_numpy(dtype=np.float64) + apart * (i - (len(groups) - 1) / 2)
+        positions = part["steps_kept"].to_numpy(dtype=np.float64) + offset * (i - (len(groups) - 1) / 2)
         accuracy = 100 * part["accuracy"].to_numpy(dtype=np.float64)
-        ax.plot(places, accuracy, color=colour, marker=marker, markersize=3.5, linewidth=0.9, label=group)
+        ax.plot(positions, accuracy, color=colour, marker=marker, markersize=3.5, linewidth=0.9, label=group)
     low, high = 100 * float(cuts["accuracy"].min()), 100 * float(cuts["accuracy"].max())
-    reach = max(high - low, 10.0)
-    ax.set_ylim(high - 1.08 * reach, high + 0.08 * reach)
+    span = max(high - low, 10.0)
+    ax.set_ylim(high - 1.08 * span, high + 0.08 * span)
     ax.set_xticks(steps, [str(k) for k in steps[:-1]] + [f"{steps[-1]} (all)"])
     ax.grid(axis="y", color="#DDDDDD", linewidth=0.5)
     ax.set_axisbelow(True)

@@ -24,19 +24,19 @@ from snn_energy.report.tables import csv
 from snn_energy.running.accuracy import count_hits
 from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
 from snn_energy.running.module_state import State
-from snn_energy.studies.sensitivity.figures import MOST_BINS, RANGE, StepFigures, merged, step_figures
 from snn_energy.studies.sensitivity.recommend import (
     POINTS,
     THRESHOLD,
+    caveats,
     cut_rows,
-    figure_rows,
+    describe_value,
     firing_level,
     group_rows,
-    labels_text,
     model_title,
-    notes_on,
     recommend,
+    statistics_rows,
 )
+from snn_energy.studies.sensitivity.statistics import MOST_BINS, RANGE, StepStatistics, merge, step_statistics
 
 FILES = ("sensitivity-layers.csv", "sensitivity-groups.csv", "sensitivity-histograms.csv", "recommendation.txt")
 CUTS_FILE = "sensitivity-cuts.csv"  # only if cuts were measured
@@ -133,7 +133,7 @@ class _LayerInputs:
                 "give a spiking network, such as a spikformer"
             )
         self.levels = {name: firing_level(layer, name) for layer, name in self.names.items()}
-        self.figures: dict[str, list[StepFigures]] = {}
+        self.statistics: dict[str, list[StepStatistics]] = {}
         self.shapes: list[tuple[int, int]] = []
 
     def by_group(self) -> dict[str, list[LIF]]:
@@ -148,27 +148,29 @@ class _LayerInputs:
         assert isinstance(module, LIF)
         name = self.names[module]
         current = args[0] if args else kwargs.get("current")
-        _require_time_axis(name, current, next(iter(self.figures.items()), None))
+        _require_time_axis(name, current, next(iter(self.statistics.items()), None))
         assert isinstance(current, Tensor)
         self.shapes.append((current.shape[0], current.shape[1]))
         if not current.numel():
             return
         try:
-            steps = [step_figures(step, current[0], self.levels[name], self.bins) for step in current]
+            steps = [step_statistics(step, current[0], self.levels[name], self.bins) for step in current]
         except ProfilingError as error:
             raise ProfilingError(f"{name}: {error}") from error
-        before = self.figures.get(name)
-        self.figures[name] = steps if before is None else [merged(a, b) for a, b in zip(before, steps, strict=True)]
+        before = self.statistics.get(name)
+        self.statistics[name] = steps if before is None else [merge(a, b) for a, b in zip(before, steps, strict=True)]
 
 
-def _cut_answers(
-    run: Run, x: Tensor, labels: Tensor, out: Any, members: Mapping[str, list[LIF]], time_steps: int
+def _correct_after_cuts(
+    run: Run, x: Tensor, labels: Tensor, out: Any, layers_by_group: Mapping[str, list[LIF]], time_steps: int
 ) -> dict[str, NDArray[np.int64]]:
     """Group -> (T,) correct answers with the group's spikes zeroed from step 1, 2, ... on; the last one: none."""
-    whole = count_hits(out, labels)
+    uncut = count_hits(out, labels)
     return {
-        group: np.array([*(count_hits(run(x, ending(layers, k)), labels) for k in range(1, time_steps)), whole])
-        for group, layers in members.items()
+        group: np.array(
+            [*(count_hits(run(x, truncating_hooks(layers, k)), labels) for k in range(1, time_steps)), uncut]
+        )
+        for group, layers in layers_by_group.items()
     }
 
 
@@ -197,7 +199,7 @@ def measure(
     """
     _require_arguments(model, loader, bins)
     inputs = _LayerInputs(model, bins)
-    names, members = inputs.names, inputs.by_group()
+    names, layers_by_group = inputs.names, inputs.by_group()
     samples, labelled, hits = 0, False, dict[str, NDArray[np.int64]]()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     with _forwards(model) as run:
@@ -205,23 +207,23 @@ def measure(
             x, y = _images_of(batch).to(device), _labels_of(batch) if cut else None
             inputs.shapes.clear()
             out = run(x, (layer.register_forward_pre_hook(inputs.add, with_kwargs=True) for layer in names))
-            time_steps, size = inputs.shapes[0] if inputs.shapes else (0, 0)
-            if size:
+            time_steps, batch_samples = inputs.shapes[0] if inputs.shapes else (0, 0)
+            if batch_samples:
                 if samples and labelled != (y is not None):
                     raise ProfilingError("some batches have labels and others none; give labels with all or with none")
-                samples, labelled = samples + size, y is not None
-            if size and labelled:
-                for group, right in _cut_answers(
-                    run, x, checked_labels(y, out, size), out, members, time_steps
+                samples, labelled = samples + batch_samples, y is not None
+            if batch_samples and labelled:
+                for group, correct in _correct_after_cuts(
+                    run, x, checked_labels(y, out, batch_samples), out, layers_by_group, time_steps
                 ).items():
-                    hits[group] = hits.get(group, 0) + right
+                    hits[group] = hits.get(group, 0) + correct
             if on_batch is not None:
                 on_batch(samples)
-    found = inputs.figures
+    found = inputs.statistics
     if not found:
         raise ProfilingError("no LIF or DTSS layer got any input; the loader gave no samples, or none reach a layer")
     measured = {name: layer for layer, name in names.items() if name in found}
-    rows = figure_rows(measured, found, inputs.levels)
+    rows = statistics_rows(measured, found, inputs.levels)
     return Sensitivity(
         rows,
         counts=np.stack([step.histogram for name in measured for step in found[name]]),
@@ -229,7 +231,7 @@ def measure(
         samples=samples,
         time_steps=len(next(iter(found.values()))),
         title=model_title(model),
-        notes=tuple(notes_on(rows, [name for name in names.values() if name not in found], cut, labelled)),
+        notes=tuple(caveats(rows, [name for name in names.values() if name not in found], cut, labelled)),
         hits={group: tuple(hits[group].tolist()) for group in GROUPS if labelled and group in set(rows["group"])},
     )
 
@@ -275,7 +277,7 @@ def sensitivity_of_checkpoint(
     return replace(found, title=f"{Path(path).stem} on {images.name}, {images.split} split")
 
 
-def ending(layers: Iterable[LIF], kept: int) -> Iterator[RemovableHandle]:
+def truncating_hooks(layers: Iterable[LIF], kept: int) -> Iterator[RemovableHandle]:
     """Hooks, set one by one, that zero the spikes (T, B, ...) of ``layers`` from step ``kept`` on, in a copy."""
 
     def end(module: nn.Module, args: tuple[Any, ...], spikes: Tensor) -> Tensor:
@@ -291,14 +293,14 @@ def checked_labels(y: Any, logits: Any, samples: int) -> Tensor:
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != samples or not logits.isfinite().all():
         raise ProfilingError(
             f"to count right answers the network must give finite logits ({samples}, classes), "
-            f"not {labels_text(logits)}; fix it or measure with cut=False"
+            f"not {describe_value(logits)}; fix it or measure with cut=False"
         )
     try:
         labels = torch.as_tensor(y)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {labels_text(y)}") from error
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {describe_value(y)}") from error
     if labels.shape != (samples,) or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {labels_text(labels)}")
+        raise ProfilingError(f"labels must be whole numbers of shape ({samples},), not {describe_value(labels)}")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise ProfilingError(
@@ -314,7 +316,7 @@ def _require_arguments(model: Any, loader: Any, bins: Any) -> None:
         raise ProfilingError(f"bins must be a whole number from 1 to {MOST_BINS}, not {bins!r}")
 
 
-def _require_time_axis(name: str, current: Any, known: tuple[str, list[StepFigures]] | None) -> None:
+def _require_time_axis(name: str, current: Any, known: tuple[str, list[StepStatistics]] | None) -> None:
     """Raise ProfilingError if an input is not (T, B, ...) with the T >= 2 of the layers before."""
     if not isinstance(current, Tensor) or current.dim() < 2:
         what = f"shape {tuple(current.shape)}" if isinstance(current, Tensor) else type(current).__name__

@@ -16,7 +16,7 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.core.groups import GROUPS, MASK_GROUPS, layer_group
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import Spikformer
-from snn_energy.studies.sensitivity.figures import RANGE, StepFigures
+from snn_energy.studies.sensitivity.statistics import RANGE, StepStatistics
 
 THRESHOLD = 0.9  # mean cosine, the rule without labels
 POINTS = 1.0  # percentage points of accuracy, the rule with labels
@@ -30,9 +30,9 @@ def cut_rows(hits: Mapping[str, Sequence[int]], samples: int) -> pd.DataFrame:
     ``samples`` ``accuracy``; ``points_lost``: percentage points against the whole network, negative for a gain.
     """
     rows = [
-        (group, kept, right, samples, right / samples, 100 * (of_group[-1] - right) / samples)
-        for group, of_group in hits.items()
-        for kept, right in enumerate(of_group, start=1)
+        (group, kept, correct, samples, correct / samples, 100 * (hits_of_group[-1] - correct) / samples)
+        for group, hits_of_group in hits.items()
+        for kept, correct in enumerate(hits_of_group, start=1)
     ]
     return pd.DataFrame(rows, columns=["group", "steps_kept", "hits", "samples", "accuracy", "points_lost"])
 
@@ -104,10 +104,10 @@ def recommended_groups(
     if not 0 <= points <= 100:
         raise ProfilingError(f"points must be percentage points from 0 to 100, not {points}")
     if cuts is None or cuts.empty:
-        inside = {group for group, cosine in later_cosines(rows).items() if cosine >= threshold}
+        selected = {group for group, cosine in later_cosines(rows).items() if cosine >= threshold}
     else:
-        inside = {group for group, loss in half_losses(cuts).items() if loss <= points}
-    return [group for group in MASK_GROUPS if group in inside]
+        selected = {group for group, loss in half_losses(cuts).items() if loss <= points}
+    return [group for group in MASK_GROUPS if group in selected]
 
 
 def recommend(
@@ -125,43 +125,43 @@ def recommend(
     groups) would select some group for any network. If no group is selected, the last line is a YAML comment that
     says so. Raises ProfilingError as ``recommended_groups``.
     """
-    inside = recommended_groups(rows, cuts, points=points, threshold=threshold)
+    selected = recommended_groups(rows, cuts, points=points, threshold=threshold)
     cosines = later_cosines(rows)
     if cuts is None or cuts.empty:
-        losses, (head, rule, nothing) = dict[str, float](), _by_cosine(cosines, threshold)
+        losses, (head, rule, none_selected_text) = dict[str, float](), _cosine_rule_text(cosines, threshold)
     else:
         losses = half_losses(cuts)
-        head, rule, nothing = _by_cut(cuts, losses, points)
+        head, rule, none_selected_text = _accuracy_rule_text(cuts, losses, points)
     width = max(map(len, cosines))
     lines = [*([title] if title else []), *textwrap.wrap(head, 110)]
     for group, cosine in cosines.items():
-        said = [f"{abs(losses[group]):.2f} points {'lost' if losses[group] >= 0 else 'gained'}"] if losses else []
-        said.append("no cosine (inputs of zeros)" if math.isnan(cosine) else f"cosine {cosine:.3f}")
+        details = [f"{abs(losses[group]):.2f} points {'lost' if losses[group] >= 0 else 'gained'}"] if losses else []
+        details.append("no cosine (inputs of zeros)" if math.isnan(cosine) else f"cosine {cosine:.3f}")
         if group not in MASK_GROUPS:
-            said.append("not among the groups of a recipe")
-        lines.append(f"  {group:<{width}}  {'in ' if group in inside else 'out'}  {', '.join(said)}")
+            details.append("not among the groups of a recipe")
+        lines.append(f"  {group:<{width}}  {'in ' if group in selected else 'out'}  {', '.join(details)}")
     lines += textwrap.wrap(rule, 110)
     lines += [textwrap.fill(note, 110, subsequent_indent="  ") for note in notes]
-    if inside:
+    if selected:
         lines += [
             f"For the recipe ({BUNDLED_WEIGHT} is the weight of the bundled digits-dts, not found here):",
-            f"mask_loss: {{weight: {BUNDLED_WEIGHT}, groups: [{', '.join(inside)}]}}",
+            f"mask_loss: {{weight: {BUNDLED_WEIGHT}, groups: [{', '.join(selected)}]}}",
         ]
     else:
-        lines.append(f"# {nothing}: no mask_loss line is recommended")
+        lines.append(f"# {none_selected_text}: no mask_loss line is recommended")
     return "\n".join(lines) + "\n"
 
 
-def _by_cut(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> tuple[str, str, str]:
+def _accuracy_rule_text(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> tuple[str, str, str]:
     """The rule on accuracy in words: the text above the groups, below them, and if none is selected."""
     steps, whole, image = int(cuts["steps_kept"].max()), cuts.iloc[-1], 100 / cuts["samples"].iloc[-1]
     limit = f"{points:g} point{'' if points == 1 else 's'}"
     coarse = " That is above the limit: measure more images." if image > points > 0 else ""
     known = [loss for group, loss in losses.items() if group in MASK_GROUPS]
     return (
-        f"The whole network has {whole['accuracy']:.2%} right ({whole['hits']} of {whole['samples']}). Points of that "
-        f"lost where one group spikes in the first {(steps + 1) // 2} of {steps} steps only, and mean cosine of its "
-        "inputs at later steps to those at the first:",
+        f"The whole network is correct for {whole['accuracy']:.2%} ({whole['hits']} of {whole['samples']}). Points of "
+        f"that lost where one group spikes in the first {(steps + 1) // 2} of {steps} steps only, and mean cosine of "
+        "its inputs at later steps to those at the first:",
         f"Rule: in where the loss is at most {limit}; the cosine does not decide. One image = {image:.2g} "
         f"points.{coarse} A heuristic: no retraining, which may win losses back, and one group at a time; several "
         "together may lose more than the sum. Train with and without a group and compare.",
@@ -169,8 +169,8 @@ def _by_cut(cuts: pd.DataFrame, losses: Mapping[str, float], points: float) -> t
     )
 
 
-def _by_cosine(cosines: Mapping[str, float], threshold: float) -> tuple[str, str, str]:
-    """The rule on cosines in words, as ``_by_cut``."""
+def _cosine_rule_text(cosines: Mapping[str, float], threshold: float) -> tuple[str, str, str]:
+    """The rule on cosines in words, as ``_accuracy_rule_text``."""
     known = [cosine for group, cosine in cosines.items() if group in MASK_GROUPS and not math.isnan(cosine)]
     return (
         "Mean cosine of the inputs of the layers of a group at later steps to those at the first:",
@@ -187,13 +187,15 @@ def _by_group(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(group=rows["group"].astype(order))
 
 
-def figure_rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], levels: dict[str, float]) -> pd.DataFrame:
+def statistics_rows(
+    layers: dict[str, LIF], found: dict[str, list[StepStatistics]], levels: dict[str, float]
+) -> pd.DataFrame:
     """The frame of ``Sensitivity.to_frame``."""
     rows: list[dict[str, Any]] = []
     for name, layer in layers.items():
         steps = found[name]
         flags = layer.active_flags() if isinstance(layer, DTSS) else [True] * len(steps)
-        alike = histogram_cosines(np.stack([step.histogram for step in steps]))
+        histogram_cosine = histogram_cosines(np.stack([step.histogram for step in steps]))
         for t, step in enumerate(steps):
             rows.append(
                 {
@@ -216,19 +218,19 @@ def figure_rows(layers: dict[str, LIF], found: dict[str, list[StepFigures]], lev
                     "cosine": step.cosine_sum / step.cosine_samples if step.cosine_samples else math.nan,
                     "cosine_samples": step.cosine_samples,
                     "cosine_undefined": step.cosine_undefined,
-                    "histogram_cosine": float(alike[t]),
-                    "same_as_first": step.same,
+                    "histogram_cosine": float(histogram_cosine[t]),
+                    "same_as_first": step.equals_first_step,
                 }
             )
     return pd.DataFrame(rows)
 
 
-def notes_on(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
+def caveats(rows: pd.DataFrame, never: list[str], cut: bool, labelled: bool) -> Iterator[str]:
     """Lines on what limits the validity of the figures."""
     if (rows["neuron"] == "DTSS").any():
         masked = int((~rows["active"]).sum())
         yield (
-            f"Note: a DTSS network, and masked steps take part: {masked} of {len(rows)} inputs (layer and step) meet a "
+            f"Note: a DTSS network, masked steps included: {masked} of {len(rows)} inputs (layer and step) meet a "
             f"masked neuron{', which costs nothing to cut' if labelled else ''}. Measure a network with all its steps."
         )
     if rows["cosine_undefined"].any():
@@ -264,6 +266,6 @@ def model_title(model: nn.Module) -> str:
     return model.config.name if isinstance(model, Spikformer) else type(model).__name__
 
 
-def labels_text(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Type and shape of a tensor, or the type of another object, for an error."""
     return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from snn_energy.counts.counts import Counts
     from snn_energy.models.spikformer import Spikformer
 
-ROUNDS = 30  # bisection steps for a bias
-REACH = 12.0  # standard deviations of a BatchNorm's output; no current is larger
+BISECTION_STEPS = 30  # bisection steps for a bias
+MAX_BIAS = 12.0  # standard deviations of a BatchNorm's output; no current is larger
 SEED = 0
 
 
-def steps_of_mean(mean: float, layers: int, highest: int) -> list[int]:
+def steps_with_mean(mean: float, layers: int, highest: int) -> list[int]:
     """Integer T_l whose mean is as near to ``mean`` as possible, as equal as possible, in a fixed random order.
 
-    >>> sorted(steps_of_mean(1.15, 33, 4))[-6:], sum(steps_of_mean(1.15, 33, 4)) / 33
+    >>> sorted(steps_with_mean(1.15, 33, 4))[-6:], sum(steps_with_mean(1.15, 33, 4)) / 33
     ([1, 2, 2, 2, 2, 2], 1.1515151515151516)
     """
     total = min(round(mean * layers), highest * layers)
-    fewest, more = divmod(total, layers)
-    return random.Random(SEED).sample([fewest + 1] * more + [fewest] * (layers - more), layers)
+    base_steps, more = divmod(total, layers)
+    return random.Random(SEED).sample([base_steps + 1] * more + [base_steps] * (layers - more), layers)
 
 
 def set_active_steps(model: nn.Module, steps: Mapping[str, int]) -> None:
@@ -63,7 +63,7 @@ def active_rate(sa: float, time_steps: int, neurons: Sequence[int], steps: Seque
     return sa * time_steps * sum(neurons) / active
 
 
-def _normalise(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+def _normalise_hook(norm: Any, inputs: tuple[Tensor, ...]) -> None:
     """Hook of a BatchNorm: mean and variance become those of its input, weight 1, bias 0."""
     x = inputs[0].double()
     dims = [d for d in range(x.dim()) if d != 1]
@@ -86,23 +86,23 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
     from snn_energy.models.spikformer import spiking_layers
 
     modules = dict(model.named_modules())
-    owed = [0.0]  # spikes that the layers so far lack
+    spike_deficit = [0.0]  # spikes that the layers so far lack
 
-    def settle(name: str) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor]]:
+    def calibrating_hook(name: str) -> Callable[[Any, tuple[Tensor, ...]], tuple[Tensor]]:
         norm = modules.get(name.replace("lif", "bn"))
 
-        def shift(lif: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        def calibrate_layer(lif: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
             current = inputs[0]
             flags = lif.active_flags() if isinstance(lif, DTSS) else [True] * len(current)
-            places = current[0].numel() * sum(flags)
-            wanted = rate * places
-            aim = min(max(wanted + owed[0], 0.0), 2 * wanted)
+            neuron_steps = current[0].numel() * sum(flags)
+            wanted = rate * neuron_steps
+            target_spikes = min(max(wanted + spike_deficit[0], 0.0), 2 * wanted)
 
             def spikes_of(shifted: Tensor) -> int:
                 return int(torch.count_nonzero(lif.fire(shifted, flags)))
 
             if norm is not None:
-                bias, spikes = _solve(lambda b: spikes_of(current + b), -REACH, REACH, aim)
+                bias, spikes = _bisect(lambda b: spikes_of(current + b), -MAX_BIAS, MAX_BIAS, target_spikes)
                 norm.bias.fill_(bias)
                 current = current + bias
             else:
@@ -112,17 +112,19 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
                     return spikes_of(current)
 
                 most = 2.0 * len(current) * max(float(current.max()), 1.0)
-                minus, spikes = _solve(of_threshold, -most, -1e-3, aim)
+                minus, spikes = _bisect(of_threshold, -most, -1e-3, target_spikes)
                 lif.v_th = -minus
-            owed[0] += wanted - spikes
+            spike_deficit[0] += wanted - spikes
             return (current,)
 
-        return shift
+        return calibrate_layer
 
     hooks = [
-        m.register_forward_pre_hook(_normalise) for n, m in modules.items() if n.endswith(("bn", *_numbered("bn")))
+        m.register_forward_pre_hook(_normalise_hook)
+        for n, m in modules.items()
+        if n.endswith(("bn", *_numbered_names("bn")))
     ]
-    hooks += [lif.register_forward_pre_hook(settle(name)) for name, lif in spiking_layers(model).items()]
+    hooks += [lif.register_forward_pre_hook(calibrating_hook(name)) for name, lif in spiking_layers(model).items()]
     training = model.training
     try:
         with torch.inference_mode():
@@ -133,19 +135,19 @@ def calibrate_rates(model: Any, images: Tensor, rate: float) -> None:
         model.train(training)
 
 
-def _numbered(name: str) -> tuple[str, ...]:
+def _numbered_names(name: str) -> tuple[str, ...]:
     """bn0 to bn3, as in the patch splitting."""
     return tuple(f"{name}{i}" for i in range(4))
 
 
-def _solve(spikes: Callable[[float], int], low: float, high: float, aim: float) -> tuple[float, int]:
-    """Bisection: where a count that increases from ``low`` to ``high`` is nearest to ``aim``: (place, count)."""
+def _bisect(spikes: Callable[[float], int], low: float, high: float, target_spikes: float) -> tuple[float, int]:
+    """Bisection: where a count that rises from ``low`` to ``high`` is nearest to ``target_spikes``: (place, count)."""
     ends = {high: spikes(high), low: spikes(low)}
-    for _ in range(ROUNDS):
+    for _ in range(BISECTION_STEPS):
         middle = (low + high) / 2
         ends[middle] = spikes(middle)
-        low, high = (middle, high) if ends[middle] < aim else (low, middle)
-    at = min(ends, key=lambda place: (abs(ends[place] - aim), place))
+        low, high = (middle, high) if ends[middle] < target_spikes else (low, middle)
+    at = min(ends, key=lambda place: (abs(ends[place] - target_spikes), place))
     return at, ends[at]
 
 
@@ -190,7 +192,7 @@ def calibrated_network(setting: Setting, images: Tensor) -> Spikformer:
     lifs = list(spiking_layers(model))
     steps = [setting.time_steps] * len(lifs)
     if setting.t_avg is not None:
-        steps = steps_of_mean(setting.t_avg, len(lifs), setting.time_steps)
+        steps = steps_with_mean(setting.t_avg, len(lifs), setting.time_steps)
         set_active_steps(model, dict(zip(lifs, steps, strict=True)))
     rate = setting.rate
     if rate is None and setting.sa is not None:
@@ -219,7 +221,7 @@ def neurons_of(model: Spikformer, image: Tensor) -> list[int]:
     return found
 
 
-def made_counts(setting: Setting, samples: int) -> Counts:
+def calibrated_counts(setting: Setting, samples: int) -> Counts:
     """Counts of a network made for a setting, over the images of its calibration; a ``vit`` is not calibrated."""
     import torch
 

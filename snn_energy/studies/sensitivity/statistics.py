@@ -17,12 +17,13 @@ LARGEST = 1e150  # squares of larger values overflow float64
 
 
 @dataclass(frozen=True)
-class StepFigures:
-    """Sums over the inputs of one layer at one time step, of one batch or of several (``merged``).
+class StepStatistics:
+    """Sums over the inputs of one layer at one time step, of one batch or of several (``merge``).
 
     count: inputs (neurons x samples); squares: sum of squared deviations from the mean; above: inputs > V_th;
     histogram: (bins + 2,) counts, the open bins outermost; cosine_sum: over the ``cosine_samples`` samples that have
-    one; same: whether every input equals that of the first step bit for bit. Inputs are in the network's own unit.
+    one; equals_first_step: whether every input equals the first step's bit for bit. Inputs are in the network's own
+    unit.
     """
 
     count: int
@@ -35,10 +36,10 @@ class StepFigures:
     cosine_sum: float
     cosine_samples: int
     cosine_undefined: int
-    same: bool
+    equals_first_step: bool
 
 
-def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigures:
+def step_statistics(x: Tensor, first: Tensor, level: float, bins: int) -> StepStatistics:
     """The statistics of one batch. x, first: (B, ...) inputs at a step and at step 0, not empty; level: V_th.
 
     Raises ProfilingError for NaN, infinite and too large values.
@@ -51,7 +52,7 @@ def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigur
     mean = wide.mean()
     cosines = sample_cosines(wide, wide_start)
     defined = cosines[~cosines.isnan()]
-    return StepFigures(
+    return StepStatistics(
         count=wide.numel(),
         mean=float(mean),
         squares=float((wide - mean).square().sum()),
@@ -62,17 +63,17 @@ def step_figures(x: Tensor, first: Tensor, level: float, bins: int) -> StepFigur
         cosine_sum=float(defined.sum()),
         cosine_samples=len(defined),
         cosine_undefined=len(cosines) - len(defined),
-        same=bool(torch.equal(own, start)),
+        equals_first_step=bool(torch.equal(own, start)),
     )
 
 
-def histogram(units: Tensor, bins: int) -> NDArray[np.int64]:
+def histogram(inputs_in_v_th: Tensor, bins: int) -> NDArray[np.int64]:
     """(bins + 2,) counts of inputs in units of V_th: < -8, ``bins`` equal bins of low <= x < high over -8..8, >= 8.
 
-    units: float64, finite, any shape. Bin k + bins/2 of the inner ones holds k <= x * bins/16 < k + 1: the product
-    of a single-precision number and bins/16 is exact in float64, so rounding puts no input into a wrong bin.
+    inputs_in_v_th: float64, finite, any shape. Bin k + bins/2 of the inner ones holds k <= x * bins/16 < k + 1: the
+    product of a single-precision number and bins/16 is exact in float64, so rounding puts no input into a wrong bin.
     """
-    scaled = units.flatten() * (bins / (2 * RANGE))
+    scaled = inputs_in_v_th.flatten() * (bins / (2 * RANGE))
     if bins % 2:
         scaled += 0.5
     inner = scaled.floor_().add_(bins // 2).clamp_(-1, bins)
@@ -87,10 +88,10 @@ def sample_cosines(a: Tensor, b: Tensor) -> Tensor:
     return cosines
 
 
-def merged(a: StepFigures, b: StepFigures) -> StepFigures:
+def merge(a: StepStatistics, b: StepStatistics) -> StepStatistics:
     """The statistics of both batches together; mean and squares by Chan, Golub and LeVeque's update."""
     count, delta = a.count + b.count, b.mean - a.mean
-    return StepFigures(
+    return StepStatistics(
         count=count,
         mean=a.mean + delta * b.count / count,
         squares=a.squares + b.squares + delta * delta * a.count * b.count / count,
@@ -101,5 +102,5 @@ def merged(a: StepFigures, b: StepFigures) -> StepFigures:
         cosine_sum=a.cosine_sum + b.cosine_sum,
         cosine_samples=a.cosine_samples + b.cosine_samples,
         cosine_undefined=a.cosine_undefined + b.cosine_undefined,
-        same=a.same and b.same,
+        equals_first_step=a.equals_first_step and b.equals_first_step,
     )
