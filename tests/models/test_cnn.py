@@ -377,8 +377,8 @@ def test_a_recipe_says_neuron_and_pool_that_the_name_stands_for(data: str) -> No
 @pytest.mark.parametrize(
     ("name", "line", "complaint"),
     [
-        ("resnet19", "heads: 2", "heads: only a transformer has it, and resnet19 is none"),
-        ("spikformer-1-16", "pooling: max", "width: only a CNN has it, and spikformer-1-16 is none"),
+        ("resnet19", "heads: 2", "heads: only a transformer has it, and resnet19 is not one"),
+        ("spikformer-1-16", "pooling: max", "width: only a CNN has it, and spikformer-1-16 is not one"),
         ("resnet19-ann", "time_steps: 2", "time_steps: a non-spiking resnet19-ann has one time step, not 2"),
         ("resnet19-ann", "neuron: hoyer", "neuron: resnet19-ann has no spiking neurons"),
         ("resnet19", "min_steps: 1", "min_steps: only a dts-spikformer has DTSS layers, resnet19 has none"),

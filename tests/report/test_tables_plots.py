@@ -27,7 +27,7 @@ from snn_energy.report.plots.activity import activity_map
 from snn_energy.report.plots.energy import energy_by_group, normalised_bars
 from snn_energy.report.plots.folder import save_all
 from snn_energy.report.plots.style import save_figure
-from snn_energy.report.tables import as_json, csv, energy_unit, format_number, latex, markdown, plain, write_table
+from snn_energy.report.tables import as_json, csv, energy_unit, format_number, latex, markdown, plain_text, write_table
 
 MakeCounts = Callable[..., Counts]
 
@@ -60,7 +60,7 @@ def test_markdown_has_a_unit_a_rule_and_a_row_each() -> None:
 
 
 def test_plain_text_is_aligned_and_ends_no_line_in_spaces() -> None:
-    lines = plain(ODD).splitlines()
+    lines = plain_text(ODD).splitlines()
     assert len(lines) == 4
     assert all(line == line.rstrip() for line in lines)
     assert len({len(line) for line in lines}) == 1
