@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -522,15 +523,16 @@ def test_a_state_of_a_fixed_size_is_profiled_where_time_is_declared() -> None:
 
 
 def test_a_model_that_changes_between_batches_is_refused() -> None:
+    calls = itertools.count(1)
+
     class Growing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net, self.more, self.calls = net(Attribute), nn.Linear(4, 4), 0
+            self.net, self.more = net(Attribute), nn.Linear(4, 4)
 
         def forward(self, x: Tensor) -> Any:
-            self.calls += 1
             out = self.net(x)
-            return self.more(out) if self.calls > 12 else out
+            return self.more(out) if next(calls) > 12 else out
 
     with pytest.raises(ProfilingError, match=r"changes between (batches|calls)"):
         se.profile(Growing(), [images()] * 4, time_steps=T, time="call")
