@@ -257,6 +257,11 @@ class _Finder(MetaPathFinder, Loader):
         is_moved = fullname.startswith("snn_energy.") and fullname.removeprefix("snn_energy.") in MOVED
         return ModuleSpec(fullname, self) if is_moved else None
 
+    def get_code(self, fullname: str) -> None:
+        """Refuse ``python -m`` with an old name. Raises ImportError that names the new one."""
+        new = MOVED[fullname.removeprefix("snn_energy.")][0]
+        raise ImportError(f"{fullname} is now snn_energy.{new}; run python -m snn_energy.{new}", name=fullname)
+
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return _MovedModule(spec.name)
 

@@ -280,10 +280,15 @@ def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]
 
 
 class _one_line_errors:  # noqa: N801 a context manager, named as a function
-    """Report exceptions of the user's network in one line; SnnEnergyError and KeyboardInterrupt pass unchanged."""
+    """Report exceptions of the user's network, or of a declared time mode that does not fit, in one line.
+
+    SnnEnergyError and KeyboardInterrupt pass unchanged.
+    """
 
     def __init__(self, request: ProfileRequest) -> None:
         self.name = request.model if request.model is not None and is_reference(request.model) else None
+        self.time = request.time
+        self.network = str(request.model or request.checkpoint)
 
     def __enter__(self) -> None:
         return None
@@ -295,6 +300,12 @@ class _one_line_errors:  # noqa: N801 a context manager, named as a function
             raise ProfilingError(
                 f"{self.name}: the network raised {type(error).__name__} on this data: {first} (--debug shows where; "
                 "check the shape and dtype of the data, and whether a state is left over from earlier calls)"
+            ) from error
+        if self.time is not None and isinstance(error, (RuntimeError, ValueError, IndexError)):
+            first = str(error).partition("\n")[0]
+            raise ProfilingError(
+                f"{self.network}: time='{self.time}' does not fit it ({type(error).__name__}: {first}); "
+                "leave out --time, or see `snn-energy time-modes`"
             ) from error
 
 

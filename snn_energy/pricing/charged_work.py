@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -359,10 +359,12 @@ def _operations(
     elif policies.integer == "mac":
         sparse = np.where(integers, sops, 0.0)
         macs = macs + sparse
-    else:
+    elif policies.integer == "ac" or policies.integer == "multi-ac":
         is_single = policies.integer == "ac" or zeros == "none"
         many = sops if is_single else rows.work("sops_multi", integers & operation)
         acs = acs + np.where(integers, many, 0.0)
+    else:
+        assert_never(policies.integer)
     return macs, sparse, acs
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from snn_energy.core.errors import DataError, ModelError
 from snn_energy.jobs.references import build_loader, build_model, is_reference, parse_arguments
+from snn_energy.studies.demo import checkpoint_path
 
 NET = """
 import torch
@@ -139,3 +140,17 @@ def test_bad_arguments_are_told_in_one_line(texts: list[str], said: str) -> None
 def test_a_registry_name_is_no_reference() -> None:
     assert is_reference("net.py:make")
     assert not is_reference("spikformer-4-384")
+
+
+@pytest.mark.parametrize("time", ["repeat-axis0", "repeat-axis1", "flat", "call", "axis0"])
+@pytest.mark.parametrize("command", ["profile", "inspect"])
+def test_a_time_that_does_not_fit_a_shipped_network_is_one_line(
+    tmp_path: Path, cli: Any, command: str, time: str
+) -> None:
+    options = ["-o", tmp_path / "c.json", "--samples", "4"] if command == "profile" else []
+    code, _, said = cli(command, checkpoint_path("dts-spikformer-2-64"), "--data", "digits", "--time", time, *options)
+    assert code == 1
+    assert said.startswith("error: ")
+    assert said.strip().count("\n") == 0
+    assert "time" in said
+    assert not list(tmp_path.iterdir())

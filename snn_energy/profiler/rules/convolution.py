@@ -54,7 +54,7 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
     if x.dim() != axes + 2 or x.shape[0] != rows:
         raise ProfilingError(
             f"{record.layer}: the convolution reads {tuple(x.shape)}, not {rows} rows "
-            f"(time x samples) of (channels, {'x'.join('S' * axes)}); give a batched input"
+            f"(time x samples) of (channels, {'x'.join('S' * axes)}); give a batched input, or correct time= (--time)"
         )
     geometry = _known_geometry(call, context, operands)
     channels, positions = x.shape[1], len(geometry.fan_out)
