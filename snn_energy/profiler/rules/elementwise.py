@@ -139,7 +139,7 @@ def constant_factor(call: Call, x: Tensor) -> float | None:
 
 
 @rule(
-    """relu relu6 gelu silu tanh hardtanh hardswish leaky_relu elu celu selu mish log_sigmoid_forward prelu rrelu
+    """relu relu6 gelu silu tanh hardtanh hardswish leaky_relu elu celu selu mish prelu rrelu
     threshold expm1 log1p sqrt pow square abs neg negative erf sin clamp clamp_min clamp_max clip hardshrink softshrink
     tanhshrink softsign glu remainder fmod floor_divide bernoulli""",
     constants_matter=True,
@@ -150,7 +150,7 @@ def activation(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 
 @rule(
-    "sigmoid hardsigmoid softplus logsigmoid exp log log2 log10 rsqrt reciprocal erfc cos",
+    "sigmoid hardsigmoid softplus logsigmoid log_sigmoid_forward exp log log2 log10 rsqrt reciprocal erfc cos",
     constants_matter=True,
 )
 def activation_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
@@ -208,9 +208,8 @@ def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, fold
 
 
 @rule(
-    """gt lt ne greater less greater_equal less_equal not_equal sign round floor ceil trunc
-    logical_and logical_or logical_xor bitwise_and bitwise_or bitwise_xor and or xor isnan isfinite isinf heaviside
-    sgn isclose""",
+    """gt lt ne greater less not_equal sign round floor ceil trunc logical_and logical_or logical_xor bitwise_and
+    bitwise_or bitwise_xor and or xor isnan isinf heaviside sgn""",
     constants_matter=True,
 )
 def comparison(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
@@ -224,7 +223,7 @@ def selection(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), no_multiples(call)))
 
 
-@rule("ge le eq logical_not bitwise_not invert", constants_matter=True)
+@rule("ge le eq greater_equal less_equal isclose isfinite logical_not bitwise_not invert", constants_matter=True)
 def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One operation per element of the result; zeros give ones."""
     return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING, has_offset=True))

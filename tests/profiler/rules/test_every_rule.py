@@ -132,7 +132,8 @@ EXPECTED: Mapping[str, str] = {
 OUTCOMES = {name: outcome for outcome, names in EXPECTED.items() for name in names.split()}
 _HAS_OFFSET = """add rsub sigmoid hardsigmoid softplus logsigmoid exp log log2 log10 rsqrt reciprocal erfc cos softmax
     log_softmax softmin batch_norm native_batch_norm cudnn_batch_norm layer_norm native_layer_norm group_norm
-    native_group_norm instance_norm ge le eq logical_not bitwise_not invert"""
+    native_group_norm instance_norm ge le eq greater_equal less_equal isclose isfinite log_sigmoid_forward logical_not
+    bitwise_not invert"""
 HAS_OFFSET = _HAS_OFFSET.split()  # f(0) is not 0
 
 
