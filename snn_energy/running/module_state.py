@@ -34,18 +34,17 @@ class State:
 
     def __init__(self, model: nn.Module) -> None:
         self.kept = [_keep(module) for module in model.modules()]
-        self._changed: set[tuple[int, Any]] | None = (
-            None  # numbers that a forward pass changed; None: any may have been
-        )
+        self._changed: set[tuple[int, Any]] | None = None  # numbers changed by a forward pass; None: any may be
 
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Around a forward pass: from now on, only numbers that changed within one are state, others are settings."""
         before = dict(self._numbers())
-        yield
-        after = dict(self._numbers())
-        changed = {key for key, value in after.items() if key in before and before[key] is not value}
-        self._changed = changed | (self._changed or set())
+        try:
+            yield
+        finally:  # of one that raised, too: what it changed is put back
+            changed = {key for key, value in self._numbers() if key in before and before[key] is not value}
+            self._changed = changed | (self._changed or set())
 
     def take_numbers_of(self, other: State) -> None:
         """Restore the numbers that ``other`` knows as state, if it watched a forward pass."""

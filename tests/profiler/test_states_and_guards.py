@@ -482,3 +482,22 @@ def test_a_number_that_the_user_sets_between_batches_stays() -> None:
         assert model.setting == 2.0
 
     se.profile(model, batches(), time_steps=1)
+
+
+def test_a_number_that_a_failing_forward_changed_is_put_back() -> None:
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.calls = nn.Linear(6, 4), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            if x.shape[0] == 2:  # the second batch
+                self.calls += 1
+                raise RuntimeError("no more")
+            out: Tensor = self.fc(x)
+            return out
+
+    model = Fails()
+    with pytest.raises(RuntimeError, match="no more"):
+        se.profile(model, [torch.rand(3, 6), torch.rand(2, 6)], time_steps=1)
+    assert model.calls == 0

@@ -112,7 +112,7 @@ class BatchAccumulator:
     def _define_rows(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
         """Define the rows from the first pass: what is active, constant or folded, and what feeds neurons."""
         self._outputs = outputs
-        readers = readers_of(placed)
+        readers = readers_of([item.event for item in placed])
         notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
         folded = folded_operations(placed, readers, outputs)
         for index, item in enumerate(placed):

@@ -32,11 +32,11 @@ class PlacedOperation:
         return None if self.event.timed else self.steps[0]
 
 
-def readers_of(placed: Sequence[PlacedOperation]) -> dict[int, set[int]]:
+def readers_of(records: Sequence[OperationRecord]) -> dict[int, set[int]]:
     """Index of an operation -> indices of the operations that read its output."""
     readers: dict[int, set[int]] = defaultdict(set)
-    for index, item in enumerate(placed):
-        for source in item.event.inputs:
+    for index, record in enumerate(records):
+        for source in record.inputs:
             readers[source].add(index)
     return readers
 
@@ -184,20 +184,17 @@ def _at_their_readers(
     What a loop computes from the spikes of step t to add it to the input of step t + 1 is work of step t + 1: it is
     not computed from the last step any more. What is computed from a zero state is work of the step that reads it.
     """
-    readers: dict[int, list[int]] = defaultdict(list)
-    for i, event in enumerate(events):
-        for source in event.inputs:
-            readers[source].append(i)
-    found, at_rest = list(when), _at_rest(events)
+    readers, found = readers_of(events), list(when)
     for members in reversed(_repeated_operations(events, when)):
         moved = [step for i in members if (step := _step_of_readers(i, readers, found)) is not None]
         is_later = all((when[i] or 0) < step for i, step in zip(members, moved, strict=False))
         is_one_each = len(moved) == len(members) == len(set(moved))
         if is_one_each and is_later and time_steps - 1 not in {when[i] for i in members}:
-            found = [dict(zip(members, moved, strict=True)).get(i, step) for i, step in enumerate(found)]
-    for i in sorted(at_rest, reverse=True):
-        step = _step_of_readers(i, readers, found)
-        found[i] = found[i] if step is None else step
+            for i, step in zip(members, moved, strict=True):
+                found[i] = step
+    for i in sorted(_at_rest(events), reverse=True):
+        first = _step_of_readers(i, readers, found)
+        found[i] = found[i] if first is None else first
     return found
 
 
@@ -222,7 +219,7 @@ def _repeated_operations(events: Sequence[OperationRecord], when: Sequence[int |
     return list(groups.values())
 
 
-def _step_of_readers(index: int, readers: Mapping[int, Sequence[int]], when: Sequence[int | None]) -> int | None:
+def _step_of_readers(index: int, readers: Mapping[int, set[int]], when: Sequence[int | None]) -> int | None:
     """The first step in which the result of an operation is read; None if it is read without steps, or not at all."""
     steps = [when[r] for r in readers.get(index, ())]
     known = [step for step in steps if step is not None and step >= 0]
