@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from snn_energy.analysis.comparison import Comparison
     from snn_energy.pricing.energy import Energy
@@ -65,16 +65,28 @@ def files_read(counts_files: list[Path], *names: str | None) -> list[Path]:
     return found + [Path(name) for name in names if name is not None and Path(name).is_file()]
 
 
+class _NoBar:
+    """In place of a progress bar: shows nothing."""
+
+    def add_task(self, description: str, **details: Any) -> TaskID:
+        """The number of a task."""
+        return cast("TaskID", 0)
+
+    def update(self, task: TaskID, **details: Any) -> None:
+        """Nothing to show."""
+
+
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[Progress | _NoBar]:
     """A progress bar on stderr; silent if stderr is not a terminal."""
+    if not (sys.stderr.isatty() and is_first_process()):
+        yield _NoBar()
+        return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    silent = not (console.is_terminal and is_first_process())
-    with Progress(*columns, console=console, transient=True, disable=silent) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield bar
 
 

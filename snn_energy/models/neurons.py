@@ -140,6 +140,15 @@ def hoyer_regulariser(z: Tensor) -> Tensor:
     return clipped.sum().square() / clipped.square().sum().clamp_min(1e-12)
 
 
+def _lower_triangle(size: int) -> Tensor:
+    """(size, size): ones on and below the diagonal, zeros above; on the meta device only the shape.
+
+    There, tril and arithmetic would import torch's compiler, which takes longer than a small network's profile.
+    """
+    ones = torch.ones(size, size)
+    return ones if ones.is_meta else ones.tril()
+
+
 Observer = Callable[[int, Tensor, Tensor], None]
 
 NEURON_RULES = ("paper", "spikformer", "hoyer")
@@ -297,8 +306,9 @@ class DTSS(LIF):
             raise ModelError(f"min_steps must lie in 0..{max_steps} (T_max), not {min_steps}")
         self.max_steps, self.initial_steps, self.min_steps = max_steps, initial_steps, min_steps
         self.tp = nn.Parameter(torch.zeros(max_steps))
-        self.register_buffer("coeff", torch.ones(max_steps, max_steps).tril(), persistent=False)
-        self.reset_scores()
+        self.register_buffer("coeff", _lower_triangle(max_steps), persistent=False)
+        if not self.tp.is_meta:
+            self.reset_scores()
 
     def reset_scores(self) -> None:
         """Initialise TP: TS^t = 1.5 for t <= T_init, 0.5 for t > T_init."""

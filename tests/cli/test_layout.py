@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 import snn_energy.cli
-from snn_energy.cli.main import COMMANDS, app
+from snn_energy.cli.commands import COMMANDS, app
 from snn_energy.cli.options import LeaveOut, NetworkOptions, PolicyOptions, TableOptions, with_option_groups
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -150,7 +150,7 @@ def test_groups_change_nothing_unless_given() -> None:
 
 def test_the_command_line_starts_without_heavy_packages() -> None:
     code = (
-        "import sys, snn_energy.cli.main\n"
+        "import sys, snn_energy.cli.commands\n"
         "loaded = {'torch', 'numpy', 'pandas', 'matplotlib', 'pydantic', 'rich.console'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )

@@ -14,7 +14,7 @@ import typer
 from pages import DOCS, README, ROOT, TEXTS, block, commands, page, rows, section
 
 import snn_energy as se
-from snn_energy.cli.main import app
+from snn_energy.cli.commands import app
 from snn_energy.datasets.names import DATASETS
 from snn_energy.hardware.numbers import numbers
 from snn_energy.studies.ablation_grid import list_grids

@@ -31,7 +31,7 @@ from typing import Any
 
 IMPORTED = (  # torch's compiler too: torch itself imports it for a network without values and for an optimiser
     "torch._dynamo", "torch.fx.experimental.symbolic_shapes",
-    "snn_energy.cli.main", "snn_energy.datasets.open", "snn_energy.jobs.profile_run", "snn_energy.profiler.run",
+    "snn_energy.cli.commands", "snn_energy.datasets.open", "snn_energy.jobs.profile_run", "snn_energy.profiler.run",
     "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
     "snn_energy.report.plots.activity", "snn_energy.report.plots.training", "snn_energy.studies.ablation",
     "snn_energy.studies.demo", "snn_energy.studies.trio", "snn_energy.training.train",

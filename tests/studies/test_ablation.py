@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import snn_energy.studies.ablation as ablation
-from snn_energy.cli.main import app
+from snn_energy.cli.commands import app
 from snn_energy.core.errors import HardwareError, RecipeError
 from snn_energy.datasets.open import load_images
 from snn_energy.report.plots.training import accuracy_against_energy, kind_of_training
