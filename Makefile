@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test test-quick check format bench golden frameworks gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test test-quick check format bench golden frameworks zoo gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -66,6 +66,10 @@ format: $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python tests/bench/bench_training.py
 	PYTHONPATH=tests/oracles:tests/networks $(BIN)/python tests/bench/bench.py
+
+# Writes docs/zoo.md: what is found, what is equal, what it costs.
+zoo: $(PEERS)
+	PYTHONPATH=tests/oracles:tests/networks:tests/zoo OMP_NUM_THREADS=1 $(BIN)/python tests/zoo/table.py
 
 gpu: $(PEERS)
 	$(BIN)/python tests/bench/gpu.py -o reports/gpu --device cuda $(if $(DATA),--data $(DATA)) $(CHECKPOINTS)
