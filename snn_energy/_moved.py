@@ -37,7 +37,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "groups": ("core.groups",),
     "hardware_tables": ("hardware.tables",),
     "image_files": ("datasets.image_files",),
-    "inputs": ("jobs.inputs",),
+    "inputs": ("jobs.inputs", "datasets.rescaled"),
     "latency": ("pricing.cycles", "pricing.energy", "analysis.skipping", "counts.transforms"),
     "ledger": ("paper.ledger",),
     "memory": ("pricing.memory",),
@@ -127,7 +127,7 @@ RENAMED: dict[str, dict[str, str]] = {
     },
     "hardware_tables": {"cannot_price": "missing_prices", "notes": "profile_notes"},
     "image_files": {"LITTER": "SYSTEM_FILES"},
-    "inputs": {"Divided": "ScaledImages"},
+    "inputs": {"Divided": "RescaledImages"},
     "latency": {
         "Places": "LayerRows",
         "every_step": "run_masked_steps",

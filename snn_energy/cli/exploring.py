@@ -7,16 +7,17 @@ from typing import Annotated
 
 import typer
 
+from snn_energy.cli.option_groups import with_option_groups
 from snn_energy.cli.options import (
     BatchSizeOption,
     CountsFilesArgument,
     CsvOption,
     DataOption,
     HardwareOption,
+    NormalisationOptions,
     PolicyOptions,
     SamplesOption,
     SpikingArgument,
-    with_option_groups,
 )
 from snn_energy.cli.output import files_read, progress, say, show, warn
 
@@ -106,6 +107,7 @@ def early_exit(
     samples: SamplesOption = None,
     batch_size: BatchSizeOption = 60,
     *,
+    normalisation: NormalisationOptions,
     policies: PolicyOptions,
     csv: CsvOption = None,
 ) -> None:
@@ -115,7 +117,7 @@ def early_exit(
     from snn_energy.report.tables import write_table
     from snn_energy.studies.early_exit_run import early_exit_of_checkpoint
 
-    path = parse_data(data)[1]
+    path, normalised = parse_data(data)[1], normalisation.normalisation()
     require_distinct_paths((csv,), [checkpoint, *([] if path is None else [path]), *files_read([], hardware)])
     with progress() as bar:
         task = bar.add_task(checkpoint.name, total=samples)
@@ -127,12 +129,14 @@ def early_exit(
             hardware=hardware,
             batch_size=batch_size,
             on_batch=lambda done: bar.update(task, completed=done),
+            normalisation=normalised,
             **policies.arguments(),
         )
     write_table(table, csv_path=csv)
     show(table, f"{checkpoint.name}, early exit, energy per sample on {hardware}; ratio: to all time steps")
 
 
+@with_option_groups
 def sensitivity(
     checkpoint: SpikingArgument,
     data: DataOption,
@@ -145,10 +149,13 @@ def sensitivity(
     points: Annotated[
         float, typer.Option("--points", min=0, max=100, help="Points of accuracy that half a group's steps may cost.")
     ] = 1.0,
+    *,
+    normalisation: NormalisationOptions,
 ) -> None:
     """What the later time steps of each group of layers are worth, and which groups should enter the mask loss."""
     from snn_energy.studies.sensitivity.measure import sensitivity_of_checkpoint
 
+    normalised = normalisation.normalisation()
     with progress() as bar:
         task = bar.add_task(checkpoint.name, total=samples)
         found = sensitivity_of_checkpoint(
@@ -158,6 +165,7 @@ def sensitivity(
             batch_size=batch_size,
             cut=cut,
             on_batch=lambda done: bar.update(task, completed=done),
+            normalisation=normalised,
         )
     written = found.save(output, points=points)
     show(found.groups(), "cosine similarity of the inputs of LIF layers to the first time step, by group")

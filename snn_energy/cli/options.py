@@ -1,16 +1,11 @@
-"""Arguments and options that several commands share, each declared once; groups of them are frozen dataclasses.
-
-A command has a group as one keyword parameter, and ``with_option_groups`` exposes the group's fields to typer instead.
-"""
+"""Arguments and options that several commands share, each declared once; groups of them are frozen dataclasses."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from functools import wraps
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypedDict, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 
@@ -21,11 +16,14 @@ from snn_energy.core.vocabulary import (
     IntegerPolicy,
     Kind,
     MemoryVariant,
+    NormalisationName,
     ProductPolicy,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from snn_energy.datasets.rescaled import Normalisation
 
 DATA_HELP = "digits, or NAME:PATH with cifar10, cifar100, folder (ImageNet's layout), packed-jpeg or npz."
 ANY_DATA_HELP = f"{DATA_HELP[:-1]}; nmnist:PATH; or your loader, file.py:function."
@@ -154,50 +152,27 @@ class NetworkOptions:
     cut: Annotated[bool, typer.Option("--cut", help="Of recordings: leave out what comes after the last step.")] = False
 
 
-class LeaveOut:
-    """In ``Annotated[Group, LeaveOut("field")]``: options of a group that a command does not have."""
+@dataclass(frozen=True)
+class NormalisationOptions:
+    """How images are normalised, as in the training of the network."""
 
-    def __init__(self, *names: str) -> None:
-        self.names = names
+    mean: Annotated[
+        str | None,
+        typer.Option("--mean", metavar="R,G,B", help="Of every channel, subtracted from values of 0..1; with --std."),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option("--std", metavar="R,G,B", help="Of every channel, which (x - mean) is divided by; with --mean."),
+    ] = None
+    normalize: Annotated[
+        NormalisationName | None, typer.Option("--normalize", help="The published mean and std of a data set instead.")
+    ] = None
 
+    def normalisation(self) -> Normalisation | None:
+        """What the options say. Raises DataError; typer.BadParameter if they exclude one another."""
+        from snn_energy.datasets.rescaled import make_normalisation
 
-def with_option_groups(command: Callable[..., None]) -> Callable[..., None]:
-    """The command with one parameter per field instead of each group; the command itself still receives the groups."""
-    parameters: list[inspect.Parameter] = []
-    groups: dict[str, tuple[Callable[..., object], list[str]]] = {}
-    hints = get_type_hints(command, include_extras=True)
-    for parameter in inspect.signature(command).parameters.values():
-        hint = hints[parameter.name]
-        group, *annotations = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        if isinstance(group, type) and is_dataclass(group):
-            left_out = {
-                name for annotation in annotations if isinstance(annotation, LeaveOut) for name in annotation.names
-            }
-            options = _options(group, left_out)
-            groups[parameter.name] = group, [option.name for option in options]
-            parameters += options
-        else:
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
-
-    @wraps(command)
-    def command_with_options(**values: object) -> None:
-        group_values = {name: group(**{key: values.pop(key) for key in keys}) for name, (group, keys) in groups.items()}
-        command(**values, **group_values)
-
-    command_with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command_with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command_with_options
-
-
-def _options(group: type, left_out: set[str]) -> list[inspect.Parameter]:
-    """A keyword parameter per field. Raises TypeError for a name to leave out that is no field."""
-    hints = get_type_hints(group, include_extras=True)
-    unknown = left_out - hints.keys()
-    if unknown:
-        raise TypeError(f"{group.__name__} has no option {', '.join(sorted(unknown))} to leave out")
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return [
-        inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name])
-        for field in fields(group)
-        if field.name not in left_out
-    ]
+        given = [option for option, value in (("--mean", self.mean), ("--std", self.std)) if value is not None]
+        if given and self.normalize is not None:
+            raise typer.BadParameter(f"{' and '.join(given)} or --normalize {self.normalize}, not both")
+        return make_normalisation(self.mean, self.std, self.normalize)

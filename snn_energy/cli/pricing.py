@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
+from snn_energy.cli.option_groups import LeaveOut, with_option_groups
 from snn_energy.cli.options import (
     CountsArgument,
     CountsFilesArgument,
     HardwareOption,
-    LeaveOut,
     PolicyOptions,
     TableOptions,
-    with_option_groups,
 )
 from snn_energy.cli.output import files_read, say, show, show_comparison, show_energy, warn
 from snn_energy.core.vocabulary import Schedule, TableLevel, ZeroHandling

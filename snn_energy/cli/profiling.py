@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from snn_energy.cli.option_groups import LeaveOut, with_option_groups
 from snn_energy.cli.options import (
     AnyDataOption,
     DeviceOption,
-    LeaveOut,
     NetworkOptions,
+    NormalisationOptions,
     SamplesOption,
-    with_option_groups,
 )
 from snn_energy.cli.output import is_first_process, note, progress, say, show, warn
 
@@ -37,6 +37,7 @@ def profile(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Counts do not depend on it.")] = 60,
     *,
     network: NetworkOptions,
+    normalisation: NormalisationOptions,
     strict: Annotated[bool, typer.Option("--strict", help="An operation without a counting rule is an error.")] = False,
     device: DeviceOption = "auto",
 ) -> None:
@@ -52,7 +53,7 @@ def profile(
 
     require_writable(output)
     require_distinct_paths([output, samples_path(output)], _files_read(checkpoint, data, network))
-    request = _profile_request(checkpoint, data, network, samples)
+    request = _profile_request(checkpoint, data, network, normalisation, samples)
     counts = _profile_with_progress(request, parts_path(output), batch_size=batch_size, strict=strict, device=device)
     if not is_first_process():
         return
@@ -72,6 +73,7 @@ def inspect(
     checkpoint: CheckpointArgument = None,
     *,
     network: Annotated[NetworkOptions, LeaveOut("max_k")],
+    normalisation: NormalisationOptions,
     strict: Annotated[bool, typer.Option("--strict", help="Something not covered is an error.")] = False,
 ) -> None:
     """What would be believed of a network, from a few samples: what spikes, where time is, what is not covered."""
@@ -79,7 +81,7 @@ def inspect(
     from snn_energy.jobs.profile_run import inspect_run
     from snn_energy.report.sentences import assumptions
 
-    found = inspect_run(_profile_request(checkpoint, data, network))
+    found = inspect_run(_profile_request(checkpoint, data, network, normalisation))
     for line in assumptions(found.counts):
         note(line)
     for line in found.lines():
@@ -113,7 +115,11 @@ def models() -> None:
 
 
 def _profile_request(
-    checkpoint: Path | None, data: str, network: NetworkOptions, samples: int | None = None
+    checkpoint: Path | None,
+    data: str,
+    network: NetworkOptions,
+    normalisation: NormalisationOptions,
+    samples: int | None = None,
 ) -> ProfileRequest:
     """The network and the data that options name. Raises SnnEnergyError; typer.BadParameter for conflicting options."""
     from snn_energy.jobs.inputs import EventOptions
@@ -152,6 +158,7 @@ def _profile_request(
         image_size=None if is_registry_name else given.get("image_size"),
         in_channels=None if is_registry_name else given.get("in_channels"),
         divisor=network.divide_by,
+        normalisation=normalisation.normalisation(),
         events=EventOptions(step_us=network.step_us, values=network.frames, cut=network.cut),
     )
 

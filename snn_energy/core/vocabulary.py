@@ -6,6 +6,7 @@ from typing import Literal
 
 Kind = Literal["binary", "ternary", "integer", "real"]  # of operand values; design rule 4
 FrameValues = Literal["count", "binary"]  # of a pixel in one time step of a recording
+NormalisationName = Literal["cifar10", "cifar100", "imagenet", "mnist"]  # whose published mean and std
 MemoryVariant = Literal["ws_once", "ws_reload", "psum_spill", "state_only", "output_stationary", "no_local_reuse"]
 IntegerPolicy = Literal["ac", "multi-ac", "mac", "mac-dense"]
 ProductPolicy = Literal["coincidence", "gated"]

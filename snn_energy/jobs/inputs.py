@@ -7,20 +7,18 @@ only, or from a NIR graph. Data come from NAME:PATH, or from a reference that re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from snn_energy.core.errors import CheckpointError, DataError
 from snn_energy.datasets.digits import BUNDLED, DIGITS_PIXELS
 from snn_energy.datasets.events import EventSet, load_events
-from snn_energy.datasets.images import Images, Indices, check_labels
+from snn_energy.datasets.images import Images, check_labels
 from snn_energy.datasets.names import EVENT_DATASETS, parse_data
 from snn_energy.datasets.npz import npz_shape
 from snn_energy.datasets.open import load_images
+from snn_energy.datasets.rescaled import Normalisation, rescaled
 from snn_energy.jobs.references import build_loader, build_model, is_reference
 
 if TYPE_CHECKING:
@@ -82,46 +80,6 @@ def _with_assumption_note(network: nn.Module, model: str | None, given: dict[str
 
 
 @dataclass(frozen=True)
-class ScaledImages:
-    """Images with every value divided by one number, such as 255 for a file of bytes."""
-
-    images: Images
-    divisor: float
-
-    @property
-    def name(self) -> str:
-        """The name of the images."""
-        return self.images.name
-
-    @property
-    def split(self) -> str:
-        """The split of the images."""
-        return self.images.split
-
-    @property
-    def note(self) -> str:
-        """The note of the images, with the divisor."""
-        return f"{self.images.note}; values / {self.divisor:g}"
-
-    @property
-    def labels(self) -> NDArray[np.int64]:
-        """The labels of the images."""
-        return self.images.labels
-
-    def batch(self, indices: Indices, crops: NDArray[np.float64] | None = None) -> NDArray[np.float32]:
-        """(B,) indices -> (B, C, H, W)."""
-        return self.images.batch(indices, crops) / np.float32(self.divisor)
-
-    def first(self, samples: int) -> ScaledImages:
-        """The first ``samples`` images."""
-        return replace(self, images=self.images.first(samples))
-
-    def fingerprint(self) -> bytes:
-        """The fingerprint of the images, with the divisor."""
-        return self.images.fingerprint() + repr(self.divisor).encode()
-
-
-@dataclass(frozen=True)
 class EventOptions:
     """How recordings are converted to frames; see ``events.to_frames``."""
 
@@ -140,12 +98,14 @@ def open_data(
     image_size: int | None = None,
     in_channels: int | None = None,
     divisor: float | None = None,
+    normalisation: Normalisation | None = None,
     events: EventOptions | None = None,
 ) -> Images | EventSet:
     """The test split of ``NAME:PATH`` in the shape that a network expects.
 
     image_size, in_channels: for a network whose ``config`` lacks them; default: those of the data. divisor: every
-    value of an image is divided by it. time_steps: frames per event recording. Raises DataError.
+    value of an image is divided by it, before ``normalisation``. time_steps: frames per event recording. Raises
+    DataError.
     """
     name, path = parse_data(spec)
     if name in EVENT_DATASETS:
@@ -155,6 +115,11 @@ def open_data(
             )
         if divisor is not None:
             raise DataError(f"{spec}: events are counted, not divided; leave --divide-by out")
+        if normalisation is not None:
+            raise DataError(
+                f"{spec}: events are counted, not normalised; leave --mean, --std and --normalize out, or give frames "
+                "of your own: --data FILE.py:LOADER"
+            )
         options = events or EventOptions()
         return load_events(
             spec, "test", time_steps, by=options.by, step_us=options.step_us, values=options.values, cut=options.cut,
@@ -175,11 +140,7 @@ def open_data(
     classes = getattr(config, "num_classes", None)
     if isinstance(classes, int):
         check_labels(images, classes)
-    if divisor is None:
-        return images
-    if not (divisor > 0 and np.isfinite(divisor)):
-        raise DataError(f"{spec}: the divisor must be a finite number above 0, not {divisor:g}")
-    return ScaledImages(images, divisor)
+    return rescaled(images, channels, divisor, normalisation)
 
 
 def _data_shape(name: str, path: Path | None) -> tuple[int | None, int | None]:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snn_energy._version import __version__
-from snn_energy.core.errors import ProfilingError, SnnEnergyError
+from snn_energy.core.errors import DataError, ProfilingError, SnnEnergyError
 from snn_energy.counts.counts import Counts
 from snn_energy.datasets.events import EventSet
 from snn_energy.datasets.images import Images
+from snn_energy.datasets.rescaled import Normalisation
 from snn_energy.jobs.inputs import EventOptions, is_data_reference, open_batches, open_data, open_network
 from snn_energy.jobs.references import is_reference
 
@@ -52,6 +53,7 @@ class ProfileRequest:
     image_size: int | None = None
     in_channels: int | None = None
     divisor: float | None = None
+    normalisation: Normalisation | None = None
     events: EventOptions | None = None
 
 
@@ -97,9 +99,10 @@ def profile_run(
     network = _network(request)
     require_countable(network)
     if is_data_reference(request.data):
+        _require_loader_alone(request)
         return _profile_reference(request, network, header or {}, strict, device, on_batch)
     data = _data(request, network)
-    full_header = {"dataset": data.name, "split": data.split, "data_note": data.note, **(header or {})}
+    full_header = {**_data_header(request, data), **(header or {})}
     total = len(data.labels)
     with processes(device, backend="gloo", timeout=timedelta(days=30)) as group, ExitStack() as stack:
         if group.device.type != "cpu":
@@ -128,6 +131,17 @@ def profile_run(
             parts=stored_parts,
             **_declared_arguments(request, data),
         )
+
+
+def _data_header(request: ProfileRequest, data: Images | EventSet) -> dict[str, Any]:
+    """Header entries about the data."""
+    normalisation = request.normalisation
+    return {
+        "dataset": data.name,
+        "split": data.split,
+        "data_note": data.note,
+        **({} if normalisation is None else {"normalisation": normalisation.header()}),
+    }
 
 
 def _interpretation(request: ProfileRequest, network: Any, data: Images | EventSet) -> Interpretation:
@@ -170,6 +184,7 @@ def inspect_run(request: ProfileRequest) -> InspectionReport:
         "input_kind": request.input_kind,
     }
     if is_data_reference(request.data):
+        _require_loader_alone(request)
         loader, has_time = open_batches(request.data), False
     else:
         data = _data(request, network)
@@ -201,6 +216,7 @@ def _data(request: ProfileRequest, network: Any) -> Images | EventSet:
         image_size=request.image_size,
         in_channels=request.in_channels,
         divisor=request.divisor,
+        normalisation=request.normalisation,
         events=request.events,
     )
 
@@ -255,6 +271,23 @@ def _profile_reference(
             header={"dataset": Path(request.data).name, **header},
             on_batch=on_batch,
             strict=strict,
+        )
+
+
+def _require_loader_alone(request: ProfileRequest) -> None:
+    """Raise DataError if options change what the user's own loader gives."""
+    options = {
+        "--divide-by": request.divisor,
+        "--mean, --std or --normalize": request.normalisation,
+        "--image-size": request.image_size,
+        "--in-channels": request.in_channels,
+        "--step-us, --frames or --cut": None if request.events == EventOptions() else request.events,
+    }
+    given = next((name for name, value in options.items() if value is not None), None)
+    if given is not None:
+        raise DataError(
+            f"{request.data}: your own loader gives the batches as the network reads them; leave {given} out and do "
+            "it there"
         )
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from snn_energy.analysis.exit_energy import FloatArray, IntArray, check_threshold, exit_table, stop_steps
 from snn_energy.core.errors import ModelError
 from snn_energy.counts.counts import Counts
+from snn_energy.datasets.rescaled import Normalisation
 from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.schema import HardwareProfile
 
@@ -76,6 +77,7 @@ def early_exit_of_checkpoint(
     hardware: str | Path | HardwareProfile,
     batch_size: int = 60,
     on_batch: Callable[[int], None] | None = None,
+    normalisation: Normalisation | None = None,
     **policies: Any,
 ) -> pd.DataFrame:
     """``exit_table`` of an snn_energy checkpoint over the test split of a data set. Raises SnnEnergyError."""
@@ -84,6 +86,7 @@ def early_exit_of_checkpoint(
     from snn_energy.checkpoints.checkpoint import load_checkpoint
     from snn_energy.datasets.images import batches, check_labels
     from snn_energy.datasets.open import load_images
+    from snn_energy.datasets.rescaled import rescaled
 
     for threshold in thresholds:
         check_threshold(threshold)
@@ -92,6 +95,7 @@ def early_exit_of_checkpoint(
     _forward_steps(network)
     config = network.config
     images = load_images(data, "test", config.image_size, config.in_channels, samples)
+    images = rescaled(images, config.in_channels, normalisation=normalisation)
     check_labels(images, config.num_classes)
 
     def loader() -> Iterator[tuple[Any, Any]]:

@@ -17,17 +17,19 @@ from typer.testing import CliRunner
 
 import snn_energy.cli
 from snn_energy.cli.commands import COMMANDS, app
-from snn_energy.cli.options import LeaveOut, NetworkOptions, PolicyOptions, TableOptions, with_option_groups
+from snn_energy.cli.option_groups import LeaveOut, with_option_groups
+from snn_energy.cli.options import NetworkOptions, PolicyOptions, TableOptions
 
 Cli = Callable[..., tuple[int, str, str]]
 MODULES = sorted(Path(snn_energy.cli.__file__).parent.glob("*.py"))
-SHORT = ("__init__", "main", "hardware", "reports")  # modules with little to say
+SHORT = ("__init__", "main", "option_groups", "hardware", "reports")  # modules with little to say
 HARDWARE = ("list", "show", "diff", "validate")
 POLICIES = ("--memory", "--integer", "--products", "--encoder", "--without")
 NETWORK = (
     "--model", "--model-args", "--ema", "--image-size", "--in-channels", "--num-classes", "--time-steps", "--time",
     "--neuron", "--input-kind", "--max-k", "--divide-by", "--step-us", "--frames",
 )  # fmt: skip
+NORMALISATION = ("--mean", "--std", "--normalize")
 TABLES = ("--csv", "--json", "--markdown", "--latex")
 
 
@@ -55,7 +57,9 @@ def declared(module: Path) -> Iterator[str]:
                     yield str(argument.value)
 
 
-@pytest.mark.parametrize("option", [*POLICIES, *NETWORK, *TABLES, "--hardware", "--samples", "--seed", "--device"])
+@pytest.mark.parametrize(
+    "option", [*POLICIES, *NETWORK, *NORMALISATION, *TABLES, "--hardware", "--samples", "--seed", "--device"]
+)
 def test_a_shared_option_is_declared_in_one_place(option: str) -> None:
     places = [module.stem for module in MODULES for flag in declared(module) if flag == option]
     assert places == ["options"]

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from snn_energy.core.errors import ModelError, ProfilingError
 from snn_energy.core.files import make_folder, write_texts
 from snn_energy.core.groups import GROUPS, layer_group
+from snn_energy.datasets.rescaled import Normalisation
 from snn_energy.models.neurons import LIF
 from snn_energy.models.spikformer import spiking_layers
 from snn_energy.report.tables import csv
@@ -247,6 +248,7 @@ def sensitivity_of_checkpoint(
     on_batch: Callable[[int], None] | None = None,
     model: str | None = None,
     options: dict[str, Any] | None = None,
+    normalisation: Normalisation | None = None,
 ) -> Sensitivity:
     """``measure`` a checkpoint over (the first ``samples`` images of) the test split of a data set.
 
@@ -257,6 +259,7 @@ def sensitivity_of_checkpoint(
     from snn_energy.checkpoints.checkpoint import load_checkpoint
     from snn_energy.datasets.images import batches, check_labels
     from snn_energy.datasets.open import load_images
+    from snn_energy.datasets.rescaled import rescaled
 
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ProfilingError(f"batch_size must be a whole number of at least 1, not {batch_size!r}")
@@ -268,6 +271,7 @@ def sensitivity_of_checkpoint(
             "compared over time steps; give a spikformer or dts-spikformer checkpoint"
         )
     images = load_images(data, "test", config.image_size, config.in_channels, samples)
+    images = rescaled(images, config.in_channels, normalisation=normalisation)
     check_labels(images, config.num_classes)
     loader = ((torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches(images, batch_size))
     try:
