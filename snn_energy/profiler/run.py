@@ -23,7 +23,8 @@ from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
-from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret
+from snn_energy.profiler.discovery.inline import calls_per_forward
+from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret, steps_in
 from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
@@ -64,7 +65,7 @@ def profile(
     determine it. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest multiple that
     counts as integer, default 2 * blocks + 2. strict: an operation without a rule is an error instead of a row and a
     warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a run on a few
-    samples identifies (a state, and two output values) need not be named. header: extra entries for the counts' header.
+    samples identifies (a state, multiples of one value) need not be named. header: extra entries for the counts' header.
     on_batch: called with the number of samples counted so far. parts: where the counts are stored during the run
     (``results.resume``), by default in memory and temporary files; memory does not grow with the number of samples.
     interpretation: time, T_max and neurons as ``interpret_first`` determined them on other samples; it replaces
@@ -181,13 +182,15 @@ def interpret_first(
     )
     if own is not None and not is_foreign:
         return Interpretation(time or "inside", own, "the model says so", spiking)
-    if time is None and steps is None and not is_foreign:
-        raise ProfilingError("time_steps= is needed: the model does not say how many time steps it runs")
-    if not is_foreign and (time is not None or steps == 1):
-        return Interpretation(time or "inside", steps or 1, "declared", spiking)
     x = _unpack(batches[0])[0] if batches else None
     with torch._C.DisableTorchFunction():
         x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
+    if time is None and steps is None and not is_foreign:
+        with evaluation_mode(model):
+            raise ProfilingError(_steps_needed_message(model, x))
+    if not is_foreign and (time is not None or steps == 1):
+        declared = 1 if time in (None, "inside") else steps_in(x, time, steps)
+        return Interpretation(time or "inside", steps or declared, "declared", spiking)
     with evaluation_mode(model):
         try:
             interpretation = interpret(
@@ -204,6 +207,13 @@ def interpret_first(
     if time is None and not has_time:
         _require_as_many_samples(interpretation, x, _labels_in(batches))
     return interpretation
+
+
+def _steps_needed_message(model: nn.Module, x: Any) -> str:
+    """That T is not known, and how often the layers are called, which may be T."""
+    calls = calls_per_forward(model, x) if isinstance(x, Tensor) and x.numel() else None
+    said = f"; it calls its layers {calls} times: if those are time steps, --time-steps {calls}" if calls else ""
+    return f"time_steps= is needed: the model does not say how many time steps it runs{said}"
 
 
 def _labels_in(batches: Sequence[Any]) -> int | None:

@@ -229,6 +229,44 @@ def test_a_neuron_that_is_silent_in_the_first_batch_is_found() -> None:
     assert silent.loc["1", "spikes"].sum() == 0
 
 
+class SignedSpikes(nn.Module):
+    """Spikes of both signs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u: Any = 0.0
+
+    def forward(self, x: Tensor) -> Any:
+        u = 0.9 * self.u + x
+        spike = (u > 0.5).float() - (u < -0.5).float()
+        self.u = u - 0.5 * spike
+        return spike
+
+
+class SeveralAtOnce(nn.Module):
+    """As many spikes as fit into the potential, four at most, a quarter each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u: Any = 0.0
+
+    def forward(self, x: Tensor) -> Any:
+        u = 0.9 * self.u + x
+        spike = torch.round(torch.clamp(u, 0, 4)) / 4
+        self.u = u - 4 * spike
+        return spike
+
+
+@pytest.mark.parametrize(("kind", "read"), [(SignedSpikes, "ternary"), (SeveralAtOnce, "integer")])
+def test_a_neuron_that_gives_multiples_of_one_value_is_found(kind: type[nn.Module], read: str) -> None:
+    x = 3 * images() - 1
+    found = truth(net(kind), x, call, ("1", "3"))
+    counts = se.profile(net(kind), [x], time_steps=T)
+    assert counts.header["time"] == "call"
+    assert_rows(counts, found, read=["0"])
+    assert set(counts.to_frame()[lambda f: f["layer"] == "2"]["input_kind"]) == {read}
+
+
 # --- what is no neuron --------------------------------------------------------------------------------------------
 
 
@@ -314,8 +352,8 @@ def test_weights_that_no_layer_holds_are_counted() -> None:
 # --- named by the user --------------------------------------------------------------------------------------------
 
 
-class Ternary(nn.Module):
-    """Gives three values, so that it is not found by its output."""
+class Graded(nn.Module):
+    """Gives spikes as high as the potential is, so that it is not found by its output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -323,28 +361,28 @@ class Ternary(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         u = 0.9 * self.u + x
-        spike = (u > 0.5).float() - (u < -0.5).float()
-        self.u = u - 0.5 * spike
+        spike = (u > 0.5).float() * u
+        self.u = u - spike
         return spike
 
 
-@pytest.mark.parametrize("named", [Ternary, "Ternary", f"{__name__}.Ternary", "1"])
+@pytest.mark.parametrize("named", [Graded, "Graded", f"{__name__}.Graded", "1"])
 def test_a_neuron_is_named_by_class_dotted_name_or_layer(named: Any) -> None:
     layers = ("1",) if named == "1" else ("1", "3")
-    found = truth(net(Ternary), images() - 0.5, call, layers)
-    counts = se.profile(net(Ternary), [images() - 0.5], time_steps=T, time="call", neurons=[named])
+    found = truth(net(Graded), images() - 0.5, call, layers)
+    counts = se.profile(net(Graded), [images() - 0.5], time_steps=T, time="call", neurons=[named])
     assert_rows(counts, found, read=["0"])
-    assert set(counts.to_frame()[lambda f: f["layer"] == "2"]["input_kind"]) == {"ternary"}
+    assert set(counts.to_frame()[lambda f: f["layer"] == "2"]["input_kind"]) == {"real"}
 
 
 def test_a_named_neuron_settles_time() -> None:
-    assert se.profile(net(Ternary), [images()], time_steps=T, neurons=["Ternary"]).header["time"] == "call"
-    assert "neuron" not in set(se.profile(net(Ternary), [images()], time_steps=T, time="call").to_frame()["op"])
+    assert se.profile(net(Graded), [images()], time_steps=T, neurons=["Graded"]).header["time"] == "call"
+    assert "neuron" not in set(se.profile(net(Graded), [images()], time_steps=T, time="call").to_frame()["op"])
 
 
 def test_a_wrong_name_says_the_nearest() -> None:
-    with pytest.raises(ProfilingError, match=r"^neuron 'Ternari': .* no module of that class or name.*Ternary"):
-        se.profile(net(Ternary), [images()], time_steps=T, neurons=["Ternari"])
+    with pytest.raises(ProfilingError, match=r"^neuron 'Gradet': .* no module of that class or name.*Graded"):
+        se.profile(net(Graded), [images()], time_steps=T, neurons=["Gradet"])
 
 
 @pytest.mark.parametrize("declared", [{"time_steps": T, "time": "call"}, {"time_steps": T}, {"time_steps": 1}])

@@ -299,7 +299,7 @@ class BNTTNet(nn.Module):
         return mem_fc / self.num_steps
 
 
-@network("Intelligent-Computing-Lab-Yale/BNTT-Batch-Normalization-Through-Time", neurons=False)
+@network("Intelligent-Computing-Lab-Yale/BNTT-Batch-Normalization-Through-Time", neurons=False, told={"time_steps": T})
 def bntt(size: Size) -> nn.Module:
     """A BatchNorm per time step; neurons written inline, in a loop over T inside; the last layer adds up potentials."""
     return BNTTNet(size)
@@ -336,7 +336,7 @@ class DietSNNNet(nn.Module):
         return answer
 
 
-@network("nitin-rathi/hybrid-snn-conversion (Diet-SNN)", neurons=False)
+@network("nitin-rathi/hybrid-snn-conversion (Diet-SNN)", neurons=False, told={"time_steps": T})
 def diet_snn(size: Size) -> nn.Module:
     """A loop over T and over the layers inside; potentials in a dictionary, learnt leaks and thresholds, ReLUs that are
     skipped: neurons written inline, the last layer adds up potentials."""

@@ -62,7 +62,7 @@ class SpyTorchNet(nn.Module):
         return torch.stack(voltages, dim=1).max(1)[0]
 
 
-@network("fzenke/spytorch (tutorial 2)", data=rasters, order="samples", neurons=False, told={"time_steps": T})
+@network("fzenke/spytorch (tutorial 2)", data=rasters, order="samples", neurons=False, told={"time": "axis1"})
 def spytorch(size: Size) -> nn.Module:
     """(B, T, F) spikes; einsum with parameters over all steps at once, membrane in a loop inline, spikes stacked along
     axis 1; maximum over T of the filtered output."""
@@ -70,7 +70,7 @@ def spytorch(size: Size) -> nn.Module:
 
 
 @network(
-    "fzenke/spytorch (tutorial 4)", data=rasters, order="samples", neurons=False, told={"time_steps": T},
+    "fzenke/spytorch (tutorial 4)", data=rasters, order="samples", neurons=False, told={"time": "axis1"},
     mixes_time=("",),
 )  # fmt: skip
 def spytorch_recurrent(size: Size) -> nn.Module:

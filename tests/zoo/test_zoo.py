@@ -76,10 +76,16 @@ def test_it_is_found_without_declaration_and_counted_as_by_brute_force(member: M
     assert differences(member, counts, found) == []
 
 
+@pytest.mark.parametrize("member", [m for m in zoo.members() if m.name in zoo.ONE_WORD], ids=lambda m: m.name)
+def test_one_word_that_the_message_gives_is_enough(member: Member) -> None:
+    with pytest.raises(ProfilingError, match=f"--time {member.told['time']}$"):
+        se.profile(member.at_rest(SMALL), member.batches(SMALL), time_steps=member.steps)
+
+
 def test_a_network_of_every_repository_is_there_once() -> None:
     names = [member.name for member in zoo.members()]
     assert len(set(names)) == len(names)
     assert len({member.repository.partition(" ")[0] for member in zoo.members()}) >= 35
     assert set(zoo.REFUSED) | set(zoo.WRONG) <= set(names)
-    assert all(set(member.told) <= {"time_steps"} for member in zoo.members())
+    assert all(set(member.told) <= {"time_steps"} or member.name in zoo.ONE_WORD for member in zoo.members())
     assert all(member.pattern for member in zoo.members())

@@ -12,7 +12,6 @@ UNDETERMINED = "time= must say where time is"
 REFUSED = {
     "sglformer": UNDETERMINED,
     "statten": "cannot tell which axes hold time and samples",
-    "spikeyolo": UNDETERMINED,
     "tdbn": UNDETERMINED,
     "tdbn_images": UNDETERMINED,
     "nda": "the convolution reads",
@@ -20,16 +19,16 @@ REFUSED = {
     "snn_rat": UNDETERMINED,
     "dsr": "it changes its own weights when it is run",
     "norse_convnet": UNDETERMINED,
-    "bntt": "time_steps= is needed",
-    "diet_snn": "time_steps= is needed",
-    "spytorch": UNDETERMINED,
-    "spytorch_recurrent": UNDETERMINED,
     "spiking_ssm": "no time axis reaches it",
     "lava_dl": UNDETERMINED,
     "snn_delays": UNDETERMINED,
     "tcja": "if it wants them with time, declare it",
 }
-WRONG = {"spikegpt": "layers in front of the first LIF are counted once, not per time step"}
+ONE_WORD = {"spytorch", "spytorch_recurrent"}  # no module of theirs is a neuron or a layer: time= is named by a message
+WRONG = {
+    "spytorch_recurrent": "a product with recurrent weights that reads zeros at rest has no row",
+    "spikegpt": "layers in front of the first LIF are counted once, not per time step",
+}
 
 
 def members() -> tuple[Member, ...]:

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler.discovery.observe import ModuleObservation, first_input, observe_run, observed_neurons
+from snn_energy.profiler.discovery.inline import axes_with, inline_time
+from snn_energy.profiler.discovery.observe import (
+    SAMPLES,
+    ModuleObservation,
+    first_input,
+    observe_run,
+    observed_neurons,
+)
 from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import (
     hidden_work_message,
@@ -35,7 +42,6 @@ STATIC_MODES = (
     "repeat-flat",
 )  # tried in this order on (B, ...)
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # tried in this order on (T, B, ...)
-SAMPLES = (2, 3)
 
 
 @dataclass(frozen=True)
@@ -151,10 +157,10 @@ def _interpret(
     spiking = spiking_modules(model, named)
     unknown = candidates(model, spiking)
     if time is not None and (time_steps is not None or time not in ("inside", "loop")):
-        return _interpret_as_declared(model, x, time, _steps_in(x, time, time_steps), spiking, unknown)
+        return _interpret_as_declared(model, x, time, steps_in(x, time, time_steps), spiking, unknown)
     weighted = {name: spec for name in neurons_with_weights(model) if (spec := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
-        raise ProfilingError(_undetermined_message(time_steps, "it has no module that is known to spike"))
+        return _without_neurons(model, x, time_steps, "it has no module that is known to spike")
     trial = _Trial(model, x, time, spiking, unknown, weighted)
     static = ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES
     for mode in static:
@@ -177,7 +183,21 @@ def _interpret(
             "state left over from other batches (reset it before)? if it wants them with time, declare it: time= "
             "(--time)"
         ) from trial.raised[0]
+    if time is None and set(trial.why) <= {"no module spikes"}:
+        return _without_neurons(model, x, time_steps, "no module spikes")
     raise ProfilingError(_undetermined_message(time_steps, "; ".join(trial.why)))
+
+
+def _without_neurons(model: nn.Module, x: Tensor, steps: int | None, why: str) -> Interpretation:
+    """Time of a network whose neurons are no modules of their own, by the calls of its layers with weights."""
+    time = inline_time(model, x, steps) if steps is not None and steps > 1 else None
+    if time is not None and steps is not None:
+        return Interpretation(time, steps, f"found by a run: its layers with weights are called {steps} times", {})
+    axes = axes_with(x, steps)
+    hint = (
+        f"; an axis of its batches has {steps} steps: {' or '.join(f'--time {axis}' for axis in axes)}" if axes else ""
+    )
+    raise ProfilingError(_undetermined_message(steps, why) + hint)
 
 
 @dataclass
@@ -317,7 +337,7 @@ def _interpret_as_declared(
     return Interpretation(time, steps, "declared", spiking)
 
 
-def _steps_in(x: Any, time: str, steps: int | None) -> int:
+def steps_in(x: Any, time: str, steps: int | None) -> int:
     """T as declared, else the size of the declared time axis. Raises ProfilingError if neither is known."""
     given = MODES[time].given
     axis = 0 if given == "axis0" else 1

@@ -7,15 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from snn_energy.core.kinds import value_set_of
 from snn_energy.profiler.neurons.known import known_class, reset_states
 from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
 from snn_energy.profiler.rules.registry import layer_names, plain_name
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode
+
+SAMPLES = (2, 3)  # of the runs that look at a network: the axis that grows is that of samples
 
 
 @dataclass
@@ -153,12 +157,12 @@ def _record_call(observation: ModuleObservation, x: Tensor, spike: Any) -> bool:
     observation.is_identity &= torch.equal(spike.to(x.dtype), x)
     if observation.is_identity:  # so far, the output equals the input
         return False
-    if len(observation.values) < 3:
+    if _may_be_spikes(observation.values):
         observation.values |= _values(spike)
-    if len(observation.read) < 3:
+    if _may_be_spikes(observation.read):
         observation.read |= _values(x)
     is_known = (observation.has_state or observation.time_axis is not None) and observation.values != {0.0}
-    return not observation.is_known and not is_known and len(observation.values) < 3
+    return not observation.is_known and not is_known and _may_be_spikes(observation.values)
 
 
 def _run_trials(
@@ -193,6 +197,7 @@ def _run_trials(
         )
 
 
+MOST_AT_ONCE = 8  # spikes that a neuron is found to give in one step
 _INPUT_OFFSETS = (1, 10, 100, 1000)
 
 
@@ -201,7 +206,13 @@ def _raised(x: Tensor, offset: float) -> Tensor:
 
 
 def _values(spike: Tensor) -> set[float]:
-    return set(spike.unique()[:4].tolist())
+    """The distinct values; of very many, more of them than spikes may have."""
+    return set(spike.unique()[: 2 * MOST_AT_ONCE + 2].tolist())
+
+
+def _may_be_spikes(values: set[float]) -> bool:
+    """True for zeros and one constant, or whole multiples of one: several spikes at once, or negative ones."""
+    return value_set_of(np.array(sorted(values)), MOST_AT_ONCE).kind != "real"
 
 
 def _axis_of_memory(output_from_rest: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
@@ -262,7 +273,7 @@ def _shifted(state: Any, offset: Tensor) -> Any:
 
 
 def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str]) -> dict[str, NeuronSpec]:
-    """Unknown modules that keep a state and return two values, 0 and another; only the innermost of nested ones."""
+    """Unknown modules that keep a state and return 0 and multiples of one value; only the innermost of nested ones."""
     found = {
         name
         for name in names
@@ -271,8 +282,8 @@ def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str])
         and not observation.is_identity
         and not observation.multiplies
         and (observation.has_state or observation.time_axis is not None)
-        and len(observation.values) == 2
-        and 0.0 in observation.values
+        and {0.0} < observation.values
+        and _may_be_spikes(observation.values)
         and not observation.read <= observation.values  # a delay returns the values that it reads
     }
     inner = {n for n in found if not any(m != n and (m.startswith(f"{n}.") or n == "") for m in found)}
