@@ -65,7 +65,7 @@ def profile(
     determine it. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest multiple that
     counts as integer, default 2 * blocks + 2. strict: an operation without a rule is an error instead of a row and a
     warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a run on a few
-    samples identifies (a state, multiples of one value) need not be named. header: extra entries for the counts' header.
+    samples identifies (a state, multiples of one value) need not be named. header: extra entries of the header.
     on_batch: called with the number of samples counted so far. parts: where the counts are stored during the run
     (``results.resume``), by default in memory and temporary files; memory does not grow with the number of samples.
     interpretation: time, T_max and neurons as ``interpret_first`` determined them on other samples; it replaces

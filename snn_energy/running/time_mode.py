@@ -22,6 +22,9 @@ SHAPES: dict[Layout, str] = {
 }
 
 
+SAMPLES = (2, 3)  # of the runs that look at a network: the axis that grows is that of samples
+
+
 @dataclass(frozen=True)
 class TimeMode:
     """One way in which a network gets its time steps (``core.vocabulary.TIME_MODES``).

@@ -10,15 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.vocabulary import TIME_MODES
-from snn_energy.profiler.discovery.inline import axes_with, inline_time
-from snn_energy.profiler.discovery.observe import (
-    SAMPLES,
-    ModuleObservation,
-    first_input,
-    observe_run,
-    observed_neurons,
-)
+from snn_energy.profiler.discovery.inline import inline_time, undetermined_message
+from snn_energy.profiler.discovery.observe import ModuleObservation, first_input, observe_run, observed_neurons
 from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import (
     hidden_work_message,
@@ -32,7 +25,7 @@ from snn_energy.profiler.neurons.known import (
 from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
 from snn_energy.profiler.rules.plain_layers import is_layer_class
 from snn_energy.running.module_state import State
-from snn_energy.running.time_mode import MODES, SHAPES, TimeMode, require_one_argument
+from snn_energy.running.time_mode import MODES, SAMPLES, SHAPES, TimeMode, require_one_argument
 
 STATIC_MODES = (
     "inside",
@@ -185,19 +178,14 @@ def _interpret(
         ) from trial.raised[0]
     if time is None and set(trial.why) <= {"no module spikes"}:
         return _without_neurons(model, x, time_steps, "no module spikes")
-    raise ProfilingError(_undetermined_message(time_steps, "; ".join(trial.why)))
+    raise ProfilingError(undetermined_message(time_steps, "; ".join(trial.why)))
 
 
 def _without_neurons(model: nn.Module, x: Tensor, steps: int | None, why: str) -> Interpretation:
     """Time of a network whose neurons are no modules of their own, by the calls of its layers with weights."""
-    time = inline_time(model, x, steps) if steps is not None and steps > 1 else None
-    if time is not None and steps is not None:
-        return Interpretation(time, steps, f"found by a run: its layers with weights are called {steps} times", {})
-    axes = axes_with(x, steps)
-    hint = (
-        f"; an axis of its batches has {steps} steps: {' or '.join(f'--time {axis}' for axis in axes)}" if axes else ""
-    )
-    raise ProfilingError(_undetermined_message(steps, why) + hint)
+    if steps is None or inline_time(model, x, steps) is None:
+        raise ProfilingError(undetermined_message(steps, why, x))
+    return Interpretation("loop", steps, f"found by a run: its layers with weights are called {steps} times", {})
 
 
 @dataclass
@@ -382,13 +370,6 @@ def _silent_neurons(
         and run[name].is_same_shape
         and not run[name].multiplies
     }
-
-
-def _undetermined_message(steps: int | None, why: str) -> str:
-    declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
-    needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"
-    name = "; name neurons that are not known with neurons= (--neuron)" if "spike" in why else ""
-    return f"time= must say where time is: it cannot be told from the model ({why}); {declare}{needed}{name}"
 
 
 def _read(

@@ -19,8 +19,6 @@ from snn_energy.profiler.rules.registry import layer_names, plain_name
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode
 
-SAMPLES = (2, 3)  # of the runs that look at a network: the axis that grows is that of samples
-
 
 @dataclass
 class ModuleObservation:
