@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +11,12 @@ from torch import Tensor
 from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.rules.records import tensors_in
-from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, find, is_in_place, plain_name
+from snn_energy.profiler.rules.registry import BatchContext, Call, PartCall, RuleEntry, find, is_in_place, plain_name
 from snn_energy.profiler.rules.unknown import UNKNOWN
-from snn_energy.profiler.tracking.call_cache import CallCache, CompletedCall, ReplayError, split_arguments
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationLog, Outcome
+from snn_energy.profiler.tracking.recorder import Recorder
+from snn_energy.profiler.tracking.script import Slots
 from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.scan_cache import ScanCache, StaleScanError
 from snn_energy.profiler.values.traces import TensorTrace
@@ -27,19 +27,20 @@ RESHAPES_IN_PLACE = frozenset(("unsqueeze", "squeeze", "t", "transpose", "swapax
 class CallCounter:
     """Holds the tensor table and the operation log, and enters the outcome of every call in them.
 
-    context: of the current call of the model.
+    context: of the current call of the model. recorder: writes down every call for later batches.
     """
 
-    def __init__(self, scopes: ModuleScopes, scans: ScanCache, cache: CallCache) -> None:
-        self.scopes, self.scans, self.cache = scopes, scans, cache
-        self.table, self.log = TensorTable(), OperationLog()
+    def __init__(self, scopes: ModuleScopes, scans: ScanCache) -> None:
+        self.scopes, self.scans = scopes, scans
+        self.table, self.log, self.slots = TensorTable(), OperationLog(), Slots()
+        self.recorder = Recorder(self.slots, self.table, self.log, scans)
         self.context = BatchContext(BatchShape(1, 1))
 
     def record_call(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """Count one function call that has just returned. Raises ProfilingError if it cannot be counted."""
         try:
             self._count_call(raw, args, kwargs, out)
-        except (ProfilingError, MemoryError, ReplayError, StaleScanError):
+        except (ProfilingError, MemoryError, StaleScanError):
             raise
         except Exception as error:
             raise ProfilingError(
@@ -51,25 +52,24 @@ class CallCounter:
         entry = find(plain_name(raw)) or UNKNOWN
         if entry.is_question:
             return
-        work = functools.partial(self._outcome, entry, raw, args, kwargs, out)
-        if not entry.cacheable or not isinstance(out, Tensor) or is_in_place(raw):
-            outcome = work()
-        else:
-            scope = self.scopes.current
-            tensors, rest, options = split_arguments(args, kwargs)
-            traces = [self.table.get(t) for t in tensors]
-            made = CompletedCall(
-                raw, (scope.name, scope.invocation), tensors, traces, rest, options, out, len(self.log.records),
-                entry.constants_matter, entry.scans_operands,
-            )  # fmt: skip
-            outcome = self.cache.outcome(made, scope.counters, work, self.scans)
-        if outcome is not None:
-            self._apply(outcome)
+        event = self.recorder.begin(raw, args, kwargs, out, decides=entry.constants_matter)
+        call = self._call_of(entry, raw, args, kwargs, out)
+        if call is not None and entry.parts is not None:
+            self.recorder.inputs(event, call.inputs)
+            self.count_parts(entry.parts(call))
+        elif call is not None:
+            assert entry.count is not None
+            outcome = self.next(entry.count(call, self.context, self.scans))
+            self.keep(outcome)
+            self.recorder.end(event)
+            self._prescan(outcome, event)
+            return
+        self.recorder.end(event)
 
-    def _outcome(
+    def _call_of(
         self, entry: RuleEntry, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
-    ) -> Outcome | None:
-        """The outcome of a call by its rule; None if there is no tensor to track, or its parts are counted."""
+    ) -> Call | None:
+        """A call with the traces of its tensors; None if there is no tensor to track."""
         name, inputs = plain_name(raw), self._inputs(args, kwargs)
         if not inputs:
             for target in tensors_in([kwargs.get("out")]):
@@ -85,20 +85,19 @@ class CallCounter:
         made = [out] if isinstance(out, Tensor) else list(tensors_in([out]))
         if not made and not entry.writes:
             return None
-        call = Call(name, args, kwargs, inputs, made, self.scopes.site(), is_in_place(raw))
-        if entry.parts is not None:
-            for part in entry.parts(call):
-                self._count_part(part.name, part.args, part.out)
-            return None
-        assert entry.count is not None
-        return self.next(entry.count(call, self.context, self.scans))
+        return Call(name, args, kwargs, inputs, made, self.scopes.site(), is_in_place(raw))
 
-    def _count_part(self, name: str, args: Sequence[Any], out: Tensor) -> None:
-        """Count one of the calls that a function is made of."""
-        entry, inputs = find(name), self._inputs(args, {})
-        if inputs and entry is not None and entry.count is not None:
-            call = Call(name, args, {}, inputs, [out], self.scopes.site())
-            self._apply(self.next(entry.count(call, self.context, self.scans)))
+    def count_parts(self, parts: Iterable[PartCall]) -> None:
+        """Count the calls that a function is made of."""
+        for name, args, out in parts:
+            entry, inputs = find(name), self._inputs(args, {})
+            if inputs and entry is not None and entry.count is not None:
+                event = self.recorder.begin(name, args, {}, out, decides=entry.constants_matter)
+                call = Call(name, args, {}, inputs, [out], self.scopes.site())
+                outcome = self.next(entry.count(call, self.context, self.scans))
+                self.keep(outcome)
+                self.recorder.end(event)
+                self._prescan(outcome, event)
 
     def _inputs(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[Tensor, TensorTrace]]:
         """Tensors among arguments that stem from the loader, in order, with their traces."""
@@ -111,15 +110,15 @@ class CallCounter:
         """The outcome, attributed to the next operation in the log."""
         return outcome.with_source(len(self.log.records))
 
-    def _apply(self, outcome: Outcome) -> None:
-        """Enter an outcome; scan an operation's result immediately in the layouts that the previous batch read."""
-        self.keep(outcome)
+    def _prescan(self, outcome: Outcome, event: Any) -> None:
+        """Scan an operation's result immediately in the layouts that the previous batches read."""
         record = outcome.record
         if record is not None and record.op == "unsupported":
             self.log.unsupported.setdefault(record.layer, record.note)
         elif record is not None:
             out, trace = outcome.traces[0]
             trace.scans.writer = record.layer, record.invocation
+            self.recorder.prescanned(event, out)
             self.scans.prescan(out, trace)
 
     def keep(self, outcome: Outcome) -> None:

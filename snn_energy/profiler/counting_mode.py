@@ -1,8 +1,8 @@
-"""One pass through a network: module hooks track the scope, a torch function mode receives every call.
+"""One pass through a network: module hooks report the layers, a torch function mode receives every call.
 
-Every call of a torch function on a tensor that stems from the loader is counted by the rule for its name and creates an
-``OperationRecord``: its counts (small tensors, one entry per row = time step and sample), its geometry, and which
-earlier operations it reads. The mode only connects the other components.
+The first batch is walked through in full: every call on a tensor that stems from the loader is counted by the rule for
+its name and creates an ``OperationRecord``. The walk leaves a script, with which the events of later batches are only
+compared; where one differs, the full walk goes on from there. The mode only connects the other components.
 """
 
 from __future__ import annotations
@@ -15,36 +15,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeGuard
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.models.neurons import LIF
-from snn_energy.profiler.axes.roles import BatchShape, input_roles
-from snn_energy.profiler.call_counter import CallCounter
-from snn_energy.profiler.neurons.count import count_foreign_neuron, count_own_neuron
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.follow import CrossCheck, follow_call, follow_neuron, follow_plain_layer
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
-from snn_energy.profiler.rules.moves import reshaped
-from snn_energy.profiler.rules.plain_layers import (
-    is_layer_class,
-    is_over_time,
-    is_plain_layer,
-    is_weight_layer,
-    plain_call,
-)
+from snn_energy.profiler.rules.plain_layers import is_layer_class, is_plain_layer
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import RuleEntry, find, plain_name
 from snn_energy.profiler.rules.unknown import UNKNOWN
-from snn_energy.profiler.tracking.call_cache import CallCache
+from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
-from snn_energy.profiler.tracking.operation_log import OperationRecord
-from snn_energy.profiler.values.bounds import NOTHING
+from snn_energy.profiler.tracking.script import CallStep, Script
 from snn_energy.profiler.values.scan_cache import ScanCache
-from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
+from snn_energy.profiler.walk import Walk
 
+OnCall = Callable[[str, Any, Any, Any], None]
 CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" also computes what is cached, and compares
 
 
@@ -71,11 +62,11 @@ def _parameter_names(model: nn.Module) -> dict[int, dict[int, str]]:
 
 
 class DecompositionMode(TorchDispatchMode):
-    """Records the aten operations that a function without a rule is made of."""
+    """Reports the aten operations that a function without a rule is made of."""
 
-    def __init__(self, calls: CallCounter) -> None:
+    def __init__(self, on_call: OnCall) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls = calls
+        self.on_call = on_call
         self.alive: list[Any] = []  # keeps intermediate tensors alive, so that their ids stay unique
 
     def __torch_dispatch__(
@@ -90,7 +81,7 @@ class DecompositionMode(TorchDispatchMode):
                 return out
         out = func(*args, **kwargs)
         self.alive.append(out)
-        self.calls.record_call(raw, args, kwargs, out)
+        self.on_call(raw, args, kwargs, out)
         return out
 
 
@@ -98,7 +89,8 @@ class CountingMode(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``tracing`` around each pass.
 
     neurons: layer -> its NeuronSpec, used for all classes but LIF. decomposed_layers: neurons that are counted as the
-    operations that they are made of.
+    operations that they are made of. follower: compares this batch with the script of an earlier one; None while the
+    batch is walked through in full. followed_batches: number of batches that were the same as a script throughout.
     """
 
     def __init__(
@@ -114,12 +106,16 @@ class CountingMode(TorchFunctionMode):
         modules = {model.get_submodule(name): spec for name, spec in (neurons or {}).items()}
         self._foreign = {id(module): spec for module, spec in modules.items() if not isinstance(module, LIF)}
         self._decomposed = {id(model.get_submodule(name)) for name in decomposed_layers}
-        cross_check = os.environ.get(CROSS_CHECK) == "1"
+        self._cross_check = os.environ.get(CROSS_CHECK) == "1"
         self.scopes, self.observer = ModuleScopes(model, self._is_leaf), SpikeObserver()
-        self.scans = ScanCache(max_k, input_kind, cross_check=cross_check)
-        self.cache = CallCache(cross_check=cross_check)
-        self.calls = CallCounter(self.scopes, self.scans, self.cache)
-        self.table, self.log = self.calls.table, self.calls.log
+        self.scans = ScanCache(max_k, input_kind, cross_check=self._cross_check)
+        self.walk = Walk(self.scopes, self.scans, self.observer)
+        self.calls, self.table, self.log = self.walk.calls, self.walk.table, self.walk.log
+        self.follower: Follower | None = None
+        self.followed_batches = 0
+        self._check: CrossCheck | None = None
+        self._scripts: dict[BatchShape, Script] = {}
+        self._modules: dict[str, nn.Module] = {}
         self._entries: dict[Any, tuple[str, RuleEntry]] = {}  # of functions already called
 
     @property
@@ -133,11 +129,14 @@ class CountingMode(TorchFunctionMode):
     def tracing(self) -> Iterator[None]:
         """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
-        self.calls.context = replace(self.calls.context, parameters=_parameter_names(self.model))
+        parameters = _parameter_names(self.model)
+        self.calls.context = replace(self.calls.context, parameters=parameters)
+        self.walk.recorder.parameters = parameters
+        self._modules = dict(self.model.named_modules(remove_duplicate=True))
         has_fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one call that hides the layers of attention
         try:
-            for name, module in self.model.named_modules(remove_duplicate=True):
+            for name, module in self._modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
                 if self._is_own(module):
@@ -162,33 +161,69 @@ class CountingMode(TorchFunctionMode):
         self.log.begin_batch()
         self.calls.context = replace(self.calls.context, shape=batch, records=self.log.records)
         self.scans.begin_batch()
-        self.cache.begin_batch(batch)
         self.table.clear()
+        self.calls.slots.clear()
+        self.follower, self._check = None, None
+        script = self._scripts.get(batch)
+        if script is not None and self._cross_check:
+            self._check = CrossCheck(script, self.scans, self.calls.context.parameters)
+        elif script is not None:
+            self.walk.recorder.stop()
+            self.follower = Follower(script, self.calls.slots, self.table, self.scans, self.calls.context.parameters)
+            return
+        self.walk.recorder.begin_batch()
 
     def end(self) -> None:
         """Finish the counts. Raises ProfilingError if a neuron's potential or a real input was NaN or infinite."""
-        self.log.finish()
+        if self.follower is not None and not self.follower.is_complete:
+            self._depart()
+        if self.follower is not None:
+            self.log.records = self.follower.script.records
+            self.followed_batches += 1
+        else:
+            self._keep_script()
         self.scans.require_finite()
+
+    def _keep_script(self) -> None:
+        """Keep what the walk has written down, for later batches; under a cross-check, only if they are not alike."""
+        if self._check is not None and self._check.end(self.log):
+            self.followed_batches += 1
+            return
+        script = self.walk.recorder.script()
+        if script is None:
+            self._scripts.pop(self.batch, None)
+        else:
+            self._scripts[self.batch] = script
+
+    def _depart(self) -> None:
+        """This batch differs from the script: from here on, it is walked through in full."""
+        if self.follower is not None:
+            follower, self.follower = self.follower, None
+            self.walk.resume(follower, self._modules)
 
     def begin_call(self, step: int | None) -> None:
         """Start a call of the model within one pass; step: its time step, None if time is inside the model."""
         self.calls.context = replace(self.calls.context, step=step)
-        self.scopes.begin_call()
+        if self.follower is None or not self.follower.begin_call(step):
+            self._walked(lambda check: check.begin_call(step))
+            self.walk.begin_call(step)
 
     def mark_input(self, x: Tensor, layout: str | None, constant: bool) -> None:
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
-        batch = self.batch
-        timed, roles = layout is not None, input_roles(x.dim(), layout, batch)
         bound = self.scans.bound_of_input(x)
-        active = np.ones(batch.time_steps if timed else 1, dtype=np.bool_)
-        before = self.table.get(x)  # the input of the previous step is the same tensor: its scans are valid
-        scans = before.scans if before is not None and before.bound == bound else None
-        facts = TensorFacts(roles, timed, self.calls.context.step, active, constant, frozenset(), bound)
-        self.table.put(x, TensorTrace(self.cache.reuse_facts(facts), scans))
+        if self.follower is None or not self.follower.input(x, layout, constant, bound):
+            self._walked(lambda check: check.input(x, layout, constant, bound))
+            self.walk.input(x, layout, constant, bound)
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Operations whose results the model returns."""
         return self.log.results([self.table.get(tensor) for tensor in tensors_in([out])])
+
+    def _walked(self, same: Callable[[Follower], bool | CallStep]) -> None:
+        """The next event is counted by the walk; ``same``: compares it with a script, where that is cross-checked."""
+        self._depart()
+        if self._check is not None:
+            self._check.event(same, self.walk, self._modules)
 
     # ---- modules ----------------------------------------------------------------------------------------------
 
@@ -203,13 +238,17 @@ class CountingMode(TorchFunctionMode):
 
     def _entering(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self.scopes.enter(name, module)
+            follower = self.follower
+            if follower is None or not follower.enter(name):
+                self._walked(lambda check: check.enter(name))
+                self.walk.enter(name, module)
             if self._is_own(module) or id(module) in self._foreign:
                 self.scopes.neuron_depth += 1
                 if self.scopes.neuron_depth == 1:  # its arithmetic is the neuron update: not recorded
                     self.scopes.suspend()
                 if isinstance(module, LIF):
-                    requests = self.scans.requests_of((self.scopes.layer, self.scopes.current.invocation))
+                    writer = (self.scopes.layer, self.scopes.current.invocation)
+                    requests = self.scans.requests_of(writer if self.follower is None else self.follower.writer)
                     layouts = (request.layout for request in requests.values())
                     self.observer.begin(module.amplitude, self.batch, layouts)
             elif not self.scopes.is_suspended and is_plain_layer(module, args, kwargs):
@@ -224,76 +263,34 @@ class CountingMode(TorchFunctionMode):
                 self.observer.end()
                 scopes.neuron_depth -= 1
                 if scopes.neuron_depth == 0:
-                    spec = self._foreign.get(id(module))
-                    if spec is not None:
-                        count_foreign_neuron(module, spec, args, kwargs, out, self.calls)
-                    elif isinstance(module, LIF):
-                        count_own_neuron(module, args, kwargs, out, self.calls, self.observer)
+                    self._on_neuron(module, args, kwargs, out)
                     scopes.resume()
             elif scopes.is_suspended and scopes.neuron_depth == 0:
-                self._count_plain_layer(module, args[0], out)
+                self._on_plain_layer(module, args[0], out)
                 scopes.resume()
-            if not scopes.current.counters and scopes.neuron_depth == 0 and is_weight_layer(module):
-                self._count_untraced(name, module, out)
-            scopes.leave()
+            if self.follower is None or not self.follower.leave(name):
+                self._walked(lambda check: check.leave(name))
+                self.walk.leave(name, module, out)
 
         return hook
 
-    def _count_plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
-        """Count a layer that is one function call; on (T*B, ...) if it reads (T, B, ...)."""
-        trace = self.table.get(x)
-        if trace is None and isinstance(out, Tensor) and is_weight_layer(module):
-            self._count_on_constant(module, x, out)
-            return
-        if trace is None or not is_over_time(module) or not isinstance(out, Tensor):
-            self.calls.record_call(*plain_call(module, x), out)
-            return
-        rows, made = x.flatten(0, 1), out.flatten(0, 1)
-        self.table.put(rows, reshaped(x, trace, rows, self.batch))
-        self.calls.record_call(*plain_call(module, rows), made)
-        after = self.table.get(made)
-        if after is not None:
-            self.table.put(out, reshaped(made, after, out, self.batch))
+    def _on_neuron(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        spec = self._foreign.get(id(module))
 
-    def _count_on_constant(self, module: nn.Module, x: Tensor, out: Tensor) -> None:
-        """Count a layer that reads zeros (a state at rest) or parameters (a learned query), for every sample."""
-        is_parameter = x.untyped_storage()._cdata in self.calls.context.parameters
-        if not is_parameter and bool(x.any()):
-            return  # values that may stem from the loader by a way that was not followed
-        weight = module._parameters["weight"]
-        assert weight is not None
-        samples, axes = self.batch.samples, 1 if isinstance(module, nn.Linear) else weight.dim() - 1
-        rows, made = (x.view_as(x), out) if x.dim() > axes else (x.unsqueeze(0), out.unsqueeze(0))
-        if rows.shape[0] != samples:
-            if rows.shape[0] != 1:
-                return  # its rows are no samples
-            rows, made = (t.expand(samples, *t.shape[1:]) for t in (rows, made))
-        facts = TensorFacts(
-            input_roles(rows.dim(), None, self.batch), False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING
-        )
-        self.table.put(rows, TensorTrace(facts))
-        self.calls.record_call(*plain_call(module, rows), made)
-        self.log.records[-1].reads_constant = True
-        after = self.table.get(made)
-        if after is not None and made is not out:
-            self.table.put(
-                out, after.replace(roles=after.roles[-out.dim() :] if out.dim() < made.dim() else after.roles)
-            )
+        def same(follower: Follower) -> bool:
+            return follow_neuron(module, spec, args, kwargs, out, follower, self.observer, self.batch)
 
-    def _count_untraced(self, name: str, module: nn.Module, out: Any) -> None:
-        """Add an unsupported row for a layer with weights that ran without a recorded operation."""
-        layer = name or type(module).__name__
-        size = next((t.numel() for t in tensors_in([out])), 0)
-        record = OperationRecord(
-            layer, name, self.scopes.current.invocation, 0, "", "unsupported", False, self.calls.context.step,
-            np.ones(1, np.bool_), False, frozenset(), size // max(1, self.batch.samples),
-            note="reads nothing that is known to stem from the loader",
-        )  # fmt: skip
-        self.log.records.append(record)
-        self.log.untraced_layers[layer] = (
-            "its work was not seen (it reads a constant, or a tensor that left the profiler's sight through numpy, "
-            "another thread or the like); it is listed as unsupported and its cost is unknown"
-        )
+        if self.follower is None or not same(self.follower):
+            self._walked(same)
+            self.walk.neuron(module, spec, args, kwargs, out)
+
+    def _on_plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
+        def same(follower: Follower) -> bool:
+            return follow_plain_layer(module, x, out, follower)
+
+        if self.follower is None or not same(self.follower):
+            self._walked(same)
+            self.walk.plain_layer(module, x, out)
 
     # ---- every function call ----------------------------------------------------------------------------------
 
@@ -315,17 +312,39 @@ class CountingMode(TorchFunctionMode):
         raw, entry = known
         if entry.is_question:
             return func(*args, **kwargs)
-        if entry is UNKNOWN and any(self.table.get(t) for t in tensors_in([args, kwargs])):
-            body = python_body(func)
-            if body is not None:
-                with self:
-                    return body(*args, **kwargs)
-            before = len(self.log.records)
-            with DecompositionMode(self.calls):
-                out = func(*args, **kwargs)
-            if len(self.log.records) == before and any(self.table.get(t) is None for t in tensors_in([out])):
-                self.calls.record_call(raw, args, kwargs, out)
-            return out
+        if entry is UNKNOWN:
+            return self._run_unknown(func, raw, args, kwargs)
         out = func(*args, **kwargs)
-        self.calls.record_call(raw, args, kwargs, out)
+        self._on_call(raw, args, kwargs, out)
         return out
+
+    def _on_call(self, raw: str, args: Any, kwargs: Any, out: Any) -> None:
+        if self.follower is None or not follow_call(raw, args, kwargs, out, self.follower):
+            self._walked(lambda check: follow_call(raw, args, kwargs, out, check))
+            self.walk.call(raw, args, kwargs, out)
+
+    def _run_unknown(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:
+        """Run a function without a rule: by its Python body, or with the operations of torch within it."""
+        if not any(self._is_traced(tensor) for tensor in tensors_in([args, kwargs])):
+            out = func(*args, **kwargs)
+            self._on_call(raw, args, kwargs, out)
+            return out
+        body = python_body(func)
+        if body is not None:
+            with self:
+                return body(*args, **kwargs)
+        before = self._operations
+        with DecompositionMode(self._on_call):
+            out = func(*args, **kwargs)
+        if self._operations == before and not all(self._is_traced(tensor) for tensor in tensors_in([out])):
+            self._on_call(raw, args, kwargs, out)
+        return out
+
+    def _is_traced(self, tensor: Tensor) -> bool:
+        """True if a tensor stems from the loader."""
+        return self.follower.is_traced(tensor) if self.follower is not None else self.table.get(tensor) is not None
+
+    @property
+    def _operations(self) -> int:
+        """Number of operations so far."""
+        return len(self.log.records) if self.follower is None else self.follower.operations

@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
@@ -78,8 +77,8 @@ def count_spikes(
 ) -> None:
     """Set the spikes of a record, and register what must be finite."""
     current, spike = call.current, call.spike
-    if current.numel() and current.is_floating_point():  # NaN and infinity propagate to the sum
-        scans.add_range(call.layer, current.sum(dtype=wide_enough(current)))
+    if current.numel() and current.is_floating_point():
+        register_range(call.layer, current, scans)
     result.scans.writer = writer = call.layer, record.invocation
     read_later = scans.requests_of(writer) if result.bound.proven and spike.is_contiguous() else {}
     for key, request in read_later.items():  # as earlier batches read it, while it is in the processor cache
@@ -88,8 +87,12 @@ def count_spikes(
     found = next(iter(result.scans.values()), None)
     if found is None:
         found, _ = scans.scan_operand(spike, result, batch, Reader(call.layer, record.invocation, "spikes"))
-    record.spikes = found.nonzeros.reshape(batch.rows(record.timed), -1).sum(1, dtype=torch.int64)
-    record.emitted = found
+    record.fired = found
+
+
+def register_range(layer: str, current: Tensor, scans: ScanCache) -> None:
+    """Register what a neuron reads as finite; NaN and infinity propagate to the sum."""
+    scans.add_range(layer, current.sum(dtype=wide_enough(current)))
 
 
 def integrator(spec: NeuronSpec, call: NeuronCall, out: object, context: BatchContext, scans: ScanCache) -> Outcome:
@@ -98,8 +101,7 @@ def integrator(spec: NeuronSpec, call: NeuronCall, out: object, context: BatchCo
     SpikingJelly's read-outs return (B, ...), the last, mean or largest potential, or a list of T potentials.
     """
     current, record = call.current, _record(spec, call, context)
-    record.spikes = torch.zeros(context.shape.rows(record.timed), dtype=torch.int64)
-    scans.add_range(call.layer, current.sum(dtype=wide_enough(current)))
+    register_range(call.layer, current, scans)
     whole = TensorTrace(_facts(record, call.trace))
     of_a_step = whole.replace(roles=call.trace.roles[1:], timed=False, step=None, active=record.active[:1])
     made = list(tensors_in([out]))

@@ -107,8 +107,7 @@ def count_spikes(
             result.scans[sums.layout, True] = result.scans[sums.layout, False] = found
     else:
         found, _ = scans.scan_operand(call.spike, result, batch, Reader(record.layer, record.invocation, "spikes"))
-        record.emitted = None if result.bound.proven else found  # a subclass may emit anything
-    record.spikes = found.nonzeros.reshape(batch.rows(True), -1).sum(1, dtype=torch.int64)
+    record.fired, record.is_amplitude_known = found, result.bound.proven  # a subclass may emit anything
 
 
 def wide_enough(x: Tensor) -> torch.dtype:

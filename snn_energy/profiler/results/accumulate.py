@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind, least_upper_bound
@@ -29,7 +28,9 @@ from snn_energy.profiler.results.placement import (
     readers_of,
 )
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
-from snn_energy.profiler.tracking.operation_log import Operand, OperationRecord
+from snn_energy.profiler.tracking.operation_counts import counts_of
+from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.running.accuracy import correct_samples
 from snn_energy.running.time_mode import TimeMode
 
@@ -135,18 +136,14 @@ class BatchAccumulator:
         if _sizes(event) != _sizes(layer.placed.event):
             raise ProfilingError(f"{item.layer}: its size changes between batches; profile one image size at a time")
         arrays: dict[str, npt.NDArray[np.int64]] = {}
-        for name, tensor in (
-            ("sops", event.sops),
-            ("spikes", event.spikes),
-            ("nonzeros_left", event.streamed.nonzeros if event.streamed else None),
-            ("nonzeros_right", event.other.nonzeros if event.other else None),
-        ):
+        counts = counts_of([event], counting.batch.rows(event.timed))
+        for name, tensor in counts._asdict().items():
             if tensor is not None:
                 arrays[name] = tensor.reshape(len(item.steps), -1).cpu().numpy()
-        if event.streamed is not None:
-            arrays["multi_left"] = self._join(item, "left", event.streamed, event.multi_left, arrays, counting)
-        if event.other is not None:
-            arrays["multi_right"] = self._join(item, "right", event.other, event.multi_right, arrays, counting)
+        if event.left is not None:
+            arrays["multi_left"] = self._join(item, "left", event.left, arrays, counting)
+        if event.right is not None:
+            arrays["multi_right"] = self._join(item, "right", event.right, arrays, counting)
         if event.emitted is not None:
             given = event.emitted.resolve_values(int(arrays["spikes"].sum()))
             before = self.values.get((item.layer, "emitted"), ZERO)
@@ -169,17 +166,16 @@ class BatchAccumulator:
         self,
         item: PlacedOperation,
         side: str,
-        operand: Operand,
-        multi: Tensor | None,
+        operand: NonzeroSums,
         arrays: Mapping[str, npt.NDArray[np.int64]],
         counting: CountingMode,
     ) -> npt.NDArray[np.int64]:
         """Join the operand's values with those of the part. Returns its sums of |k| in their common unit."""
         key = (item.layer, side)
-        values = operand.scan.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
+        values = operand.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
         before = self.values.get(key, ZERO)
         joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-        if operand.scan.bound.loader and operand.scan.bound.reason is None:
+        if operand.bound.loader and operand.bound.reason is None:
             self.loader.add(key)
             check_declared_kind(joined, counting.scans.input_kind, item.layer)  # raises if not as declared
         self.values[key] = joined
@@ -189,7 +185,7 @@ class BatchAccumulator:
             for (name, _), layer in self.layers.items():
                 if name == item.layer:
                     layer.gathered[f"multi_{side}"] = [sums * old for sums in layer.gathered[f"multi_{side}"]]
-        sums = arrays["sops"] if multi is None else multi.reshape(len(item.steps), -1).cpu().numpy()
+        sums = arrays[f"multi_{side}"]
         return sums if new == 1 else sums * new
 
     def _count_correct(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
@@ -268,8 +264,8 @@ def _operation(layer: OperationTotals) -> Operation:
         note=layer.note,
         feeds_neuron=layer.feeds_neuron,
         integrates_only=event.integrates_only,
-        streamed=None if event.streamed is None else event.streamed.elements,
-        other=None if event.other is None else event.other.elements,
+        streamed=None if event.left is None else event.left_elements,
+        other=None if event.right is None else event.right_elements,
         elementwise_ops=layer.elementwise_ops,
         dense_macs=event.dense_macs,
         neurons=event.neurons,

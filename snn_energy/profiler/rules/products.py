@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from snn_energy.profiler.axes.roles import Role, Roles, broadcast_roles
+from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, broadcast_roles
 from snn_energy.profiler.axes.rows import batch_in_front, cached_broadcast_roles, require_complete
 from snn_energy.profiler.rules.einsum import Letters, letters_of
 from snn_energy.profiler.rules.records import all_active, record_of, tensors_in
@@ -27,7 +28,7 @@ from snn_energy.profiler.rules.weighted import (
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import bound_of_product
 from snn_energy.profiler.values.scan import NonzeroSums
-from snn_energy.profiler.values.scan_cache import Reader, ScanCache, grouped
+from snn_energy.profiler.values.scan_cache import Arrange, Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 _RIGHT = ("other", "mat2", "vec2", "tensor")  # keywords of a right operand
@@ -187,16 +188,24 @@ def _sums_over(
     context: BatchContext,
     scans: ScanCache,
 ) -> NonzeroSums:
-    """(R, G, K) sums over M of a left, over N of a right operand, rows in front. shape: (R, G, M, K), (R, G, K, N)."""
+    """(R * G, K) sums over M of a left, over N of a right operand, rows first. shape: (R, G, M, K), (R, G, K, N)."""
     rows, groups, p, q = shape
-    full = x if x.shape[:-2] == pair.batch else x.expand(*pair.batch, *x.shape[-2:])
-    full = batch_in_front(full, pair.roles, context.shape)
     over_last = reader.operand == "right"
+    arrange = functools.partial(_matrices_of_rows, batch=pair.batch, roles=pair.roles, span=context.shape)
+    full = arrange(x)
     if not full.is_contiguous() and full.mT.is_contiguous():  # read in memory order
-        full, p, q, over_last = full.mT, q, p, not over_last
-    layout = (rows * groups, p, q), 2 if over_last else 1
-    found = scans.scan_as(x, full, layout, trace, reader, with_levels)
-    return grouped(found, groups, p if over_last else q)
+        arrange, p, q, over_last = functools.partial(_transposed, arrange=arrange), q, p, not over_last
+    return scans.scan_as(x, arrange, ((rows * groups, p, q), 2 if over_last else 1), trace, reader, with_levels)
+
+
+def _matrices_of_rows(x: Tensor, *, batch: tuple[int, ...], roles: Roles, span: BatchShape) -> Tensor:
+    """An operand expanded to the batch axes of its product, rows in front."""
+    full = x if x.shape[:-2] == batch else x.expand(*batch, *x.shape[-2:])
+    return batch_in_front(full, roles, span)
+
+
+def _transposed(x: Tensor, *, arrange: Arrange) -> Tensor:
+    return arrange(x).mT
 
 
 @rule("einsum", scans_operands=True, is_layer=True)

@@ -53,13 +53,13 @@ class CallSite(NamedTuple):
 class ModuleScopes:
     """The stack of running modules, maintained by hooks; invocations are counted per call of the model.
 
-    is_leaf: True for modules whose first operation is named after them. neuron_depth: number of running modules that
-    are neurons.
+    stack: running modules, the innermost last. is_leaf: True for modules whose first operation is named after them.
+    neuron_depth: number of running modules that are neurons.
     """
 
     def __init__(self, model: nn.Module, is_leaf: Callable[[nn.Module], bool]) -> None:
-        self._model, self._is_leaf = model, is_leaf
-        self._stack: list[ModuleScope] = []
+        self.model, self.is_leaf = model, is_leaf
+        self.stack: list[ModuleScope] = []
         self._invocations: dict[str, int] = {}
         self._suspended: Any = None
         self.neuron_depth = 0
@@ -71,23 +71,23 @@ class ModuleScopes:
     def clear(self) -> None:
         """Leave all modules, after a forward pass or an exception in it."""
         self.resume()
-        self._stack.clear()
+        self.stack.clear()
         self.neuron_depth = 0
 
     def enter(self, name: str, module: nn.Module) -> None:
         """A module's forward begins."""
         invocation = self._invocations.get(name, 0)
         self._invocations[name] = invocation + 1
-        self._stack.append(ModuleScope(name, module, invocation, {}))
+        self.stack.append(ModuleScope(name, module, invocation, {}))
 
     def leave(self) -> None:
         """The forward of the innermost module ended."""
-        self._stack.pop()
+        self.stack.pop()
 
     @property
     def current(self) -> ModuleScope:
         """The innermost running module; the model itself outside its forward."""
-        return self._stack[-1] if self._stack else ModuleScope("", self._model, 0, {})
+        return self.stack[-1] if self.stack else ModuleScope("", self.model, 0, {})
 
     @property
     def layer(self) -> str:
@@ -113,7 +113,7 @@ class ModuleScopes:
     def site(self) -> CallSite:
         """The location of a call that is made now."""
         scope, module, invocation, counters = self.current
-        return CallSite(scope, type(module).__name__, invocation, self._is_leaf(module), counters)
+        return CallSite(scope, type(module).__name__, invocation, self.is_leaf(module), counters)
 
     def count(self, label: str) -> None:
         """Count another operation with this label in the running module."""

@@ -12,29 +12,20 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.values.bounds import ValueBound
-from snn_energy.profiler.values.exact_sums import coincidences, sops_of_rows
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.traces import TensorTrace
 
 
 @dataclass
-class Operand:
-    """An operand: elements per row, non-zeros per row (R,), and the scan that determines its kind."""
-
-    elements: int
-    nonzeros: Tensor
-    scan: NonzeroSums
-
-
-@dataclass
 class OperationRecord:
-    """One operation in one forward pass. Tensors are (R,) int64, one entry per row; sizes are per row.
+    """One operation in one forward pass. Sizes are per row (time step and sample).
 
-    ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row;
-    ``finish`` makes the counts of them. ``reads``, ``leaves``: what is known of the operands and of the result of an
-    element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that holds
-    its weights. ``reads_padding``: constants lie beside the results that it reads.
+    ``left`` and ``right`` are the scans of its operands, of ``left_elements`` and ``right_elements`` per row; ``fired``
+    is that of a neuron's spikes. ``operation_counts`` makes the counts of them. ``is_amplitude_known``: the spikes have
+    the value that the neuron's class guarantees. ``reads``, ``leaves``: what is known of the operands and of the result
+    of an element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that
+    holds its weights. ``reads_padding``: constants lie beside the results that it reads.
     ``reads_constant``: it reads nothing of the loader, such as a zero state.
     """
 
@@ -58,13 +49,8 @@ class OperationRecord:
     left_elements: int = 0
     right_elements: int = 0
     geometry: Geometry | None = None
-    streamed: Operand | None = None
-    other: Operand | None = None
-    sops: Tensor | None = None
-    multi_left: Tensor | None = None
-    multi_right: Tensor | None = None
-    spikes: Tensor | None = None
-    emitted: NonzeroSums | None = None
+    fired: NonzeroSums | None = None
+    is_amplitude_known: bool = False
     integrates_only: bool = False
     dense_macs: int = 0
     elementwise_ops: int = 0
@@ -97,38 +83,10 @@ class OperationRecord:
         """Its call site, type and time step: everything that its place among the rows depends on."""
         return self.layer, self.scope, self.invocation, self.index, self.suffix, self.op, self.timed, self.step
 
-    def finish(self) -> None:
-        """Compute the counts from the scans of the operands."""
-        if self.left is None or self.streamed is not None:
-            return
-        if self.right is not None:
-            self._finish_product(self.left, self.right)
-        elif self.geometry is not None:
-            self._finish_weighted(self.left, self.geometry)
-
-    def _finish_weighted(self, left: NonzeroSums, geometry: Geometry) -> None:
-        """SOPs = sum over positions of non-zeros x fan-out."""
-        nonzeros = left.nonzeros.sum(1, dtype=torch.int64)
-        fan_out = geometry.uniform_fan_out
-        if fan_out is not None:
-            self.sops = nonzeros * fan_out
-            self.multi_left = None if left.levels is None else left.levels.sum(1, dtype=torch.int64) * fan_out
-        else:
-            weights = geometry.fan_out_on(nonzeros.device)
-            self.sops = sops_of_rows(left.nonzeros, weights)
-            self.multi_left = None if left.levels is None else sops_of_rows(left.levels, weights)
-        self.streamed = Operand(self.left_elements, nonzeros, left)
-
-    def _finish_product(self, left: NonzeroSums, right: NonzeroSums) -> None:
-        """SOPs = coincidences of non-zeros. Scans are (R, G, K)."""
-        most = self.positions * (self.out_channels // max(1, self.groups))
-        self.sops = coincidences(left.nonzeros, right.nonzeros, most)
-        if left.levels is not None:
-            self.multi_left = coincidences(left.levels, right.nonzeros, most * MAX_LEVEL)
-        if right.levels is not None:
-            self.multi_right = coincidences(left.nonzeros, right.levels, most * MAX_LEVEL)
-        self.streamed = Operand(self.left_elements, left.nonzeros.flatten(1).sum(1, dtype=torch.int64), left)
-        self.other = Operand(self.right_elements, right.nonzeros.flatten(1).sum(1, dtype=torch.int64), right)
+    @property
+    def emitted(self) -> NonzeroSums | None:
+        """The scan that determines which values the spikes have; None if the neuron's class guarantees them."""
+        return None if self.is_amplitude_known else self.fired
 
 
 def _is_same(a: object, b: object) -> bool:
@@ -142,9 +100,6 @@ def _is_same(a: object, b: object) -> bool:
     if isinstance(a, (NonzeroSums, Geometry)) and type(a) is type(b):
         return all(_is_same(getattr(a, name), getattr(b, name)) for name in a.__dataclass_fields__)
     return a == b
-
-
-MAX_LEVEL = 255  # upper bound of |k|
 
 
 class Outcome(NamedTuple):
@@ -183,11 +138,6 @@ class OperationLog:
     def begin_batch(self) -> None:
         """Start the records of a new batch."""
         self.records = []
-
-    def finish(self) -> None:
-        """Compute the counts of every record from the scans of its operands."""
-        for record in self.records:
-            record.finish()
 
     def results(self, returned: Iterable[TensorTrace | None]) -> frozenset[int]:
         """Records whose results the model returns, by the traces of the returned tensors."""

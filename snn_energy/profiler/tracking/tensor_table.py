@@ -16,6 +16,7 @@ class TensorTable:
     """Traces of live tensors, which are identified by object, not by address; cleared for every batch.
 
     A write in place starts a new generation of its storage: what is known of the values of older tensors is invalid.
+    puts, written: what was entered since they were last cleared, while ``is_recorded``.
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,9 @@ class TensorTable:
         self._generation: dict[int, int] = {}
         self._writes: dict[int, TensorTrace] = {}
         self._held: list[StorageWeakRef] = []
+        self.is_recorded = False
+        self.puts: list[tuple[Tensor, TensorTrace, int]] = []
+        self.written: list[tuple[Tensor, TensorTrace | None]] = []
 
     def clear(self) -> None:
         """Forget everything: a new batch begins."""
@@ -32,13 +36,25 @@ class TensorTable:
         self._generation.clear()
         self._writes.clear()
         self._held.clear()
+        self.puts.clear()
+        self.written.clear()
 
     def put(self, tensor: Tensor, trace: TensorTrace) -> None:
         """Set the trace of a tensor."""
         storage = tensor.untyped_storage()._cdata
         key = id(tensor)
-        self._traces[key] = (weakref.ref(tensor), trace, storage, self._generation.get(storage, 0))
+        generation = self._generation.get(storage, 0)
+        self._traces[key] = (weakref.ref(tensor), trace, storage, generation)
         self._layouts[key] = tensor.shape, tensor.stride()
+        if self.is_recorded:
+            self.puts.append((tensor, trace, generation))
+
+    def put_again(
+        self, tensor: Tensor, trace: TensorTrace, generation: int, layout: tuple[torch.Size, tuple[int, ...]]
+    ) -> None:
+        """Set the trace that a tensor got when its storage had this generation, and the tensor this layout."""
+        self._traces[id(tensor)] = (weakref.ref(tensor), trace, tensor.untyped_storage()._cdata, generation)
+        self._layouts[id(tensor)] = layout
 
     def as_put(self, tensor: Tensor) -> Tensor:
         """A traced tensor in the shape that its trace is of, where it was reshaped in place since."""
@@ -77,6 +93,8 @@ class TensorTable:
 
     def mark_written(self, tensor: Tensor, trace: TensorTrace | None) -> None:
         """Record a write to the storage of a tensor: what is known of its values becomes invalid."""
+        if self.is_recorded:
+            self.written.append((tensor, trace))
         held = StorageWeakRef(tensor.untyped_storage())  # no other storage gets this address while it is held
         self._held.append(held)
         storage = tensor.untyped_storage()._cdata

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Hashable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from snn_energy.profiler.values.traces import TensorTrace
 DECLARED_MAX_K = 255  # largest multiple that a declared integer input may hold
 
 SumLayout = tuple[tuple[int, int, int], int]  # shape (A, P, Q) to read a tensor as, and the axis to sum over
+Arrange = Callable[[Tensor], Tensor]  # moves the axes of a tensor into the order in which it is scanned
 
 
 class ScanRequest(NamedTuple):
@@ -40,11 +41,23 @@ class Reader(NamedTuple):
     operand: str
 
 
+class ScannedOperand(NamedTuple):
+    """One scan of an operand: the tensor, the arguments of ``ScanCache.scan_as``, and the sums."""
+
+    tensor: Tensor
+    arrange: Arrange
+    layout: SumLayout
+    trace: TensorTrace
+    reader: Reader
+    needs_levels: bool
+    sums: NonzeroSums
+
+
 class ScanCache:
     """Scans of operands, and what is known of them from earlier batches; lives for the whole run.
 
-    known_real: (layer, invocation, operand) whose values need no further scan. used_keys: keys of the scans of the
-    current call's operands, in the order of the scans. cross_check: the non-zeros of a reused scan are counted again
+    known_real: (layer, invocation, operand) whose values need no further scan. scanned: the operands that were scanned
+    since it was last cleared, while ``is_recorded``. cross_check: the non-zeros of a reused scan are counted again
     and compared.
     """
 
@@ -52,7 +65,8 @@ class ScanCache:
         self._cross_check = cross_check
         self.max_k, self.input_kind = max_k, input_kind
         self.known_real: set[tuple[str, int, str]] = set()
-        self.used_keys: list[Hashable] = []
+        self.is_recorded = False
+        self.scanned: list[ScannedOperand] = []
         self._levels_seen: dict[Hashable, frozenset[int]] = {}  # in earlier batches, without a common factor
         self._requests: dict[tuple[str, int], dict[Hashable, ScanRequest]] = {}  # by writer; only reads in memory order
         self._ranges: list[tuple[str, Tensor]] = []
@@ -83,11 +97,14 @@ class ScanCache:
 
     def scan_operand(self, x: Tensor, trace: TensorTrace, batch: BatchShape, reader: Reader) -> tuple[NonzeroSums, int]:
         """Scan of a tensor as (R, channels, positions), and its elements per row."""
-        rows = as_rows_first(x, trace.roles, trace.timed, batch, reader.layer)
+        arrange = functools.partial(
+            as_rows_first, roles=trace.roles, timed=trace.timed, batch=batch, where=reader.layer
+        )
+        rows = arrange(x)
         r = rows.shape[0]
         channels = rows.shape[1] if rows.dim() > 1 else 1
         positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
-        return self.scan_as(x, rows, ((r, channels, positions), 1), trace, reader), channels * positions
+        return self.scan_as(x, arrange, ((r, channels, positions), 1), trace, reader), channels * positions
 
     def scan_image_rows(
         self, x: Tensor, shape: tuple[int, int, int], trace: TensorTrace, batch: BatchShape, reader: Reader
@@ -96,26 +113,29 @@ class ScanCache:
         require_complete(trace.roles, trace.timed, batch, reader.layer)
         first = trace.roles[0]
         if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
-            rows = as_rows_first(x, trace.roles, trace.timed, batch, reader.layer)
-            return self.scan_as(x, rows, (shape, 1), trace, reader)
+            arrange = functools.partial(
+                as_rows_first, roles=trace.roles, timed=trace.timed, batch=batch, where=reader.layer
+            )
+            return self.scan_as(x, arrange, (shape, 1), trace, reader)
         if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
             require_complete((None,) * x.dim(), trace.timed, batch, reader.layer)
-        return self.scan_as(x, x, (shape, 1), trace, reader)
+        return self.scan_as(x, as_it_is, (shape, 1), trace, reader)
 
     def scan_as(
         self,
         whole: Tensor,
-        x: Tensor,
+        arrange: Arrange,
         layout: SumLayout,
         trace: TensorTrace,
         reader: Reader,
         needs_levels: bool = True,
     ) -> NonzeroSums:
-        """Scan of ``x``, the tensor ``whole`` with its axes reordered, in a layout.
+        """Scan of a tensor in a layout, its axes reordered by ``arrange``.
 
         The scan is shared by all readers of the same memory in the same layout: equal address, shape and stride mean
         equal values (a change in place creates a new trace with new scans).
         """
+        x = arrange(whole)
         is_memory = x.data_ptr() == whole.data_ptr()
         in_order = is_memory and x.is_contiguous()
         key: Hashable = (layout, needs_levels)
@@ -129,7 +149,8 @@ class ScanCache:
             found = trace.scans[key] = self.scan_uncached(x, trace, request)
         elif self._cross_check:
             _require_same_nonzeros(found, x, request)
-        self.used_keys.append(key)
+        if self.is_recorded:
+            self.scanned.append(ScannedOperand(whole, arrange, layout, trace, reader, needs_levels, found))
         return found
 
     def scan_uncached(self, x: Tensor, trace: TensorTrace, request: ScanRequest) -> NonzeroSums:
@@ -170,7 +191,6 @@ def _require_same_nonzeros(found: NonzeroSums, x: Tensor, request: ScanRequest) 
         raise StaleScanError(f"{request.where}: the {request.operand} operand changed after it was scanned")
 
 
-def grouped(scan: NonzeroSums, groups: int, kept: int) -> NonzeroSums:
-    """A scan of (rows * groups, kept) sums as (rows, groups, kept)."""
-    levels = None if scan.levels is None else scan.levels.reshape(-1, groups, kept)
-    return replace(scan, nonzeros=scan.nonzeros.reshape(-1, groups, kept), levels=levels)
+def as_it_is(x: Tensor) -> Tensor:
+    """The tensor with its axes in their order."""
+    return x

@@ -1,0 +1,122 @@
+"""A later batch: its events are compared with a script, and its values are scanned; under a cross-check also walked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from snn_energy.models.neurons import LIF
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.neurons.count import NOWHERE, follow_foreign_neuron, follow_own_neuron
+from snn_energy.profiler.neurons.spec import NeuronSpec
+from snn_energy.profiler.neurons.spike_observer import SpikeObserver
+from snn_energy.profiler.rules.plain_layers import plain_call
+from snn_energy.profiler.rules.records import tensors_in
+from snn_energy.profiler.rules.registry import Call, PartCall, find, plain_name
+from snn_energy.profiler.tracking.follower import Follower, ReplayError
+from snn_energy.profiler.tracking.module_scopes import ModuleScopes
+from snn_energy.profiler.tracking.operation_log import OperationLog
+from snn_energy.profiler.tracking.script import CallStep, Parameters, Script, Slots
+from snn_energy.profiler.tracking.tensor_table import TensorTable
+from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.walk import ON_CONSTANT, OVER_TIME, Walk, parts_over_time
+
+
+def follow_call(raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, follower: Follower) -> bool:
+    """Compare a function that has returned; False if it is not the next event of the script."""
+    step = follower.call(raw, args, kwargs, out)
+    if isinstance(step, CallStep) and step.inputs:
+        entry = find(plain_name(raw))
+        if entry is not None and entry.parts is not None:
+            made = list(tensors_in([out]))
+            call = Call(plain_name(raw), args, kwargs, follower.traced_inputs(step), made, NOWHERE)
+            _follow_parts(entry.parts(call), follower)
+    return step is not False
+
+
+def follow_plain_layer(module: nn.Module, x: Tensor, out: Any, follower: Follower) -> bool:
+    """Compare a layer that is one function call; False if it is not the next event of the script."""
+    if follower.expects(ON_CONSTANT):
+        return follower.call(ON_CONSTANT, (x,), {}, out) is not False
+    if not follower.expects(OVER_TIME):
+        return follower.call(*plain_call(module, x), out) is not False
+    if follower.call(OVER_TIME, (x,), {}, out) is False:
+        return False
+    _follow_parts(parts_over_time(module, x, out), follower)
+    return True
+
+
+def _follow_parts(parts: Iterable[PartCall], follower: Follower) -> None:
+    for name, args, out in parts:
+        if follower.call(name, args, {}, out) is False:
+            raise ReplayError(f"'{name}' is another part of the same call than before")
+
+
+def follow_neuron(
+    module: nn.Module,
+    spec: NeuronSpec | None,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    out: Any,
+    follower: Follower,
+    observer: SpikeObserver,
+    batch: BatchShape,
+) -> bool:
+    """Count the spikes of a neuron; False if its call is not the next event of the script."""
+    if spec is not None:
+        return follow_foreign_neuron(module, spec, args, kwargs, out, follower, batch)
+    assert isinstance(module, LIF)
+    return follow_own_neuron(module, args, kwargs, out, follower, observer, batch)
+
+
+class CrossCheck:
+    """A follower beside the full walk of the same batch: it must find what the walk finds, or depart."""
+
+    def __init__(self, script: Script, scans: ScanCache, parameters: Parameters) -> None:
+        self.scans, self.table = scans, TensorTable()
+        self.follower = Follower(script, Slots(), self.table, scans, parameters)
+        self.has_departed = False
+
+    def event(self, same: Callable[[Follower], bool | CallStep], walk: Walk, modules: Mapping[str, nn.Module]) -> None:
+        """The next event, before it is walked. Raises ReplayError where the follower departs in another state."""
+        if self.has_departed:
+            return
+        self.scans.is_recorded = False
+        try:
+            self.has_departed = same(self.follower) is False
+        finally:
+            self.scans.is_recorded = True
+        if self.has_departed:
+            self._require_same_state(walk, modules)
+
+    def _require_same_state(self, walk: Walk, modules: Mapping[str, nn.Module]) -> None:
+        scopes = ModuleScopes(walk.scopes.model, walk.scopes.is_leaf)
+        records = self.follower.hand_over(scopes, self.table, modules)
+        self._require_same_records(walk.log, records)
+        if scopes.stack != walk.scopes.stack:
+            raise ReplayError("a pass that departs from its script goes on in other modules")
+        for ref in self.follower.slots.refs:
+            tensor = ref()
+            if tensor is None:
+                continue
+            mine, walked = self.table.get(tensor), walk.table.get(tensor)
+            if (mine is None) != (walked is None) or (mine and walked and not mine.facts.equals(walked.facts)):
+                raise ReplayError(f"a pass that departs from its script knows {mine and mine.facts} of a tensor")
+
+    def _require_same_records(self, log: OperationLog, count: int) -> None:
+        mine = self.follower.script.records[:count]
+        if len(mine) != len(log.records):
+            raise ReplayError(f"{len(mine)} operations are followed where {len(log.records)} are counted")
+        for followed, walked in zip(mine, log.records, strict=True):
+            name = followed.difference(walked)
+            if name is not None:
+                raise ReplayError(f"{walked.layer}: '{walked.op}' is followed wrongly: another {name}")
+
+    def end(self, log: OperationLog) -> bool:
+        """True if the whole pass was the same. Raises ReplayError if its operations were not."""
+        if self.has_departed or not self.follower.is_complete:
+            return False
+        self._require_same_records(log, len(self.follower.script.records))
+        return True

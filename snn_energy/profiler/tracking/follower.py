@@ -1,0 +1,236 @@
+"""Follows the script of an earlier batch: the events are compared one by one, and only the values are scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from snn_energy.profiler.rules.records import tensors_in
+from snn_energy.profiler.tracking.module_scopes import ModuleScopes
+from snn_energy.profiler.tracking.script import (
+    BeginCall,
+    CallStep,
+    Enter,
+    Group,
+    InputStep,
+    Leave,
+    OtherTensor,
+    Parameters,
+    Result,
+    Script,
+    Slot,
+    Slots,
+    Step,
+)
+from snn_energy.profiler.tracking.tensor_table import TensorTable
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.values.traces import TensorTrace
+
+
+class ReplayError(AssertionError):
+    """A followed batch differs from the same batch counted call by call: the script compares too little."""
+
+
+class Follower:
+    """One forward pass that is compared with a script. ``position``: number of events that are the same so far.
+
+    Every method returns False if its event is not the next one of the script; the pass has then to be counted call by
+    call from here on (``hand_over``).
+    """
+
+    def __init__(
+        self, script: Script, slots: Slots, table: TensorTable, scans: ScanCache, parameters: Parameters
+    ) -> None:
+        self.script, self.slots, self.table, self.scans, self.parameters = script, slots, table, scans, parameters
+        self.position = 0
+        self._steps: list[Step | None] = [*script.steps, None]
+        script.begin_batch()
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every event of the script has occurred."""
+        return self._steps[self.position] is None
+
+    @property
+    def operations(self) -> int:
+        """Number of operations so far."""
+        steps = reversed(self.script.steps[: self.position])
+        return next((step.records for step in steps if isinstance(step, (CallStep, Leave))), 0)
+
+    def expects(self, name: str) -> bool:
+        """True if the next event is a call of this name."""
+        step = self._steps[self.position]
+        return type(step) is CallStep and step.name == name
+
+    # ---- events -----------------------------------------------------------------------------------------------
+
+    def enter(self, name: str) -> bool:
+        """The forward of a module begins."""
+        step = self._steps[self.position]
+        if type(step) is Enter and step.name == name:
+            self.position += 1
+            return True
+        return False
+
+    @property
+    def writer(self) -> tuple[str, int]:
+        """Layer and invocation of the module that was entered last."""
+        step = self._steps[self.position - 1]
+        assert isinstance(step, Enter)
+        return step.writer
+
+    def leave(self, name: str) -> bool:
+        """The forward of a module ended."""
+        step = self._steps[self.position]
+        if type(step) is Leave and step.name == name:
+            self.position += 1
+            return True
+        return False
+
+    def begin_call(self, step_index: int | None) -> bool:
+        """A call of the model begins."""
+        step = self._steps[self.position]
+        if type(step) is BeginCall and step.step == step_index:
+            self.position += 1
+            return True
+        return False
+
+    def input(self, x: Tensor, layout: str | None, constant: bool, bound: ValueBound) -> bool:
+        """A tensor of the loader is the network's input."""
+        step = self._steps[self.position]
+        given = (layout, constant, bound, x.shape, x.stride(), x.dtype)
+        if type(step) is not InputStep or step[:6] != given:
+            return False
+        self.position += 1
+        self.slots.mark_traced(x, self.slots.add(x))
+        return True
+
+    def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> CallStep | bool:
+        """A call has returned: its step in the script, or True for a call that reads nothing of the loader."""
+        step = self.matching(name, args, kwargs, out)
+        if step is None:
+            return not any(self.is_traced(tensor) for tensor in tensors_in([args, kwargs]))
+        for scan in step.scans:
+            slot, arrange, layout, trace, reader, needs_levels, record, side = scan
+            tensor = self._tensor(slot)
+            sums = self.scans.scan_as(tensor, arrange, layout, trace, reader, needs_levels)
+            setattr(self.script.records[record], side, sums)
+        if step.writes:
+            for slot, written in step.writes:
+                self.table.mark_written(self._tensor(slot), written)
+        if step.prescanned is not None:
+            self.scans.prescan(self._tensor(step.prescanned.slot), step.prescanned.trace)
+        return step
+
+    def matching(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, facts: tuple[Any, ...] = ()
+    ) -> CallStep | None:
+        """The next event if it is this call, with its tensors numbered; else None."""
+        step = self._steps[self.position]
+        if type(step) is not CallStep or step.name != name or step.facts != facts:
+            return None
+        before = len(self.slots.refs)
+        is_same = self._has_parts(step.arguments.parts, args) and (
+            self._matches(step.keywords, kwargs) if kwargs or step.keywords.parts else True
+        )
+        if not is_same or not self._has_results(step.results, out):
+            self.slots.drop_from(before)
+            return None
+        self.position += 1
+        for put in step.puts:
+            self.slots.mark_traced(self._tensor(put.slot), put.slot)
+        return step
+
+    def traced_inputs(self, step: CallStep) -> list[tuple[Tensor, TensorTrace]]:
+        """The traced arguments of a call that is made of parts."""
+        return [(self._tensor(slot), trace) for slot, trace in step.inputs]
+
+    # ---- comparison -------------------------------------------------------------------------------------------
+
+    def _tensor(self, slot: int) -> Tensor:
+        tensor = self.slots.refs[slot]()
+        assert tensor is not None  # an argument or a result of the call that is followed
+        return tensor
+
+    def is_traced(self, tensor: Tensor) -> bool:
+        """True if a tensor stems from the loader."""
+        return self.slots.of(tensor) is not None or self.table.get(tensor) is not None
+
+    def _has_parts(self, expected: Sequence[Any], actual: Sequence[Any]) -> bool:
+        if len(expected) != len(actual):
+            return False
+        refs = self.slots.refs
+        for one, other in zip(expected, actual, strict=True):
+            if type(one) is Slot:
+                if other is None or refs[one]() is not other:
+                    return False
+            elif not self._matches(one, other):
+                return False
+        return True
+
+    def _matches(self, expected: Any, actual: Any) -> bool:
+        kind = type(expected)
+        if kind is Slot:
+            return actual is not None and self.slots.refs[expected]() is actual
+        if kind is OtherTensor:
+            if self.slots.of(actual) is not None or not expected.matches(actual, self.table, self.parameters):
+                return False
+            self.slots.add(actual)
+            return True
+        if kind is not Group:
+            return type(actual) is kind and bool(actual == expected)
+        if type(actual) is not expected.kind:
+            return False
+        return self._has_parts(expected.parts, _parts_of(actual))
+
+    def _has_results(self, expected: Sequence[Result], out: Any) -> bool:
+        made = (out,) if isinstance(out, Tensor) else tuple(tensors_in([out]))
+        if len(made) != len(expected):
+            return False
+        for (shape, stride, dtype), tensor in zip(expected, made, strict=True):
+            if tensor.shape != shape or tensor.stride() != stride or tensor.dtype != dtype:
+                return False
+            self.slots.add(tensor)
+        return True
+
+    # ---- departure --------------------------------------------------------------------------------------------
+
+    def followed(self) -> list[Step]:
+        """The events that were the same."""
+        return self.script.steps[: self.position]
+
+    def hand_over(self, scopes: ModuleScopes, table: TensorTable, modules: Mapping[str, nn.Module]) -> int:
+        """Enter all that the followed events have left into scopes and table; returns the number of operations."""
+        records = 0
+        for step in self.followed():
+            if isinstance(step, Enter):
+                scopes.enter(step.name, modules[step.name])
+            elif isinstance(step, Leave):
+                scopes.leave()
+                records = step.records
+            elif isinstance(step, BeginCall):
+                scopes.begin_call()
+            elif isinstance(step, (CallStep, InputStep)):
+                puts = step.puts if isinstance(step, CallStep) else [step.put]
+                for put in puts:
+                    tensor = self.slots.refs[put.slot]()
+                    if tensor is not None:
+                        table.put_again(tensor, put.trace, put.generation, put.layout)
+                if isinstance(step, CallStep):
+                    records = step.records
+                    for label in step.labels:
+                        scopes.count(label)
+        return records
+
+
+def _parts_of(value: Any) -> Sequence[Any]:
+    """The parts of a list, tuple, dict or slice, as in ``Group``."""
+    if isinstance(value, dict):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, slice):
+        return (value.start, value.stop, value.step)
+    parts: Sequence[Any] = value
+    return parts

@@ -1,0 +1,97 @@
+"""Counts of operations, from the scans of their operands: SOPs, non-zeros, sums of |k|, spikes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.exact_sums import coincidences, sops_of_rows
+from snn_energy.profiler.values.geometry import Geometry
+from snn_energy.profiler.values.scan import NonzeroSums
+
+MAX_LEVEL = 255  # upper bound of |k|
+
+
+class OperationCounts(NamedTuple):
+    """Counts of one or several calls of one operation, each (calls * R,) int64, or None where it has none.
+
+    multi_left, multi_right: sums of |k| of an operand; the SOPs where every |k| is 1.
+    """
+
+    sops: Tensor | None = None
+    spikes: Tensor | None = None
+    nonzeros_left: Tensor | None = None
+    nonzeros_right: Tensor | None = None
+    multi_left: Tensor | None = None
+    multi_right: Tensor | None = None
+
+
+def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
+    """Counts of calls of one operation with R = ``rows`` rows each, call after call."""
+    first = records[0]
+    if first.integrates_only:
+        return OperationCounts(spikes=torch.zeros(len(records) * rows, dtype=torch.int64))
+    if first.op == "neuron":
+        fired = [record.fired for record in records if record.fired is not None]
+        sums = [scan.nonzeros.reshape(rows, -1) for scan in fired]
+        return OperationCounts(spikes=_joined(sums).sum(1, dtype=torch.int64))
+    lefts = [record.left for record in records if record.left is not None]
+    rights = [record.right for record in records if record.right is not None]
+    if not lefts:
+        return OperationCounts()
+    if len(records) > 1 and not (_are_alike(lefts) and _are_alike(rights)):
+        each = [counts_of([record], rows) for record in records]
+        return OperationCounts(
+            *(None if parts[0] is None else torch.cat(list(parts)) for parts in zip(*each, strict=True))
+        )
+    if rights:
+        return _of_product(first, _of_calls(lefts), _of_calls(rights))
+    assert first.geometry is not None
+    return _of_weights(first.geometry, _of_calls(lefts))
+
+
+def _are_alike(scans: Sequence[NonzeroSums]) -> bool:
+    """True where either all scans have sums of |k| or none."""
+    return len({scan.levels is None for scan in scans}) < 2
+
+
+def _of_calls(scans: Sequence[NonzeroSums]) -> tuple[Tensor, Tensor | None]:
+    """Non-zeros and sums of |k| of several calls, one after the other along the first axis."""
+    levels = [scan.levels for scan in scans if scan.levels is not None]
+    return _joined([scan.nonzeros for scan in scans]), _joined(levels) if levels else None
+
+
+def _joined(sums: Sequence[Tensor]) -> Tensor:
+    return sums[0] if len(sums) == 1 else torch.cat(list(sums))
+
+
+def _of_weights(geometry: Geometry, left: tuple[Tensor, Tensor | None]) -> OperationCounts:
+    """SOPs = sum over positions of non-zeros x fan-out. left: (R, P)."""
+    nonzeros, levels = left
+    totals, fan_out = nonzeros.sum(1, dtype=torch.int64), geometry.uniform_fan_out
+    if fan_out is not None:
+        sops = totals * fan_out
+        multi = sops if levels is None else levels.sum(1, dtype=torch.int64) * fan_out
+    else:
+        weights = geometry.fan_out_on(nonzeros.device)
+        sops = sops_of_rows(nonzeros, weights)
+        multi = sops if levels is None else sops_of_rows(levels, weights)
+    return OperationCounts(sops=sops, nonzeros_left=totals, multi_left=multi)
+
+
+def _of_product(
+    record: OperationRecord, left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | None]
+) -> OperationCounts:
+    """SOPs = coincidences of non-zeros. left, right: (R * G, K)."""
+    by_group: Callable[[Tensor], Tensor] = lambda sums: sums.reshape(-1, record.groups, record.reduction)  # noqa: E731
+    (a, a_levels), (b, b_levels) = left, right
+    most = record.positions * (record.out_channels // max(1, record.groups))
+    sops = coincidences(by_group(a), by_group(b), most)
+    multi_left = sops if a_levels is None else coincidences(by_group(a_levels), by_group(b), most * MAX_LEVEL)
+    multi_right = sops if b_levels is None else coincidences(by_group(a), by_group(b_levels), most * MAX_LEVEL)
+    of_left, of_right = (by_group(sums).flatten(1).sum(1, dtype=torch.int64) for sums in (a, b))
+    return OperationCounts(sops, None, of_left, of_right, multi_left, multi_right)

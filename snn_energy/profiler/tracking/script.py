@@ -1,0 +1,255 @@
+"""The script of a forward pass: its events in order, each with all that its outcome depends on except values.
+
+A batch whose forward pass repeats the events of the script has the same operations; only its values are scanned.
+Tensors are numbered ("slots") in the order in which the events read and return them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.tracking.tensor_table import TensorTable
+from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.scan_cache import Arrange, Reader, SumLayout
+from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
+
+MOST_COMPARED = 65536  # elements of a constant whose values are kept, to be compared in later batches
+Parameters = Mapping[int, Mapping[int, str]]  # names of the model's parameters by storage and offset
+
+
+class Slots:
+    """The tensors of one forward pass by number, held weakly; those that stem from the loader are found by object."""
+
+    def __init__(self) -> None:
+        self.refs: list[weakref.ref[Tensor]] = []
+        self._traced: dict[int, int] = {}
+
+    def clear(self) -> None:
+        """Forget all tensors: a new batch begins."""
+        self.refs.clear()
+        self._traced.clear()
+
+    def add(self, tensor: Tensor) -> int:
+        """The number of another tensor."""
+        self.refs.append(weakref.ref(tensor))
+        return len(self.refs) - 1
+
+    def mark_traced(self, tensor: Tensor, slot: int) -> None:
+        """From now on, a tensor is found under this number."""
+        self._traced[id(tensor)] = slot
+
+    def of(self, tensor: Tensor) -> int | None:
+        """The latest number of a tensor that stems from the loader; None for any other."""
+        slot = self._traced.get(id(tensor))
+        return slot if slot is not None and slot < len(self.refs) and self.refs[slot]() is tensor else None
+
+    def drop_from(self, slot: int) -> None:
+        """Forget the tensors from a number on."""
+        del self.refs[slot:]
+
+
+# ---- arguments of a call ---------------------------------------------------------------------------------------
+
+
+class Slot(int):
+    """An argument that stems from the loader: the tensor of this number."""
+
+
+class Group(NamedTuple):
+    """A list, tuple, dict or slice among arguments: its class, and its parts."""
+
+    kind: type
+    parts: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class OtherTensor:
+    """An argument without a number: a weight, a constant, or a buffer that was written to through a view.
+
+    facts: of such a buffer. place: storage and offset of a parameter or a view of one. values: a copy, None where they
+    do not decide the outcome. version: torch's counter of in-place changes of the very tensor.
+    """
+
+    ref: weakref.ref[Tensor]
+    facts: TensorFacts | None
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    place: tuple[int, int] | None
+    decides: bool
+    version: int | None
+    values: Tensor | None
+
+    def matches(self, tensor: object, table: TensorTable, parameters: Parameters) -> bool:
+        """True if another batch's argument leads to the same outcome."""
+        if not isinstance(tensor, Tensor):
+            return False
+        trace = table.get(tensor)
+        if (trace is None) != (self.facts is None):
+            return False
+        if trace is not None and self.facts is not None and not trace.facts.equals(self.facts):
+            return False
+        is_same = self.ref() is tensor
+        if not is_same and not self._is_alike(tensor, parameters):
+            return False
+        if not self.decides or (is_same and self.version is not None and tensor._version == self.version):
+            return True
+        return self.values is not None and torch.equal(self.values, tensor)
+
+    def _is_alike(self, tensor: Tensor, parameters: Parameters) -> bool:
+        return (
+            tensor.shape == self.shape
+            and tensor.stride() == self.stride
+            and tensor.dtype == self.dtype
+            and tensor.device == self.device
+            and place_of(tensor, parameters) == self.place
+        )
+
+
+def place_of(tensor: Tensor, parameters: Parameters) -> tuple[int, int] | None:
+    """Storage and offset of a parameter or buffer of the model, or of a view of one; None for other tensors."""
+    storage = tensor.untyped_storage()._cdata
+    return (storage, int(tensor.storage_offset())) if storage in parameters else None
+
+
+PLAIN = frozenset(
+    (type(None), bool, int, float, complex, str, type(...), torch.dtype, torch.device, torch.Size, torch.layout,
+     torch.memory_format)
+)  # fmt: skip
+
+
+class IncomparableError(Exception):
+    """An argument of a class whose values cannot be compared between batches."""
+
+
+# ---- events ----------------------------------------------------------------------------------------------------
+
+
+class Put(NamedTuple):
+    """A trace that an event gives to a tensor: number, trace, generation of the storage, shape and stride."""
+
+    slot: int
+    trace: TensorTrace
+    generation: int
+    layout: tuple[torch.Size, tuple[int, ...]]
+
+
+class OperandScan(NamedTuple):
+    """A scan of an operand: number of the tensor, arguments of ``ScanCache.scan_as``, and where the sums belong.
+
+    side: "left" or "right", a field of the record of this index.
+    """
+
+    slot: int
+    arrange: Arrange
+    layout: SumLayout
+    trace: TensorTrace
+    reader: Reader
+    needs_levels: bool
+    record: int
+    side: str
+
+
+class Enter(NamedTuple):
+    """The forward of a module begins. writer: layer and invocation, by which its output is scanned."""
+
+    name: str
+    writer: tuple[str, int]
+
+
+class Leave(NamedTuple):
+    """The forward of a module ended. records: number of operations so far."""
+
+    name: str
+    records: int
+
+
+class BeginCall(NamedTuple):
+    """A call of the model begins, for this time step or for all of them."""
+
+    step: int | None
+
+
+class InputStep(NamedTuple):
+    """A tensor of the loader becomes the network's input."""
+
+    layout: str | None
+    constant: bool
+    bound: ValueBound
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    put: Put
+
+
+class Result(NamedTuple):
+    """Shape, stride and dtype of a returned tensor."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass
+class CallStep:
+    """A call of a function, of a layer that is one function, or of a neuron.
+
+    arguments: as ``Recorder.template`` writes them. scans: of its operands. writes: storages that it changes, by a
+    tensor. inputs: tensors with traces, for functions that are made of parts. labels: of the operations it recorded.
+    records: number of operations after it. facts: what else must be the same, such as the active steps of a neuron.
+    """
+
+    name: str
+    arguments: Group
+    keywords: Group
+    results: tuple[Result, ...]
+    first_result: int
+    is_neuron: bool = False
+    facts: tuple[Any, ...] = ()
+    scans: list[OperandScan] = field(default_factory=list)
+    prescanned: Put | None = None
+    puts: list[Put] = field(default_factory=list)
+    writes: list[tuple[int, TensorTrace | None]] = field(default_factory=list)
+    inputs: list[tuple[int, TensorTrace]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    records: int = 0
+
+
+Step = Enter | Leave | BeginCall | InputStep | CallStep
+
+
+@dataclass
+class Script:
+    """All events of a forward pass, the operations that they recorded, and the scans that belong to their tensors."""
+
+    steps: list[Step]
+    records: list[OperationRecord]
+    scans: list[ScanResults]
+
+    def begin_batch(self) -> None:
+        """Discard the sums of the last batch."""
+        for results in self.scans:
+            results.clear()
+
+
+def scans_of(steps: Sequence[Step]) -> list[ScanResults]:
+    """The scans of all tensors of some events, each once."""
+    found: dict[int, ScanResults] = {}
+    for step in steps:
+        traces: list[TensorTrace] = []
+        if isinstance(step, InputStep):
+            traces = [step.put.trace]
+        elif isinstance(step, CallStep):
+            traces = [put.trace for put in step.puts] + [scan.trace for scan in step.scans]
+            traces += [trace for _, trace in step.inputs]
+        for trace in traces:
+            found[id(trace.scans)] = trace.scans
+    return list(found.values())
