@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time as clock
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind, least_upper_bound
@@ -19,6 +17,7 @@ from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
+from snn_energy.profiler.results.families import Counts, Family, Key, families_of, sizes_of
 from snn_energy.profiler.results.part import Operation, PartialCounts
 from snn_energy.profiler.results.placement import (
     PlacedOperation,
@@ -36,12 +35,8 @@ from snn_energy.running.time_mode import TimeMode
 
 
 @dataclass
-class OperationTotals:
-    """What all batches share for one operation, and the per-sample counts of the current part.
-
-    active: one flag per row, True if a source works. worked: one flag per row, True if a sample of the part gave it
-    non-zero input. gathered: name -> one (rows, samples of the batch) array per batch.
-    """
+class RowFacts:
+    """What all batches share for one operation. active: one flag per row, True if a source works."""
 
     placed: PlacedOperation
     active: StepMask
@@ -49,36 +44,59 @@ class OperationTotals:
     note: str
     elementwise_ops: int
     feeds_neuron: bool
-    worked: StepMask
-    gathered: dict[str, list[npt.NDArray[np.int64]]] = field(default_factory=lambda: defaultdict(list))
 
 
 class BatchAccumulator:
     """Accumulates the counts of batches and stores them part by part.
 
-    samples: their number in all batches so far. layers, values, loader, correct: of the current part.
+    samples: their number in all batches so far. layers, families: of the first batch. values, loader, correct: of the
+    current part.
     """
 
     def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
         self.time_steps, self.max_k, self.samples = time_steps, max_k, 0
         self.kept, self.header = kept, header
-        self.layers: dict[tuple[str, tuple[int, ...]], OperationTotals] = {}
+        self.layers: dict[Key, RowFacts] = {}
+        self.families: list[Family] = []
         self.values: dict[tuple[str, str], ValueSet] = {}
         self.loader: set[tuple[str, str]] = set()
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
         self._placed: list[PlacedOperation] = []
+        self._last: list[OperationRecord] = []
+        self._by_family: list[tuple[Family, list[OperationRecord]]] = []
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
 
     def add(self, counting: CountingMode, out: Any, y: Any, mode: TimeMode) -> None:
         """Add one forward pass. Raises ProfilingError if it differs from earlier ones or has nothing to count."""
-        calls = [event.call for event in counting.log.records]
+        if counting.log.records is not self._last:  # else it was compared with an earlier one, event by event
+            self._place(counting, out, mode)
+        for family, records in self._by_family:
+            self._gather(family, records, counting)
+        self.samples += counting.batch.samples
+        self._batches += 1
+        self._count_correct(out, y, counting.batch.samples, mode)
+
+    def _place(self, counting: CountingMode, out: Any, mode: TimeMode) -> None:
+        """Assign rows to the operations of a pass that was walked through. Raises ProfilingError."""
+        records = counting.log.records
+        calls = [event.call for event in records]
         if calls != self._calls:  # else the placement is unchanged
-            self._calls, self._placed = calls, assign_steps(counting.log.records, self.time_steps, mode.name)
-        placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, counting.log.records, strict=True)]
-        structure = {item.key for item in placed}
-        if len(structure) != len(placed):
+            self._calls, self._placed = calls, assign_steps(records, self.time_steps, mode.name)
+        placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, records, strict=True)]
+        self._require_rows(placed)
+        if not self.layers:
+            self._define_rows(placed, counting.outputs(out), mode)
+        else:
+            self._require_same_rows(placed)
+        by_key = {item.key: item.event for item in placed}
+        self._by_family = [(family, family.records(by_key)) for family in self.families]
+        self._last = records
+
+    def _require_rows(self, placed: Sequence[PlacedOperation]) -> None:
+        """Raise ProfilingError if a pass has no operations, two of one name in one step, or no time axis."""
+        if len({item.key for item in placed}) != len(placed):
             twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
             raise ProfilingError(f"{twice}: two operations of one name in one time step; say where time is with time=")
         if not placed:
@@ -88,15 +106,13 @@ class BatchAccumulator:
                 f"no time axis of {self.time_steps} steps was found in the network; say where time is with time= "
                 f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"
             )
-        if not self.layers:
-            self._define_rows(placed, counting.outputs(out), mode)
-        elif structure != set(self.layers) or any(
-            p.event.inputs != self.layers[p.key].placed.event.inputs for p in placed
-        ):
-            odd = sorted(
-                {layer for layer, _ in structure ^ set(self.layers)}
-                or {p.layer for p in placed if p.event.inputs != self.layers[p.key].placed.event.inputs}
-            )
+
+    def _require_same_rows(self, placed: Sequence[PlacedOperation]) -> None:
+        """Raise ProfilingError if a pass has other operations, sizes or active steps than the first one."""
+        structure = {item.key for item in placed}
+        other = [p.layer for p in placed if p.key in self.layers and p.event.inputs != self._event_of(p).inputs]
+        if structure != set(self.layers) or other:
+            odd = sorted({layer for layer, _ in structure ^ set(self.layers)} or set(other))
             raise ProfilingError(f"the network changes between batches (at {', '.join(odd[:3])}); profile it in parts")
         changed = [p.layer for p in placed if not np.array_equal(p.event.active, self.layers[p.key].active)]
         if changed:
@@ -104,11 +120,13 @@ class BatchAccumulator:
                 f"other time steps are active in this batch than in the first one (at {', '.join(changed[:3])}); "
                 "do not change masks while profiling, or profile in parts"
             )
-        for item in placed:
-            self._gather(item, counting)
-        self.samples += counting.batch.samples
-        self._batches += 1
-        self._count_correct(out, y, counting.batch.samples, mode)
+        sized = next((p.layer for p in placed if sizes_of(p.event) != sizes_of(self._event_of(p))), None)
+        if sized is not None:
+            raise ProfilingError(f"{sized}: its size changes between batches; profile one image size at a time")
+
+    def _event_of(self, item: PlacedOperation) -> OperationRecord:
+        """The same operation of the first pass."""
+        return self.layers[item.key].placed.event
 
     def _define_rows(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
         """Define the rows from the first pass: what is active, constant or folded, and what feeds neurons."""
@@ -119,7 +137,7 @@ class BatchAccumulator:
         for index, item in enumerate(placed):
             event = item.event
             target = folded.get(index)
-            self.layers[item.key] = OperationTotals(
+            self.layers[item.key] = RowFacts(
                 placed=item,
                 active=event.active,
                 # An untracked state may change from call to call: then only the network's input is constant.
@@ -127,66 +145,65 @@ class BatchAccumulator:
                 note=target or notes[index],
                 elementwise_ops=0 if target else event.elementwise_ops,
                 feeds_neuron=event.op in OPERATIONS and feeds_neuron(index, placed, readers, outputs),
-                worked=np.zeros_like(event.active),
             )
+        self.families = families_of(placed)
 
-    def _gather(self, item: PlacedOperation, counting: CountingMode) -> None:
-        """Gather the per-sample counts of one operation, (rows, samples). Raises ProfilingError if its size changed."""
-        event, layer = item.event, self.layers[item.key]
-        if _sizes(event) != _sizes(layer.placed.event):
-            raise ProfilingError(f"{item.layer}: its size changes between batches; profile one image size at a time")
-        arrays: dict[str, npt.NDArray[np.int64]] = {}
-        counts = counts_of([event], counting.batch.rows(event.timed))
-        for name, tensor in counts._asdict().items():
+    def _gather(self, family: Family, records: Sequence[OperationRecord], counting: CountingMode) -> None:
+        """Gather the per-sample counts of the operations of a family, (members * rows, samples)."""
+        counts = counts_of(records, counting.batch.rows(records[0].timed))
+        arrays: dict[str, Counts] = {}
+        for name, tensor in zip(counts._fields, counts, strict=True):
             if tensor is not None:
-                arrays[name] = tensor.reshape(len(item.steps), -1).cpu().numpy()
-        if event.left is not None:
-            arrays["multi_left"] = self._join(item, "left", event.left, arrays, counting)
-        if event.right is not None:
-            arrays["multi_right"] = self._join(item, "right", event.right, arrays, counting)
-        if event.emitted is not None:
-            given = event.emitted.resolve_values(int(arrays["spikes"].sum()))
-            before = self.values.get((item.layer, "emitted"), ZERO)
-            self.values[item.layer, "emitted"] = least_upper_bound(before, given, max(self.max_k, given.max_k or 0))[0]
-        if not layer.active.all():
-            self._mark_working_steps(layer, arrays)
-        for name, values in arrays.items():
-            layer.gathered[name].append(values)
-            self._entries += values.size
-
-    def _mark_working_steps(self, layer: OperationTotals, arrays: Mapping[str, npt.NDArray[np.int64]]) -> None:
-        """Mark the steps whose input has non-zeros, even if all their sources are masked (after x + 1 or x == 0)."""
-        if layer.placed.event.op == "neuron":
+                arrays[name] = tensor.reshape(len(family.active), -1).cpu().numpy()
+        if not arrays:
             return
-        sides = [arrays[name] > 0 for name in ("nonzeros_left", "nonzeros_right") if name in arrays]
-        if sides:
-            layer.worked = layer.worked | np.logical_and.reduce(sides).any(1)
+        for side in ("left", "right"):
+            if f"nonzeros_{side}" in arrays:
+                self._join(family, side, records, arrays, counting)
+        if "spikes" in arrays and records[0].emitted is not None:
+            key = (family.layer, "emitted")
+            emitted = [record.emitted for record in records if record.emitted is not None]
+            for given in values_of(emitted, arrays["spikes"]):
+                before = self.values.get(key, ZERO)
+                self.values[key] = least_upper_bound(before, given, max(self.max_k, given.max_k or 0))[0]
+        if not family.active.all() and records[0].op != "neuron":
+            family.mark_working(arrays)
+        for name, values in arrays.items():
+            family.gathered[name].append(values)
+            self._entries += values.size
 
     def _join(
         self,
-        item: PlacedOperation,
+        family: Family,
         side: str,
-        operand: NonzeroSums,
-        arrays: Mapping[str, npt.NDArray[np.int64]],
+        records: Sequence[OperationRecord],
+        arrays: dict[str, Counts],
         counting: CountingMode,
-    ) -> npt.NDArray[np.int64]:
-        """Join the operand's values with those of the part. Returns its sums of |k| in their common unit."""
-        key = (item.layer, side)
-        values = operand.resolve_values(int(arrays[f"nonzeros_{side}"].sum()))
-        before = self.values.get(key, ZERO)
-        joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-        if operand.bound.loader and operand.bound.reason is None:
+    ) -> None:
+        """Join the values of an operand with those of the part; sums of |k| are brought to their common unit."""
+        key, name = (family.layer, side), f"multi_{side}"
+        operands = [scan for record in records if (scan := getattr(record, side)) is not None]
+        found = values_of(operands, arrays[f"nonzeros_{side}"])
+        for index, values in enumerate(found):
+            before = self.values.get(key, ZERO)
+            joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
+            self.values[key] = joined
+            first = index * family.rows
+            if old != 1:
+                for other in self.families:
+                    if other.layer == family.layer:
+                        other.gathered[name] = [sums * old for sums in other.gathered[name]]
+                arrays[name] = np.concatenate([arrays[name][:first] * old, arrays[name][first:]])
+            if new != 1:
+                last = first + family.rows if len(found) > 1 else len(arrays[name])
+                of_it = arrays[name][first:last] * new
+                arrays[name] = np.concatenate([arrays[name][:first], of_it, arrays[name][last:]])
+        if any(scan.bound.loader and scan.bound.reason is None for scan in operands):
             self.loader.add(key)
-            check_declared_kind(joined, counting.scans.input_kind, item.layer)  # raises if not as declared
-        self.values[key] = joined
+            check_declared_kind(self.values[key], counting.scans.input_kind, family.layer)  # raises if not as declared
         if self.values[key].reason is not None:
-            counting.scans.known_real.add((item.event.layer, item.event.invocation, side))
-        if old != 1:
-            for (name, _), layer in self.layers.items():
-                if name == item.layer:
-                    layer.gathered[f"multi_{side}"] = [sums * old for sums in layer.gathered[f"multi_{side}"]]
-        sums = arrays[f"multi_{side}"]
-        return sums if new == 1 else sums * new
+            for record in records:
+                counting.scans.known_real.add((record.layer, record.invocation, side))
 
     def _count_correct(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
         """Count correctly classified samples, if there are labels and logits; outputs of several steps are averaged."""
@@ -212,13 +229,15 @@ class BatchAccumulator:
         if count == 0:
             return
         rule = "no counting rule for '{}'; it is listed as unsupported and its cost is unknown"
-        names = sorted({name for layer in self.layers.values() for name in layer.gathered})
-        whole = {
-            name: [
-                np.concatenate(layer.gathered[name], axis=1) for layer in self.layers.values() if layer.gathered[name]
-            ]
-            for name in names
-        }
+        whole: dict[str, dict[Key, Counts]] = {}
+        for name in sorted({name for family in self.families for name, arrays in family.gathered.items() if arrays}):
+            gathered: dict[Key, Counts] = {}
+            for family in self.families:
+                gathered |= family.by_member(name)
+            whole[name] = {key: gathered[key] for key in self.layers if key in gathered}
+        worked: dict[Key, StepMask] = {}
+        for family in self.families:
+            worked |= family.worked_by_member()
         part = PartialCounts(
             start=self.kept.place_of(self._batches, self.samples) - count,
             samples=count,
@@ -230,43 +249,46 @@ class BatchAccumulator:
             },
             header=self.header,
             correct=self.correct,
-            operations=tuple(_operation(layer) for layer in self.layers.values()),
+            operations=tuple(
+                _operation(row, tuple(sorted(name for name in whole if key in whole[name])))
+                for key, row in self.layers.items()
+            ),
             outputs=self._outputs,
             values=self.values,
             loader=frozenset(self.loader),
-            worked=tuple(flag for layer in self.layers.values() for flag in layer.worked.tolist()),
+            worked=tuple(flag for key in self.layers for flag in worked[key].tolist()),
             not_counted={
                 **{k: rule.format(name) for k, name in counting.log.unsupported.items()},
                 **counting.log.untraced_layers,
             },
-            arrays={name: to_smallest_dtype(np.concatenate(arrays)) for name, arrays in whole.items()},
+            arrays={name: to_smallest_dtype(np.concatenate(list(arrays.values()))) for name, arrays in whole.items()},
         )
-        for layer in self.layers.values():
-            layer.gathered, layer.worked = defaultdict(list), np.zeros_like(layer.worked)
+        for family in self.families:
+            family.start_part()
         self.values, self.loader = {}, set()
         self.correct = 0
         self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
         self.kept.keep(part, is_last=is_last)
 
 
-def _operation(layer: OperationTotals) -> Operation:
-    """One operation as it is stored in the parts."""
-    event = layer.placed.event
+def _operation(row: RowFacts, counted: tuple[str, ...]) -> Operation:
+    """One operation as it is stored in the parts. counted: names of its counts."""
+    event = row.placed.event
     return Operation(
-        layer=layer.placed.layer,
-        steps=tuple(layer.placed.steps),
+        layer=row.placed.layer,
+        steps=tuple(row.placed.steps),
         timed=event.timed,
         op=event.op,
         inputs=tuple(sorted(event.inputs)),
-        active=tuple(layer.active.tolist()),
-        counted=tuple(sorted(name for name, arrays in layer.gathered.items() if arrays)),
-        constant=layer.constant,
-        note=layer.note,
-        feeds_neuron=layer.feeds_neuron,
+        active=tuple(row.active.tolist()),
+        counted=counted,
+        constant=row.constant,
+        note=row.note,
+        feeds_neuron=row.feeds_neuron,
         integrates_only=event.integrates_only,
         streamed=None if event.left is None else event.left_elements,
         other=None if event.right is None else event.right_elements,
-        elementwise_ops=layer.elementwise_ops,
+        elementwise_ops=row.elementwise_ops,
         dense_macs=event.dense_macs,
         neurons=event.neurons,
         output_elements=event.output_elements,
@@ -279,5 +301,9 @@ def _operation(layer: OperationTotals) -> Operation:
     )
 
 
-def _sizes(event: OperationRecord) -> tuple[int, ...]:
-    return (event.dense_macs, event.neurons, event.output_elements, event.weights, event.elementwise_ops)
+def values_of(scans: Sequence[NonzeroSums], totals: Counts) -> list[ValueSet]:
+    """The values of an operand in every call, one for all where a bound determines them. totals: its non-zeros."""
+    if all(scan.values is None and scan.bound.unit == scans[0].bound.unit for scan in scans):
+        return [scans[0].resolve_values(int(totals.sum()))]
+    each = totals.reshape(len(scans), -1).sum(1)
+    return [scan.resolve_values(int(total)) for scan, total in zip(scans, each, strict=True)]
