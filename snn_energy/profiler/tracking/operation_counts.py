@@ -38,6 +38,8 @@ def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
     if first.op == "neuron":
         fired = [record.fired for record in records if record.fired is not None]
         sums = [scan.nonzeros.reshape(rows, -1) for scan in fired]
+        if len({of_call.shape for of_call in sums}) > 1:  # read in other layouts
+            return OperationCounts(spikes=torch.cat([of_call.sum(1, dtype=torch.int64) for of_call in sums]))
         return OperationCounts(spikes=_joined(sums).sum(1, dtype=torch.int64))
     lefts = [record.left for record in records if record.left is not None]
     rights = [record.right for record in records if record.right is not None]
