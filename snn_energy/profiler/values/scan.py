@@ -54,12 +54,13 @@ def scan(
     dim: int = 1,
     needs_levels: bool = True,
     known: frozenset[int] = frozenset(),
+    guess: ValueSet = ZERO,
 ) -> tuple[NonzeroSums, Tensor | None]:
     """Scan a tensor with its rows in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
-    ``stays_real``: the operand is already known to be real; then only zeros and NaN are searched for.
-    ``dim`` is the axis of (R, C, P) that is summed over. ``with_levels`` False: sums of |k| are not needed.
-    ``known``: multiples of the same operand in earlier batches.
+    ``is_known_real``: the operand is already known to be real; then only zeros and NaN are searched for.
+    ``dim`` is the axis of (R, C, P) that is summed over. ``needs_levels`` False: sums of |k| are not needed.
+    ``known``: multiples of the same operand in earlier batches. ``guess``: values that are likely, tried first.
     For real values the smallest and largest value are returned too, to be tested for NaN once the device has
     finished.
     """
@@ -73,11 +74,41 @@ def scan(
     nonzeros = byte_sum(_nonzero(flat), dim)
     if bound.reason is not None or is_known_real:
         return NonzeroSums(nonzeros, None, real_values(bound.reason or "real"), bound), _min_max(x)
+    found = _scan_of_guess(flat, bound, max_k, dim, nonzeros, guess)
+    if found is not None:
+        return found, None
     values = observed_values(flat, *finite_range(x, where), max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
         levels = (flat / values.unit).round().abs().to(torch.int32).sum(dim, dtype=torch.int32)
     return NonzeroSums(nonzeros, levels, values, bound), None
+
+
+def _scan_of_guess(
+    flat: Tensor, bound: ValueBound, max_k: int, dim: int, nonzeros: Tensor, guess: ValueSet
+) -> NonzeroSums | None:
+    """Scan of values that are exact multiples of a guessed unit; None if they are not. It finds what a search finds."""
+    unit = guess.unit
+    if unit is None or guess.reason is not None or not guess.exact or flat.dtype != torch.float32 or not flat.numel():
+        return None
+    if guess.levels == {1}:
+        hits = byte_sum(flat == unit, dim)
+        return NonzeroSums(nonzeros, None, guess, bound) if torch.equal(hits, nonzeros) and bool(hits.any()) else None
+    multiples = (flat / unit).round_()
+    if not torch.equal(multiples * unit, flat):
+        return None
+    low, high = (float(k) for k in torch.aminmax(multiples))
+    if not -max_k <= low <= high <= max_k:
+        return None
+    occurrences = torch.bincount((multiples - low).to(torch.int64).reshape(-1)).cpu().numpy()
+    values = normalised_set(unit, {int(low) + int(k) for k in np.flatnonzero(occurrences)})
+    if values.unit is not None and float(np.float32(values.unit)) != values.unit:
+        return None  # the search gives the unit as it occurs
+    levels = None
+    if values.kind == "integer" and values.unit is not None:
+        sums = multiples.abs_().to(torch.int32).sum(dim, dtype=torch.int32)
+        levels = sums // round(values.unit / unit)
+    return NonzeroSums(nonzeros, levels, values, bound)
 
 
 def _scan_of_multiples(

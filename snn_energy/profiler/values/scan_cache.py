@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snn_energy.core.kinds import check_declared_kind
+from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind
 from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
 from snn_energy.profiler.axes.rows import as_rows_first, require_complete
 from snn_energy.profiler.values.bounds import ValueBound
@@ -68,6 +68,7 @@ class ScanCache:
         self.is_recorded = False
         self.scanned: list[ScannedOperand] = []
         self._levels_seen: dict[Hashable, frozenset[int]] = {}  # in earlier batches, without a common factor
+        self._values_seen: dict[Hashable, ValueSet] = {}  # in the last scan of a layer
         self._requests: dict[tuple[str, int], dict[Hashable, ScanRequest]] = {}  # by writer; only reads in memory order
         self._ranges: list[tuple[str, Tensor]] = []
 
@@ -160,11 +161,15 @@ class ScanCache:
         max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
         is_known_real = (where, invocation, operand) in self.known_real and not declared
         history = (trace.scans.writer, request)
-        known = self._levels_seen.get(history, frozenset())
-        found, extremes = scan(x, layout[0], trace.bound, max_k, where, is_known_real, layout[1], needs_levels, known)
+        known, guess = self._levels_seen.get(history, frozenset()), self._values_seen.get((where, operand), ZERO)
+        found, extremes = scan(
+            x, layout[0], trace.bound, max_k, where, is_known_real, layout[1], needs_levels, known, guess
+        )
         values = found.values
         if trace.scans.writer and values and values.unit == trace.bound.unit and math.gcd(*values.levels) == 1:
             self._levels_seen[history] = values.levels
+        if values is not None and values.unit is not None and values.reason is None:
+            self._values_seen[where, operand] = values
         if extremes is not None:
             self.add_range(where, extremes)
         if found.values is not None and trace.bound.loader:
