@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeGuard
@@ -25,13 +25,15 @@ from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.follow import CrossCheck, follow_call, follow_neuron, follow_plain_layer
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
-from snn_energy.profiler.rules.plain_layers import is_layer_class, is_plain_layer
+from snn_energy.profiler.rules.plain_layers import is_layer_class, is_plain_layer, plain_base
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import RuleEntry, find, plain_name
 from snn_energy.profiler.rules.unknown import UNKNOWN
+from snn_energy.profiler.tracking.deferred_scans import defer_scans
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.script import CallStep, Script
+from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.walk import Walk
 
@@ -137,8 +139,8 @@ class CountingMode(TorchFunctionMode):
         torch.backends.mha.set_fastpath_enabled(False)  # one call that hides the layers of attention
         try:
             for name, module in self._modules.items():
-                handles.append(module.register_forward_pre_hook(self._entering(name), with_kwargs=True))
-                handles.append(module.register_forward_hook(self._leaving(name), with_kwargs=True))
+                handles.append(module.register_forward_pre_hook(self._entering(name, module), with_kwargs=True))
+                handles.append(module.register_forward_hook(self._leaving(name, module), with_kwargs=True))
                 if self._is_own(module):
                     before = module.__dict__.get("observer")
                     observers.append((module, before))
@@ -178,6 +180,7 @@ class CountingMode(TorchFunctionMode):
         if self.follower is not None and not self.follower.is_complete:
             self._depart()
         if self.follower is not None:
+            self.follower.finish()
             self.log.records = self.follower.script.records
             self.followed_batches += 1
         else:
@@ -195,6 +198,12 @@ class CountingMode(TorchFunctionMode):
         else:
             self._scripts[self.batch] = script
 
+    def defer_scans(self, families: Sequence[Sequence[int]]) -> None:
+        """From now on, small tensors of operations that are one layer in several time steps are scanned together."""
+        script = self._scripts.get(self.batch)
+        if script is not None and script.records is self.log.records:
+            defer_scans(script, families)
+
     def _depart(self) -> None:
         """This batch differs from the script: from here on, it is walked through in full."""
         if self.follower is not None:
@@ -208,9 +217,12 @@ class CountingMode(TorchFunctionMode):
             self._walked(lambda check: check.begin_call(step))
             self.walk.begin_call(step)
 
-    def mark_input(self, x: Tensor, layout: str | None, constant: bool) -> None:
-        """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time."""
-        bound = self.scans.bound_of_input(x)
+    def mark_input(self, x: Tensor, layout: str | None, constant: bool, bound: ValueBound | None = None) -> None:
+        """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time.
+
+        bound: of the values of the whole batch, None to find that of this tensor.
+        """
+        bound = self.scans.bound_of_input(x) if bound is None else bound
         if self.follower is None or not self.follower.input(x, layout, constant, bound):
             self._walked(lambda check: check.input(x, layout, constant, bound))
             self.walk.input(x, layout, constant, bound)
@@ -236,30 +248,37 @@ class CountingMode(TorchFunctionMode):
             return True
         return is_layer_class(type(module)) and next(module.children(), None) is None
 
-    def _entering(self, name: str) -> Callable[..., None]:
+    def _entering(self, name: str, module: nn.Module) -> Callable[..., None]:
+        is_neuron = self._is_own(module) or id(module) in self._foreign
+        may_be_plain = plain_base(type(module)) is not None
+
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             follower = self.follower
             if follower is None or not follower.enter(name):
                 self._walked(lambda check: check.enter(name))
                 self.walk.enter(name, module)
-            if self._is_own(module) or id(module) in self._foreign:
-                self.scopes.neuron_depth += 1
-                if self.scopes.neuron_depth == 1:  # its arithmetic is the neuron update: not recorded
-                    self.scopes.suspend()
-                if isinstance(module, LIF):
-                    writer = (self.scopes.layer, self.scopes.current.invocation)
-                    requests = self.scans.requests_of(writer if self.follower is None else self.follower.writer)
-                    layouts = (request.layout for request in requests.values())
-                    self.observer.begin(module.amplitude, self.batch, layouts)
-            elif not self.scopes.is_suspended and is_plain_layer(module, args, kwargs):
+            if is_neuron:
+                self._begin_neuron(module)
+            elif may_be_plain and not self.scopes.is_suspended and is_plain_layer(module, args, kwargs):
                 self.scopes.suspend()  # its work is known from its type: counted as one call on exit
 
         return hook
 
-    def _leaving(self, name: str) -> Callable[..., None]:
+    def _begin_neuron(self, module: nn.Module) -> None:
+        self.scopes.neuron_depth += 1
+        if self.scopes.neuron_depth == 1:  # its arithmetic is the neuron update: not recorded
+            self.scopes.suspend()
+        if isinstance(module, LIF):
+            writer = (self.scopes.layer, self.scopes.current.invocation)
+            requests = self.scans.requests_of(writer if self.follower is None else self.follower.writer)
+            self.observer.begin(module.amplitude, self.batch, (request.layout for request in requests.values()))
+
+    def _leaving(self, name: str, module: nn.Module) -> Callable[..., None]:
+        is_neuron = self._is_own(module) or id(module) in self._foreign
+
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             scopes = self.scopes
-            if self._is_own(module) or id(module) in self._foreign:
+            if is_neuron:
                 self.observer.end()
                 scopes.neuron_depth -= 1
                 if scopes.neuron_depth == 0:

@@ -304,11 +304,11 @@ def _device_of(model: nn.Module, x: Tensor) -> torch.device:
 def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T calls."""
     with torch._C.DisableTorchFunction():
-        given = mode.feed(x, steps)
+        given, bound = mode.feed(x, steps), counting.scans.bound_of_input(x)
 
     def before(step: int | None) -> None:
         counting.begin_call(step)
-        counting.mark_input(given[step or 0], mode.read, constant=mode.repeats_input)
+        counting.mark_input(given[step or 0], mode.read, constant=mode.repeats_input, bound=bound)
 
     if mode.calls_per_step:
         return _call_model(lambda: call_per_step(model, given, before), model, given[0])

@@ -107,6 +107,11 @@ def follow_foreign_neuron(
     if spec.integrates_only:
         foreign.register_range(record.layer, current, follower.scans)
         return True
+    if step.scans and step.scans[0].group is not None:
+        if current.numel() and current.is_floating_point():
+            foreign.register_range(record.layer, current, follower.scans)
+        follower.defer(step.scans[0])
+        return True
     call = NeuronCall(record.layer, NOWHERE, current, result, next(tensors_in([out])), is_known)
     foreign.count_spikes(call, record, result, batch, follower.scans)
     return True

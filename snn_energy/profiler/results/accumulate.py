@@ -27,7 +27,7 @@ from snn_energy.profiler.results.placement import (
     readers_of,
 )
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
-from snn_energy.profiler.tracking.operation_counts import counts_of
+from snn_energy.profiler.tracking.operation_counts import counts_of, has_counts
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.running.accuracy import correct_samples
@@ -91,8 +91,11 @@ class BatchAccumulator:
         else:
             self._require_same_rows(placed)
         by_key = {item.key: item.event for item in placed}
-        self._by_family = [(family, family.records(by_key)) for family in self.families]
+        by_family = [(family, family.records(by_key)) for family in self.families]
+        self._by_family = [(family, events) for family, events in by_family if has_counts(events[0])]
         self._last = records
+        position = {id(record): index for index, record in enumerate(records)}
+        counting.defer_scans([[position[id(event)] for event in events] for _, events in self._by_family])
 
     def _require_rows(self, placed: Sequence[PlacedOperation]) -> None:
         """Raise ProfilingError if a pass has no operations, two of one name in one step, or no time axis."""
@@ -155,8 +158,6 @@ class BatchAccumulator:
         for name, tensor in zip(counts._fields, counts, strict=True):
             if tensor is not None:
                 arrays[name] = tensor.reshape(len(family.active), -1).cpu().numpy()
-        if not arrays:
-            return
         for side in ("left", "right"):
             if f"nonzeros_{side}" in arrays:
                 self._join(family, side, records, arrays, counting)
@@ -186,6 +187,8 @@ class BatchAccumulator:
         found = values_of(operands, arrays[f"nonzeros_{side}"])
         for index, values in enumerate(found):
             before = self.values.get(key, ZERO)
+            if before == values:
+                continue
             joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
             self.values[key] = joined
             first = index * family.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from snn_energy.profiler.tracking.script import (
     Group,
     InputStep,
     Leave,
+    OperandScan,
     OtherTensor,
     Parameters,
     Result,
@@ -114,16 +116,30 @@ class Follower:
         if step is None:
             return not any(self.is_traced(tensor) for tensor in tensors_in([args, kwargs]))
         for scan in step.scans:
-            slot, arrange, layout, trace, reader, needs_levels, record, side = scan
-            tensor = self._tensor(slot)
-            sums = self.scans.scan_as(tensor, arrange, layout, trace, reader, needs_levels)
-            setattr(self.script.records[record], side, sums)
+            if scan.group is not None:
+                self.defer(scan)
+                continue
+            tensor = self._tensor(scan.slot)
+            sums = self.scans.scan_as(tensor, scan.arrange, scan.layout, scan.trace, scan.reader, scan.needs_levels)
+            setattr(self.script.records[scan.record], scan.side, sums)
         if step.writes:
             for slot, written in step.writes:
                 self.table.mark_written(self._tensor(slot), written)
         if step.prescanned is not None:
             self.scans.prescan(self._tensor(step.prescanned.slot), step.prescanned.trace)
         return step
+
+    def defer(self, scan: OperandScan) -> None:
+        """Copy a small tensor, to be scanned with those of other time steps."""
+        assert scan.group is not None
+        tensor = self._tensor(scan.slot)
+        arranged = tensor if scan.is_arranged else scan.arrange(tensor)
+        scan.group.add(arranged, scan.targets, self.script.records, self.scans)
+
+    def finish(self) -> None:
+        """Scan what waits to be scanned."""
+        for group in self.script.groups:
+            group.flush(self.script.records, self.scans)
 
     def matching(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, facts: tuple[Any, ...] = ()
@@ -133,9 +149,9 @@ class Follower:
         if type(step) is not CallStep or step.name != name or step.facts != facts:
             return None
         before = len(self.slots.refs)
-        is_same = self._has_parts(step.arguments.parts, args) and (
-            self._matches(step.keywords, kwargs) if kwargs or step.keywords.parts else True
-        )
+        is_same = self._has_parts(step.arguments.parts, args)
+        if is_same and (kwargs or step.keywords.parts):
+            is_same = self._has_parts(step.keywords.parts, _parts_of(kwargs))
         if not is_same or not self._has_results(step.results, out):
             self.slots.drop_from(before)
             return None
@@ -160,31 +176,31 @@ class Follower:
         return self.slots.of(tensor) is not None or self.table.get(tensor) is not None
 
     def _has_parts(self, expected: Sequence[Any], actual: Sequence[Any]) -> bool:
+        """True if arguments, or the parts of one, are as in the script; tensors without a number get one."""
         if len(expected) != len(actual):
             return False
         refs = self.slots.refs
         for one, other in zip(expected, actual, strict=True):
-            if type(one) is Slot:
+            kind = type(one)
+            if kind is Slot:
                 if other is None or refs[one]() is not other:
                     return False
-            elif not self._matches(one, other):
+            elif kind is OtherTensor:
+                if not self._is_other(one, other):
+                    return False
+                refs.append(one.ref if one.ref() is other else weakref.ref(other))
+            elif kind is Group:
+                if type(other) is not one.kind or not self._has_parts(one.parts, _parts_of(other)):
+                    return False
+            elif one is not other and (type(other) is not kind or other != one):
                 return False
         return True
 
-    def _matches(self, expected: Any, actual: Any) -> bool:
-        kind = type(expected)
-        if kind is Slot:
-            return actual is not None and self.slots.refs[expected]() is actual
-        if kind is OtherTensor:
-            if self.slots.of(actual) is not None or not expected.matches(actual, self.table, self.parameters):
-                return False
-            self.slots.add(actual)
-            return True
-        if kind is not Group:
-            return type(actual) is kind and bool(actual == expected)
-        if type(actual) is not expected.kind:
-            return False
-        return self._has_parts(expected.parts, _parts_of(actual))
+    def _is_other(self, expected: OtherTensor, actual: Any) -> bool:
+        """True if a tensor without a number leads to the same outcome as that of the script."""
+        if expected.facts is None and not expected.decides and expected.ref() is actual:
+            return True  # the same weights: no event has written to them since, or it would have been in the script
+        return self.slots.of(actual) is None and expected.matches(actual, self.table, self.parameters)
 
     def _has_results(self, expected: Sequence[Result], out: Any) -> bool:
         made = (out,) if isinstance(out, Tensor) else tuple(tensors_in([out]))
@@ -193,7 +209,7 @@ class Follower:
         for (shape, stride, dtype), tensor in zip(expected, made, strict=True):
             if tensor.shape != shape or tensor.stride() != stride or tensor.dtype != dtype:
                 return False
-            self.slots.add(tensor)
+            self.slots.refs.append(weakref.ref(tensor))
         return True
 
     # ---- departure --------------------------------------------------------------------------------------------
@@ -204,6 +220,7 @@ class Follower:
 
     def hand_over(self, scopes: ModuleScopes, table: TensorTable, modules: Mapping[str, nn.Module]) -> int:
         """Enter all that the followed events have left into scopes and table; returns the number of operations."""
+        self.finish()
         records = 0
         for step in self.followed():
             if isinstance(step, Enter):

@@ -30,6 +30,11 @@ class OperationCounts(NamedTuple):
     multi_right: Tensor | None = None
 
 
+def has_counts(record: OperationRecord) -> bool:
+    """True for an operation that reads operands, and for a neuron; others have sizes alone."""
+    return record.op == "neuron" or record.left is not None
+
+
 def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
     """Counts of calls of one operation with R = ``rows`` rows each, call after call."""
     first = records[0]
@@ -43,8 +48,6 @@ def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
         return OperationCounts(spikes=_joined(sums).sum(1, dtype=torch.int64))
     lefts = [record.left for record in records if record.left is not None]
     rights = [record.right for record in records if record.right is not None]
-    if not lefts:
-        return OperationCounts()
     if len(records) > 1 and not (_are_alike(lefts) and _are_alike(rights)):
         each = [counts_of([record], rows) for record in records]
         return OperationCounts(

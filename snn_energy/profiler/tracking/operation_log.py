@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,9 +73,9 @@ class OperationRecord:
         other.__dict__.update(self.__dict__)
         return other
 
-    def difference(self, other: OperationRecord) -> str | None:
+    def difference(self, other: OperationRecord, without: Collection[str] = ()) -> str | None:
         """The name of the first field that differs by value; None if all are equal."""
-        fields = self.__dataclass_fields__
+        fields = [name for name in self.__dataclass_fields__ if name not in without]
         return next((name for name in fields if not _is_same(getattr(self, name), getattr(other, name))), None)
 
     @property

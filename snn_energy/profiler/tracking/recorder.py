@@ -36,6 +36,7 @@ from snn_energy.profiler.tracking.script import (
 from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.profiler.values.scan_group import Form
 from snn_energy.profiler.values.traces import TensorTrace
 from snn_energy.running.module_state import version_of
 
@@ -77,7 +78,11 @@ class Recorder:
 
     def script(self) -> Script | None:
         """The script of the whole forward pass; None if a later one cannot be compared with it."""
-        return None if self.broken else Script(self.steps, self.log.records, scans_of(self.steps))
+        if self.broken:
+            return None
+        scans = [scan for step in self.steps if isinstance(step, CallStep) for scan in step.scans]
+        groups = {id(scan.group): scan.group for scan in scans if scan.group is not None}
+        return Script(self.steps, self.log.records, scans_of(self.steps), list(groups.values()))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -215,16 +220,22 @@ class Recorder:
         return found
 
     def _operand_scans(self, step: CallStep, numbers: Mapping[int, int]) -> list[OperandScan]:
-        """The scans of operands since the last event. A neuron scans its spikes itself, constants do not change."""
+        """The scans of operands since the last event; constants do not change."""
         found = []
         for tensor, arrange, layout, trace, reader, needs_levels, sums in self.scans.scanned:
             at, slot = len(self.log.records) - 1, self._number(tensor, numbers)
-            if step.is_neuron or (at >= 0 and self.log.records[at].reads_constant):
+            if at >= 0 and self.log.records[at].reads_constant:
                 continue
-            side = next((s for s in ("left", "right") if at >= 0 and getattr(self.log.records[at], s) is sums), None)
+            record = self.log.records[at] if at >= 0 else None
+            side = next((s for s in ("left", "right", "fired") if getattr(record, s, None) is sums), None)
             if slot is None or side is None:
                 self.broken = f"{step.name}: it scans a tensor that is not among its arguments"
                 continue
-            found.append(OperandScan(slot, arrange, layout, trace, reader, needs_levels, at, side))
+            x = arrange(tensor)
+            is_arranged = x is tensor or (x.data_ptr(), x.shape, x.stride()) == (
+                tensor.data_ptr(), tensor.shape, tensor.stride(),
+            )  # fmt: skip
+            form = Form(x.shape, x.dtype, x.device)
+            found.append(OperandScan(slot, arrange, layout, trace, reader, needs_levels, at, side, is_arranged, form))
         self.scans.scanned.clear()
         return found

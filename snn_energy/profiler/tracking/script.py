@@ -18,6 +18,7 @@ from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import Arrange, Reader, SumLayout
+from snn_energy.profiler.values.scan_group import Form, ScanGroup, Target
 from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
 MOST_COMPARED = 65536  # elements of a constant whose values are kept, to be compared in later batches
@@ -143,9 +144,10 @@ class Put(NamedTuple):
 
 
 class OperandScan(NamedTuple):
-    """A scan of an operand: number of the tensor, arguments of ``ScanCache.scan_as``, and where the sums belong.
+    """A scan of an operand or of spikes: number of the tensor, arguments of ``ScanCache.scan_as``, and its sums' place.
 
-    side: "left" or "right", a field of the record of this index.
+    side: "left", "right" or "fired", a field of the record of this index. is_arranged: the tensor lies in
+    memory as it is scanned. form: of what is scanned. group, targets: of a scan that waits for those of other steps.
     """
 
     slot: int
@@ -156,6 +158,10 @@ class OperandScan(NamedTuple):
     needs_levels: bool
     record: int
     side: str
+    is_arranged: bool
+    form: Form
+    group: ScanGroup | None = None
+    targets: tuple[Target, ...] = ()
 
 
 class Enter(NamedTuple):
@@ -228,16 +234,32 @@ Step = Enter | Leave | BeginCall | InputStep | CallStep
 
 @dataclass
 class Script:
-    """All events of a forward pass, the operations that they recorded, and the scans that belong to their tensors."""
+    """All events of a forward pass, the operations that they recorded, and the scans that belong to their tensors.
+
+    groups: of small tensors that are scanned together.
+    """
 
     steps: list[Step]
     records: list[OperationRecord]
     scans: list[ScanResults]
+    groups: list[ScanGroup] = field(default_factory=list)
+
+    def deferred(self) -> dict[int, frozenset[str]]:
+        """Fields of the records, by object, whose sums are scanned with those of other time steps."""
+        found: dict[int, frozenset[str]] = {}
+        for step in self.steps:
+            for scan in step.scans if isinstance(step, CallStep) else ():
+                for index, side in scan.targets:
+                    key = id(self.records[index])
+                    found[key] = found.get(key, frozenset()) | {side}
+        return found
 
     def begin_batch(self) -> None:
         """Discard the sums of the last batch."""
         for results in self.scans:
             results.clear()
+        for group in self.groups:
+            group.targets.clear()
 
 
 def scans_of(steps: Sequence[Step]) -> list[ScanResults]:

@@ -78,7 +78,9 @@ class ScanCache:
 
     def require_finite(self) -> None:
         """Raise ProfilingError if a range of this batch holds NaN or infinity."""
-        if self._ranges and not bool(torch.isfinite(torch.cat([r.reshape(-1) for _, r in self._ranges])).all()):
+        sums = [r for _, r in self._ranges if r.dim() == 0]
+        whole = [r.reshape(-1) for _, r in self._ranges if r.dim()] + ([torch.stack(sums)] if sums else [])
+        if whole and not bool(torch.isfinite(torch.cat(whole)).all()):
             raise not_finite(next(layer for layer, r in self._ranges if not bool(torch.isfinite(r).all())))
 
     def add_range(self, layer: str, values: Tensor) -> None:
