@@ -186,7 +186,7 @@ class BatchAccumulator:
         operands = [scan for record in records if (scan := getattr(record, side)) is not None]
         found = values_of(operands, arrays[f"nonzeros_{side}"])
         for index, values in enumerate(found):
-            before = self.values.get(key, ZERO)
+            before = self.values.setdefault(key, ZERO)
             if before == values:
                 continue
             joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
