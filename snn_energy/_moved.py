@@ -68,7 +68,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "profiler.profile": ("profiler.run",),
     "profiler.state": ("running.module_state",),
     "profiler.timesteps": ("profiler.axes.roles", "profiler.axes.needed_steps", "core.vocabulary"),
-    "profiler.trace": ("profiler.values.traces", "profiler.tracking.operation_log", "profiler.tracking.call_cache"),
+    "profiler.trace": ("profiler.values.traces", "profiler.tracking.operation_log", "profiler.tracking.script"),
     "profiler.walker": ("profiler.counting_mode",),
     "published": ("counts.published", "counts.published_schema", "counts.published_amounts"),
     "record": ("paper.record",),

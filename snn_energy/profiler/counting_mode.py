@@ -10,9 +10,8 @@ from __future__ import annotations
 import functools
 import os
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeGuard
 
 import torch
@@ -22,20 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from snn_energy.models.neurons import LIF
 from snn_energy.profiler.axes.roles import BatchShape
-from snn_energy.profiler.follow import CrossCheck, follow_call, follow_neuron, follow_plain_layer
+from snn_energy.profiler.events import Events
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
 from snn_energy.profiler.rules.plain_layers import is_layer_class, is_plain_layer, plain_base
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import RuleEntry, find, plain_name
 from snn_energy.profiler.rules.unknown import UNKNOWN
-from snn_energy.profiler.tracking.deferred_scans import defer_scans
-from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
-from snn_energy.profiler.tracking.script import CallStep, Script
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
-from snn_energy.profiler.walk import Walk
 
 OnCall = Callable[[str, Any, Any, Any], None]
 CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" also computes what is cached, and compares
@@ -91,8 +86,7 @@ class CountingMode(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``tracing`` around each pass.
 
     neurons: layer -> its NeuronSpec, used for all classes but LIF. decomposed_layers: neurons that are counted as the
-    operations that they are made of. follower: compares this batch with the script of an earlier one; None while the
-    batch is walked through in full. followed_batches: number of batches that were the same as a script throughout.
+    operations that they are made of.
     """
 
     def __init__(
@@ -108,16 +102,11 @@ class CountingMode(TorchFunctionMode):
         modules = {model.get_submodule(name): spec for name, spec in (neurons or {}).items()}
         self._foreign = {id(module): spec for module, spec in modules.items() if not isinstance(module, LIF)}
         self._decomposed = {id(model.get_submodule(name)) for name in decomposed_layers}
-        self._cross_check = os.environ.get(CROSS_CHECK) == "1"
+        cross_check = os.environ.get(CROSS_CHECK) == "1"
         self.scopes, self.observer = ModuleScopes(model, self._is_leaf), SpikeObserver()
-        self.scans = ScanCache(max_k, input_kind, cross_check=self._cross_check)
-        self.walk = Walk(self.scopes, self.scans, self.observer)
-        self.calls, self.table, self.log = self.walk.calls, self.walk.table, self.walk.log
-        self.follower: Follower | None = None
-        self.followed_batches = 0
-        self._check: CrossCheck | None = None
-        self._scripts: dict[BatchShape, Script] = {}
-        self._modules: dict[str, nn.Module] = {}
+        self.scans = ScanCache(max_k, input_kind, cross_check=cross_check)
+        self.events = Events(self.scopes, self.scans, self.observer, cross_check=cross_check)
+        self.calls, self.table, self.log = self.events.calls, self.events.table, self.events.log
         self._entries: dict[Any, tuple[str, RuleEntry]] = {}  # of functions already called
 
     @property
@@ -131,14 +120,12 @@ class CountingMode(TorchFunctionMode):
     def tracing(self) -> Iterator[None]:
         """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
-        parameters = _parameter_names(self.model)
-        self.calls.context = replace(self.calls.context, parameters=parameters)
-        self.walk.recorder.parameters = parameters
-        self._modules = dict(self.model.named_modules(remove_duplicate=True))
+        modules = dict(self.model.named_modules(remove_duplicate=True))
+        self.events.begin_run(modules, _parameter_names(self.model))
         has_fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one call that hides the layers of attention
         try:
-            for name, module in self._modules.items():
+            for name, module in modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name, module), with_kwargs=True))
                 handles.append(module.register_forward_hook(self._leaving(name, module), with_kwargs=True))
                 if self._is_own(module):
@@ -160,82 +147,27 @@ class CountingMode(TorchFunctionMode):
 
     def begin(self, batch: BatchShape) -> None:
         """Forget the last forward pass; counts of a new one start."""
-        self.log.begin_batch()
-        self.calls.context = replace(self.calls.context, shape=batch, records=self.log.records)
-        self.scans.begin_batch()
-        self.table.clear()
-        self.calls.slots.clear()
-        self.follower, self._check = None, None
-        script = self._scripts.get(batch)
-        if script is not None and self._cross_check:
-            self._check = CrossCheck(script, self.scans, self.calls.context.parameters)
-        elif script is not None:
-            self.walk.recorder.stop()
-            self.follower = Follower(script, self.calls.slots, self.table, self.scans, self.calls.context.parameters)
-            return
-        self.walk.recorder.begin_batch()
+        self.events.begin_batch(batch)
 
     def end(self) -> None:
         """Finish the counts. Raises ProfilingError if a neuron's potential or a real input was NaN or infinite."""
-        if self.follower is not None and not self.follower.is_complete:
-            self._depart()
-        if self.follower is not None:
-            self.follower.finish()
-            self.log.records = self.follower.script.records
-            self.followed_batches += 1
-        else:
-            self._keep_script()
+        self.events.end_batch()
         self.scans.require_finite()
-
-    def _keep_script(self) -> None:
-        """Keep what the walk has written down, for later batches; under a cross-check, only if they are not alike."""
-        if self._check is not None and self._check.end(self.log):
-            self.followed_batches += 1
-            return
-        script = self.walk.recorder.script()
-        if script is None:
-            self._scripts.pop(self.batch, None)
-        else:
-            self._scripts[self.batch] = script
-
-    def defer_scans(self, families: Sequence[Sequence[int]]) -> None:
-        """From now on, small tensors of operations that are one layer in several time steps are scanned together."""
-        script = self._scripts.get(self.batch)
-        if script is not None and script.records is self.log.records:
-            defer_scans(script, families)
-
-    def _depart(self) -> None:
-        """This batch differs from the script: from here on, it is walked through in full."""
-        if self.follower is not None:
-            follower, self.follower = self.follower, None
-            self.walk.resume(follower, self._modules)
 
     def begin_call(self, step: int | None) -> None:
         """Start a call of the model within one pass; step: its time step, None if time is inside the model."""
-        self.calls.context = replace(self.calls.context, step=step)
-        if self.follower is None or not self.follower.begin_call(step):
-            self._walked(lambda check: check.begin_call(step))
-            self.walk.begin_call(step)
+        self.events.begin_call(step)
 
     def mark_input(self, x: Tensor, layout: str | None, constant: bool, bound: ValueBound | None = None) -> None:
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time.
 
         bound: of the values of the whole batch, None to find that of this tensor.
         """
-        bound = self.scans.bound_of_input(x) if bound is None else bound
-        if self.follower is None or not self.follower.input(x, layout, constant, bound):
-            self._walked(lambda check: check.input(x, layout, constant, bound))
-            self.walk.input(x, layout, constant, bound)
+        self.events.input(x, layout, constant, self.scans.bound_of_input(x) if bound is None else bound)
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Operations whose results the model returns."""
         return self.log.results([self.table.get(tensor) for tensor in tensors_in([out])])
-
-    def _walked(self, same: Callable[[Follower], bool | CallStep]) -> None:
-        """The next event is counted by the walk; ``same``: compares it with a script, where that is cross-checked."""
-        self._depart()
-        if self._check is not None:
-            self._check.event(same, self.walk, self._modules)
 
     # ---- modules ----------------------------------------------------------------------------------------------
 
@@ -253,10 +185,7 @@ class CountingMode(TorchFunctionMode):
         may_be_plain = plain_base(type(module)) is not None
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            follower = self.follower
-            if follower is None or not follower.enter(name):
-                self._walked(lambda check: check.enter(name))
-                self.walk.enter(name, module)
+            self.events.enter(name, module)
             if is_neuron:
                 self._begin_neuron(module)
             elif may_be_plain and not self.scopes.is_suspended and is_plain_layer(module, args, kwargs):
@@ -269,8 +198,7 @@ class CountingMode(TorchFunctionMode):
         if self.scopes.neuron_depth == 1:  # its arithmetic is the neuron update: not recorded
             self.scopes.suspend()
         if isinstance(module, LIF):
-            writer = (self.scopes.layer, self.scopes.current.invocation)
-            requests = self.scans.requests_of(writer if self.follower is None else self.follower.writer)
+            requests = self.scans.requests_of(self.events.writer)
             self.observer.begin(module.amplitude, self.batch, (request.layout for request in requests.values()))
 
     def _leaving(self, name: str, module: nn.Module) -> Callable[..., None]:
@@ -282,34 +210,14 @@ class CountingMode(TorchFunctionMode):
                 self.observer.end()
                 scopes.neuron_depth -= 1
                 if scopes.neuron_depth == 0:
-                    self._on_neuron(module, args, kwargs, out)
+                    self.events.neuron(module, self._foreign.get(id(module)), args, kwargs, out)
                     scopes.resume()
             elif scopes.is_suspended and scopes.neuron_depth == 0:
-                self._on_plain_layer(module, args[0], out)
+                self.events.plain_layer(module, args[0], out)
                 scopes.resume()
-            if self.follower is None or not self.follower.leave(name):
-                self._walked(lambda check: check.leave(name))
-                self.walk.leave(name, module, out)
+            self.events.leave(name, module, out)
 
         return hook
-
-    def _on_neuron(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        spec = self._foreign.get(id(module))
-
-        def same(follower: Follower) -> bool:
-            return follow_neuron(module, spec, args, kwargs, out, follower, self.observer, self.batch)
-
-        if self.follower is None or not same(self.follower):
-            self._walked(same)
-            self.walk.neuron(module, spec, args, kwargs, out)
-
-    def _on_plain_layer(self, module: nn.Module, x: Tensor, out: Any) -> None:
-        def same(follower: Follower) -> bool:
-            return follow_plain_layer(module, x, out, follower)
-
-        if self.follower is None or not same(self.follower):
-            self._walked(same)
-            self.walk.plain_layer(module, x, out)
 
     # ---- every function call ----------------------------------------------------------------------------------
 
@@ -334,36 +242,22 @@ class CountingMode(TorchFunctionMode):
         if entry is UNKNOWN:
             return self._run_unknown(func, raw, args, kwargs)
         out = func(*args, **kwargs)
-        self._on_call(raw, args, kwargs, out)
+        self.events.call(raw, args, kwargs, out)
         return out
-
-    def _on_call(self, raw: str, args: Any, kwargs: Any, out: Any) -> None:
-        if self.follower is None or not follow_call(raw, args, kwargs, out, self.follower):
-            self._walked(lambda check: follow_call(raw, args, kwargs, out, check))
-            self.walk.call(raw, args, kwargs, out)
 
     def _run_unknown(self, func: Any, raw: str, args: Any, kwargs: Any) -> Any:
         """Run a function without a rule: by its Python body, or with the operations of torch within it."""
-        if not any(self._is_traced(tensor) for tensor in tensors_in([args, kwargs])):
+        if not any(self.events.is_traced(tensor) for tensor in tensors_in([args, kwargs])):
             out = func(*args, **kwargs)
-            self._on_call(raw, args, kwargs, out)
+            self.events.call(raw, args, kwargs, out)
             return out
         body = python_body(func)
         if body is not None:
             with self:
                 return body(*args, **kwargs)
-        before = self._operations
-        with DecompositionMode(self._on_call):
+        before = self.events.operations
+        with DecompositionMode(self.events.call):
             out = func(*args, **kwargs)
-        if self._operations == before and not all(self._is_traced(tensor) for tensor in tensors_in([out])):
-            self._on_call(raw, args, kwargs, out)
+        if self.events.operations == before and not all(self.events.is_traced(tensor) for tensor in tensors_in([out])):
+            self.events.call(raw, args, kwargs, out)
         return out
-
-    def _is_traced(self, tensor: Tensor) -> bool:
-        """True if a tensor stems from the loader."""
-        return self.follower.is_traced(tensor) if self.follower is not None else self.table.get(tensor) is not None
-
-    @property
-    def _operations(self) -> int:
-        """Number of operations so far."""
-        return len(self.log.records) if self.follower is None else self.follower.operations

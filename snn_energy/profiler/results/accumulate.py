@@ -95,7 +95,7 @@ class BatchAccumulator:
         self._by_family = [(family, events) for family, events in by_family if has_counts(events[0])]
         self._last = records
         position = {id(record): index for index, record in enumerate(records)}
-        counting.defer_scans([[position[id(event)] for event in events] for _, events in self._by_family])
+        counting.events.defer_scans([[position[id(event)] for event in events] for _, events in self._by_family])
 
     def _require_rows(self, placed: Sequence[PlacedOperation]) -> None:
         """Raise ProfilingError if a pass has no operations, two of one name in one step, or no time axis."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -13,6 +12,7 @@ from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.rules.registry import BatchContext, Call
 from snn_energy.profiler.tracking.module_scopes import CallSite
 from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.nested import tensors_in as tensors_in
 from snn_energy.profiler.values.traces import TensorTrace
 
 
@@ -65,14 +65,3 @@ def any_active(flags: Sequence[StepMask]) -> StepMask:
 def all_active(flags: Sequence[StepMask]) -> StepMask:
     """Steps in which all of several sources work."""
     return functools.reduce(lambda a, b: a & b, flags)
-
-
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
-    """Tensors among arguments, in lists and tuples too, in order."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from tensors_in(value)
-        elif isinstance(value, dict):
-            yield from tensors_in(value.values())

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.script import (
     BeginCall,
@@ -28,6 +27,7 @@ from snn_energy.profiler.tracking.script import (
 )
 from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorTrace
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.tracking.operation_log import OperationLog
 from snn_energy.profiler.tracking.script import (
     MOST_COMPARED,
@@ -35,6 +34,7 @@ from snn_energy.profiler.tracking.script import (
 )
 from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.scan_group import Form
 from snn_energy.profiler.values.traces import TensorTrace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,14 +49,14 @@ class ScanGroup:
         buffer = torch.empty((count, *form.shape), dtype=form.dtype, device=form.device)
         return cls(request, trace, buffer, buffer.unbind(0))
 
-    def add(self, x: Tensor, targets: Sequence[Target], records: Sequence[Any], scans: ScanCache) -> None:
+    def add(self, x: Tensor, targets: Sequence[Target], records: Sequence[object], scans: ScanCache) -> None:
         """Copy one tensor; scan all of them when there is no place left."""
         self.places[len(self.targets)].copy_(x)
         self.targets.append(targets)
         if len(self.targets) == len(self.places):
             self.flush(records, scans)
 
-    def flush(self, records: Sequence[Any], scans: ScanCache) -> None:
+    def flush(self, records: Sequence[object], scans: ScanCache) -> None:
         """Scan the tensors that were copied, and hand each target its sums."""
         count = len(self.targets)
         if not count:
