@@ -15,10 +15,16 @@ from snn_energy.profiler.neurons.spike_observer import SpikeObserver
 from snn_energy.profiler.tracking.deferred_scans import defer_scans
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
-from snn_energy.profiler.tracking.script import CallStep, Script
+from snn_energy.profiler.tracking.repeated_calls import RepeatedCalls, are_alike, last_calls
+from snn_energy.profiler.tracking.script import CallStep, Script, Slots
+from snn_energy.profiler.tracking.tensor_table import TensorTable
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.walk import Walk
+
+FIRST_FORETOLD = 3  # the first calls of a network from rest differ from the others
+TOGETHER = 64  # time steps whose small tensors are scanned together
+MOST_TRIALS = 4  # time steps in which two calls are compared
 
 
 class Events:
@@ -38,6 +44,8 @@ class Events:
         self.modules: Mapping[str, nn.Module] = {}
         self._is_checked = cross_check
         self._check: CrossCheck | None = None
+        self._repeated: RepeatedCalls | None = None
+        self._trials = 0
         self._scripts: dict[BatchShape, Script] = {}
 
     def begin_run(self, modules: Mapping[str, nn.Module], parameters: Mapping[int, Mapping[int, str]]) -> None:
@@ -53,25 +61,29 @@ class Events:
         self.scans.begin_batch()
         self.table.clear()
         self.calls.slots.clear()
-        self.follower, self._check = None, None
+        self.follower, self._check, self._repeated, self._trials = None, None, None, MOST_TRIALS
         script, parameters = self._scripts.get(batch), self.calls.context.parameters
         if script is not None and not self._is_checked:
             self.walk.recorder.stop()
             self.follower = Follower(script, self.calls.slots, self.table, self.scans, parameters)
             return
         if script is not None:
-            self._check = CrossCheck(script, self.scans, parameters)
+            self._check = CrossCheck(Follower(script, Slots(), TensorTable(), self.scans, parameters))
         self.walk.recorder.begin_batch()
 
     def end_batch(self) -> None:
         """Finish the counts, and keep the script of a batch that was walked through."""
         if self.follower is not None and not self.follower.is_complete:
             self._depart()
-        if self.follower is not None:
+        is_checked = self._check is not None and self._check.end(self.log)
+        if self.follower is not None and self._repeated is not None:
+            self.walk.resume(self.follower, self.modules)
+            self._keep(self.walk.recorder.script())
+        elif self.follower is not None:
             self.follower.finish()
             self.log.records = self.follower.script.records
             self.followed_batches += 1
-        elif self._check is not None and self._check.end(self.log):
+        elif is_checked and self._repeated is None:
             self.followed_batches += 1
         else:
             self._keep(self.walk.recorder.script())
@@ -86,12 +98,12 @@ class Events:
         """From now on, small tensors of operations that are one layer in several time steps are scanned together."""
         script = self._scripts.get(self.calls.context.shape)
         if script is not None and script.records is self.log.records:
-            defer_scans(script, families)
+            script.groups += defer_scans(script.steps, script.records, families)
 
     def _depart(self) -> None:
         """This batch differs from the script: from here on, it is walked through in full."""
         if self.follower is not None:
-            follower, self.follower = self.follower, None
+            follower, self.follower, self._repeated = self.follower, None, None
             self.walk.resume(follower, self.modules)
 
     def _to_walk(self, same: Callable[[Follower], bool | CallStep]) -> Walk:
@@ -101,11 +113,37 @@ class Events:
             self._check.event(same, self.walk, self.modules)
         return self.walk
 
+    def _foretell(self) -> None:
+        """Follow the next call of the model too, if the last two were alike."""
+        if self._repeated is None and self.follower is None and self._check is None and self._trials:
+            recorder = self.walk.recorder
+            calls = last_calls(recorder.steps, self.log.records, 2)
+            self._trials -= 1
+            if recorder.broken or len(calls) < 2 or not are_alike(*calls):
+                return
+            slots, records = self.calls.slots, self.log.records
+            if self._is_checked:
+                slots, records = self.calls.slots.copy(), list(records)
+            of_call = [[calls[1].record + index] for index in range(len(calls[1].records))]
+            groups = defer_scans(calls[1].events, self.log.records, of_call, TOGETHER)
+            script, parameters = Script(list(recorder.steps), records, [], groups), self.calls.context.parameters
+            follower = Follower(script, slots, self.table, self.scans, parameters, len(script.steps))
+            self._repeated = RepeatedCalls(follower, calls)
+            if self._is_checked:
+                self._check = CrossCheck(follower)
+            else:
+                recorder.stop()
+                self.follower = follower
+        if self._repeated is not None and self._repeated.follower.is_complete:
+            self._repeated.foretell()
+
     # ---- events -----------------------------------------------------------------------------------------------
 
     def begin_call(self, step: int | None) -> None:
         """A call of the model begins; step: its time step, None if time is inside the model."""
         self.calls.context = replace(self.calls.context, step=step)
+        if step is not None and step >= FIRST_FORETOLD:
+            self._foretell()
         if self.follower is None or not self.follower.begin_call(step):
             self._to_walk(lambda check: check.begin_call(step)).begin_call(step)
 

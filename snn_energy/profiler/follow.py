@@ -19,10 +19,8 @@ from snn_energy.profiler.rules.registry import Call, PartCall, find, plain_name
 from snn_energy.profiler.tracking.follower import Follower, ReplayError
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationLog
-from snn_energy.profiler.tracking.script import CallStep, Parameters, Script, Slots
-from snn_energy.profiler.tracking.tensor_table import TensorTable
+from snn_energy.profiler.tracking.script import CallStep
 from snn_energy.profiler.values.scan import NonzeroSums
-from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.walk import ON_CONSTANT, OVER_TIME, Walk, parts_over_time
 
 
@@ -86,9 +84,8 @@ def are_same_sums(joint: NonzeroSums | None, one: NonzeroSums | None) -> bool:
 class CrossCheck:
     """A follower beside the full walk of the same batch: it must find what the walk finds, or depart."""
 
-    def __init__(self, script: Script, scans: ScanCache, parameters: Parameters) -> None:
-        self.scans, self.table = scans, TensorTable()
-        self.follower = Follower(script, Slots(), self.table, scans, parameters)
+    def __init__(self, follower: Follower) -> None:
+        self.follower, self.scans, self.table = follower, follower.scans, follower.table
         self.has_departed = False
 
     def event(self, same: Callable[[Follower], bool | CallStep], walk: Walk, modules: Mapping[str, nn.Module]) -> None:

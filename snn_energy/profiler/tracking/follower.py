@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
+from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.tracking.script import (
     BeginCall,
     CallStep,
@@ -44,12 +45,24 @@ class Follower:
     """
 
     def __init__(
-        self, script: Script, slots: Slots, table: TensorTable, scans: ScanCache, parameters: Parameters
+        self,
+        script: Script,
+        slots: Slots,
+        table: TensorTable,
+        scans: ScanCache,
+        parameters: Parameters,
+        position: int = 0,
     ) -> None:
         self.script, self.slots, self.table, self.scans, self.parameters = script, slots, table, scans, parameters
-        self.position = 0
+        self.position = position
         self._steps: list[Step | None] = [*script.steps, None]
         script.begin_batch()
+
+    def extend(self, steps: Sequence[Step], records: Sequence[OperationRecord]) -> None:
+        """Follow further events behind those of the script."""
+        self.script.steps += steps
+        self.script.records += records
+        self._steps[-1:] = [*steps, None]
 
     @property
     def is_complete(self) -> bool:

@@ -48,26 +48,17 @@ def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
         return OperationCounts(spikes=_joined(sums).sum(1, dtype=torch.int64))
     lefts = [record.left for record in records if record.left is not None]
     rights = [record.right for record in records if record.right is not None]
-    if len(records) > 1 and not (_are_alike(lefts) and _are_alike(rights)):
-        each = [counts_of([record], rows) for record in records]
-        return OperationCounts(
-            *(None if parts[0] is None else torch.cat(list(parts)) for parts in zip(*each, strict=True))
-        )
     if rights:
         return _of_product(first, _of_calls(lefts), _of_calls(rights))
     assert first.geometry is not None
     return _of_weights(first.geometry, _of_calls(lefts))
 
 
-def _are_alike(scans: Sequence[NonzeroSums]) -> bool:
-    """True where either all scans have sums of |k| or none."""
-    return len({scan.levels is None for scan in scans}) < 2
-
-
 def _of_calls(scans: Sequence[NonzeroSums]) -> tuple[Tensor, Tensor | None]:
-    """Non-zeros and sums of |k| of several calls, one after the other along the first axis."""
-    levels = [scan.levels for scan in scans if scan.levels is not None]
-    return _joined([scan.nonzeros for scan in scans]), _joined(levels) if levels else None
+    """Non-zeros and sums of |k| of several calls, one after the other along the first axis; without sums, |k| is 1."""
+    levels = [scan.nonzeros if scan.levels is None else scan.levels for scan in scans]
+    has_levels = any(scan.levels is not None for scan in scans)
+    return _joined([scan.nonzeros for scan in scans]), _joined(levels) if has_levels else None
 
 
 def _joined(sums: Sequence[Tensor]) -> Tensor:

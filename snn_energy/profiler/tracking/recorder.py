@@ -106,7 +106,7 @@ class Recorder:
 
     def begin_call(self, step: int | None) -> None:
         """A call of the model begins."""
-        self.steps.append(BeginCall(step))
+        self.steps.append(BeginCall(step, len(self.slots.refs), len(self.log.records)))
 
     def input(self, x: Tensor, layout: str | None, constant: bool, bound: ValueBound) -> None:
         """A tensor became the network's input, and its trace was put into the table."""

@@ -32,6 +32,12 @@ class Slots:
         self.refs: list[weakref.ref[Tensor]] = []
         self._traced: dict[int, int] = {}
 
+    def copy(self) -> Slots:
+        """The same tensors and numbers."""
+        other = Slots()
+        other.refs, other._traced = list(self.refs), dict(self._traced)
+        return other
+
     def clear(self) -> None:
         """Forget all tensors: a new batch begins."""
         self.refs.clear()
@@ -179,9 +185,11 @@ class Leave(NamedTuple):
 
 
 class BeginCall(NamedTuple):
-    """A call of the model begins, for this time step or for all of them."""
+    """A call of the model begins, for this time step or for all. slot, records: numbers of tensors and operations."""
 
     step: int | None
+    slot: int
+    records: int
 
 
 class InputStep(NamedTuple):
