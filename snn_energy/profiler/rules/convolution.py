@@ -21,21 +21,21 @@ from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 _TENSORS = ("input", "weight", "bias")
 
 
-@rule("conv1d conv2d conv3d", scans_operands=True, is_layer=True)
+@rule("conv1d conv2d conv3d", is_layer=True)
 def convolution(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """conv1d, conv2d, conv3d."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     return _convolved(call, context, scans, {"transposed": False, **call.bound(*names)})
 
 
-@rule("conv_transpose1d conv_transpose2d conv_transpose3d", scans_operands=True, is_layer=True)
+@rule("conv_transpose1d conv_transpose2d conv_transpose3d", is_layer=True)
 def transposed_convolution(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """conv_transpose1d, conv_transpose2d, conv_transpose3d."""
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     return _convolved(call, context, scans, {"transposed": True, **call.bound(*names)})
 
 
-@rule("convolution convolution_overrideable mkldnn_convolution cudnn_convolution", scans_operands=True, is_layer=True)
+@rule("convolution convolution_overrideable mkldnn_convolution cudnn_convolution", is_layer=True)
 def any_convolution(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """The aten operations, whose argument ``transposed`` selects the kind of convolution."""
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")

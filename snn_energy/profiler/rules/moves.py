@@ -39,7 +39,7 @@ QUESTIONS = """size dim ndimension numel nelement stride storage_offset is_conti
 register(str.split(QUESTIONS), RuleEntry())
 
 
-@rule("numpy array dlpack data_ptr item tolist storage share_memory", cacheable=False, writes=True)
+@rule("numpy array dlpack data_ptr item tolist storage share_memory", writes=True)
 def escape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """Code outside torch may change the values: what is known of the tensor's storage is discarded."""
     return Outcome(written=[(x, None) for x, _ in call.inputs])
@@ -116,7 +116,7 @@ def move_or_write(call: Call, context: BatchContext, scans: ScanCache) -> Outcom
     return _written(call, context) if call.in_place else move(call, context, scans)
 
 
-@rule("repeat_heads", cacheable=False)
+@rule("repeat_heads")
 def repeat_heads(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """Grouped-query attention: every key and value head serves several query heads."""
     _, trace = call.inputs[0]

@@ -34,7 +34,7 @@ from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 _RIGHT = ("other", "mat2", "vec2", "tensor")  # keywords of a right operand
 
 
-@rule("linear mkldnn_linear", scans_operands=True, is_layer=True)
+@rule("linear mkldnn_linear", is_layer=True)
 def linear(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """x @ W.T + b over the last axis."""
     if not has_constant_weights(call):
@@ -53,7 +53,7 @@ def linear(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     return linear_outcome(record, geometry, x, trace, out, roles, context, scans)
 
 
-@rule("matmul rmatmul mm bmm mv dot", scans_operands=True, is_layer=True)
+@rule("matmul rmatmul mm bmm mv dot", is_layer=True)
 def product(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """A product of two tensors, of which one may be a constant."""
     named = [call.kwargs[key] for key in _RIGHT if key in call.kwargs]
@@ -63,7 +63,7 @@ def product(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     return _product_of(call, context, scans, left, right, None)
 
 
-@rule("product_with_bias", scans_operands=True, is_layer=True)
+@rule("product_with_bias", is_layer=True)
 def product_with_bias(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """bias + left @ right, one of the two a constant: a linear layer."""
     bias, left, right = call.args
@@ -208,7 +208,7 @@ def _transposed(x: Tensor, *, arrange: Arrange) -> Tensor:
     return arrange(x).mT
 
 
-@rule("einsum", scans_operands=True, is_layer=True)
+@rule("einsum", is_layer=True)
 def einsum(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """Two-operand einsum as a batched product; anything else is unsupported."""
     operands = list(tensors_in(call.args[1:]))

@@ -90,18 +90,15 @@ class RuleEntry:
     """A registered rule and its properties.
 
     count: the rule; None for queries about a tensor, which are not recorded. parts: instead of ``count``, the calls
-    that the function is made of. cacheable: its outcome depends only on the traces of its tensors and on its other
-    arguments. constants_matter: also on the values of tensors that do not stem from the loader. scans_operands: the
-    outcome holds scans of its first tensors. is_layer: it computes with weights, products or windows, as layers do.
-    forgets_inputs: it may have written to its inputs. writes: it has an effect even if it returns no tensor.
+    that the function is made of. constants_matter: its outcome also depends on the values of tensors that do not stem
+    from the loader. is_layer: it computes with weights, products or windows, as layers do. forgets_inputs: it may have
+    written to its inputs. writes: it has an effect even if it returns no tensor.
     """
 
     count: Rule | None = None
     _: KW_ONLY
     parts: Decomposition | None = None
-    cacheable: bool = False
     constants_matter: bool = False
-    scans_operands: bool = False
     is_layer: bool = False
     forgets_inputs: bool = False
     writes: bool = False
@@ -115,9 +112,7 @@ class RuleEntry:
 class RuleProperties(TypedDict, total=False):
     """Properties of a rule, as in ``RuleEntry``."""
 
-    cacheable: bool
     constants_matter: bool
-    scans_operands: bool
     is_layer: bool
     forgets_inputs: bool
     writes: bool
@@ -139,11 +134,10 @@ def register(names: Iterable[str], entry: RuleEntry) -> None:
 def rule(*names: str, **properties: Unpack[RuleProperties]) -> Callable[[Rule], Rule]:
     """Register a rule under plain names, separated by spaces or as several strings, with properties of ``RuleEntry``.
 
-    Its outcome is cacheable by default. Raises ValueError for a duplicate name.
+    Raises ValueError for a duplicate name.
     """
 
     def decorate(count: Rule) -> Rule:
-        properties.setdefault("cacheable", True)
         register((name for text in names for name in text.split()), RuleEntry(count, **properties))
         return count
 

@@ -31,7 +31,6 @@ def unsupported(call: Call, context: BatchContext) -> Outcome:
 # Several layers in one call, whose parts would be named differently in each step.
 @rule(
     "lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell lstm gru rnn_tanh rnn_relu",
-    cacheable=False,
     forgets_inputs=True,
 )
 def recurrent_cell(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
