@@ -50,8 +50,8 @@ class TimeMode:
 
     @property
     def has_one_input(self) -> bool:
-        """True for inside, axis0 and flat, where an operation on values constant over time is constant over time."""
-        return self.name in ("inside", "axis0", "flat")
+        """True where all steps run in one go: an operation on values constant over time is constant over time."""
+        return not self.calls_per_step and self.name != "loop"
 
     @property
     def steps_in_front(self) -> bool:

@@ -69,7 +69,8 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
 def _known_geometry(call: Call, context: BatchContext, operands: Mapping[str, Any]) -> Geometry:
     """The geometry of a convolution, computed once per run."""
     rest = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in operands.items() if k not in _TENSORS)
-    key: Hashable = (call.name, operands["input"].shape, operands["weight"].shape, rest)
+    has_bias = operands.get("bias") is not None
+    key: Hashable = (call.name, operands["input"].shape, operands["weight"].shape, has_bias, rest)
     geometry = context.geometries.get(key)
     if geometry is None:
         geometry = context.geometries[key] = convolution_geometry(operands, call.out.shape)

@@ -36,11 +36,15 @@ class NonzeroSums:
     bound: ValueBound
 
     def resolve_values(self, totals: int) -> ValueSet:
-        """The values of this tensor, once the number of its non-zeros is known on the host."""
+        """The values of this tensor, once the number of its non-zeros is known on the host.
+
+        Zeros alone are binary, averages too (design, rule 4); the loader's tensor is what it was declared to be.
+        """
+        is_declared = self.bound.loader and self.bound.reason is not None
+        if totals == 0 and not is_declared:
+            return ZERO
         if self.values is not None:
             return self.values
-        if totals == 0:
-            return ZERO
         return ValueSet(self.bound.unit, frozenset({1}))
 
 
