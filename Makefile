@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 PEERS := .venv/.peers
 OLD_SPIKINGJELLY := .venv/spikingjelly-0.0.0.0.14
 
-.PHONY: demo paper test test-quick check format bench golden frameworks zoo gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
+.PHONY: demo paper test test-quick check format bench golden frameworks fuzz zoo gpu train-demo ablation train-cifar10 report-cifar10 wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -50,6 +50,13 @@ check: $(PEERS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(PYTEST)
+
+# Random networks against a brute-force count, e.g. make fuzz N=3000 SEED=1000; failures are shrunk and printed.
+N ?= 3000
+SEED ?= 1000
+FLOWS ?= 0
+fuzz: $(PEERS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/differential/fuzz.py --networks $(N) --flows $(FLOWS) --seed $(SEED)
 
 REF ?= HEAD
 golden: $(PEERS)

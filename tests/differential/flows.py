@@ -6,11 +6,11 @@ worked on. What every layer read, in which step and for the how-manyeth time in 
 
 from __future__ import annotations
 
+import functools
 import random
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import layers
@@ -49,10 +49,11 @@ def describe(seed: int) -> Description:
 class Record:
     """What was called: (step, layer, how-manyeth call in that step, what it read or fired); None while profiling."""
 
-    __slots__ = ("calls", "counts", "step")
+    __slots__ = ("calls", "choices", "counts", "step")
 
     def __init__(self) -> None:
         self.calls: list[tuple[int | None, str, int, Tensor]] | None = None
+        self.choices: list[int] = []
         self.counts: Counter[str] = Counter()
         self.step: int | None = None
 
@@ -121,9 +122,14 @@ class Flowing(nn.Module):
         out: Tensor = getattr(self, name)(h)
         return out
 
+    def _decide(self, by: str, x: Tensor, most: int) -> int:
+        taken = choice(by, x, most)
+        self.plan.record.choices.append(taken)
+        return taken
+
     def _segment(self, i: int, segment: dict[str, Any], x: Tensor, h: Tensor) -> Tensor:
         a, b = f"a{i}", f"b{i}"
-        decide: Callable[[int], int] = lambda most: choice(segment["by"], h if segment["here"] else x, most)  # noqa: E731
+        decide = functools.partial(self._decide, segment["by"], h if segment["here"] else x)
         kind = segment["kind"]
         if kind == "plain":
             return self._layer(a, h)
@@ -190,7 +196,7 @@ def recorded(made: Description, batches: list[Tensor]) -> tuple[dict[Key, dict[s
     steps = made["time_steps"]
     for x in batches:
         record = model.plan.record
-        record.calls = []
+        record.calls, record.choices = [], []
         record.begin(0)
         for module in model.modules():
             if module is not model and callable(getattr(module, "reset", None)):
@@ -202,7 +208,7 @@ def recorded(made: Description, batches: list[Tensor]) -> tuple[dict[Key, dict[s
                     model(x if made["style"] == "call" else x[t])
             else:
                 model(x)
-        called.append([(step, name, number) for step, name, number, _ in record.calls])
+        called.append([*record.choices, *((step, name, number) for step, name, number, _ in record.calls)])
         for step, name, number, value in record.calls:
             parts = enumerate(value) if made["style"] == "axis0" else [(step or 0, value)]
             for t, part in parts:

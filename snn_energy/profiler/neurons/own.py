@@ -68,7 +68,7 @@ def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: Bat
         active = np.zeros(batch.time_steps, dtype=np.bool_)
         active[list(steps)] = True
     else:
-        active = module.time_step_mask(batch.time_steps).detach().cpu().numpy() > 0
+        active = (module.time_step_mask(batch.time_steps) > 0).cpu().numpy()
     record = record_at(call.site, context, "neuron", "neuron", [call.trace], call.spike)
     record.active, record.constant, record.timed, record.step = active, False, True, None
     record.neurons = record.output_elements = call.spike.numel() // max(1, batch.rows(True))

@@ -149,7 +149,7 @@ def _scan_of_multiples(
 def _sampled_levels(flat: Tensor, unit: float) -> set[int]:
     """Some k > 0 that occur in a (R, C, P) tensor of integer multiples k*unit, sampled from short runs."""
     rows, channels = (max(1, size // 8) for size in flat.shape[:2])
-    sample = flat[::rows, ::channels, :SAMPLE_RUN].cpu().numpy().astype(np.float64)
+    sample = flat[::rows, ::channels, :SAMPLE_RUN].to(torch.float64).cpu().numpy()
     return {int(k) for k in np.unique(np.rint(sample / unit)) if k}
 
 
