@@ -116,7 +116,9 @@ def differences(made: Description, counts: se.Counts, wanted: expected.Expected)
                 found.append(f"{key} {name}: {got}, must be {value}")
         for name, of_samples in want.per_sample.items():
             if not np.array_equal(per_sample[name][number], of_samples):
-                found.append(f"{key} {name} of samples: {per_sample[name][number].tolist()}, must be {of_samples.tolist()}")
+                found.append(
+                    f"{key} {name} of samples: {per_sample[name][number].tolist()}, must be {of_samples.tolist()}"
+                )
     if not is_found:
         return found  # a neuron that is not found counts as its operations
     rest = frame[~frame["op"].isin(COUNTED)]

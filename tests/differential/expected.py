@@ -130,7 +130,9 @@ def expect_attention(
     found.add_work("softmax", step, 5 * scores.numel())
     scaled = values.operands(first, [q, k])
     scores = (scaled[0] @ scaled[1] / scaled[0].shape[-1] ** 0.5).softmax(-1)
-    second = product_row({**node, "op": "av"}, [scores, v], [Kind("real", is_open=True), kinds[2]], state | works["second"])
+    second = product_row(
+        {**node, "op": "av"}, [scores, v], [Kind("real", is_open=True), kinds[2]], state | works["second"]
+    )
     found.rows[f"n{i}#matmul1", "matmul", step] = second
 
 
@@ -181,7 +183,7 @@ def multiples(x: Tensor, of: Kind) -> Tensor:
 
 
 def meetings(node: Node, weight_of_input: Tensor) -> Counts:
-    """Per sample: the sum of ``weight_of_input`` over all (input, weight) pairs that meet, by a run with ones for weights."""
+    """Per sample: the sum of ``weight_of_input`` over all (input, weight) pairs that meet: a run with ones as weights."""
     x = weight_of_input.to(torch.float64)
     if node["op"] == "linear":
         return (x.flatten(1).sum(1) * node["out"][-1]).to(torch.int64).numpy()
@@ -211,7 +213,9 @@ def layer_row(node: Node, x: Tensor, out: Tensor, of: Kind, state: dict[str, boo
     columns["weights"] = sizes["reduction"] * sizes["out_channels"]
     columns["biases"] = sizes["out_channels"] * int(node["bias"])
     columns["output_elements"] = out[0].numel()
-    columns["dense_macs"] = math.prod(sizes[name] for name in ("reduction", "out_channels", "positions")) * samples * works
+    columns["dense_macs"] = (
+        math.prod(sizes[name] for name in ("reduction", "out_channels", "positions")) * samples * works
+    )
     per_sample = {"input_nonzeros": nonzeros(x) * works, "sops": sops, "sops_gated": sops}
     columns |= {name: int(counts.sum()) for name, counts in per_sample.items()}
     if not of.is_open:
@@ -266,7 +270,13 @@ def neuron_row(spikes: Tensor, state: dict[str, bool]) -> Row:
     fired = nonzeros(spikes) * works
     traffic = neurons * len(spikes) * works
     return Row(
-        {**state, "neurons": neurons, "spikes": int(fired.sum()), "membrane_reads": traffic, "membrane_writes": traffic},
+        {
+            **state,
+            "neurons": neurons,
+            "spikes": int(fired.sum()),
+            "membrane_reads": traffic,
+            "membrane_writes": traffic,
+        },
         {"spikes": fired},
     )
 
@@ -279,9 +289,13 @@ def elementwise(made: Description, i: int, x: list[Tensor], out: Tensor) -> tupl
         return "norm" if op == "bn" else "scale", 0
     if op in ("maxpool", "avgpool"):
         return "pool", size * node["kernel"] ** (len(node["out"]) - 1)
-    return {
-        "add": ("add", size), "cat": ("cat", 0), "flatten": ("flatten", 0), "relu": ("activation", size),
-        "scale": ("scale", size), "softmax": ("softmax", 5 * size), "ln": ("norm", 5 * size), "gn": ("norm", 5 * size), "token": ("cat", 0), "dropout": ("cat", 0),
-        "sigmoid": ("activation", size), "bn": ("norm", 2 * size),
-        "token_mean": ("mean", x[0].numel()),
-    }[op]  # fmt: skip
+    per_element = {
+        "add": ("add", 1), "relu": ("activation", 1), "sigmoid": ("activation", 1), "scale": ("scale", 1),
+        "softmax": ("softmax", 5), "ln": ("norm", 5), "gn": ("norm", 5), "bn": ("norm", 2),
+    }  # fmt: skip
+    if op in structure.MOVES:
+        return op, 0
+    if op == "token_mean":
+        return "mean", x[0].numel()
+    name, times = per_element[op]
+    return name, times * size

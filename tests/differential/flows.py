@@ -1,4 +1,4 @@
-"""Networks whose control flow depends on the data and changes between batches: counted right in every batch, or refused.
+"""Networks whose control flow depends on the data and changes between batches: counted right, or refused.
 
 A layer is skipped, called again, or swapped with another; the order changes; steps are left out; silent input is not
 worked on. What every layer read, in which step and for the how-manyeth time in it, is recorded in a plain run.
@@ -39,7 +39,8 @@ def describe(seed: int) -> Description:
         segments.append({"kind": "skip", "by": "first", "here": False, "seed": rng.randrange(10**6)})
     style = rng.choice(STYLES)
     return {
-        "seed": seed, "style": style, "time_steps": 1 if style == "plain" else rng.choice((2, 3, 4)), "segments": segments,
+        "seed": seed, "style": style, "segments": segments,
+        "time_steps": 1 if style == "plain" else rng.choice((2, 3, 4)),
         "fewer_steps": style.startswith("loop") and rng.random() < 0.25,
         "batches": rng.choice(([2, 2, 2, 2], [3, 3, 3], [2, 2, 1], [1, 1, 1, 1, 1], [4, 4])),
         "same_data": rng.random() < 0.2, "input": rng.choice(("binary", "real")), "rounds": rng.choice((1, 1, 2)),
@@ -84,7 +85,12 @@ class Flowing(nn.Module):
         self.plan = Plan(made)
         for i, segment in enumerate(made["segments"]):
             for part in ("a", "b"):
-                node = {"op": "linear", "out": [WIDTH], "bias": segment["seed"] % 2 == 0, "seed": segment["seed"] + ord(part)}
+                node = {
+                    "op": "linear",
+                    "out": [WIDTH],
+                    "bias": segment["seed"] % 2 == 0,
+                    "seed": segment["seed"] + ord(part),
+                }
                 self.add_module(f"{part}{i}", layers.layer(node, [WIDTH], "few bits"))
             if segment["kind"] == "neuron":
                 self.add_module(f"n{i}", self._neuron(segment))

@@ -1,8 +1,8 @@
 """Profiles random networks and compares every row with a brute-force count; failures are shrunk and printed.
 
-    python tests/differential/fuzz.py --networks 3000 --seed 1000      # seeds 1000 ... 3999
-    python tests/differential/fuzz.py --flows 1000 --seed 1000         # networks whose flow depends on the data
-    python tests/differential/fuzz.py --description failing.json       # one network again
+python tests/differential/fuzz.py --networks 3000 --seed 1000      # seeds 1000 ... 3999
+python tests/differential/fuzz.py --flows 1000 --seed 1000         # networks whose flow depends on the data
+python tests/differential/fuzz.py --description failing.json       # one network again
 """
 
 from __future__ import annotations
@@ -58,7 +58,10 @@ def report(made: Description, found: list[str]) -> str:
     kind = kind_of(found[0])
     small = shrunk(made, lambda smaller: any(kind_of(fault) == kind for fault in faults_of(smaller)))
     path = Path(f"differential-{made['seed']}.json")
-    lines = [f"seed {made['seed']} ({made['family']}, {made['style']}): {len(found)} faults", *[f"  {f}" for f in found[:6]]]
+    lines = [
+        f"seed {made['seed']} ({made['family']}, {made['style']}): {len(found)} faults",
+        *[f"  {f}" for f in found[:6]],
+    ]
     lines += ["  shrunk to:", as_text(small), *[f"    {fault}" for fault in faults_of(small)[:4]]]
     lines += [f"  again: python tests/differential/fuzz.py --networks 1 --seed {made['seed']}"]
     lines += [f"  the smaller one: python tests/differential/fuzz.py --description {path}, which holds"]
@@ -96,7 +99,9 @@ def main() -> int:
             failed += 1
             print(flows.report(seed, found), flush=True)
     seconds = time.monotonic() - start
-    print(f"{given.networks + given.flows} networks, {failed} failed, {seconds:.0f} s; {dict(sorted(outcomes.items()))}")
+    print(
+        f"{given.networks + given.flows} networks, {failed} failed, {seconds:.0f} s; {dict(sorted(outcomes.items()))}"
+    )
     return int(failed > 0)
 
 

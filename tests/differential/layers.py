@@ -35,7 +35,12 @@ class ByAttribute(nn.Module):
 
     def __init__(self, node: dict[str, Any]) -> None:
         super().__init__()
-        self.leak, self.v_th, self.is_soft, self.strict = node["leak"], node["v_th"], node["reset"] == "soft", node["strict"]
+        self.leak, self.v_th, self.is_soft, self.strict = (
+            node["leak"],
+            node["v_th"],
+            node["reset"] == "soft",
+            node["strict"],
+        )
         self.u: Tensor | None = None
 
     def reset(self) -> None:
@@ -177,6 +182,7 @@ def operate(node: dict[str, Any], x: tuple[Tensor, ...]) -> Tensor:
     assert op == "qs", op
     return joined(product(split(x[0], node["heads"]), x[1], node["via"]))
 
+
 class Token(nn.Module):
     """Puts a learned token in front of the others."""
 
@@ -242,7 +248,7 @@ def layer(node: dict[str, Any], shape: list[int], kind: str) -> nn.Module:
 
 
 def batch_norm(node: dict[str, Any], channels: int) -> nn.Module:
-    """One that needs no rounding: the variance is 4 with eps, the other numbers have few bits."""
+    """Needs no rounding: the variance is 4 with eps, the other numbers have few bits."""
     made = NORMS[len(node["out"])](channels, eps=0.5)
     with torch.no_grad():
         made.weight.copy_(draw([channels], node["seed"], "few bits") + 1.25)

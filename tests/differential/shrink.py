@@ -1,4 +1,4 @@
-"""Smaller descriptions that still fail: nodes are skipped, steps, batches and options taken away, until nothing more can be."""
+"""Smaller descriptions that still fail: nodes, steps, batches and options are taken away, until nothing more can be."""
 
 from __future__ import annotations
 

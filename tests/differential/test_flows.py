@@ -31,6 +31,8 @@ def test_a_flow_that_changes_is_counted_right_or_refused(first: int) -> None:
 def test_a_count_that_misses_a_batch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A profiler that lets a layer that is left out in a later batch keep its work is caught."""
     profile = se.profile
-    monkeypatch.setattr(se, "profile", lambda model, batches, **options: profile(model, [batches[0]] * len(batches), **options))
+    monkeypatch.setattr(
+        se, "profile", lambda model, batches, **options: profile(model, [batches[0]] * len(batches), **options)
+    )
     caught = sum(bool(flows.faults(seed)[1]) for seed in range(30))
     assert caught >= 15

@@ -24,7 +24,10 @@ from torch import Tensor
 import snn_energy as se
 
 NETWORKS, PER_TEST = 300, 15
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore"),  # what frameworks and torch warn of
+]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +36,6 @@ def _cross_check_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(fuzz.CROSS_CHECK, "1")
 
 
-@pytest.mark.filterwarnings("ignore")  # what frameworks and torch warn of
 @pytest.mark.parametrize("first", range(0, NETWORKS, PER_TEST))
 def test_random_networks_are_counted_as_brute_force_counts_them(first: int) -> None:
     found = {seed: fuzz.faults_of(describe.describe(seed)) for seed in range(first, first + PER_TEST)}
@@ -49,8 +51,8 @@ def test_the_networks_are_of_all_families_layers_and_layouts() -> None:
         (family, style) for family, styles in describe.STYLES.items() for style in styles
     }
     assert {node["op"] for one in made for node in one["nodes"]} == {
-        "linear", "conv", "convt", "bn", "ln", "gn", "lif", "relu", "sigmoid", "dropout", "scale", "add", "cat", "flatten",
-        "maxpool", "avgpool", "token", "token_mean", "qk", "av", "kv", "qs", "softmax", "sdpa", "again",
+        "linear", "conv", "convt", "bn", "ln", "gn", "lif", "relu", "sigmoid", "dropout", "scale", "add", "cat",
+        "flatten", "maxpool", "avgpool", "token", "token_mean", "qk", "av", "kv", "qs", "softmax", "sdpa", "again",
     }  # fmt: skip
     assert {one["dtype"] for one in made} == {"float32", "float64", "bfloat16"}
     assert {len(node["kernel"]) for one in made for node in one["nodes"] if node["op"] == "conv"} == {1, 2, 3}
@@ -61,7 +63,7 @@ def test_the_networks_are_of_all_families_layers_and_layouts() -> None:
 
 
 def test_most_networks_are_counted_and_their_neurons_fire() -> None:
-    """A refusal is allowed where time or neurons are not told; if most were refused, or silent, nothing would be shown."""
+    """A refusal is allowed where time or neurons are not told; were most refused, or silent, nothing would be shown."""
     counted = spiking = kinds = 0
     seen_kinds: set[str] = set()
     for seed in range(0, 90):
@@ -99,10 +101,8 @@ def by_loops(node: dict[str, Any], x: Tensor) -> list[int]:
     """(input, weight) pairs that meet, per sample: every output, every channel of its group, every tap."""
     channels, (out, *out_space) = x.shape[1], node["out"]
     dilation, stride, groups = node["dilation"], node["stride"], node["groups"]
-    if node["padding"] == "same":
-        before = [dilation * (k - 1) // 2 for k in node["kernel"]]
-    else:
-        before = node["padding"]
+    same = [dilation * (k - 1) // 2 for k in node["kernel"]]
+    before = same if node["padding"] == "same" else node["padding"]
     totals = []
     for sample in x.numpy():
         total = 0
@@ -117,13 +117,13 @@ def by_loops(node: dict[str, Any], x: Tensor) -> list[int]:
                         continue
                     from_here = [i + p - t * dilation for i, p, t in zip(at, before, tap, strict=True)]
                     total += all(
-                        o % stride == 0 and 0 <= o // stride < size for o, size in zip(from_here, out_space, strict=True)
+                        o % stride == 0 and 0 <= o // stride < size
+                        for o, size in zip(from_here, out_space, strict=True)
                     )
         totals.append(total * (out // groups))
     return totals
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("op", "most"), [("conv", 25), ("convt", 12)])
 def test_the_oracle_counts_convolutions_as_loops_do(op: str, most: int) -> None:
     for node, x in layers_with_inputs(op, most):
@@ -163,9 +163,7 @@ def test_the_oracle_knows_the_kinds(given: list[float], kind: str, max_k: int | 
 # --- what a fault looks like --------------------------------------------------------------------------------------
 
 
-def test_a_wrong_count_is_found_shrunk_and_can_be_run_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_wrong_count_is_found_shrunk_and_can_be_run_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A profiler that takes one spike from every sum of 0.5 and more, say, is caught."""
     profile, made = se.profile, describe.describe(9)  # an own LIF network
     assert made["family"] == "own"

@@ -1,4 +1,4 @@
-"""What a described network computes, from the equations alone: float64, one step after the other, no module of it used."""
+"""What a described network computes, from the equations alone: float64, step by step, no module of it used."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def one_step(made: Description, node: Node, x: list[Tensor]) -> Tensor:
         return torch.cat([token.expand(len(first), 1, -1), first], 1)
     if op == "sdpa":
         q, k, v = (heads_of(one, node["heads"]) for one in x)
-        scores = PLAIN["softmax"](node, [torch.einsum("bhmd,bhnd->bhmn", q, k) / q.shape[-1] ** 0.5])
+        scores = softmax(torch.einsum("bhmd,bhnd->bhmn", q, k) / q.shape[-1] ** 0.5)
         joined = torch.einsum("bhmn,bhnd->bmhd", scores, v)
         return joined.reshape(first.shape)
     if op in ("maxpool", "avgpool"):
@@ -102,12 +102,18 @@ def one_step(made: Description, node: Node, x: list[Tensor]) -> Tensor:
     return products(node, x)
 
 
+def softmax(x: Tensor) -> Tensor:
+    """Along the last axis."""
+    powers = (x - x.amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
 PLAIN: dict[str, Any] = {
     "add": lambda node, x: x[0] + x[1],
     "cat": lambda node, x: torch.cat(x, 1 + node["axis"]),
     "relu": lambda node, x: torch.where(x[0] > 0, x[0], 0.0),
     "scale": lambda node, x: x[0] * node["factor"],
-    "softmax": lambda node, x: (x[0] - x[0].amax(-1, keepdim=True)).exp() / (x[0] - x[0].amax(-1, keepdim=True)).exp().sum(-1, keepdim=True),
+    "softmax": lambda node, x: softmax(x[0]),
     "token_mean": lambda node, x: x[0].sum(1) / x[0].shape[1],
     "sigmoid": lambda node, x: 1 / (1 + (-x[0]).exp()),
     "dropout": lambda node, x: x[0],

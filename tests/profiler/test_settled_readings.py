@@ -123,7 +123,7 @@ def test_layers_of_one_shape_keep_their_own_biases(has_bias: tuple[bool, bool]) 
 
 @pytest.mark.parametrize("time", ["repeat-axis0", "repeat-axis1"])
 def test_layers_behind_what_repeats_an_image_read_it_repeatedly_too(time: str) -> None:
-    """The steps run in one go, so a sigmoid of a repeated image is a repeated image, as in a network that repeats it."""
+    """The steps run in one go: a sigmoid of a repeated image is one too, as in a network that repeats it."""
     model = nn.Sequential(nn.Sigmoid(), nn.Linear(4, 4), nn.Linear(4, 3))
     frame = se.profile(model, [torch.rand(B, 4)], time_steps=T, time=time).to_frame()
     repeated = frame[frame["op"] == "linear"]["input_repeated"].tolist()
