@@ -55,6 +55,8 @@ def describe(seed: int) -> Description:
     }
     if style in ("axis0", "flat", "axis1", "flat-batch") or style.endswith(("axis0", "axis1")):
         made["input"] = rng.choice((*INPUTS, "binary", "binary"))
+    if style == "call-axis0" and made["time_steps"] == 1:
+        made["tells_time"] = True  # else it is called with the time axis, and raises what it raises
     if family.startswith("snn"):
         made["dtype"] = "float32"  # its spikes are float32, whatever its input is
     _Growing(made, rng).grow()

@@ -183,7 +183,7 @@ def multiples(x: Tensor, of: Kind) -> Tensor:
 
 
 def meetings(node: Node, weight_of_input: Tensor) -> Counts:
-    """Per sample: the sum of ``weight_of_input`` over all (input, weight) pairs that meet: a run with ones as weights."""
+    """Per sample: the sum of ``weight_of_input`` over all (input, weight) pairs that meet, by a run with ones."""
     x = weight_of_input.to(torch.float64)
     if node["op"] == "linear":
         return (x.flatten(1).sum(1) * node["out"][-1]).to(torch.int64).numpy()
