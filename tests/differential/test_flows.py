@@ -25,7 +25,7 @@ def test_a_flow_that_changes_is_counted_right_or_refused(first: int) -> None:
     assert not wrong, "\n".join(wrong)
     changing = sum(count for outcome, count in outcomes.items() if outcome.startswith("changing"))
     assert changing >= PER_TEST // 4, outcomes  # or nothing would be shown
-    assert outcomes["constant, counted"] >= 0.8 * (PER_TEST - changing), outcomes
+    assert outcomes["constant, counted"] >= 0.6 * (PER_TEST - changing), outcomes
 
 
 def test_a_count_that_misses_a_batch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,16 @@ CONVS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
+ROUNDED = (
+    "ln",
+    "gn",
+    "softmax",
+    "sigmoid",
+    "sdpa",
+    "token_mean",
+)  # the other operations are exact on numbers of few bits
+
+
 def evaluate(made: Description, x: Tensor) -> tuple[list[Tensor], float]:
     """(T, B, ...) of all nodes, the input in front, and how close any potential came to its threshold.
 
@@ -24,18 +34,19 @@ def evaluate(made: Description, x: Tensor) -> tuple[list[Tensor], float]:
     if x.dim() == 1 + len(made["shape"]):
         x = torch.stack([x] * steps)
     values, margin = {-1: x}, math.inf
+    is_exact = not any(node["op"] in ROUNDED for node in made["nodes"])
     for i, node in enumerate(made["nodes"]):
         given = [values[j] for j in node["in"]]
         if node["op"] == "lif":
-            values[i], nearest = fire(made["family"], node, given[0])
+            values[i], nearest = fire(made["family"], node, given[0], is_exact)
             margin = min(margin, nearest)
         else:
             values[i] = torch.stack([one_step(made, node, [value[t] for value in given]) for t in range(steps)])
     return [values[i] for i in range(-1, len(made["nodes"]))], margin
 
 
-def fire(family: str, node: Node, current: Tensor) -> tuple[Tensor, float]:
-    """Spikes (T, B, ...) and the smallest distance of a potential to the threshold that is not zero."""
+def fire(family: str, node: Node, current: Tensor, is_exact: bool) -> tuple[Tensor, float]:
+    """Spikes (T, B, ...) and the smallest distance of a potential to the threshold (zero aside where numbers are exact)."""
     leak, v_th, u = node["leak"], node["v_th"], torch.zeros_like(current[0])
     soft, spikes, margin = node["reset"] == "soft", [], math.inf
     for t, x in enumerate(current):
@@ -56,8 +67,9 @@ def fire(family: str, node: Node, current: Tensor) -> tuple[Tensor, float]:
         else:
             u, inclusive = leak * u + x, not node["strict"]
         distance = (u - v_th).abs()
-        if (distance > 0).any():
-            margin = min(margin, float(distance[distance > 0].min()))
+        distance = distance[distance > 0] if is_exact else distance.flatten()
+        if distance.numel():
+            margin = min(margin, float(distance.min()))
         spike = (u >= v_th) if inclusive else (u > v_th)
         spikes.append(spike.double() * amplitude)
         if not family.startswith("snn"):  # there the reset comes with the next step
