@@ -46,7 +46,7 @@ def evaluate(made: Description, x: Tensor) -> tuple[list[Tensor], float]:
 
 
 def fire(family: str, node: Node, current: Tensor, is_exact: bool) -> tuple[Tensor, float]:
-    """Spikes (T, B, ...) and the smallest distance of a potential to the threshold (zero aside where numbers are exact)."""
+    """Spikes (T, B, ...) and the smallest distance of a potential to the threshold, zero too where not exact."""
     leak, v_th, u = node["leak"], node["v_th"], torch.zeros_like(current[0])
     soft, spikes, margin = node["reset"] == "soft", [], math.inf
     for t, x in enumerate(current):
