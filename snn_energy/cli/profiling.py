@@ -47,9 +47,10 @@ def profile(
     several CPU processes: torchrun --nproc-per-node N -m snn_energy profile ...
     """
     from snn_energy.core.files import require_distinct_paths, require_writable
+    from snn_energy.counts.inactive import inactive_layers
     from snn_energy.counts.sample_store import samples_path
     from snn_energy.profiler.results.part_files import parts_path, remove_parts
-    from snn_energy.report.sentences import activity_sentence, assumptions, inactive_layers
+    from snn_energy.report.sentences import activity_sentence, assumptions
 
     require_writable(output)
     require_distinct_paths([output, samples_path(output)], _files_read(checkpoint, data, network))

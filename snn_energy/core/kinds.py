@@ -17,7 +17,9 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import Kind as Kind
 
 KINDS: tuple[Kind, ...] = ("binary", "ternary", "integer", "real")
-ULPS = 4  # a value counts as k*c if it differs by at most this many float32 units in the last place (ulp)
+ULPS = 4  # a value counts as k*c if it differs by at most this many units in the last place (ulp) of its format
+FLOAT32_BITS = 24  # significant bits; float64 is held to the ulp of float32
+COARSE_BITS = 8  # bfloat16, of which 4 ulp are 3 %: a value counts as k*c within 1 ulp
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,14 @@ class ValueSet:
 
     Empty levels mean zeros only. The unit is the largest that fits, so the levels have no common factor.
     ``exact`` is False if values within 4 ulp of k*c, but not equal to it, were accepted: such a set is never binary
-    or ternary.
+    or ternary. ``bits``: significant bits of the values' format, on which the ulp depends.
     """
 
     unit: float | None = None
     levels: frozenset[int] = frozenset()
     reason: str | None = None
     exact: bool = True
+    bits: int = FLOAT32_BITS
 
     @property
     def kind(self) -> Kind:
@@ -66,19 +69,20 @@ def real_not_multiples(max_k: int) -> ValueSet:
     return real_values(f"not multiples k*c of one constant with |k| <= {max_k}")
 
 
-def normalised_set(unit: float, levels: Iterable[int], exact: bool = True) -> ValueSet:
+def normalised_set(unit: float, levels: Iterable[int], exact: bool = True, bits: int = FLOAT32_BITS) -> ValueSet:
     """Largest unit for the given levels: {2c, 4c} becomes {1, 2} times 2c; a single level becomes 1 or -1."""
     kept = frozenset(k for k in levels if k)
     if not kept:
         return ZERO
     common = math.gcd(*kept)
-    return ValueSet(unit * common, frozenset(k // common for k in kept), exact=exact)
+    return ValueSet(unit * common, frozenset(k // common for k in kept), exact=exact, bits=bits)
 
 
-def value_set_of(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
+def value_set_of(values: npt.NDArray[np.floating], max_k: int, bits: int = FLOAT32_BITS) -> ValueSet:
     """Describe distinct values (any order, zeros allowed): the largest c with every value within 4 ulp of k*c.
 
-    Candidates for c are the smallest magnitude / j for j = 1, 2, ... max_k. A set that needs \\|k\\| > max_k is real.
+    ``bits``: significant bits of the format of the values. Candidates for c are the smallest magnitude / j for
+    j = 1, 2, ... max_k. A set that needs \\|k\\| > max_k is real.
     """
     magnitudes = np.unique(np.abs(values[values != 0]).astype(np.float64))
     if not len(magnitudes):
@@ -91,11 +95,18 @@ def value_set_of(values: npt.NDArray[np.floating], max_k: int) -> ValueSet:
         k = np.rint(signed / unit)
         if np.abs(k).max() > max_k:
             break
-        slack = ULPS * np.spacing(np.abs(k * unit).astype(np.float32)).astype(np.float64)
-        if (np.abs(signed - k * unit) <= slack).all():
-            found = normalised_set(unit, {int(i) for i in k})
+        if (np.abs(signed - k * unit) <= _slack(k * unit, unit, bits)).all():
+            found = normalised_set(unit, {int(i) for i in k}, bits=bits)
             return replace(found, exact=len(magnitudes) == len({abs(level) for level in found.levels}))
     return real_not_multiples(max_k)
+
+
+def _slack(multiples: npt.NDArray[np.float64], unit: float, bits: int) -> npt.NDArray[np.float64]:
+    """By how much values may differ from multiples of ``unit``; less than an eighth of it, so that k is one number."""
+    ulps = 1 if bits <= COARSE_BITS else ULPS
+    ulp = np.spacing(np.abs(multiples).astype(np.float32)).astype(np.float64) * 2.0 ** (FLOAT32_BITS - bits)
+    slack: npt.NDArray[np.float64] = np.minimum(ulps * ulp, unit / 8)
+    return slack
 
 
 def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, int, int]:
@@ -111,9 +122,10 @@ def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, i
         return b, 1, 1
     if b.unit is None:
         return a, 1, 1
+    bits = min(a.bits, b.bits)
     if a.unit == b.unit:
-        return replace(a, levels=a.levels | b.levels, exact=a.exact and b.exact), 1, 1
-    common = value_set_of(np.array([a.unit, b.unit]), max_k)
+        return replace(a, levels=a.levels | b.levels, exact=a.exact and b.exact, bits=bits), 1, 1
+    common = value_set_of(np.array([a.unit, b.unit]), max_k, bits)
     if common.unit is None or common.reason is not None:
         return real_not_multiples(max_k), 1, 1
     factor_a, factor_b = round(a.unit / common.unit), round(b.unit / common.unit)
@@ -121,7 +133,7 @@ def least_upper_bound(a: ValueSet, b: ValueSet, max_k: int) -> tuple[ValueSet, i
     if max(abs(k) for k in levels) > max_k:
         return real_not_multiples(max_k), 1, 1
     exact = a.exact and b.exact and (common.exact or not levels <= {-1, 1})
-    return normalised_set(common.unit, levels, exact), factor_a, factor_b
+    return normalised_set(common.unit, levels, exact, bits), factor_a, factor_b
 
 
 def check_declared_kind(values: ValueSet, declared: str | None, where: str) -> ValueSet:

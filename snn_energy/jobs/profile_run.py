@@ -293,14 +293,15 @@ def _require_loader_alone(request: ProfileRequest) -> None:
 
 def _first_samples(batches: Iterable[Any], samples: int | None) -> Iterator[Any]:
     """Whole batches until ``samples`` samples are reached. Raises ProfilingError if a batch exceeds them."""
+    from snn_energy.running.inputs import unpack
+
     remaining = samples
     for batch in batches:
-        x = batch[0] if isinstance(batch, (list, tuple)) and batch else batch
+        x, y = unpack(batch) if not isinstance(batch, (list, tuple)) or batch else (batch, None)
         if not hasattr(x, "shape") or len(x.shape) == 0:
             yield batch  # rejected by the profiler, with its own message
             return
-        y = batch[1] if isinstance(batch, (list, tuple)) and len(batch) > 1 else None
-        size = len(y) if y is not None else len(x)
+        size = len(y) if y is not None else int(x.shape[0])
         if remaining is not None and size > remaining:
             raise ProfilingError(
                 f"--samples {samples}: the loader's batches hold {size} samples each; give a number that they divide"

@@ -82,12 +82,16 @@ def call_reference(
         ) from None
     except ValueError:  # some built-in functions have no signature
         pass
+    from snn_energy.running.backends import any_backend, backend_hint
+
     try:
-        return target(**options)
+        with any_backend():
+            return target(**options)
     except SnnEnergyError:
         raise
     except (Exception, SystemExit) as problem:
-        raise error(f"{reference}: raised {type(problem).__name__}{_error_location(problem)}: {problem}") from problem
+        what = f"{type(problem).__name__}{_error_location(problem)}: {problem}"
+        raise error(f"{reference}: raised {what}{backend_hint(problem)}") from problem
 
 
 def build_model(reference: str, arguments: Mapping[str, Any] | None = None) -> Any:
@@ -183,7 +187,10 @@ class _import_path_with:  # noqa: N801 a context manager, named as a function
 
 
 def _import_error_text(reference: str, problem: BaseException) -> str:
-    return f"{reference}: cannot be imported: {type(problem).__name__}{_error_location(problem)}: {problem}"
+    from snn_energy.running.backends import backend_hint
+
+    what = f"{type(problem).__name__}{_error_location(problem)}: {problem}"
+    return f"{reference}: cannot be imported: {what}{backend_hint(problem)}"
 
 
 def _error_location(problem: BaseException) -> str:

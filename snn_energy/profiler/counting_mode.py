@@ -31,6 +31,9 @@ from snn_energy.profiler.rules.unknown import UNKNOWN
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
+from snn_energy.running.inputs import Inputs
+from snn_energy.running.outputs import tensors_of
+from snn_energy.running.time_mode import TimeMode
 
 OnCall = Callable[[str, Any, Any, Any], None]
 CROSS_CHECK = "SNN_ENERGY_CROSS_CHECK"  # environment variable: "1" also computes what is cached, and compares
@@ -158,6 +161,18 @@ class CountingMode(TorchFunctionMode):
         """Start a call of the model within one pass; step: its time step, None if time is inside the model."""
         self.events.begin_call(step)
 
+    def mark_inputs(self, batch: Any, given: Any, mode: TimeMode, bound: ValueBound | None) -> None:
+        """Declare what one call of the model is given of a batch, one tensor or several, as the network's input."""
+        if not isinstance(given, Inputs):
+            self.mark_input(given, mode.read, constant=mode.repeats_input, bound=bound)
+            return
+        for part, fed in zip(batch.tensors(), given.tensors(), strict=True):
+            layout = mode.layout_of(part, batch, self.batch.samples)
+            if layout != "constant":
+                is_whole = layout == "batch"
+                constant = mode.repeats_input or not is_whole
+                self.mark_input(fed, mode.read if is_whole else None, constant, self.scans.bound_of_input(part))
+
     def mark_input(self, x: Tensor, layout: str | None, constant: bool, bound: ValueBound | None = None) -> None:
         """Declare a tensor of the loader as the network's input; ``layout``: where time is, None: it has no time.
 
@@ -167,7 +182,7 @@ class CountingMode(TorchFunctionMode):
 
     def outputs(self, out: Any) -> frozenset[int]:
         """Operations whose results the model returns."""
-        return self.log.results([self.table.get(tensor) for tensor in tensors_in([out])])
+        return self.log.results([self.table.get(tensor) for tensor in tensors_of(out)])
 
     # ---- modules ----------------------------------------------------------------------------------------------
 

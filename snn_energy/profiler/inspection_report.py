@@ -16,10 +16,12 @@ from snn_energy.core.kinds import Kind
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
+from snn_energy.counts.inactive import inactive_layers
 from snn_energy.profiler.discovery.interpret import Interpretation
 from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modules
 from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile
+from snn_energy.running.inputs import unpack
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class InspectionReport:
     not_covered: list[tuple[str, str]]
 
     def lines(self) -> list[str]:
-        """The report as lines of text: model, time, numbers of layers and operations, what is not covered."""
+        """The report as lines of text: model, time, layers and operations, what does not fire, what is not covered."""
         kinds = self.operations["input_kind"].value_counts()
         reads = ", ".join(f"{count} read {kind} values" for kind, count in kinds.items())
         frameworks = ", ".join(sorted(set(self.spiking["framework"]))) or "none"
@@ -50,6 +52,7 @@ class InspectionReport:
             f"time: {time.time_steps} time steps, time={time.time} ({time.found}): {TIME_MODES[time.time]}",
             f"spiking layers: {len(self.spiking)}",
             f"operations: {len(self.operations)}; {reads or 'none'}",
+            *inactive_layers(self.counts),
         ]
         if not self.not_covered:
             found.append("not covered: nothing; every operation of these samples has a counting rule")
@@ -105,7 +108,7 @@ def inspect_model(
 
 def _cut(batch: Any, interpretation: Interpretation, samples: int) -> Any:
     """The first samples of a batch; the labels are not needed."""
-    x = batch[0] if isinstance(batch, (list, tuple)) else batch
+    x = unpack(batch)[0]
     there = interpretation.mode.samples_of(x, interpretation.time_steps)
     return interpretation.mode.first_samples(x, min(samples, there), interpretation.time_steps) if there else x
 

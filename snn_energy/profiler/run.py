@@ -25,15 +25,22 @@ from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.inline import calls_per_forward
 from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret, steps_in
-from snn_energy.profiler.neurons.known import is_subclass, reset_states, spiking_modules
+from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
+from snn_energy.profiler.discovery.weights_guard import unchanged_weights
+from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
+from snn_energy.running.backends import replaced_backends
 from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
+from snn_energy.running.inputs import Inputs, as_taken, call, unpack
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k if a model has no ``blocks``
+
+
+MOST_COPIED_WEIGHTS = 100_000  # in every forward, to see whether it changes them
 
 
 class UnsupportedOperationWarning(UserWarning):
@@ -60,8 +67,9 @@ def profile(
     model: any nn.Module; it runs in eval mode without gradients, and its mode, hooks, parameters, buffers and state
     (tensors in attributes) are restored afterwards, also if the forward raises. Every batch starts from the state
     of the given model, with neurons of frameworks reset. loader: any iterable of x or (x, y) batches, samples in
-    front (or after the time axis, see ``time``). time_steps: T_max; default: the model's ``time_steps``. time: where
-    time is, one of ``TIME_MODES``; needed if T > 1, the model does not define it, and a run on a few samples cannot
+    front (or after the time axis, see ``time``); several inputs are ((x1, x2), y), ({"name": x}, y) or a dict
+    (``running.inputs``). time_steps: T_max; default: the model's ``time_steps``. time: where time is, one of
+    ``TIME_MODES``; needed if T > 1, the model does not define it, and a run on a few samples cannot
     determine it. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest multiple that
     counts as integer, default 2 * blocks + 2. strict: an operation without a rule is an error instead of a row and a
     warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a run on a few
@@ -109,18 +117,22 @@ def _count(
     mode, steps = interpretation.mode, interpretation.time_steps
     counting = CountingMode(model, max_k, input_kind, interpretation.spiking, interpretation.decomposed_layers)
     accumulator = BatchAccumulator(steps, max_k, parts_store, _header(model, max_k, interpretation, input_kind, header))
-    with parts_store.listening(), evaluation_mode(model), _restored_state(model) as state, counting.tracing():
+    with (
+        parts_store.listening(),
+        evaluation_mode(model),
+        _restored_state(model) as state,
+        counting.tracing(),
+    ):
         for batch in itertools.chain(first, batches):
-            x, y = _unpack(batch)
             with torch._C.DisableTorchFunction():
-                x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
+                x, y = _taken(model, batch)
                 span = BatchShape(steps, mode.samples_of(x, steps))
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
                 state.restore()
             counting.begin(span)
-            with _no_garbage_collection(), state.watched():
+            with _no_garbage_collection(), unchanged_weights(model, MOST_COPIED_WEIGHTS), state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
                 counting.end()
@@ -182,21 +194,27 @@ def interpret_first(
     )
     if own is not None and not is_foreign:
         return Interpretation(time or "inside", own, "the model says so", spiking)
-    x = _unpack(batches[0])[0] if batches else None
     with torch._C.DisableTorchFunction():
-        x = x.to(_device_of(model, x)) if isinstance(x, Tensor) else x
-    if time is None and steps is None and not is_foreign:
+        x = _taken(model, batches[0])[0] if batches else None
+    is_undeclared = time is None and steps is None
+    has_neurons = bool(spiking) or bool(neurons_with_weights(model))
+    may_be_static = is_undeclared and not has_neurons and not has_time and bool(batches)
+    if is_undeclared and not is_foreign and not may_be_static:
         with evaluation_mode(model):
             raise ProfilingError(_steps_needed_message(model, x))
     if not is_foreign and (time is not None or steps == 1):
         declared = 1 if time in (None, "inside") else steps_in(x, time, steps)
         return Interpretation(time or "inside", steps or declared, "declared", spiking)
     with evaluation_mode(model):
+        if is_undeclared and not is_foreign:
+            return _once_per_sample(model, x, batches, None)
         try:
             interpretation = interpret(
                 model, x, time=time, time_steps=steps, named=named, has_time=has_time, samples=_labels_in(batches)
             )
-        except ProfilingError:
+        except ProfilingError as error:
+            if may_be_static:
+                return _once_per_sample(model, x, batches, error)
             if any(b.known_by == "its name" for b in spiking.values()):
                 raise
             if time is None and own is not None:
@@ -211,14 +229,31 @@ def interpret_first(
 
 def _steps_needed_message(model: nn.Module, x: Any) -> str:
     """That T is not known, and how often the layers are called, which may be T."""
-    calls = calls_per_forward(model, x) if isinstance(x, Tensor) and x.numel() else None
+    calls = calls_per_forward(model, x) if isinstance(x, (Tensor, Inputs)) and x.numel() else None
     said = f"; it calls its layers {calls} times: if those are time steps, --time-steps {calls}" if calls else ""
     return f"time_steps= is needed: the model does not say how many time steps it runs{said}"
 
 
+def _once_per_sample(
+    model: nn.Module, x: Any, batches: Sequence[Any], refusal: ProfilingError | None
+) -> Interpretation:
+    """T = 1 for a network of which no module spikes. Raises ``refusal``, or why, if something hints at time."""
+
+    def count(some: Tensor) -> Counts:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnsupportedOperationWarning)
+            return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
+
+    hint = hint_of_time(model, x, count)
+    if hint is not None:
+        raise refusal or needs_steps(hint)
+    _require_as_many_samples(ONCE_PER_SAMPLE, x, _labels_in(batches))
+    return ONCE_PER_SAMPLE
+
+
 def _labels_in(batches: Sequence[Any]) -> int | None:
     """The number of labels in the first batch; None if it has none, one per sample."""
-    y = _unpack(batches[0])[1] if batches else None
+    y = unpack(batches[0])[1] if batches else None
     shape = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
     return shape[0] if len(shape) == 1 else None
 
@@ -289,40 +324,40 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _unpack(batch: Any) -> tuple[Any, Any]:
-    if isinstance(batch, (list, tuple)):
-        if not batch:
-            raise ProfilingError("the loader gave an empty batch tuple; give x or (x, y)")
-        return batch[0], batch[1] if len(batch) > 1 else None
-    return batch, None
+def _taken(model: nn.Module, batch: Any) -> tuple[Any, Any]:
+    """(inputs, labels) of a batch: inputs as the model takes them and on its device."""
+    x, y = unpack(batch)
+    x = as_taken(model, x)
+    return (x.to(_device_of(model, x)) if isinstance(x, (Tensor, Inputs)) else x), y
 
 
-def _device_of(model: nn.Module, x: Tensor) -> torch.device:
+def _device_of(model: nn.Module, x: Tensor | Inputs) -> torch.device:
     return next((p.device for p in model.parameters()), x.device)
 
 
-def _forward(model: nn.Module, counting: CountingMode, x: Tensor, mode: TimeMode, steps: int) -> Any:
+def _forward(model: nn.Module, counting: CountingMode, x: Any, mode: TimeMode, steps: int) -> Any:
     """One pass over one batch: one call of the model, or T calls."""
     with torch._C.DisableTorchFunction():
-        given, bound = mode.feed(x, steps), counting.scans.bound_of_input(x)
+        given = mode.feed(x, steps)
+        bound = counting.scans.bound_of_input(x) if isinstance(x, Tensor) else None
 
     def before(step: int | None) -> None:
         counting.begin_call(step)
-        counting.mark_input(given[step or 0], mode.read, constant=mode.repeats_input, bound=bound)
+        counting.mark_inputs(x, given[step or 0], mode, bound)
 
     if mode.calls_per_step:
         return _call_model(lambda: call_per_step(model, given, before), model, given[0])
     before(None)
-    return _call_model(lambda: model(given[0]), model, given[0])
+    return _call_model(lambda: call(model, given[0]), model, given[0])
 
 
-def _call_model(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
+def _call_model(run: Callable[[], Any], model: nn.Module, x: Any) -> Any:
     """The result of a call of the model.
 
     Raises ProfilingError if its forward needs other arguments than one tensor, or another dtype or device.
     """
     try:
-        return call()
+        return run()
     except TypeError:
         require_one_argument(model, x)
         raise
@@ -333,7 +368,7 @@ def _call_model(call: Callable[[], Any], model: nn.Module, x: Tensor) -> Any:
         raise ProfilingError(misfit) from error
 
 
-def _mismatch(model: nn.Module, x: Tensor) -> str | None:
+def _mismatch(model: nn.Module, x: Tensor | Inputs) -> str | None:
     """Why dtype or device of a batch and a model do not match; None if they do."""
     devices = sorted({str(p.device) for p in model.parameters()})
     if len(devices) > 1:
@@ -351,11 +386,13 @@ def _header(
     """Header entries: model, interpretation, rules and versions."""
     config = getattr(model, "config", None)
     name = getattr(config, "name", None) or type(model).__name__
+    backends = replaced_backends(model)
     return {
         "model": name,
         "convention": CONVENTION_VERSION,
         "time": interpretation.time,
         **({} if interpretation.found in ("declared", "the model says so") else {"time_found": interpretation.found}),
+        **({"backends": f"torch instead of {', '.join(sorted(set(backends.values())))}"} if backends else {}),
         "input_kind": input_kind,
         "max_k": max_k,
         "snn_energy": __version__,

@@ -16,7 +16,6 @@ from snn_energy.profiler.neurons.count import count_foreign_neuron, count_own_ne
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
 from snn_energy.profiler.rules.plain_layers import is_over_time, is_weight_layer, plain_call
-from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import PartCall
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
@@ -24,6 +23,7 @@ from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import NOTHING, ValueBound
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
+from snn_energy.running.outputs import tensors_of
 
 ON_CONSTANT, OVER_TIME = "a layer on a constant", "a layer over time"  # names of calls in a script
 
@@ -124,7 +124,7 @@ class Walk:
     def _count_untraced(self, name: str, module: nn.Module, out: Any) -> None:
         """Add an unsupported row for a layer with weights that ran without a recorded operation."""
         layer, context = name or type(module).__name__, self.calls.context
-        size = next((t.numel() for t in tensors_in([out])), 0)
+        size = next((t.numel() for t in tensors_of(out)), 0)
         record = OperationRecord(
             layer, name, self.scopes.current.invocation, 0, "", "unsupported", False, context.step,
             np.ones(1, np.bool_), False, frozenset(), size // max(1, context.shape.samples),

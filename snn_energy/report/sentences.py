@@ -34,19 +34,13 @@ def activity_sentence(counts: Counts) -> str:
     return ", ".join(parts)
 
 
-def inactive_layers(counts: Counts) -> Iterator[str]:
-    """Layers that are masked at every step, and layers that never fired; nothing if there are none."""
-    activity = counts.activity()
-    for key, text in (("dead_layers", "dead (T_l = 0)"), ("silent_layers", "silent (active but never fired)")):
-        if activity[key]:
-            yield f"{text}: {', '.join(activity[key])}"
-
-
 def assumptions(counts: Counts) -> Iterator[str]:
-    """The time axis that was detected, unless it was declared, and how the weights were converted."""
+    """The time axis that was detected, unless it was declared; backends replaced; how the weights were converted."""
     header = counts.header
     if "time_found" in header:
         yield f"time: {header['time']}, {header['time_found']} (see snn-energy inspect)"
+    if "backends" in header:
+        yield f"neurons: {header['backends']}, which cannot run here; the counts are the same"
     for note in header.get("checkpoint_notes", ()):
         yield f"{header.get('checkpoint')}: {note}"
 

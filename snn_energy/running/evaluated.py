@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
+from snn_energy.running.backends import runnable_backends
+from snn_energy.running.module_state import holds_inference_tensors
 
 
 def require_model_and_loader(model: object, loader: object) -> None:
@@ -24,11 +26,16 @@ def require_model_and_loader(model: object, loader: object) -> None:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the training flag of every module is restored on exit."""
+    """Eval mode without gradients; the training flag of every module is restored on exit.
+
+    Neurons whose backend cannot run here use torch's. Under inference mode too where the model holds a state of an
+    evaluation under it: nothing else may change that one.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    needs_inference_mode = torch.is_inference_mode_enabled() or holds_inference_tensors(model)
     try:
         model.eval()
-        with torch.inference_mode() if torch.is_inference_mode_enabled() else torch.no_grad():
+        with torch.inference_mode() if needs_inference_mode else torch.no_grad(), runnable_backends(model):
             yield
     finally:
         for module, training in modes:

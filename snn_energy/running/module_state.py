@@ -89,8 +89,18 @@ class State:
                         table[key] = value
             for tensor, copied, version in kept.values:
                 if version is None or tensor._version != version:
-                    with torch.no_grad():
+                    with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
                         tensor.copy_(copied)
+
+
+def holds_inference_tensors(model: nn.Module) -> bool:
+    """True if a tensor of the model was made under inference mode, such as a state that an evaluation left behind."""
+    tensors: list[Tensor] = list(model.parameters())
+    for module in model.modules():
+        own = [value for name, value in vars(module).items() if name not in _OF_MODULES]
+        for value in [*own, *module._buffers.values()]:
+            _gather(value, tensors, [], [], set(), DEPTH)
+    return any(tensor.is_inference() for tensor in tensors)
 
 
 DEPTH = 6  # levels of nested containers that are searched

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.vocabulary import TIME_MODES
+from snn_energy.running.inputs import Inputs, as_taken, call, main_of
+from snn_energy.running.outputs import result_of
 
 Layout = Literal["axis0", "axis1", "flat", "flat-batch"]
 SHAPES: dict[Layout, str] = {
@@ -60,6 +62,7 @@ class TimeMode:
 
     def samples_of(self, x: Any, steps: int) -> int:
         """Number of samples in a batch. Raises ProfilingError if its shape does not fit the mode."""
+        x = main_of(x)
         if isinstance(x, Tensor) and (x.is_complex() or x.layout != torch.strided):
             raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
         if not isinstance(x, Tensor) or x.dim() == 0:
@@ -85,11 +88,23 @@ class TimeMode:
                 f"time='{self.name}' wants ({order}, ...) with T={steps}, the loader gave {tuple(x.shape)}"
             )
 
-    def first_samples(self, x: Any, samples: int, steps: int) -> Tensor:
+    def first_samples(self, x: Any, samples: int, steps: int) -> Any:
         """``samples`` samples of a batch with all their time steps; a smaller batch is repeated cyclically.
 
         Raises ProfilingError if there are no samples, or if T does not divide the number of rows.
         """
+        if isinstance(x, Inputs):
+            held = self.samples_of(x, steps)
+
+            def first(part: Tensor) -> Tensor:
+                layout = self.layout_of(part, x, held)
+                if layout == "constant":
+                    return part
+                mode = self if layout == "batch" else TimeMode("inside")
+                taken: Tensor = mode.first_samples(part, samples, steps)
+                return taken
+
+            return x.map(first)
         if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
             raise ProfilingError(
                 "the loader must give tensors with at least one sample in front to look at the model with"
@@ -102,28 +117,46 @@ class TimeMode:
         chosen: Tensor = x.index_select(axis, torch.arange(samples, device=x.device) % x.shape[axis])
         return chosen.flatten(0, 1) if is_flat else chosen
 
-    def feed(self, x: Tensor, steps: int) -> list[Tensor]:
-        """Inputs of the network, one tensor per call: T tensors with ``calls_per_step``, else one."""
+    def layout_of(self, part: Tensor, x: Tensor | Inputs, samples: int) -> Literal["batch", "samples", "constant"]:
+        """What one of several inputs holds: all that the first one does in front, samples alone, or neither."""
+        in_front = 2 if self.given in ("axis0", "axis1") else 1
+        if part.dim() >= in_front and part.shape[:in_front] == x.shape[:in_front]:
+            return "batch"
+        return "samples" if part.dim() and part.shape[0] == samples else "constant"
+
+    def feed(self, x: Any, steps: int) -> list[Any]:
+        """Inputs of the network, one item per call: T of them with ``calls_per_step``, else one."""
+        if isinstance(x, Inputs):
+            held, calls = self.samples_of(x, steps), steps if self.calls_per_step else 1
+            fed = {
+                id(part): self.feed(part, steps) if self.layout_of(part, x, held) == "batch" else [part] * calls
+                for part in x.tensors()
+            }
+
+            def at_call(number: int) -> Inputs:
+                return x.map(lambda part: fed[id(part)][number])
+
+            return [at_call(number) for number in range(calls)]
         if self.calls_per_step:
             return [x] * steps if self.repeats_input else list(x)
         return [repeated(x, self.layout, steps)] if self.repeats_input and self.layout else [x]
 
-    def run(self, model: nn.Module, x: Tensor, steps: int) -> Any:
+    def run(self, model: nn.Module, x: Any, steps: int) -> Any:
         """Output of the network for a batch; a list of T outputs with ``calls_per_step``."""
         given = self.feed(x, steps)
-        return call_per_step(model, given) if self.calls_per_step else model(given[0])
+        return call_per_step(model, given) if self.calls_per_step else call(model, given[0])
 
     def logits(self, out: Any, steps: int, samples: int) -> Tensor | None:
         """Logits (B, classes) from the result of ``run``, averaged over time steps; None if its shape does not fit.
 
-        The first item of a tuple is used: neurons return their potentials after their spikes.
+        Of several results ``outputs.result_of`` is used: neurons return their potentials after their spikes.
         """
         if self.calls_per_step:
-            parts = [part[0] if isinstance(part, tuple) and part else part for part in out]
+            parts = [result_of(part) for part in out]
             if not all(isinstance(part, Tensor) for part in parts):
                 return None
             out = torch.stack([part.float() for part in parts]).mean(0)
-        out = out[0] if isinstance(out, tuple) and out else out
+        out = result_of(out)
         if not isinstance(out, Tensor):
             return None
         is_flat = self.layout in ("flat", "flat-batch")
@@ -163,30 +196,33 @@ def repeated(x: Tensor, layout: Layout, steps: int) -> Tensor:
     return stacked if layout in ("axis0", "axis1") else stacked.flatten(0, 1)
 
 
-def call_per_step(model: nn.Module, xs: Sequence[Tensor], before: Callable[[int], None] | None = None) -> list[Any]:
+def call_per_step(model: nn.Module, xs: Sequence[Any], before: Callable[[int], None] | None = None) -> list[Any]:
     """Outputs of the model, called once per time step. A state that it returns is passed to its next call.
 
     It returns a state if its forward has a second argument that defaults to None and it returns a pair.
     ``before`` is called with the step index before each call.
     """
     outs: list[Any] = []
-    takes_state = accepts_a_state(model)
+    takes_state = accepts_a_state(model) and not isinstance(xs[0], Inputs)
     for step, x in enumerate(xs):
         if before is not None:
             before(step)
         gives_state = takes_state and outs and isinstance(outs[-1], tuple) and len(outs[-1]) == 2
-        outs.append(model(x, outs[-1][1]) if gives_state else model(x))
+        outs.append(model(x, outs[-1][1]) if gives_state else call(model, x))
     return outs
 
 
 def require_one_argument(model: nn.Module, x: Any) -> None:
     """Raise ProfilingError if a forward cannot be called with only the batch."""
+    if isinstance(x, Inputs):
+        as_taken(model, x)
+        return
     try:
         inspect.signature(model.forward).bind(x)
     except TypeError as misfit:
         raise ProfilingError(
-            f"{type(model).__name__}: its forward cannot be called with one tensor ({misfit}); wrap it in a module "
-            "whose forward takes the batch alone"
+            f"{type(model).__name__}: its forward cannot be called with one tensor ({misfit}); give several inputs as "
+            "((x1, x2), y) or ({'name': x}, y), or wrap it in a module whose forward takes the batch alone"
         ) from misfit
     except ValueError:  # forward has no signature
         return

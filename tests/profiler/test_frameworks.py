@@ -730,10 +730,11 @@ def test_a_belief_lists_the_weights_within_a_neuron_as_not_covered(name: str) ->
 
 
 @pytest.mark.parametrize("name", ["RLeaky", "LIFRecurrentCell"])
-def test_a_neuron_with_weights_is_not_taken_for_a_plain_one_by_name(name: str) -> None:
+def test_a_neuron_with_weights_that_is_named_is_counted_as_the_operations_it_is_made_of(name: str) -> None:
     model, _, _, x, declared = recurrent(name)
-    with pytest.raises(ProfilingError, match=r"^neuron '1': it holds layers, products or weights"):
-        se.profile(model, [x], **declared, neurons=[name])
+    found = se.profile(model, [x], **declared)
+    assert found.rows.equals(se.profile(model, [x], **declared, neurons=[name]).rows)
+    assert "1" not in set(found.rows[found.rows["op"] == "neuron"]["layer"])
 
 
 @pytest.mark.parametrize("name", ["RLeaky", "RSynaptic", "LIFRecurrentCell"])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import (
     BatchShape,
     Roles,
@@ -58,3 +60,22 @@ def as_rows_first(x: Tensor, roles: Roles, timed: bool, batch: BatchShape, where
     sizes, split = _split_merged(x.shape, roles, batch)
     moved, count = in_front(x.reshape(sizes), split)
     return moved.reshape(batch.rows(timed), *moved.shape[count:])
+
+
+def active_in_result(active: StepMask, out: Tensor, roles: Roles, timed: bool, batch: BatchShape) -> StepMask:
+    """Steps in which the result of an element-wise operation is active: more than ``active`` where f(0) is not 0.
+
+    ``active``: steps in which a source works; in all others the operation reads zeros.
+    """
+    if active.all():
+        return active
+    if not timed or batch.time_steps == 1:
+        return active | bool(out.any())
+    sizes, split = _split_merged(out.shape, roles, batch)
+    if "R" in split:
+        sizes = (*sizes[: split.index("R")], batch.time_steps, -1, *sizes[split.index("R") + 1 :])
+    axis = next((i for i, role in enumerate(split) if role in ("T", "R")), None)
+    if axis is None:  # time is not followed: refused where it is counted
+        return active
+    of_steps = out.reshape(sizes).movedim(axis, 0).flatten(1).any(1)
+    return active | np.asarray(of_steps.tolist(), dtype=np.bool_)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.profiler.rules.plain_layers import plain_base
+from snn_energy.running.inputs import call
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import MODES, SAMPLES
 
@@ -18,7 +19,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # one of them may belo
 
 
 @torch.no_grad()
-def read_shapes(model: nn.Module, x: Tensor) -> dict[str, list[Shape]]:
+def read_shapes(model: nn.Module, x: Any) -> dict[str, list[Shape]]:
     """What every convolution and linear layer reads, call by call, in a forward from rest; nothing if it raises."""
     shapes: dict[str, list[Shape]] = {}
     handles: list[Any] = []
@@ -29,7 +30,7 @@ def read_shapes(model: nn.Module, x: Tensor) -> dict[str, list[Shape]]:
             handles.append(module.register_forward_pre_hook(_noting(read)))
     try:
         reset_states(model)
-        model(x)
+        call(model, x)
     except Exception:  # noqa: BLE001 the error recurs in the run that counts
         return {}
     finally:
@@ -59,17 +60,17 @@ def calls_per_forward(model: nn.Module, x: Any) -> int | None:
     return counts.pop()
 
 
-def inline_time(model: nn.Module, x: Tensor, steps: int) -> str | None:
+def inline_time(model: nn.Module, x: Any, steps: int) -> str | None:
     """The mode loop if a forward calls its layers with weights once per step; None if the batch may hold T steps."""
     return None if _axes_with(x, steps) or steps < 2 or calls_per_forward(model, x) != steps else "loop"
 
 
-def _axes_with(x: Tensor, steps: int) -> list[str]:
+def _axes_with(x: Any, steps: int) -> list[str]:
     """The time modes in which an axis of the batch holds T steps."""
     return [f"axis{axis}" for axis in range(min(2, x.dim())) if x.shape[axis] == steps > 1]
 
 
-def undetermined_message(steps: int | None, why: str, x: Tensor | None = None) -> str:
+def undetermined_message(steps: int | None, why: str, x: Any = None) -> str:
     """That time is not known and how to declare it. x: the batch, of which an axis of T steps is named."""
     declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
     needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"

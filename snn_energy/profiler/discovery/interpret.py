@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.discovery.inline import inline_time, undetermined_message
 from snn_energy.profiler.discovery.observe import ModuleObservation, first_input, observe_run, observed_neurons
+from snn_energy.profiler.discovery.repeatable import require_repeatable
 from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import (
     hidden_work_message,
@@ -19,12 +20,11 @@ from snn_energy.profiler.neurons.known import (
     is_subclass,
     known_class,
     neurons_with_weights,
-    reset_states,
     spiking_modules,
 )
 from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
 from snn_energy.profiler.rules.plain_layers import is_layer_class
-from snn_energy.running.module_state import State
+from snn_energy.running.inputs import Inputs, main_of
 from snn_energy.running.time_mode import MODES, SAMPLES, SHAPES, TimeMode, require_one_argument
 
 STATIC_MODES = (
@@ -93,47 +93,8 @@ def interpret(
     require_one_argument(model, x)
     with unchanged_weights(model):
         interpretation = _interpret(model, x, time, time_steps, named, has_time, samples)
-        _require_repeatable(model, x, interpretation)
+        require_repeatable(model, x, SAMPLES[0], interpretation.mode, interpretation.time_steps)
     return interpretation
-
-
-@torch.no_grad()
-def _require_repeatable(model: nn.Module, x: Any, interpretation: Interpretation) -> None:
-    """Raise ProfilingError if two runs on the same samples, after a reset and with the same seed, differ."""
-    outs: list[list[Tensor]] = []
-    try:
-        given = interpretation.mode.first_samples(x, SAMPLES[0], interpretation.time_steps)
-        with torch.random.fork_rng(devices=[]):
-            for _ in range(2):
-                torch.manual_seed(0)
-                state = State(model)
-                try:
-                    reset_states(model)
-                    outs.append(list(_tensors(interpretation.mode.run(model, given, interpretation.time_steps))))
-                finally:
-                    state.restore()
-    except Exception:  # noqa: BLE001 the error recurs in the run that counts
-        return
-    one, other = outs
-    is_same = len(one) == len(other) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
-    )
-    if not is_same:
-        raise ProfilingError(
-            f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
-            "cannot be put back (outside its modules, or as a number); keep it in tensors of the modules, or reset it "
-            "in the forward"
-        )
-
-
-def _tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out.detach().clone()
-    elif isinstance(out, (list, tuple)):
-        for item in out:
-            yield from _tensors(item)
-    elif isinstance(out, dict):
-        yield from _tensors(list(out.values()))
 
 
 def _interpret(
@@ -145,7 +106,7 @@ def _interpret(
     has_time: bool,
     samples: int | None,
 ) -> Interpretation:
-    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
+    if not isinstance(x, (Tensor, Inputs)) or x.dim() == 0 or x.numel() == 0:
         raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
     spiking = spiking_modules(model, named)
     unknown = candidates(model, spiking)
@@ -181,7 +142,7 @@ def _interpret(
     raise ProfilingError(undetermined_message(time_steps, "; ".join(trial.why)))
 
 
-def _without_neurons(model: nn.Module, x: Tensor, steps: int | None, why: str) -> Interpretation:
+def _without_neurons(model: nn.Module, x: Any, steps: int | None, why: str) -> Interpretation:
     """Time of a network whose neurons are no modules of their own, by the calls of its layers with weights."""
     if steps is None or inline_time(model, x, steps) is None:
         raise ProfilingError(undetermined_message(steps, why, x))
@@ -193,7 +154,7 @@ class _Trial:
     """Runs of a network on a few samples, one per time mode. why: for each mode that does not fit, the reason."""
 
     model: nn.Module
-    x: Tensor
+    x: Any
     declared: str | None
     spiking: Mapping[str, NeuronSpec]
     unknown: Sequence[str]
@@ -221,7 +182,8 @@ class _Trial:
         }
         found = {**observed_neurons(runs[0], self.unknown), **observed_neurons(runs[1], self.unknown)}
         found |= _silent_neurons(self.model, found, runs[0], self.unknown)
-        all_spiking = {**self.spiking, **found, **self.weighted}
+        named = _with_observed_layouts(self.spiking, runs[0])
+        all_spiking = {**named, **found, **self.weighted}
         if not all_spiking:
             self.why.append("no module spikes")
             return None
@@ -241,9 +203,10 @@ class _Trial:
         if found.mode.layout not in ("flat", "flat-batch"):
             return False
         name, spec = next(iter(found.spiking.items()))
-        x = found.mode.first_samples(self.x, 2, found.time_steps).clone()
+        x = found.mode.first_samples(self.x, 2, found.time_steps)
+        x = x.map(Tensor.clone) if isinstance(x, Inputs) else x.clone()
         first = first_input(self.model, name, x, found.mode, found.time_steps)
-        rows = x if found.mode.given is None else x.unflatten(0, _rows_of(found))
+        rows = main_of(x) if found.mode.given is None else main_of(x).unflatten(0, _rows_of(found))
         rows.select(1 if found.mode.given == "flat" else 0, 1).add_(1)  # another second sample
         other = first_input(self.model, name, x, found.mode, found.time_steps)
         if first is None or other is None:
@@ -263,7 +226,7 @@ def _of_first_sample(x: Tensor, layout: Layout | None) -> Tensor:
     return x[: len(x) // 2]  # sample major, or samples alone
 
 
-def _timed_modes(x: Tensor, steps: int | None) -> list[str]:
+def _timed_modes(x: Any, steps: int | None) -> list[str]:
     """Time modes in which a batch of this shape would hold all T time steps itself."""
     if steps is None or steps < 2:
         return []
@@ -272,13 +235,13 @@ def _timed_modes(x: Tensor, steps: int | None) -> list[str]:
     return on_axis + (["flat", "flat-batch"] if x.shape[0] % steps == 0 else [])
 
 
-def _has_samples(found: Interpretation, x: Tensor, samples: int | None) -> bool:
+def _has_samples(found: Interpretation, x: Any, samples: int | None) -> bool:
     """False if the loader's labels say that the batch holds another number of samples than this interpretation."""
     return samples is None or found.mode.samples_of(x, found.time_steps) == samples
 
 
 def _of_several(
-    model: nn.Module, x: Tensor, repeated: Interpretation | None, timed: Sequence[Interpretation]
+    model: nn.Module, x: Any, repeated: Interpretation | None, timed: Sequence[Interpretation]
 ) -> Interpretation:
     """The interpretation of a batch whose shape fits several time modes.
 
@@ -320,7 +283,8 @@ def _interpret_as_declared(
         found = observed_neurons(run, unknown)
         found |= _silent_neurons(model, found, run, unknown)
         multiplying = _multiplying_subclasses(model, run, spiking)
-        neurons = {name: spec for name, spec in {**spiking, **found}.items() if name not in multiplying}
+        all_spiking = {**_with_observed_layouts(spiking, run), **found}
+        neurons = {name: spec for name, spec in all_spiking.items() if name not in multiplying}
         return Interpretation(time, steps, "declared", neurons, frozenset([*multiplying, *neurons_with_weights(model)]))
     return Interpretation(time, steps, "declared", spiking)
 
@@ -329,7 +293,7 @@ def steps_in(x: Any, time: str, steps: int | None) -> int:
     """T as declared, else the size of the declared time axis. Raises ProfilingError if neither is known."""
     given = MODES[time].given
     axis = 0 if given == "axis0" else 1
-    if steps is None and given in ("axis0", "axis1") and isinstance(x, Tensor) and x.dim() > axis:
+    if steps is None and given in ("axis0", "axis1") and isinstance(x, (Tensor, Inputs)) and x.dim() > axis:
         return int(x.shape[axis])
     if steps is None:
         raise ProfilingError(
@@ -343,6 +307,15 @@ def _require_only_neuron_update(run: Mapping[str, ModuleObservation], spiking: M
     for name, observation in run.items():
         if name in spiking and spiking[name].known_by == "its name" and observation.multiplies:
             raise ProfilingError(hidden_work_message(name))
+
+
+def _with_observed_layouts(
+    spiking: Mapping[str, NeuronSpec], run: Mapping[str, ModuleObservation]
+) -> dict[str, NeuronSpec]:
+    """Neurons that the user named read time where a run shows it, as those do that a run has found."""
+    named = [name for name, spec in spiking.items() if spec.known_by == "its name" and name in run]
+    observed = observed_neurons(run, named)
+    return {n: replace(spec, layout=observed[n].layout) if n in observed else spec for n, spec in spiking.items()}
 
 
 def _multiplying_subclasses(

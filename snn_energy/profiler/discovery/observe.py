@@ -17,6 +17,7 @@ from snn_energy.profiler.neurons.known import known_class, reset_states
 from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
 from snn_energy.profiler.rules.registry import layer_names, plain_name
 from snn_energy.running.module_state import State
+from snn_energy.running.outputs import tensors_of
 from snn_energy.running.time_mode import TimeMode
 
 
@@ -37,7 +38,7 @@ class ModuleObservation:
 
 @torch.no_grad()
 def observe_run(
-    model: nn.Module, names: Sequence[str], x: Tensor, mode: TimeMode, steps: int
+    model: nn.Module, names: Sequence[str], x: Any, mode: TimeMode, steps: int
 ) -> dict[str, ModuleObservation]:
     """Run the model on a few samples after a reset; returns the observations of the named modules."""
     observations = {
@@ -54,7 +55,7 @@ def observe_run(
 
 
 @torch.no_grad()
-def first_input(model: nn.Module, name: str, x: Tensor, mode: TimeMode, steps: int) -> Tensor | None:
+def first_input(model: nn.Module, name: str, x: Any, mode: TimeMode, steps: int) -> Tensor | None:
     """What a module reads in its first call, in a run from rest; None if it is not called with a tensor."""
     read: list[Tensor] = []
 
@@ -141,7 +142,8 @@ _LAYER_FUNCTIONS = layer_names()
 
 
 def _spike(out: Any) -> Any:
-    return out[0] if isinstance(out, (tuple, list)) and out else out
+    """The first tensor of what a neuron returns: its spikes."""
+    return next(tensors_of(out), out)
 
 
 def _record_call(observation: ModuleObservation, x: Tensor, spike: Any) -> bool:

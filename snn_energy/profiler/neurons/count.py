@@ -15,12 +15,12 @@ from snn_energy.profiler.neurons import foreign, own
 from snn_energy.profiler.neurons.own import NeuronCall
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
-from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import CallSite
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.tracking.script import CallStep
 from snn_energy.profiler.values.traces import TensorTrace
+from snn_energy.running.outputs import tensors_of
 
 NEURON = "neuron"  # the name of its call
 NOWHERE = CallSite("", "", 0, False, {})
@@ -52,7 +52,7 @@ def count_foreign_neuron(
 ) -> None:
     """Count a call of any other neuron. Raises ProfilingError if time is not on the axis that the neuron expects."""
     context = calls.context
-    current, spike = next(tensors_in([args, kwargs]), None), next(tensors_in([out]), None)
+    current, spike = next(tensors_of([args, kwargs]), None), next(tensors_of(out), None)
     if current is None or spike is None or (spike.shape != current.shape and not spec.integrates_only):
         raise ProfilingError(f"{calls.scopes.layer}: a neuron must read a tensor and give one of the same shape")
     call = _call(calls, current, spike, own.is_unhooked(module))
@@ -99,7 +99,7 @@ def follow_foreign_neuron(
     batch: BatchShape,
 ) -> bool:
     """Count the spikes of any other neuron if its call is the next event of a script."""
-    current, is_known = next(tensors_in([args, kwargs]), None), own.is_unhooked(module)
+    current, is_known = next(tensors_of([args, kwargs]), None), own.is_unhooked(module)
     step = follower.matching(NEURON, (current,), {}, out, (is_known,))
     if step is None or current is None:
         return False
@@ -112,7 +112,7 @@ def follow_foreign_neuron(
             foreign.register_range(record.layer, current, follower.scans)
         follower.defer(step.scans[0])
         return True
-    call = NeuronCall(record.layer, NOWHERE, current, result, next(tensors_in([out])), is_known)
+    call = NeuronCall(record.layer, NOWHERE, current, result, next(tensors_of(out)), is_known)
     foreign.count_spikes(call, record, result, batch, follower.scans)
     return True
 

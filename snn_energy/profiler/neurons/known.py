@@ -34,7 +34,7 @@ def spiking_modules(model: nn.Module, named: Iterable[str | type[nn.Module]] = (
         if any(name.startswith(f"{outer}.") or outer == "" for outer in found):
             continue
         spec = known_class(module)
-        if hits and (_holds_layers(module) or (spec is not None and holds_weights(module))):
+        if hits and spec is None and _holds_layers(module):
             raise ProfilingError(hidden_work_message(name))
         if spec is None and hits:
             spec = NeuronSpec("hand-written", "its name", None)

@@ -45,7 +45,9 @@ def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Pat
         "header": dict(part.header),
         "troubles": dict(part.not_counted),
         "outputs": sorted(part.outputs),
-        "values": [[*key, v.unit, sorted(v.levels), v.reason, v.exact] for key, v in sorted(part.values.items())],
+        "values": [
+            [*key, v.unit, sorted(v.levels), v.reason, v.exact, v.bits] for key, v in sorted(part.values.items())
+        ],
         "loader": sorted(part.loader),
     }
     texts = {"told": json.dumps(metadata), "operations": json.dumps([asdict(item) for item in part.operations])}
@@ -99,7 +101,7 @@ def _as_counts(
         operations=tuple(Operation(**{**o, **{name: tuple(o[name]) for name in lists}}) for o in operations),
         outputs=frozenset(metadata["outputs"]),
         values={
-            (a, b): ValueSet(unit, frozenset(k), reason, exact) for a, b, unit, k, reason, exact in metadata["values"]
+            (a, b): ValueSet(unit, frozenset(k), reason, *rest) for a, b, unit, k, reason, *rest in metadata["values"]
         },
         loader=frozenset((layer, side) for layer, side in metadata["loader"]),
         worked=tuple(metadata["worked"]),

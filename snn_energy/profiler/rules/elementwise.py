@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from snn_energy.profiler.axes.roles import ONCE, Role, Roles
-from snn_energy.profiler.axes.rows import cached_broadcast_roles
+from snn_energy.profiler.axes.rows import active_in_result, cached_broadcast_roles
 from snn_energy.profiler.rules.records import all_active, record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.weighted import weight_name
@@ -51,6 +51,7 @@ def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
     if work.op == "mul" and len(call.inputs) > 1:
         record.active = all_active([t.active for t in call.traces])
     active = np.ones_like(record.active) if work.has_offset else record.active
+    active = active_in_result(active, call.out, work.roles, work.timed, context.shape)
     facts = TensorFacts(work.roles, work.timed, record.step, active, record.constant, frozenset(), work.bound)
     record.reads, record.leaves = tuple(t.bound for t in call.traces), facts.bound
     return _results(call, Outcome(record), TensorTrace(facts))
@@ -267,9 +268,20 @@ def _reduced(call: Call, context: BatchContext, op: str, bound: ValueBound) -> O
         record.active = np.array([bool(record.active.any())])
         record.output_elements = call.out.numel() // max(1, context.shape.rows(False))
     record.elementwise_ops, record.note = x.numel() // max(1, rows), call.name
-    facts = TensorFacts(roles, timed, record.step, record.active, record.constant, frozenset(), bound)
+    active = record.active
+    if _runs_over_time(call, first):  # each step holds something of all earlier ones
+        active = np.logical_or.accumulate(active)
+    elif not is_over_time:
+        active = active_in_result(active, call.out, roles, timed, context.shape)
+    facts = TensorFacts(roles, timed, record.step, active, record.constant, frozenset(), bound)
     record.reads, record.leaves = tuple(t.bound for t in call.traces), bound
     return _results(call, Outcome(record), TensorTrace(facts))
+
+
+def _runs_over_time(call: Call, trace: TensorTrace) -> bool:
+    """True for a running sum or product along the axis of time."""
+    given = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
+    return call.name.startswith("cum") and isinstance(given, int) and trace.roles[given] in ("T", "R")
 
 
 def _axes_left(call: Call, x: Tensor, trace: TensorTrace) -> tuple[Roles, bool, int | None]:

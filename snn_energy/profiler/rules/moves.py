@@ -47,7 +47,7 @@ def escape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 
 @rule(
     """reshape view flatten unflatten unsqueeze squeeze contiguous clone detach reshape_as view_as ravel alias
-    lift_fresh unsafe_view requires_grad data dropout1d dropout2d dropout3d identity""",
+    lift_fresh unsafe_view requires_grad data identity""",
     "to float half bfloat16 double int long short char byte bool type type_as cpu cuda copy_to",
 )
 def reshape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
@@ -56,12 +56,20 @@ def reshape(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     return Outcome(traces=[(call.out, reshaped(x, trace, call.out, context.shape))])
 
 
-@rule("dropout alpha_dropout feature_dropout feature_alpha_dropout")
+@rule("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout")
 def dropout(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """No operation in eval mode; an active dropout is unsupported."""
-    if call.bound("input", "p", "training").get("training", False):
-        return unsupported(call, context)
-    return reshape(call, context, scans)
+    """No operation in eval mode; an active dropout is unsupported: what it leaves differs from run to run."""
+    given = {**call.bound("input", "p", "training"), **call.kwargs}
+    is_active = given.get("training", given.get("train", call.name in _ACTIVE_BY_DEFAULT))
+    if not is_active or given.get("p", 0.5) == 0:
+        return reshape(call, context, scans)
+    outcome = unsupported(call, context)
+    assert outcome.record is not None
+    outcome.record.note = f"{call.name} with training=True, which is random"
+    return outcome._replace(written=outcome.traces) if call.out is call.inputs[0][0] else outcome
+
+
+_ACTIVE_BY_DEFAULT = frozenset(("dropout", "dropout1d", "dropout2d", "dropout3d"))  # where ``training`` is left out
 
 
 def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> TensorTrace:
@@ -103,7 +111,8 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         else:
             roles = _copied_roles(call, x, trace, out)
             is_padded = trace.is_padded or call.name in _WITH_CONSTANTS
-            moved.append((out, trace.replace(roles=roles, bound=bound, is_padded=is_padded, scans=ScanResults())))
+            copied = trace.replace(roles=roles, bound=bound, is_padded=is_padded, scans=ScanResults())
+            moved.append((out, copied.replace(active=np.ones_like(trace.active)) if padded_with else copied))
     return Outcome(traces=moved)
 
 

@@ -31,6 +31,7 @@ from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorTrace
+from snn_energy.running.outputs import tensors_of
 
 
 class ReplayError(AssertionError):
@@ -216,7 +217,7 @@ class Follower:
         return self.slots.of(actual) is None and expected.matches(actual, self.table, self.parameters)
 
     def _has_results(self, expected: Sequence[Result], out: Any) -> bool:
-        made = (out,) if isinstance(out, Tensor) else tuple(tensors_in([out]))
+        made = (out,) if isinstance(out, Tensor) else tuple(tensors_of(out))
         if len(made) != len(expected):
             return False
         for (shape, stride, dtype), tensor in zip(expected, made, strict=True):

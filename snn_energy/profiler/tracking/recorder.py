@@ -39,6 +39,7 @@ from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.scan_group import Form
 from snn_energy.profiler.values.traces import TensorTrace
 from snn_energy.running.module_state import version_of
+from snn_energy.running.outputs import tensors_of
 
 
 class OpenEvent(NamedTuple):
@@ -135,7 +136,7 @@ class Recorder:
             arguments = keywords = Group(tuple, ())
         first = len(self.slots.refs)
         results = []
-        for tensor in tensors_in([out]):
+        for tensor in tensors_of(out):
             numbers[id(tensor)] = self.slots.add(tensor)
             results.append(Result(tensor.shape, tensor.stride(), tensor.dtype))
         step = CallStep(name, arguments, keywords, tuple(results), first, is_neuron, facts)

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.core.kinds import ZERO, ValueSet, normalised_set, real_not_multiples, real_values, value_set_of
+from snn_energy.core.kinds import (
+    FLOAT32_BITS,
+    ZERO,
+    ValueSet,
+    normalised_set,
+    real_not_multiples,
+    real_values,
+    value_set_of,
+)
 from snn_energy.profiler.values.bounds import ValueBound
 from snn_energy.profiler.values.exact_sums import BYTE_MAX, byte_sum, sums_exactly, unit_sum
 
@@ -210,7 +218,8 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
         return ValueSet(1.0, frozenset({1}))
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.numel() // SAMPLE)].to(torch.float64).cpu().numpy()
-    guess = value_set_of(np.unique(np.append(sample, [low, high])), max_k)
+    bits = significant_bits(x.dtype)
+    guess = value_set_of(np.unique(np.append(sample, [low, high])), max_k, bits)
     if guess.reason is not None:
         return guess
     if guess.levels <= {-1, 1} and guess.exact:
@@ -218,4 +227,9 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
         hits = (x == unit) | (x == -unit) | (x == 0)
         if bool(hits.all()):
             return guess
-    return value_set_of(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k)
+    return value_set_of(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k, bits)
+
+
+def significant_bits(dtype: torch.dtype) -> int:
+    """Significant bits of a format: 24 of float32 and of all that are finer, 11 of float16, 8 of bfloat16."""
+    return min(FLOAT32_BITS, 1 - round(math.log2(torch.finfo(dtype).eps))) if dtype.is_floating_point else FLOAT32_BITS
