@@ -26,7 +26,7 @@ from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.inline import calls_per_forward
 from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret, steps_in
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
-from snn_energy.profiler.discovery.weights_guard import unchanged_weights
+from snn_energy.profiler.discovery.weights_guard import same_parameters, unchanged_weights
 from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
@@ -40,7 +40,7 @@ from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_ar
 DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k if a model has no ``blocks``
 
 
-MOST_COPIED_WEIGHTS = 100_000  # in every forward, to see whether it changes them
+MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
 
 class UnsupportedOperationWarning(UserWarning):
@@ -132,7 +132,8 @@ def _count(
             with torch._C.DisableTorchFunction():
                 state.restore()
             counting.begin(span)
-            with _no_garbage_collection(), unchanged_weights(model, MOST_COPIED_WEIGHTS), state.watched():
+            weights = same_parameters(model) if accumulator.samples else unchanged_weights(model, MOST_COPIED_WEIGHTS)
+            with _no_garbage_collection(), weights, state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
                 counting.end()

@@ -34,7 +34,7 @@ class _Held:
             return False
         if before is None and version_of(self.parameter) == self.version:
             before = self.data
-        return now is None or before is None or not is_bit_equal(now, before)
+        return now is None or before is None or not is_equal(now, before)
 
     def restore(self, has_changed: bool) -> None:
         """Put the parameter back, in its own memory, with its values where they are known."""
@@ -50,10 +50,12 @@ def _shares(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr()
 
 
-def is_bit_equal(a: Tensor, b: Tensor) -> bool:
-    """True if two tensors hold the same bits, NaN and the sign of zero included."""
+def is_equal(a: Tensor, b: Tensor) -> bool:
+    """True if two tensors hold the same values, or the same bits (NaN)."""
     if a.dtype != b.dtype or a.shape != b.shape or a.device != b.device:
         return False
+    if torch.equal(a, b):
+        return True
     return torch.equal(*(x.detach().contiguous().view(-1).view(torch.uint8) for x in (a, b)))
 
 
@@ -85,10 +87,23 @@ def unchanged_weights(model: nn.Module, most_copied: int = MOST_COPIED) -> Itera
         raise problem
 
 
+@contextmanager
+def same_parameters(model: nn.Module) -> Iterator[None]:
+    """Put back, after a forward that has replaced them, the parameters themselves and their memory."""
+    with torch._C.DisableTorchFunction():
+        held = _held_weights(model, 0)
+    try:
+        yield
+    finally:
+        with torch._C.DisableTorchFunction():
+            for each in held:
+                each.restore(has_changed=False)
+
+
 def _held_weights(model: nn.Module, most_copied: int) -> list[_Held]:
     own = [(m, n, p) for m in model.modules() for n, p in m._parameters.items() if p is not None and not p.is_meta]
     total, copies = 0, {}
-    for p in sorted({id(p): p for _, _, p in own}.values(), key=Tensor.numel):
+    for p in sorted({id(p): p for _, _, p in own}.values(), key=Tensor.numel) if most_copied else ():
         total += p.numel()
         if total > most_copied:
             break
