@@ -282,7 +282,10 @@ def events_last(size: Size, count: int) -> Tensor:
     return events("B", "T")(size, count).permute(0, 2, 3, 4, 1).contiguous()
 
 
-@network("thiswinex/STBP-simple", data=events_last, order="last")
+LAYERS = ("conv1.layer", "conv2.layer", "fc1.layer", "fc2.layer")  # called once more at step 0, for the shape alone
+
+
+@network("thiswinex/STBP-simple", data=events_last, order="last", mixes_time=LAYERS)
 def tdbn(size: Size) -> nn.Module:
     """Threshold-dependent BatchNorm; time is the last axis, (N, C, H, W, T), and every layer loops over it into a
     tensor of zeros; the sum over T, divided, is the answer."""
@@ -299,7 +302,7 @@ class TdBNImagesNet(TdBNNet):
         return super().forward(x.permute(1, 2, 3, 4, 0))
 
 
-@network("thiswinex/STBP-simple (images)", order="last")
+@network("thiswinex/STBP-simple (images)", order="last", mixes_time=LAYERS)
 def tdbn_images(size: Size) -> nn.Module:
     """As tdbn, of images that the network broadcasts to T steps and permutes to (N, C, H, W, T)."""
     return TdBNImagesNet(size)
