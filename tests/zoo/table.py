@@ -30,7 +30,7 @@ import snn_energy as se
 from snn_energy.core.errors import SnnEnergyError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
-LARGE, SAMPLES, BATCHES = Size(pixels=32, width=64, classes=10), 8, 10
+LARGE, SAMPLES, BATCHES = Size(pixels=32, width=32, classes=10), 8, 8
 COLUMNS = ("network", "repository", "found", "equal", "first call", "steady state", "SynOpCounter")
 HEAD = """# The zoo: networks as public repositories build them
 
@@ -136,15 +136,32 @@ def _counted(member: Member, model: nn.Module, x: Any) -> None:
         member.run(model, x)
 
 
-def row_of(name: str) -> dict[str, str]:
-    """A row of the table, as one process measures it. The first call comes first: this network is new to it."""
+def row_of(name: str, times: dict[str, str] | None = None) -> dict[str, str]:
+    """A row of the table, as one process measures it. The first call comes first: this network is new to it.
+
+    times: the columns of ``cost``, where they are not measured again.
+    """
     (member,) = (member for member in zoo.members() if member.name == name)
     found = {"network": member.name, "repository": member.repository}
-    try:
-        found |= cost(member)
-    except SnnEnergyError:
-        found |= {"first call": "", "steady state": ""}
-    found |= correctness(member)
+    if times is None:
+        with contextlib.suppress(SnnEnergyError):
+            times = cost(member)
+    return found | (times or {}) | correctness(member)
+
+
+def _row_of(call: tuple[str, dict[str, str] | None]) -> dict[str, str]:
+    return row_of(*call)
+
+
+def times_on(page: Path) -> dict[str, dict[str, str]]:
+    """The columns of ``cost`` of every network on a page that was written before."""
+    lines = (line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| "))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    found: dict[str, dict[str, str]] = {}
+    for name, _, _, _, first, steady, counter in rows[2:]:
+        found[name] = {"first call": first, "steady state": steady}
+        if " x)" in counter:
+            found[name]["SynOpCounter time"] = counter.partition("(")[2].partition(" x)")[0]
     return found
 
 
@@ -172,6 +189,7 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("members", nargs="*", help="networks to measure; all by default")
+    parser.add_argument("--keep-times", action="store_true", help="take the times from the page, measure none")
     parser.add_argument("-o", "--output", type=Path, default=PAGE)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -179,9 +197,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     names = [member.name for member in zoo.members() if not given.members or member.name in given.members]
     se.profile(nn.Linear(2, 2), [torch.ones(1, 2)], time_steps=1)  # what is imported late is no part of a first call
+    kept = times_on(given.output) if given.keep_times else {}
+    calls = [(name, kept.get(name, {}) if given.keep_times else None) for name in names]
     rows = []
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as processes:
-        for row in processes.imap(row_of, names):
+        for row in processes.imap(_row_of, calls):
             print(" | ".join(row.get(key, "") for key in COLUMNS), file=sys.stderr)
             rows.append(row)
     given.output.write_text(markdown(rows), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from snn_energy.core.errors import ProfilingError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = Size()
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
 
 
 def counted_work(counts: se.Counts) -> dict[str, dict[int, tuple[int, int]]]:
@@ -89,3 +91,12 @@ def test_a_network_of_every_repository_is_there_once() -> None:
     assert set(zoo.REFUSED) | set(zoo.WRONG) <= set(names)
     assert all(set(member.told) <= {"time_steps"} or member.name in zoo.ONE_WORD for member in zoo.members())
     assert all(member.pattern for member in zoo.members())
+
+
+def test_the_page_shows_every_network_and_no_other() -> None:
+    table = PAGE.read_text(encoding="utf-8").split("| --- ", 1)[1].split("\n\n", 1)[0].splitlines()[1:]
+    shown = {name.strip(): (found, equal) for _, name, _, found, equal, *_ in (line.split("|") for line in table)}
+    assert list(shown) == [member.name for member in zoo.members()]
+    for name, (found, equal) in shown.items():
+        assert found.strip().startswith("refused") == (name in zoo.REFUSED), name
+        assert (equal.strip() == "no") == (name in zoo.WRONG), name
