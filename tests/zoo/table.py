@@ -136,33 +136,30 @@ def _counted(member: Member, model: nn.Module, x: Any) -> None:
         member.run(model, x)
 
 
-def row_of(name: str, times: dict[str, str] | None = None) -> dict[str, str]:
-    """A row of the table, as one process measures it. The first call comes first: this network is new to it.
-
-    times: the columns of ``cost``, where they are not measured again.
-    """
+def row_of(name: str) -> dict[str, str]:
+    """A row of the table, as one process measures it. The first call comes first: this network is new to it."""
     (member,) = (member for member in zoo.members() if member.name == name)
-    found = {"network": member.name, "repository": member.repository}
-    if times is None:
-        with contextlib.suppress(SnnEnergyError):
-            times = cost(member)
-    return found | (times or {}) | correctness(member)
+    times: dict[str, str] = {}
+    with contextlib.suppress(SnnEnergyError):
+        times = cost(member)
+    return {"network": member.name, "repository": member.repository} | times | correctness(member)
 
 
-def _row_of(call: tuple[str, dict[str, str] | None]) -> dict[str, str]:
-    return row_of(*call)
+def row_of_tests(member: Member, measured: dict[str, str]) -> dict[str, str]:
+    """A row whose answers are those that the tests hold the network to, with what was measured before."""
+    told = " and ".join(f"`{key}={value}`" for key, value in member.told.items())
+    row = {"network": member.name, "repository": member.repository, **measured}
+    if member.name in zoo.REFUSED:
+        return row | {"found": "refused", "says": zoo.REFUSED[member.name]}
+    equal = "no" if member.name in zoo.WRONG else "yes"
+    return row | {"found": f"yes, {told}" if told else "yes", "equal": equal, "says": zoo.WRONG.get(member.name, "")}
 
 
-def times_on(page: Path) -> dict[str, dict[str, str]]:
-    """The columns of ``cost`` of every network on a page that was written before."""
-    lines = (line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| "))
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    found: dict[str, dict[str, str]] = {}
-    for name, _, _, _, first, steady, counter in rows[2:]:
-        found[name] = {"first call": first, "steady state": steady}
-        if " x)" in counter:
-            found[name]["SynOpCounter time"] = counter.partition("(")[2].partition(" x)")[0]
-    return found
+def measured_on(page: Path) -> dict[str, dict[str, str]]:
+    """The measured columns of every network on a page that was written before."""
+    lines = page.read_text(encoding="utf-8").splitlines() if page.exists() else []
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return {row[0]: dict(zip(COLUMNS[4:], row[4:], strict=True)) for row in rows[2:]}
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
@@ -176,7 +173,8 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
         lines.append("| " + " | ".join(cells.values()) + " |")
     for column in ("first call", "steady state"):
         ratios = [float(row[column]) for row in rows if row.get(column)]
-        lines += ["", f"Median {column}: {statistics.median(ratios):.2f} plain forwards, over {len(ratios)} networks."]
+        if ratios:
+            lines += ["", f"Median {column}: {statistics.median(ratios):.2f} plain forwards, {len(ratios)} networks."]
     lines += ["", "## What each network shows", ""]
     lines += [f"- **{member.name}** ({member.repository}): {member.pattern}" for member in zoo.members()]
     refused = [row for row in rows if row["found"] == "refused" or row.get("equal") == "no"]
@@ -189,7 +187,9 @@ def markdown(rows: Sequence[dict[str, str]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("members", nargs="*", help="networks to measure; all by default")
-    parser.add_argument("--keep-times", action="store_true", help="take the times from the page, measure none")
+    parser.add_argument(
+        "--keep-times", action="store_true", help="measure nothing: answers of the tests, times of the page"
+    )
     parser.add_argument("-o", "--output", type=Path, default=PAGE)
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -197,12 +197,15 @@ def main() -> None:
     warnings.simplefilter("ignore")
     names = [member.name for member in zoo.members() if not given.members or member.name in given.members]
     se.profile(nn.Linear(2, 2), [torch.ones(1, 2)], time_steps=1)  # what is imported late is no part of a first call
-    kept = times_on(given.output) if given.keep_times else {}
-    calls = [(name, kept.get(name, {}) if given.keep_times else None) for name in names]
+    if given.keep_times:
+        kept = measured_on(given.output)
+        rows = [row_of_tests(member, kept.get(member.name, {})) for member in zoo.members()]
+        given.output.write_text(markdown(rows), encoding="utf-8")
+        return
     rows = []
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as processes:
-        for row in processes.imap(_row_of, calls):
-            print(" | ".join(row.get(key, "") for key in COLUMNS), file=sys.stderr)
+        for row in processes.imap(row_of, names):
+            print(" | ".join(row.get(key, "") for key in (*COLUMNS, "SynOpCounter time")), file=sys.stderr)
             rows.append(row)
     given.output.write_text(markdown(rows), encoding="utf-8")
 
