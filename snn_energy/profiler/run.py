@@ -26,7 +26,7 @@ from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.inline import calls_per_forward
 from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret, steps_in
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
-from snn_energy.profiler.discovery.weights_guard import same_parameters, unchanged_weights
+from snn_energy.profiler.discovery.weights_guard import SameParameters, unchanged_weights
 from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
@@ -123,6 +123,7 @@ def _count(
         _restored_state(model) as state,
         counting.tracing(),
     ):
+        parameters = SameParameters(model)
         for batch in itertools.chain(first, batches):
             with torch._C.DisableTorchFunction():
                 x, y = _taken(model, batch)
@@ -132,7 +133,8 @@ def _count(
             with torch._C.DisableTorchFunction():
                 state.restore()
             counting.begin(span)
-            weights = same_parameters(model) if accumulator.samples else unchanged_weights(model, MOST_COPIED_WEIGHTS)
+            first_pass = not accumulator.samples
+            weights = unchanged_weights(model, MOST_COPIED_WEIGHTS) if first_pass else parameters.kept()
             with _no_garbage_collection(), weights, state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():

@@ -16,11 +16,12 @@ from snn_energy.profiler.neurons.count import count_foreign_neuron, count_own_ne
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
 from snn_energy.profiler.rules.plain_layers import is_over_time, is_weight_layer, plain_call
-from snn_energy.profiler.rules.registry import PartCall
+from snn_energy.profiler.rules.registry import PartCall, find, plain_name
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import NOTHING, ValueBound
+from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 from snn_energy.running.outputs import tensors_of
@@ -66,7 +67,18 @@ class Walk:
 
     def call(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> None:
         """A function has returned."""
-        self.calls.record_call(raw, args, kwargs, out)
+        state = self._state_at_rest(raw, args, kwargs) if isinstance(out, Tensor) else None
+        if state is None:
+            self.calls.record_call(raw, args, kwargs, out)
+            return
+        event = self.recorder.begin(raw, args, kwargs, out, decides=True, is_event=True)
+        with self.recorder.paused():
+            rows = state.view_as(state)
+            self.table.put(rows, self._constant_trace(rows))
+            of_rows = [rows if value is state else value for value in args]
+            self.calls.record_call(raw, of_rows, {k: rows if v is state else v for k, v in kwargs.items()}, out)
+            self.log.records[-1].reads_constant = True
+        self.recorder.end(event)
 
     def neuron(
         self, module: nn.Module, spec: NeuronSpec | None, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any
@@ -109,10 +121,7 @@ class Walk:
             if rows.shape[0] != 1:
                 return  # its rows are no samples
             rows, made = (t.expand(samples, *t.shape[1:]) for t in (rows, made))
-        facts = TensorFacts(
-            input_roles(rows.dim(), None, batch), False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING
-        )
-        self.table.put(rows, TensorTrace(facts))
+        self.table.put(rows, self._constant_trace(rows))
         self.calls.record_call(*plain_call(module, rows), made)
         self.log.records[-1].reads_constant = True
         after = self.table.get(made)
@@ -120,6 +129,24 @@ class Walk:
             self.table.put(
                 out, after.replace(roles=after.roles[-out.dim() :] if out.dim() < made.dim() else after.roles)
             )
+
+    def _constant_trace(self, rows: Tensor) -> TensorTrace:
+        """The trace of a tensor that stems from nothing, with samples in front."""
+        roles = input_roles(rows.dim(), None, self.calls.context.shape)
+        return TensorTrace(TensorFacts(roles, False, None, np.ones(1, np.bool_), False, frozenset(), NOTHING))
+
+    def _state_at_rest(self, raw: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+        """The zeros, one row per sample, that a function multiplies with weights; None for any other call."""
+        entry = find(plain_name(raw))
+        if entry is None or not entry.is_layer or entry.parts is not None:
+            return None
+        tensors, parameters = list(tensors_in([args, kwargs])), self.calls.context.parameters
+        others = [t for t in tensors if t.untyped_storage()._cdata not in parameters]
+        if len(others) != 1 or len(tensors) < 2 or self.table.get(others[0]) is not None:
+            return None
+        (state,) = others
+        is_of_samples = state.dim() > 1 and state.shape[0] == self.calls.context.shape.samples
+        return state if is_of_samples and not bool(state.any()) else None
 
     def _count_untraced(self, name: str, module: nn.Module, out: Any) -> None:
         """Add an unsupported row for a layer with weights that ran without a recorded operation."""

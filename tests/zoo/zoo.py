@@ -26,7 +26,6 @@ REFUSED = {
 }
 ONE_WORD = {"spytorch", "spytorch_recurrent"}  # no module of theirs is a neuron or a layer: time= is named by a message
 WRONG = {
-    "spytorch_recurrent": "a product with recurrent weights that reads zeros at rest has no row",
     "spikegpt": "layers in front of the first LIF are counted once, not per time step",
 }
 

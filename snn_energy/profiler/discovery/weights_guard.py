@@ -87,17 +87,24 @@ def unchanged_weights(model: nn.Module, most_copied: int = MOST_COPIED) -> Itera
         raise problem
 
 
-@contextmanager
-def same_parameters(model: nn.Module) -> Iterator[None]:
-    """Put back, after a forward that has replaced them, the parameters themselves and their memory."""
-    with torch._C.DisableTorchFunction():
-        held = _held_weights(model, 0)
-    try:
-        yield
-    finally:
+class SameParameters:
+    """Puts back, after a forward that has replaced them, the parameters of a model themselves and their memory."""
+
+    def __init__(self, model: nn.Module) -> None:
         with torch._C.DisableTorchFunction():
-            for each in held:
-                each.restore(has_changed=False)
+            self._held = [(each, each.data.data_ptr()) for each in _held_weights(model, 0)]
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Around one forward pass."""
+        try:
+            yield
+        finally:
+            with torch._C.DisableTorchFunction():
+                for each, address in self._held:
+                    now = each.module._parameters.get(each.name)
+                    if now is not each.parameter or now.data_ptr() != address:
+                        each.restore(has_changed=False)
 
 
 def _held_weights(model: nn.Module, most_copied: int) -> list[_Held]:
