@@ -28,6 +28,7 @@ from snn_energy.counts.notes import (
     is_folded,
     is_not_plain_spiking,
     is_unfolded_norm,
+    of_other_operand,
     parse_elementwise,
 )
 from snn_energy.hardware.files import load_hardware
@@ -331,9 +332,8 @@ def _operation_category(row: Mapping[str, Any], note: str, is_repeated: bool, ti
     if kind == "real":
         return REAL_INPUT, note or f"real, why {NOT_RECORDED}"
     if is_product and other != "binary":
-        return MIXED_PRODUCT, "one operand is binary, the other unknown" if other is None else (
-            f"one operand is binary, the other {other}"
-        )
+        why = of_other_operand(note)
+        return MIXED_PRODUCT, f"one operand is binary, the other {other or 'unknown'}{f' ({why})' if why else ''}"
     return SPIKING, ""
 
 

@@ -28,7 +28,8 @@ class ValueSet:
 
     Empty levels mean zeros only. The unit is the largest that fits, so the levels have no common factor.
     ``exact`` is False if values within 4 ulp of k*c, but not equal to it, were accepted: such a set is never binary
-    or ternary. ``bits``: significant bits of the values' format, on which the ulp depends.
+    or ternary. ``bits``: significant bits of the values' format, on which the ulp depends. ``beyond``: the largest
+    multiple, if the values are real only because it is above the limit (max_k).
     """
 
     unit: float | None = None
@@ -36,6 +37,7 @@ class ValueSet:
     reason: str | None = None
     exact: bool = True
     bits: int = FLOAT32_BITS
+    beyond: int | None = None
 
     @property
     def kind(self) -> Kind:
@@ -62,6 +64,17 @@ ZERO = ValueSet()
 def real_values(reason: str) -> ValueSet:
     """A set of kind real, with the reason why."""
     return ValueSet(reason=reason)
+
+
+def within(values: ValueSet, limit: int) -> ValueSet:
+    """The same set, or a real one with the reason why if it holds multiples beyond the limit."""
+    largest = values.max_k or 1
+    if values.reason is not None or largest <= limit:
+        return values
+    text = (
+        f"whole multiples of one constant up to {largest}, beyond max_k {limit}: --max-k {largest} makes them integer"
+    )
+    return ValueSet(reason=text, beyond=largest)
 
 
 def real_not_multiples(max_k: int) -> ValueSet:
@@ -92,18 +105,29 @@ def value_set_of(values: npt.NDArray[np.floating], max_k: int, bits: int = FLOAT
     signed = values[values != 0].astype(np.float64)
     for j in range(1, max_k + 1):
         unit = float(magnitudes[0]) / j
-        k = np.rint(signed / unit)
-        if np.abs(k).max() > max_k:
+        if np.rint(magnitudes[-1] / unit) > max_k:
             break
-        if (np.abs(signed - k * unit) <= _slack(k * unit, unit, bits)).all():
-            found = normalised_set(unit, {int(i) for i in k}, bits=bits)
-            return replace(found, exact=len(magnitudes) == len({abs(level) for level in found.levels}))
+        found = multiples_of(signed, unit, bits)
+        if found is not None:
+            return found
     return real_not_multiples(max_k)
 
 
-def _slack(multiples: npt.NDArray[np.float64], unit: float, bits: int) -> npt.NDArray[np.float64]:
+def multiples_of(values: npt.NDArray[np.float64], unit: float, bits: int, added: int = 1) -> ValueSet | None:
+    """Non-zero distinct values as multiples of one constant, within the precision of their format; None if not.
+
+    added: numbers of which each value is the sum, all of them rounded.
+    """
+    k = np.rint(values / unit)
+    if not (k.all() and (np.abs(values - k * unit) <= _slack(k * unit, unit, bits, added)).all()):
+        return None
+    found = normalised_set(unit, {int(i) for i in k}, bits=bits)
+    return replace(found, exact=len(np.unique(np.abs(values))) == len({abs(level) for level in found.levels}))
+
+
+def _slack(multiples: npt.NDArray[np.float64], unit: float, bits: int, added: int) -> npt.NDArray[np.float64]:
     """By how much values may differ from multiples of ``unit``; less than an eighth of it, so that k is one number."""
-    ulps = 1 if bits <= COARSE_BITS else ULPS
+    ulps = max(1 if bits <= COARSE_BITS else ULPS, added)
     ulp = np.spacing(np.abs(multiples).astype(np.float32)).astype(np.float64) * 2.0 ** (FLOAT32_BITS - bits)
     slack: npt.NDArray[np.float64] = np.minimum(ulps * ulp, unit / 8)
     return slack

@@ -5,6 +5,7 @@
     folded          folds into LAYER
     neuron          what it emits if not single spikes   "emits ternary values; spikes counts those that are not zero"
     operation       why its input is real                "average of spikes (avg_pool2d)"
+                    or its other operand                 "other operand: whole multiples of one constant up to 12, ..."
 
 Unknown parts are left out. Any other text is a name, or a remark of a published source. No torch here.
 """
@@ -15,6 +16,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeGuard, get_args
 
+from snn_energy.core.kinds import ValueSet
 from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 
 Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
@@ -23,6 +25,7 @@ NATURES: tuple[Nature, ...] = get_args(Nature)
 _ELEMENTWISE = re.compile(rf"(?P<name>.*?)(?: of (?P<nature>{'|'.join(NATURES)}))?(?P<weighted> before weights)?")
 _FOLDS = "folds into"
 _EMITS = "emits "
+_OTHER = "other operand: "
 _AVERAGE = " (average)"
 
 
@@ -87,12 +90,27 @@ def is_folded(note: str) -> bool:
     return note.startswith(_FOLDS)
 
 
-def emission_note(kind: Literal["ternary", "integer", "real"], max_k: int | None) -> str:
-    """The note of a neuron that emits more than 0 and one constant. max_k: most spikes per step, for integers."""
-    if kind == "integer":
-        return f"{_EMITS}up to {max_k} spikes per step; spikes counts the neurons that fired"
-    hint = " (or more spikes per step than max_k)" if kind == "real" else ""
-    return f"{_EMITS}{kind} values{hint}; spikes counts those that are not zero"
+def emission_note(values: ValueSet) -> str:
+    """The note of a neuron that emits these values; empty for 0 and one constant."""
+    if values.kind == "binary":
+        return ""
+    if values.kind == "integer":
+        return f"{_EMITS}up to {values.max_k} spikes per step; spikes counts the neurons that fired"
+    what = values.reason if values.beyond else f"{values.kind} values"
+    return f"{_EMITS}{what}; spikes counts those that are not zero"
+
+
+def operand_note(streamed: ValueSet, other: ValueSet | None) -> str:
+    """Why the input of an operation is real, and which of its operands is real only because of max_k; else empty."""
+    found = [streamed.reason] if streamed.reason and streamed.reason != "real" else []
+    if other is not None and other.beyond:
+        found.append(f"{_OTHER}{other.reason}")
+    return "; ".join(found)
+
+
+def of_other_operand(note: str) -> str:
+    """The part of a note of ``operand_note`` that is about a product's other operand; empty if there is none."""
+    return note[note.index(_OTHER) :] if _OTHER in note else ""
 
 
 def integrates_only(note: str) -> bool:

@@ -95,7 +95,7 @@ class CountingMode(TorchFunctionMode):
     def __init__(
         self,
         model: nn.Module,
-        max_k: int,
+        max_k: int | None,
         input_kind: str | None,
         neurons: Mapping[str, NeuronSpec] | None = None,
         decomposed_layers: Iterable[str] = (),

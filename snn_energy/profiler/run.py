@@ -37,8 +37,6 @@ from snn_energy.running.inputs import Inputs, as_taken, call, unpack
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 
-DEFAULT_BLOCKS = 4  # residual blocks assumed for max_k if a model has no ``blocks``
-
 
 MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
@@ -71,9 +69,9 @@ def profile(
     (``running.inputs``). time_steps: T_max; default: the model's ``time_steps``. time: where time is, one of
     ``TIME_MODES``; needed if T > 1, the model does not define it, and a run on a few samples cannot
     determine it. input_kind: declares the kind of the loader's tensor (design, rule 4). max_k: largest multiple that
-    counts as integer, default 2 * blocks + 2. strict: an operation without a rule is an error instead of a row and a
-    warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a run on a few
-    samples identifies (a state, multiples of one value) need not be named. header: extra entries of the header.
+    counts as integer, default what the network adds up (10 at least). strict: an operation without a rule is an error,
+    no row and warning. neurons: unknown modules that spike: classes, their dotted names, or layer names; those that a
+    run on a few samples identifies (a state, multiples of one value) need not be named. header: extra entries of it.
     on_batch: called with the number of samples counted so far. parts: where the counts are stored during the run
     (``results.resume``), by default in memory and temporary files; memory does not grow with the number of samples.
     interpretation: time, T_max and neurons as ``interpret_first`` determined them on other samples; it replaces
@@ -85,7 +83,6 @@ def profile(
     _require_arguments(model, loader, time_steps, max_k, header)
     if input_kind is not None and input_kind not in KINDS:
         raise ProfilingError(f"input_kind must be one of {', '.join(KINDS)}, not '{input_kind}'")
-    limit = 2 * _blocks(model) + 2 if max_k is None else max_k
     require_countable(model)
     parts_store = Parts() if parts is None else parts
     try:
@@ -94,7 +91,7 @@ def profile(
             def interpret(first: Sequence[Any]) -> Interpretation:
                 return interpretation or interpret_first(model, first, time, time_steps, neurons)
 
-            _count(model, loader, parts_store, interpret, input_kind, limit, header or {}, on_batch)
+            _count(model, loader, parts_store, interpret, input_kind, max_k, header or {}, on_batch)
         return parts_store.finish(lambda: _merged(parts_store, header or {}, strict))
     finally:
         parts_store.close()
@@ -106,7 +103,7 @@ def _count(
     parts_store: Parts,
     interpret: Callable[[Sequence[Any]], Interpretation],
     input_kind: Kind | None,
-    max_k: int,
+    max_k: int | None,
     header: Mapping[str, Any],
     on_batch: Callable[[int], None] | None,
 ) -> None:
@@ -270,11 +267,6 @@ def _require_as_many_samples(interpretation: Interpretation, x: Any, labels: int
         )
 
 
-def _blocks(model: nn.Module) -> int:
-    blocks = getattr(model, "blocks", None)
-    return len(blocks) if isinstance(blocks, (nn.ModuleList, nn.Sequential)) else DEFAULT_BLOCKS
-
-
 def require_countable(model: nn.Module) -> None:
     """Raise ProfilingError for scripted or compiled modules, missing weights, and NaN or infinite values."""
     for name, module in model.named_modules():
@@ -384,7 +376,11 @@ def _mismatch(model: nn.Module, x: Tensor | Inputs) -> str | None:
 
 
 def _header(
-    model: nn.Module, max_k: int, interpretation: Interpretation, input_kind: str | None, given: Mapping[str, Any]
+    model: nn.Module,
+    max_k: int | None,
+    interpretation: Interpretation,
+    input_kind: str | None,
+    given: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Header entries: model, interpretation, rules and versions."""
     config = getattr(model, "config", None)

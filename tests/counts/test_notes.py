@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import snn_energy as se
+from snn_energy.core.kinds import ValueSet, real_values, within
 from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import (
@@ -22,9 +23,19 @@ from snn_energy.counts.notes import (
     is_folded,
     is_not_plain_spiking,
     is_unfolded_norm,
+    of_other_operand,
+    operand_note,
     parse_elementwise,
     unfolded_norm_note,
 )
+
+ONE_OR_NONE, TERNARY = ValueSet(0.5, frozenset({1})), ValueSet(0.5, frozenset({-1, 1}))
+
+
+def up_to(k: int) -> ValueSet:
+    """Whole multiples of a half."""
+    return ValueSet(0.5, frozenset(range(1, k + 1)))
+
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("max_pool2d", "avg_pool2d", "adaptive_max_pool2d (average)", "add", "mul", "mean", "cumsum", "gt", "")
@@ -90,20 +101,32 @@ def test_what_folds_says_where() -> None:
 
 def test_a_read_out_is_told_from_a_spiking_neuron(make_counts: Callable[..., Counts]) -> None:
     assert integrates_only(INTEGRATES_ONLY_NOTE)
-    assert not any(integrates_only(note) for note in ("", emission_note("ternary", 1)))
+    assert not any(integrates_only(note) for note in ("", emission_note(TERNARY)))
     neuron = {"op": "neuron", "neurons": 2, "membrane_reads": 2, "membrane_writes": 2, "input_kind": None}
     rows = [neuron | {"layer": "lif"}, neuron | {"layer": "read-out", "note": INTEGRATES_ONLY_NOTE}]
     assert make_counts(rows).spiking_layers()["layer"].tolist() == ["lif"]
 
 
 def test_neurons_that_give_more_than_single_spikes_say_so() -> None:
-    assert emission_note("integer", 3) == "emits up to 3 spikes per step; spikes counts the neurons that fired"
-    assert emission_note("ternary", 1) == "emits ternary values; spikes counts those that are not zero"
+    assert emission_note(up_to(3)) == "emits up to 3 spikes per step; spikes counts the neurons that fired"
+    assert emission_note(ONE_OR_NONE) == ""
+    assert emission_note(TERNARY) == "emits ternary values; spikes counts those that are not zero"
     assert all(
         is_not_plain_spiking(note)
-        for note in (INTEGRATES_ONLY_NOTE, emission_note("integer", 2), emission_note("real", 1))
+        for note in (INTEGRATES_ONLY_NOTE, emission_note(up_to(2)), emission_note(real_values("real")))
     )
     assert not is_not_plain_spiking("")
+
+
+def test_values_that_are_real_only_because_of_max_k_say_how_large_they_are_and_what_to_do() -> None:
+    text = "whole multiples of one constant up to 12, beyond max_k 10: --max-k 12 makes them integer"
+    assert operand_note(within(up_to(12), 10), None) == text
+    assert operand_note(ONE_OR_NONE, within(up_to(12), 10)) == f"other operand: {text}"
+    assert of_other_operand(f"average of spikes (mean); other operand: {text}") == f"other operand: {text}"
+    assert emission_note(within(up_to(12), 10)) == f"emits {text}; spikes counts those that are not zero"
+    for limit in (12, 255):
+        assert operand_note(within(up_to(12), limit), within(up_to(12), limit)) == ""
+        assert of_other_operand("") == ""
 
 
 def test_what_was_averaged_before_weights() -> None:

@@ -792,6 +792,7 @@ USES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "linear": lambda a, b: functional.interpolate(a.flatten(0, 1), size=24, mode="linear")[..., :12].view_as(a),
     "lp pool": lambda a, b: functional.lp_pool1d(a.flatten(0, 1), 2, 2, 2).repeat(1, 1, 2).view_as(a),
 }
+ADDED_UP = {"cumsum": 12, "outer": 12, "product": 12 * 4}  # spikes at most, where these are more than 10
 AVERAGES = {"lerp", "linear", "lp pool", "einsum"}  # may be called real whatever their values are
 
 
@@ -813,7 +814,7 @@ def test_what_is_known_of_spikes_never_contradicts_their_values(name: str, v_th:
     handle.remove()
     frame = frame_of(model, x, time_steps=3, time="axis0")
     rows, read = frame[frame["layer"] == "fc"], seen[0]
-    kind = oracle.kind_of(read)
+    kind = oracle.kind_of(read, ADDED_UP.get(name, 10))
     assert rows["time_step"].tolist() == [0, 1, 2]
     assert rows["input_nonzeros"].tolist() == [int(step.count_nonzero()) for step in read]
     assert rows["sops"].tolist() == [5 * int(step.count_nonzero()) for step in read]

@@ -18,7 +18,7 @@ from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.rules.records import record_at, tensors_in
 from snn_energy.profiler.rules.registry import BatchContext
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
-from snn_energy.profiler.values.bounds import NOTHING, spikes
+from snn_energy.profiler.values.bounds import NOTHING, SEVERAL_SPIKES, spikes
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
@@ -67,7 +67,7 @@ def _layout_mismatch(
 def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:
     """The outcome of one call of a neuron that spikes, without the counts."""
     record = _record(spec, call, context)
-    bound = spikes(spec.amplitude) if call.is_known and spec.amplitude is not None else NOTHING
+    bound = spikes(spec.amplitude) if call.is_known and spec.amplitude is not None else SEVERAL_SPIKES
     facts = _facts(record, call.trace)._replace(bound=bound)
     return Outcome(record, [(call.spike, TensorTrace(facts))])
 

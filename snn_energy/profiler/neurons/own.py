@@ -18,7 +18,7 @@ from snn_energy.profiler.rules.records import record_at
 from snn_energy.profiler.rules.registry import BatchContext
 from snn_energy.profiler.tracking.module_scopes import CallSite
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
-from snn_energy.profiler.values.bounds import NOTHING, spikes
+from snn_energy.profiler.values.bounds import SEVERAL_SPIKES, spikes
 from snn_energy.profiler.values.exact_sums import whole_sums
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
@@ -72,7 +72,7 @@ def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: Bat
     record = record_at(call.site, context, "neuron", "neuron", [call.trace], call.spike)
     record.active, record.constant, record.timed, record.step = active, False, True, None
     record.neurons = record.output_elements = call.spike.numel() // max(1, batch.rows(True))
-    bound = spikes(module.amplitude) if is_known else NOTHING
+    bound = spikes(module.amplitude) if is_known else SEVERAL_SPIKES  # of a subclass
     facts = TensorFacts(call.trace.roles, True, None, active, False, frozenset(), bound)
     return Outcome(record, [(call.spike, TensorTrace(facts))])
 

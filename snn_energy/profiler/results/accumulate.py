@@ -18,7 +18,7 @@ from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
 from snn_energy.profiler.results.families import Counts, Family, Key, families_of, sizes_of
-from snn_energy.profiler.results.part import Operation, PartialCounts
+from snn_energy.profiler.results.part import Operation, PartialCounts, Side
 from snn_energy.profiler.results.placement import (
     PlacedOperation,
     assign_steps,
@@ -29,6 +29,7 @@ from snn_energy.profiler.results.placement import (
 from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.tracking.operation_counts import counts_of, has_counts
 from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.values.bounds import searched_for
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.running.accuracy import correct_samples
 from snn_energy.running.time_mode import TimeMode
@@ -49,17 +50,18 @@ class RowFacts:
 class BatchAccumulator:
     """Accumulates the counts of batches and stores them part by part.
 
-    samples: their number in all batches so far. layers, families: of the first batch. values, loader, correct: of the
-    current part.
+    samples: their number in all batches so far. layers, families: of the first batch. values, limits, loader,
+    correct: of the current part.
     """
 
-    def __init__(self, time_steps: int, max_k: int, kept: Parts, header: Mapping[str, Any]) -> None:
+    def __init__(self, time_steps: int, max_k: int | None, kept: Parts, header: Mapping[str, Any]) -> None:
         self.time_steps, self.max_k, self.samples = time_steps, max_k, 0
         self.kept, self.header = kept, header
         self.layers: dict[Key, RowFacts] = {}
         self.families: list[Family] = []
-        self.values: dict[tuple[str, str], ValueSet] = {}
-        self.loader: set[tuple[str, str]] = set()
+        self.values: dict[Side, ValueSet] = {}
+        self.limits: dict[Side, int] = {}
+        self.loader: set[Side] = set()
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
         self._placed: list[PlacedOperation] = []
@@ -164,9 +166,9 @@ class BatchAccumulator:
         if "spikes" in arrays and records[0].emitted is not None:
             key = (family.layer, "emitted")
             emitted = [record.emitted for record in records if record.emitted is not None]
+            self._set_limit(key, emitted, counting)
             for given in values_of(emitted, arrays["spikes"]):
-                before = self.values.get(key, ZERO)
-                self.values[key] = least_upper_bound(before, given, max(self.max_k, given.max_k or 0))[0]
+                self._join_values(key, given)
         if not family.active.all() and records[0].op != "neuron":
             family.mark_working(arrays)
         for name, values in arrays.items():
@@ -185,12 +187,14 @@ class BatchAccumulator:
         key, name = (family.layer, side), f"multi_{side}"
         operands = [scan for record in records if (scan := getattr(record, side)) is not None]
         found = values_of(operands, arrays[f"nonzeros_{side}"])
+        is_loader = any(scan.bound.loader and scan.bound.reason is None for scan in operands)
+        if is_loader:
+            self.loader.add(key)
+        self._set_limit(key, operands, counting)
         for index, values in enumerate(found):
-            before = self.values.setdefault(key, ZERO)
-            if before == values:
+            if self.values.setdefault(key, ZERO) == values:
                 continue
-            joined, old, new = least_upper_bound(before, values, max(self.max_k, before.max_k or 0, values.max_k or 0))
-            self.values[key] = joined
+            old, new = self._join_values(key, values)
             first = index * family.rows
             if old != 1:
                 for other in self.families:
@@ -201,12 +205,23 @@ class BatchAccumulator:
                 last = first + family.rows if len(found) > 1 else len(arrays[name])
                 of_it = arrays[name][first:last] * new
                 arrays[name] = np.concatenate([arrays[name][:first], of_it, arrays[name][last:]])
-        if any(scan.bound.loader and scan.bound.reason is None for scan in operands):
-            self.loader.add(key)
+        if is_loader:
             check_declared_kind(self.values[key], counting.scans.input_kind, family.layer)  # raises if not as declared
         if self.values[key].reason is not None:
             for record in records:
                 counting.scans.known_real.add((record.layer, record.invocation, side))
+
+    def _set_limit(self, key: Side, scans: Sequence[NonzeroSums], counting: CountingMode) -> None:
+        """Keep the largest multiple that counts as integer in an operand, the same for every batch."""
+        limits = [counting.scans.limit_of(bound) for bound in {scan.bound for scan in scans}]
+        self.limits[key] = max(self.limits.get(key, 1), *limits)
+
+    def _join_values(self, key: Side, values: ValueSet) -> tuple[int, int]:
+        """Join the values of an operand with those of the part. Returns the factors of the old and the new ones."""
+        before = self.values.get(key, ZERO)
+        most = max(searched_for(self.limits[key], key in self.loader), before.max_k or 0, values.max_k or 0)
+        self.values[key], old, new = least_upper_bound(before, values, most)
+        return old, new
 
     def _count_correct(self, out: Any, y: Any, samples: int, mode: TimeMode) -> None:
         """Count correctly classified samples, if there are labels and logits; outputs of several steps are averaged."""
@@ -258,6 +273,7 @@ class BatchAccumulator:
             ),
             outputs=self._outputs,
             values=self.values,
+            limits=self.limits,
             loader=frozenset(self.loader),
             worked=tuple(flag for key in self.layers for flag in worked[key].tolist()),
             not_counted={
@@ -268,7 +284,7 @@ class BatchAccumulator:
         )
         for family in self.families:
             family.start_part()
-        self.values, self.loader = {}, set()
+        self.values, self.limits, self.loader = {}, {}, set()
         self.correct = 0
         self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
         self.kept.keep(part, is_last=is_last)

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from snn_energy.core.errors import CountsError, ProfilingError
 from snn_energy.core.groups import layer_group
-from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound
+from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound, within
 from snn_energy.counts.columns import COLUMNS, INTEGRATES_ONLY_NOTE, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.notes import emission_note
+from snn_energy.counts.notes import emission_note, operand_note
 from snn_energy.counts.sample_store import PerSampleArrays
 from snn_energy.profiler.axes.needed_steps import Node, StepMask, needed_steps
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts, Side
 from snn_energy.profiler.results.resume import Parts
+from snn_energy.profiler.values.bounds import searched_for
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,14 @@ class MergedCounts:
     not_counted: Mapping[str, str]
 
 
-def joined(sets: Sequence[ValueSet], max_k: int) -> tuple[ValueSet, list[int]]:
-    """The least upper bound of several sets of values, and the factor from the unit of each to the common unit."""
+def joined(sets: Sequence[ValueSet], most: int) -> tuple[ValueSet, list[int]]:
+    """The least upper bound of several sets of values, and the factor from the unit of each to the common unit.
+
+    most: largest multiple that is searched for.
+    """
     whole, factors = ZERO, [1] * 0
     for values in sets:
-        whole, old, new = least_upper_bound(whole, values, max(max_k, whole.max_k or 0, values.max_k or 0))
+        whole, old, new = least_upper_bound(whole, values, max(most, whole.max_k or 0, values.max_k or 0))
         factors = [factor * old for factor in factors] + [new]
     return whole, factors
 
@@ -63,10 +67,12 @@ def merge(parts: Iterator[PartialCounts], total: int | None = None) -> MergedCou
     sides = dict.fromkeys(key for part in summaries for key in part.values)
     values, factors = {}, [dict[Side, int]() for _ in summaries]
     for key in sides:
-        whole, scale = joined([part.values.get(key, ZERO) for part in summaries], first.rules["max_k"])
-        if any(key in part.loader for part in summaries):
+        limit = max(part.limits.get(key, 1) for part in summaries)
+        is_loader = any(key in part.loader for part in summaries)
+        whole, scale = joined([part.values.get(key, ZERO) for part in summaries], searched_for(limit, is_loader))
+        if is_loader:
             whole = check_declared_kind(whole, first.rules["input_kind"], key[0])
-        values[key] = whole
+        values[key] = within(whole, limit)
         for mine, factor in zip(factors, scale, strict=True):
             mine[key] = factor
     worked = np.logical_or.reduce([np.array(part.worked, dtype=np.bool_) for part in summaries])
@@ -196,14 +202,13 @@ def _row(
 ) -> dict[str, Any]:
     """The columns of one operation; a list if the values differ by row."""
     note, is_real = item.note, facts["input_kind"] == "real"
-    if is_real:
-        reason = whole.values[item.layer, "left"].reason
-        note = reason if reason and reason != "real" else note
+    if facts["side"] is not None:
+        other = {"left": "right", "right": "left"}[facts["side"]]
+        note = operand_note(whole.values[item.layer, facts["side"]], whole.values.get((item.layer, other))) or note
     if item.integrates_only:
         note = INTEGRATES_ONLY_NOTE
     elif (item.layer, "emitted") in whole.values and item.op == "neuron":
-        emitted = whole.values[item.layer, "emitted"]
-        note = "" if emitted.kind == "binary" else emission_note(emitted.kind, emitted.max_k)
+        note = emission_note(whole.values[item.layer, "emitted"])
     known = item.op != "unsupported"
 
     def work_of(per_sample: int) -> list[int]:

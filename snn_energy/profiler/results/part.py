@@ -61,7 +61,8 @@ class PartialCounts:
 
     rules: time, time_steps, max_k, input_kind. header: entries of the counts' header. correct: correctly classified
     samples, None if unknown. outputs: indices of the operations that the network returns. values: of every operand,
-    in this part only; loader: the operands that are the loader's tensor. worked: one flag per row (of the operations
+    in this part only; limits: the largest multiple that counts as integer in each; loader: the operands that are the
+    loader's tensor. worked: one flag per row (of the operations
     in order), True if a sample gave it work. not_counted: layer -> why its work is unknown. arrays: name ->
     (rows, samples), with the rows of the operations that count it.
     """
@@ -74,6 +75,7 @@ class PartialCounts:
     operations: tuple[Operation, ...]
     outputs: frozenset[int]
     values: Mapping[Side, ValueSet]
+    limits: Mapping[Side, int]
     loader: frozenset[Side]
     worked: tuple[bool, ...]
     not_counted: Mapping[str, str]

@@ -20,7 +20,7 @@ from snn_energy.core.kinds import ValueSet
 from snn_energy.counts.columns import to_smallest_dtype
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts
 
-FORMAT = 1
+FORMAT = 3
 PART_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
 
 
@@ -48,6 +48,7 @@ def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Pat
         "values": [
             [*key, v.unit, sorted(v.levels), v.reason, v.exact, v.bits] for key, v in sorted(part.values.items())
         ],
+        "limits": [[*key, limit] for key, limit in sorted(part.limits.items())],
         "loader": sorted(part.loader),
     }
     texts = {"told": json.dumps(metadata), "operations": json.dumps([asdict(item) for item in part.operations])}
@@ -103,6 +104,7 @@ def _as_counts(
         values={
             (a, b): ValueSet(unit, frozenset(k), reason, *rest) for a, b, unit, k, reason, *rest in metadata["values"]
         },
+        limits={(layer, side): limit for layer, side, limit in metadata["limits"]},
         loader=frozenset((layer, side) for layer, side in metadata["loader"]),
         worked=tuple(metadata["worked"]),
         not_counted=metadata["troubles"],

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from snn_energy.profiler.axes.roles import ONCE, Role, Roles
@@ -15,6 +16,7 @@ from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.weighted import weight_name
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import (
+    FLOOR_MAX_K,
     NOTHING,
     ValueBound,
     bound_of_new_values,
@@ -78,10 +80,13 @@ def kept_axes(call: Call) -> tuple[Roles, bool]:
     return roles, any(t.timed for t in call.traces)
 
 
-def no_multiples(call: Call) -> ValueBound:
-    """Bound of computed values without a known unit; ``reason``: of the first operand that has one."""
+def computed(call: Call, max_k: int = 0) -> ValueBound:
+    """Bound of computed values without a known unit; ``reason``: of the first operand that has one.
+
+    max_k: spikes that they add up at most, 0 if they are no such sums.
+    """
     bounds = [t.bound for t in call.traces]
-    found = bound_of_new_values(bounds)
+    found = bound_of_new_values(bounds, max_k)
     return replace(found, loader=found.loader or all(b.loader for b in bounds))
 
 
@@ -89,13 +94,27 @@ def no_multiples(call: Call) -> ValueBound:
 def addition(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One addition per element of the result."""
     bounds = [t.bound for t in call.traces]
-    is_plain = call.name == "add" and call.kwargs.get("alpha", 1) == 1 and len(call.args) < 3
-    if is_plain and len(bounds) == 2:
+    alpha = call.kwargs.get("alpha", call.args[2] if len(call.args) > 2 else 1)
+    is_plain = call.name == "add" and alpha == 1
+    if len(bounds) == 1:  # a constant is added
+        bound = bounds[0] if is_plain and _adds_zero(call) else computed(call, bounds[0].max_k and bounds[0].max_k + 1)
+    elif is_plain:
         bound = bound_of_sum(*bounds)
     else:
-        bound = no_multiples(call) if len(bounds) == 1 else bound_of_new_values(bounds)
-    has_offset = len(bounds) == 1  # a constant is added
+        bound = bound_of_new_values(bounds, terms_of_sum(bounds[0], bounds[1], alpha))
+    has_offset = len(bounds) == 1 and not _adds_zero(call)
     return elementwise(call, context, Work("add", call.out.numel(), *broadcast(call), bound, has_offset))
+
+
+def _adds_zero(call: Call) -> bool:
+    """True for x + 0 and 0 + x with the number 0, as ``sum`` begins."""
+    return any(isinstance(a, (int, float)) and a == 0 for a in call.args[:2])
+
+
+def terms_of_sum(a: ValueBound, b: ValueBound, alpha: float) -> int:
+    """Spikes that a + alpha * b and a - alpha * b add up at most; 0 if one of the two is no sum of spikes."""
+    is_whole = isinstance(alpha, int) or (isinstance(alpha, float) and alpha.is_integer())
+    return a.max_k + abs(int(alpha)) * b.max_k if is_whole and a.max_k and b.max_k else 0
 
 
 @rule("mul multiply div divide true_divide rdiv rtruediv truediv", constants_matter=True)
@@ -113,7 +132,7 @@ def multiply_add(call: Call, context: BatchContext, scans: ScanCache) -> Outcome
 def _multiplied(call: Call, context: BatchContext, each: int) -> Outcome:
     bounds = [t.bound for t in call.traces]
     factor = constant_factor(call, call.inputs[0][0]) if len(bounds) == 1 else None
-    bound = no_multiples(call)
+    bound = computed(call)
     if factor is not None:
         bound = bound_of_scale(bounds[0], factor)
     elif call.name in ("mul", "multiply") and len(bounds) == 2:
@@ -162,7 +181,8 @@ def activation_with_offset(call: Call, context: BatchContext, scans: ScanCache) 
 def _activated(call: Call, context: BatchContext, has_offset: bool) -> Outcome:
     first = call.traces[0].bound
     is_kept = call.name in ("relu", "abs") and first.unit is not None
-    bound = first if is_kept else no_multiples(call)
+    keeps_terms = call.name in ("relu", "abs", "neg", "negative")
+    bound = first if is_kept else computed(call, first.max_k if keeps_terms else 0)
     return elementwise(call, context, Work("activation", call.out.numel(), *broadcast(call), bound, has_offset))
 
 
@@ -204,7 +224,7 @@ def norm_without_shift(call: Call, context: BatchContext, scans: ScanCache) -> O
 def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, foldable: bool = False) -> Outcome:
     has_same_axes = call.out.dim() == call.inputs[0][0].dim()
     roles, timed = kept_axes(call) if has_same_axes else broadcast(call)
-    work = Work("norm", each * call.out.numel(), roles, timed, no_multiples(call), has_offset, foldable)
+    work = Work("norm", each * call.out.numel(), roles, timed, computed(call), has_offset, foldable)
     return elementwise(call, context, work)
 
 
@@ -215,19 +235,32 @@ def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, fold
 )
 def comparison(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One operation per element of the result, whose values are new; of zeros it gives zeros."""
-    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING))
+    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), _compared(call)))
 
 
 @rule("where masked_fill maximum minimum fmax fmin nan_to_num", constants_matter=True)
 def selection(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One operation per element of the result, which is one of the operands' values; of zeros it gives zeros."""
-    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), no_multiples(call)))
+    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), _chosen(call)))
 
 
 @rule("ge le eq greater_equal less_equal isclose isfinite logical_not bitwise_not invert", constants_matter=True)
 def comparison_with_offset(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One operation per element of the result; zeros give ones."""
-    return elementwise(call, context, Work("compare", call.out.numel(), *broadcast(call), NOTHING, has_offset=True))
+    return elementwise(
+        call, context, Work("compare", call.out.numel(), *broadcast(call), _compared(call), has_offset=True)
+    )
+
+
+def _compared(call: Call) -> ValueBound:
+    """The bound of a comparison, which gives one value and zero, or of values rounded to whole numbers."""
+    is_two_valued = call.out.dtype == torch.bool or call.name in ("sign", "sgn", "heaviside")
+    return ValueBound(max_k=1 if is_two_valued else FLOOR_MAX_K)
+
+
+def _chosen(call: Call) -> ValueBound:
+    """The bound of values that are each one of the operands' own."""
+    return computed(call, max(t.bound.max_k for t in call.traces))
 
 
 @rule(
@@ -242,9 +275,19 @@ def reduction(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 @rule("sum nansum prod cumsum cumprod amax amin max min topk sort median aminmax", constants_matter=True)
 def sum_or_choice(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """One operation per element that is read; sums, products and choices of real values are real."""
-    is_sum = "sum" in call.name or "prod" in call.name
-    bound = bound_of_new_values([t.bound for t in call.traces]) if is_sum else no_multiples(call)
+    first, read = call.traces[0].bound, call.inputs[0][0]
+    if "sum" in call.name:
+        added = _added_up(call, read) if call.name == "cumsum" else read.numel() // max(1, call.out.numel())
+        bound = bound_of_new_values([t.bound for t in call.traces], first.max_k * added)
+    else:
+        bound = bound_of_new_values([first]) if "prod" in call.name else _chosen(call)
     return _reduced(call, context, "reduce", bound)
+
+
+def _added_up(call: Call, x: Tensor) -> int:
+    """The largest number of elements that a running sum adds up: the size of its axis."""
+    dim = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
+    return int(x.shape[dim]) if isinstance(dim, int) and x.dim() else x.numel()
 
 
 @rule("mean nanmean", constants_matter=True)

@@ -25,7 +25,7 @@ from snn_energy.profiler.rules.records import any_active
 from snn_energy.profiler.rules.registry import BatchContext, Call, RuleEntry, register, rule
 from snn_energy.profiler.rules.unknown import unsupported
 from snn_energy.profiler.tracking.operation_log import Outcome
-from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_new_values, bound_of_union
+from snn_energy.profiler.values.bounds import NOTHING, ValueBound, bound_of_choice, bound_of_union
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
@@ -85,7 +85,7 @@ def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> T
         if out.dtype == torch.bool:
             bound = ValueBound(1.0, 1, True)
         elif not (bound.unit == 1 and out.dtype.is_floating_point):
-            bound = replace(bound, unit=None, max_k=0, proven=False)
+            bound = replace(bound, unit=None, proven=False)
     return trace.replace(roles=roles, bound=bound, scans=scans)
 
 
@@ -295,7 +295,7 @@ def _written(call: Call, context: BatchContext) -> Outcome:
     is_kept = before is not None and name not in ("zero", "fill")  # some of the old values stay
     bounds = [*([joined.bound] if is_kept else []), *(source.bound for source in sources)]
     loader = not sources and joined.bound.loader
-    bound = replace(bound_of_new_values(bounds), loader=loader)
+    bound = replace(bound_of_choice(bounds), loader=loader)
     joined = joined.replace(bound=bound, is_padded=True, scans=ScanResults())
     if sources:
         joined = joined.replace(sources=joined.sources | sources[0].sources)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from snn_energy.profiler.rules.convolution import per_axis
-from snn_energy.profiler.rules.elementwise import Work, elementwise, kept_axes, no_multiples
+from snn_energy.profiler.rules.elementwise import Work, computed, elementwise, kept_axes
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import ValueBound, reason_of_average
@@ -29,16 +29,18 @@ def avg_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """The average of a window; with divisor 1 the sum, which may be integer (the sum-pools of sinabs)."""
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     given = call.bound(*names)
-    bound = no_multiples(call) if given.get("divisor_override") == 1 else average(call)
-    return _pooled(call, context, _taps(call, given.get("kernel_size", 1)), bound)
+    kernel = given.get("kernel_size", 1)
+    bound = _sum_of_window(call, kernel) if given.get("divisor_override") == 1 else average(call)
+    return _pooled(call, context, _taps(call, kernel), bound)
 
 
 @rule("lp_pool1d lp_pool2d", constants_matter=True, is_layer=True)
 def lp_pool(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """The p-norm of a window; for p = 1 the sum."""
     given = call.bound("input", "norm_type", "kernel_size")
-    bound = no_multiples(call) if given.get("norm_type") == 1 else average(call)
-    return _pooled(call, context, _taps(call, given.get("kernel_size", 1)), bound)
+    kernel = given.get("kernel_size", 1)
+    bound = _sum_of_window(call, kernel) if given.get("norm_type") == 1 else average(call)
+    return _pooled(call, context, _taps(call, kernel), bound)
 
 
 @rule("adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d", constants_matter=True, is_layer=True)
@@ -65,6 +67,11 @@ def interpolation(call: Call, context: BatchContext, scans: ScanCache) -> Outcom
     mode = call.bound("input", "size", "scale_factor", "mode").get("mode", "nearest")
     is_choice = call.name != "upsample_bilinear2d" and str(mode).startswith("nearest")
     return _pooled(call, context, _larger(call), call.traces[0].bound if is_choice else average(call))
+
+
+def _sum_of_window(call: Call, kernel: int | list[int]) -> ValueBound:
+    """The bound of sums over a window."""
+    return computed(call, call.traces[0].bound.max_k * _taps(call, kernel) // max(1, call.out.numel()))
 
 
 def average(call: Call) -> ValueBound:

@@ -13,8 +13,6 @@ from snn_energy.profiler.values.exact_sums import coincidences, sops_of_rows
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan import NonzeroSums
 
-MAX_LEVEL = 255  # upper bound of |k|
-
 
 class OperationCounts(NamedTuple):
     """Counts of one or several calls of one operation, each (calls * R,) int64, or None where it has none.
@@ -49,7 +47,8 @@ def counts_of(records: Sequence[OperationRecord], rows: int) -> OperationCounts:
     lefts = [record.left for record in records if record.left is not None]
     rights = [record.right for record in records if record.right is not None]
     if rights:
-        return _of_product(first, _of_calls(lefts), _of_calls(rights))
+        most = [max(scan.most_levels for scan in scans) for scans in (lefts, rights)]
+        return _of_product(first, _of_calls(lefts), _of_calls(rights), (most[0], most[1]))
     assert first.geometry is not None
     return _of_weights(first.geometry, _of_calls(lefts))
 
@@ -80,14 +79,17 @@ def _of_weights(geometry: Geometry, left: tuple[Tensor, Tensor | None]) -> Opera
 
 
 def _of_product(
-    record: OperationRecord, left: tuple[Tensor, Tensor | None], right: tuple[Tensor, Tensor | None]
+    record: OperationRecord,
+    left: tuple[Tensor, Tensor | None],
+    right: tuple[Tensor, Tensor | None],
+    largest: tuple[int, int],
 ) -> OperationCounts:
-    """SOPs = coincidences of non-zeros. left, right: (R * G, K)."""
+    """SOPs = coincidences of non-zeros. left, right: (R * G, K). largest: upper bound of |k| in both."""
     by_group: Callable[[Tensor], Tensor] = lambda sums: sums.reshape(-1, record.groups, record.reduction)  # noqa: E731
     (a, a_levels), (b, b_levels) = left, right
     most = record.positions * (record.out_channels // max(1, record.groups))
     sops = coincidences(by_group(a), by_group(b), most)
-    multi_left = sops if a_levels is None else coincidences(by_group(a_levels), by_group(b), most * MAX_LEVEL)
-    multi_right = sops if b_levels is None else coincidences(by_group(a), by_group(b_levels), most * MAX_LEVEL)
+    multi_left = sops if a_levels is None else coincidences(by_group(a_levels), by_group(b), most * largest[0])
+    multi_right = sops if b_levels is None else coincidences(by_group(a), by_group(b_levels), most * largest[1])
     of_left, of_right = (by_group(sums).flatten(1).sum(1, dtype=torch.int64) for sums in (a, b))
     return OperationCounts(sops, None, of_left, of_right, multi_left, multi_right)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from snn_energy.profiler.values.bounds import NOTHING, bound_of_new_values
+from snn_energy.profiler.values.bounds import NOTHING, bound_of_choice
 from snn_energy.profiler.values.traces import ScanResults, TensorTrace
 
 
@@ -71,7 +71,7 @@ class TensorTable:
         if self._generation.get(storage, 0) != generation:  # changed in place since: the values are unknown
             written = self._writes.get(storage)
             bounds = [trace.bound] if written is None else [trace.bound, written.bound]
-            trace = trace.replace(bound=bound_of_new_values(bounds), scans=ScanResults(), constant=False)
+            trace = trace.replace(bound=bound_of_choice(bounds), scans=ScanResults(), constant=False)
             if written is not None and len(written.active) == len(trace.active):
                 trace = trace.replace(active=trace.active | written.active, sources=trace.sources | written.sources)
             elif written is not None:
@@ -88,7 +88,7 @@ class TensorTable:
         written = self._writes.get(tensor.untyped_storage()._cdata)
         if written is None:
             return None
-        bound = bound_of_new_values([written.bound])
+        bound = bound_of_choice([written.bound])
         return written.replace(roles=(None,) * tensor.dim(), bound=bound, scans=ScanResults(), constant=False)
 
     def mark_written(self, tensor: Tensor, trace: TensorTrace | None) -> None:
@@ -104,7 +104,7 @@ class TensorTable:
             if before is not None:
                 is_part = tensor.numel() * tensor.element_size() < tensor.untyped_storage().nbytes()
                 bounds = [trace.bound, before.bound] if is_part else [trace.bound]
-                trace = trace.replace(sources=trace.sources | before.sources, bound=bound_of_new_values(bounds))
+                trace = trace.replace(sources=trace.sources | before.sources, bound=bound_of_choice(bounds))
             self._writes[storage] = trace
 
     def forget_values(self, tensor: Tensor) -> None:

@@ -17,6 +17,7 @@ from snn_energy.core.kinds import (
     FLOAT32_BITS,
     ZERO,
     ValueSet,
+    multiples_of,
     normalised_set,
     real_not_multiples,
     real_values,
@@ -42,6 +43,11 @@ class NonzeroSums:
     levels: Tensor | None
     values: ValueSet | None
     bound: ValueBound
+
+    @property
+    def most_levels(self) -> int:
+        """Upper bound of \\|k\\|."""
+        return 1 if self.values is None else self.values.max_k or 1
 
     def resolve_values(self, totals: int) -> ValueSet:
         """The values of this tensor, once the number of its non-zeros is known on the host.
@@ -70,26 +76,29 @@ def scan(
 ) -> tuple[NonzeroSums, Tensor | None]:
     """Scan a tensor with its rows in front. x: any shape with prod = R*C*P; raises ProfilingError on NaN or inf.
 
-    ``is_known_real``: the operand is already known to be real; then only zeros and NaN are searched for.
-    ``dim`` is the axis of (R, C, P) that is summed over. ``needs_levels`` False: sums of |k| are not needed.
-    ``known``: multiples of the same operand in earlier batches. ``guess``: values that are likely, tried first.
-    For real values the smallest and largest value are returned too, to be tested for NaN once the device has
-    finished.
+    ``is_known_real``: the operand is already known to be real; then only zeros and NaN are searched for. ``dim`` is the
+    axis of (R, C, P) that is summed over. ``needs_levels`` False: sums of |k| are not needed. ``max_k``: largest
+    multiple that is searched for. ``known``: those of the operand in earlier batches. ``guess``: values that are
+    likely, tried first. For real values the smallest and largest value are returned too, to be tested for NaN once the
+    device has finished.
     """
     flat = x.reshape(shape)
     if bound.proven and bound.max_k == 1 and bound.unit is not None:
         if flat.dtype == torch.float32 and sums_exactly(bound.unit, shape[dim]):
             return NonzeroSums(unit_sum(flat, dim, bound.unit), None, None, bound), None
         return NonzeroSums(byte_sum(_nonzero(flat), dim), None, None, bound), None
-    if bound.proven and bound.unit is not None and bound.max_k <= BYTE_MAX:
-        return _scan_of_multiples(flat, bound, max_k, dim, needs_levels, is_known_real, known), None
+    if bound.proven and bound.unit is not None:
+        found = _scan_of_multiples(flat, bound, max_k, dim, needs_levels, is_known_real, known)
+        if found is not None:
+            return found, None
     nonzeros = byte_sum(_nonzero(flat), dim)
     if bound.reason is not None or is_known_real:
         return NonzeroSums(nonzeros, None, real_values(bound.reason or "real"), bound), _min_max(x)
     found = _scan_of_guess(flat, bound, max_k, dim, nonzeros, guess)
     if found is not None:
         return found, None
-    values = observed_values(flat, *finite_range(x, where), max_k)
+    low, high = finite_range(x, where)
+    values = derived_values(flat, bound) or observed_values(flat, low, high, max_k)
     levels = None
     if values.kind == "integer" and values.unit is not None:
         levels = (flat / values.unit).round().abs().to(torch.int32).sum(dim, dtype=torch.int32)
@@ -131,8 +140,11 @@ def _scan_of_multiples(
     needs_levels: bool,
     is_known_real: bool,
     known: frozenset[int],
-) -> NonzeroSums:
-    """Scan of proven integer multiples of ``bound.unit``: float32 sums if they are exact, else byte sums."""
+) -> NonzeroSums | None:
+    """Scan of proven integer multiples of ``bound.unit``: float32 sums if they are exact, else byte sums.
+
+    None if there are more multiples than bytes hold.
+    """
     unit = bound.unit or 1.0
     some = set() if is_known_real else set(known) or _sampled_levels(flat, unit)
     is_unit = math.gcd(*some) == 1  # no larger unit fits
@@ -143,6 +155,8 @@ def _scan_of_multiples(
         has_levels = needs_levels and values.kind == "integer"
         levels = unit_sum(flat, dim, unit) if has_levels else None
         return NonzeroSums(byte_sum(_nonzero(flat), dim), levels, values, bound)
+    if bound.max_k > BYTE_MAX:
+        return None
     form = torch.int8 if bound.max_k <= INT8_MAX else torch.uint8  # int8 is the faster conversion
     levels_uint8 = (
         (flat if unit == 1 else flat / unit).to(form, memory_format=torch.contiguous_format).view(torch.uint8)
@@ -193,7 +207,7 @@ def finite_range(x: Tensor, where: str) -> tuple[float, float]:
     return low, high
 
 
-def has_spikes_alone(x: Tensor, max_k: int) -> bool:
+def has_spikes_alone(x: Tensor) -> bool:
     """True where all values are 0 or one of c and -c."""
     if x.numel() == 0 or x.dtype == torch.bool:
         return True
@@ -202,12 +216,25 @@ def has_spikes_alone(x: Tensor, max_k: int) -> bool:
     low, high = (float(v) for v in torch.aminmax(x))
     if not (math.isfinite(low) and math.isfinite(high)):
         return False
-    return observed_values(x, low, high, max_k).kind in ("binary", "ternary")
+    return observed_values(x, low, high, 1).kind in ("binary", "ternary")
 
 
 def not_finite(where: str) -> ProfilingError:
     """The error for NaN or infinity."""
     return ProfilingError(f"{where}: reads NaN or infinite values; nothing can be counted on them")
+
+
+def derived_values(x: Tensor, bound: ValueBound) -> ValueSet | None:
+    """The ValueSet of a tensor of sums of spikes of known amplitude; None if the values do not fit their bound.
+
+    Adding up n spikes rounds n - 1 times, so that their sum may be as many ulp away from the multiple that it is.
+    """
+    if bound.unit is None or bound.unit <= 0:
+        return None
+    values = torch.unique(x.reshape(-1)).to(torch.float64).cpu().numpy()
+    values = values[values != 0]
+    found = multiples_of(values, bound.unit, significant_bits(x.dtype), bound.max_k) if len(values) else ZERO
+    return None if found is None or max(found.levels, default=0) > bound.max_k else found
 
 
 def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:

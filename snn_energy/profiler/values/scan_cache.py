@@ -13,11 +13,9 @@ from torch import Tensor
 from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind
 from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
 from snn_energy.profiler.axes.rows import as_rows_first, require_complete
-from snn_energy.profiler.values.bounds import ValueBound
+from snn_energy.profiler.values.bounds import MOST_MULTIPLES, ValueBound, limit_of, searched_for
 from snn_energy.profiler.values.scan import NonzeroSums, has_spikes_alone, not_finite, scan
 from snn_energy.profiler.values.traces import TensorTrace
-
-DECLARED_MAX_K = 255  # largest multiple that a declared integer input may hold
 
 SumLayout = tuple[tuple[int, int, int], int]  # shape (A, P, Q) to read a tensor as, and the axis to sum over
 Arrange = Callable[[Tensor], Tensor]  # moves the axes of a tensor into the order in which it is scanned
@@ -56,12 +54,12 @@ class ScannedOperand(NamedTuple):
 class ScanCache:
     """Scans of operands, and what is known of them from earlier batches; lives for the whole run.
 
-    known_real: (layer, invocation, operand) whose values need no further scan. scanned: the operands that were scanned
-    since it was last cleared, while ``is_recorded``. cross_check: the non-zeros of a reused scan are counted again
-    and compared.
+    max_k: largest multiple that counts as integer, None for what the graph adds up. known_real: (layer, invocation,
+    operand) whose values need no further scan. scanned: the operands that were scanned since it was last cleared, while
+    ``is_recorded``. cross_check: the non-zeros of a reused scan are counted again and compared.
     """
 
-    def __init__(self, max_k: int, input_kind: str | None, *, cross_check: bool = False) -> None:
+    def __init__(self, max_k: int | None, input_kind: str | None, *, cross_check: bool = False) -> None:
         self._cross_check = cross_check
         self.max_k, self.input_kind = max_k, input_kind
         self.known_real: set[tuple[str, int, str]] = set()
@@ -90,9 +88,16 @@ class ScanCache:
     def bound_of_input(self, x: Tensor) -> ValueBound:
         """Bound of a tensor of the loader: its kind as declared, or whether it holds more than spikes."""
         if self.input_kind is not None:
-            return ValueBound(reason="declared real" if self.input_kind == "real" else None, loader=True)
+            most = MOST_MULTIPLES if self.input_kind == "integer" else 1
+            return ValueBound(None, most, False, "declared real" if self.input_kind == "real" else None, loader=True)
         with torch._C.DisableTorchFunction():
-            return ValueBound(loader=True, is_grey=not has_spikes_alone(x, self.max_k))
+            is_grey = not has_spikes_alone(x)
+        return ValueBound(max_k=0 if is_grey else 1, loader=True, is_grey=is_grey)
+
+    def limit_of(self, bound: ValueBound) -> int:
+        """The largest multiple in an operand with this bound that counts as integer."""
+        limit = limit_of(bound, self.max_k)
+        return max(limit, MOST_MULTIPLES) if self.input_kind is not None and bound.loader else limit
 
     def requests_of(self, writer: tuple[str, int]) -> Mapping[Hashable, ScanRequest]:
         """How the output of a (layer, invocation) was read, in this batch and earlier ones."""
@@ -160,7 +165,7 @@ class ScanCache:
         """Scan a tensor without reuse of earlier scans of its memory."""
         layout, needs_levels, where, operand, invocation = request
         declared = self.input_kind is not None and trace.bound.loader
-        max_k = max(self.max_k, DECLARED_MAX_K) if declared else self.max_k
+        max_k = max(searched_for(self.limit_of(trace.bound), trace.bound.loader), trace.bound.max_k)
         is_known_real = (where, invocation, operand) in self.known_real and not declared
         history = (trace.scans.writer, request)
         known, guess = self._levels_seen.get(history, frozenset()), self._values_seen.get((where, operand), ZERO)
