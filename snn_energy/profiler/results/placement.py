@@ -10,6 +10,7 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.notes import folded_note
 from snn_energy.profiler.axes.roles import ONCE
+from snn_energy.profiler.results.after_loop import steps_behind_loops
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 
 
@@ -130,6 +131,7 @@ def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) 
         when = _loop_steps(events, when, time_steps)
     elif time_steps > 1:
         when = _at_their_readers(events, when, time_steps)
+        when = steps_behind_loops(events, readers_of(events), when, time_steps)
         events = _with_layer_names(events, when, time_steps)
     calls: dict[tuple[str, int | None], list[int]] = defaultdict(list)
     indices: dict[tuple[str, int | None, int, str], list[int]] = defaultdict(list)
