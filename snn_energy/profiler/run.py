@@ -37,7 +37,6 @@ from snn_energy.running.inputs import Inputs, as_taken, call, unpack
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 
-
 MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
 

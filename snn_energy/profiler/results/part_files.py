@@ -20,7 +20,7 @@ from snn_energy.core.kinds import ValueSet
 from snn_energy.counts.columns import to_smallest_dtype
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts
 
-FORMAT = 3
+FORMAT = 2
 PART_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
 
 
