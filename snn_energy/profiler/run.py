@@ -294,15 +294,16 @@ def _restored_state(model: nn.Module) -> Iterator[State]:
     """
     with torch._C.DisableTorchFunction():
         initial_state, reset_state = State(model), None
-        reset_states(model)
     try:
         with torch._C.DisableTorchFunction():
+            with initial_state.watched():
+                reset_states(model)
             reset_state = State(model)
         yield reset_state
     finally:
         with torch._C.DisableTorchFunction():
             if reset_state is not None:
-                initial_state.take_numbers_of(reset_state)
+                initial_state.take_changes_of(reset_state)
             initial_state.restore()
 
 

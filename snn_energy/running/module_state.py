@@ -6,179 +6,149 @@ the previous one would give other spike counts, and a profile that left its pote
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from snn_energy.running.containers import (
+    MISSING,
+    WHOLE,
+    Contents,
+    changed_keys,
+    copy_of,
+    is_state,
+    put_back,
+    put_back_array,
+    put_back_keys,
+)
 
 _OF_MODULES = frozenset(vars(nn.Module()))  # _parameters, _modules, hooks, training, ...
 
 
 @dataclass
 class _Kept:
-    """Buffers and attributes of one module: the objects themselves, and copies of tensor values."""
+    """Buffers and attributes of one module: the objects themselves, and copies of the contents of those that change.
+
+    tables: the attributes, dictionaries, the attributes of plain objects. sequences: lists, deques, sets.
+    """
 
     module: nn.Module
     buffers: dict[str, Tensor | None]
-    attributes: dict[str, Any]
-    values: list[tuple[Tensor, Tensor, int | None]]
-    lists: list[tuple[list[Any], list[Any]]]
-    dicts: list[tuple[dict[Any, Any], dict[Any, Any]]]
+    tensors: list[tuple[Tensor, Tensor, int | None]]
+    arrays: list[tuple[NDArray[Any], NDArray[Any]]]
+    tables: list[tuple[dict[Any, Any], dict[Any, Any]]]
+    sequences: list[tuple[Any, Any]]
 
 
 class State:
-    """Snapshot of the state of a model; ``restore`` puts back the same objects and the values of their tensors."""
+    """Snapshot of the state of a model; ``restore`` puts back the same objects and their contents.
+
+    Tensors and arrays are state. Whatever else an attribute or a container holds (numbers, texts, ...) is state if it
+    changed in a watched forward pass; while none was watched, all of it but functions and modules.
+    """
 
     def __init__(self, model: nn.Module) -> None:
-        self.kept = [_keep(module) for module in model.modules()]
-        self._changed: set[tuple[int, Any]] | None = None  # numbers changed by a forward pass; None: any may be
+        self.kept: list[_Kept] = []
+        modules = list(model.modules())
+        seen = set(map(id, modules))
+        for module in modules:  # those in lists and dictionaries, which no network registers, join at the end
+            kept, found = _keep(module)
+            self.kept.append(kept)
+            for other in (inner for each in found for inner in each.modules()):
+                if id(other) not in seen:
+                    seen.add(id(other))
+                    modules.append(other)
+        self._changed: set[tuple[int, Hashable]] | None = None  # changed in a forward pass; None: anything may be
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Around a forward pass: from now on, only numbers that changed within one are state, others are settings."""
-        before = dict(self._numbers())
+        """Around a forward pass: from now on, only what changed within one is state, what else changes are settings."""
+        before = [(container, copy_of(container)) for container, _ in self._containers()]
         try:
             yield
         finally:  # of one that raised, too: what it changed is put back
-            changed = {key for key, value in self._numbers() if key in before and before[key] is not value}
+            changed = {(id(container), key) for container, copy in before for key in changed_keys(container, copy)}
             self._changed = changed | (self._changed or set())
 
-    def take_numbers_of(self, other: State) -> None:
-        """Restore the numbers that ``other`` knows as state, if it watched a forward pass."""
-        self._changed = other._changed
+    def take_changes_of(self, other: State) -> None:
+        """Restore what ``other`` knows as state as well, if it watched a forward pass."""
+        if other._changed is not None:
+            self._changed = other._changed | (self._changed or set())
 
-    def _numbers(self) -> Iterator[tuple[tuple[int, Any], Any]]:
+    def _containers(self) -> Iterator[tuple[Any, Any]]:
         for kept in self.kept:
-            tables = [vars(kept.module), *(table for table, _ in kept.dicts)]
-            for table in tables:
-                yield from (((id(table), key), value) for key, value in table.items() if _is_number(value))
+            yield from kept.tables
+            yield from kept.sequences
 
-    def _is_state_number(self, table: dict[Any, Any], key: Any, values: Iterable[Any]) -> bool:
-        is_changed = self._changed is None or (id(table), key) in self._changed
-        return is_changed and any(_is_number(value) for value in values)
+    def _is_changed(self, container: Any, key: Hashable) -> bool:
+        return self._changed is not None and (id(container), key) in self._changed
+
+    def _is_state(self, table: dict[Any, Any], key: Hashable, values: tuple[Any, Any]) -> bool:
+        if key in _OF_MODULES and "_parameters" in table:
+            return False
+        if self._is_changed(table, key) or any(is_state(value) for value in values):
+            return True
+        return self._changed is None and not any(callable(value) for value in values)
 
     def restore(self) -> None:
-        """Restore buffers and state attributes, numbers too; registered parameters and others are not touched."""
+        """Restore buffers, attributes and what they hold; registered parameters and settings are not touched."""
         for kept in self.kept:
             buffers = kept.module._buffers
-            for name in [name for name in buffers if name not in kept.buffers]:
-                del buffers[name]
-            for name, buffer in kept.buffers.items():
-                if buffers.get(name) is not buffer or name not in buffers:
-                    buffers[name] = buffer
-            own = vars(kept.module)
-            for name in [n for n in own if n not in kept.attributes and n not in _OF_MODULES and _is_state(own[n])]:
-                del own[name]
-            for name, value in kept.attributes.items():
-                now = own.get(name, value)
-                is_state = _is_state(now) or _is_state(value) or self._is_state_number(own, name, (now, value))
-                if (name not in own or now is not value) and is_state:
-                    own[name] = value
-            for known, copy in kept.lists:
-                if _is_state(known) or _is_state(copy):
-                    known[:] = copy
-            for table, entries in kept.dicts:
-                if _is_state(table) or _is_state(entries):
-                    table.clear()
-                    table.update(entries)
-                for key, value in entries.items():
-                    if self._is_state_number(table, key, (value,)):
-                        table[key] = value
-            for tensor, copied, version in kept.values:
+            put_back_keys(buffers, kept.buffers, changed_keys(buffers, kept.buffers))
+            for table, content in kept.tables:
+                changed = changed_keys(table, content)
+                if changed:
+                    pairs = {key: (table.get(key, MISSING), content.get(key, MISSING)) for key in changed}
+                    put_back_keys(table, content, {key for key in changed if self._is_state(table, key, pairs[key])})
+            for sequence, content in kept.sequences:
+                if changed_keys(sequence, content) and (
+                    self._changed is None
+                    or self._is_changed(sequence, WHOLE)
+                    or is_state(sequence)
+                    or is_state(content)
+                ):
+                    put_back(sequence, content)
+            for array, copied in kept.arrays:
+                put_back_array(array, copied)
+            for tensor, values, version in kept.tensors:
                 if version is None or tensor._version != version:
                     with torch.inference_mode() if tensor.is_inference() else torch.no_grad():
-                        tensor.copy_(copied)
+                        tensor.copy_(values)
 
 
 def holds_inference_tensors(model: nn.Module) -> bool:
     """True if a tensor of the model was made under inference mode, such as a state that an evaluation left behind."""
-    tensors: list[Tensor] = list(model.parameters())
-    for module in model.modules():
-        own = [value for name, value in vars(module).items() if name not in _OF_MODULES]
-        for value in [*own, *module._buffers.values()]:
-            _gather(value, tensors, [], [], set(), DEPTH)
+    tensors = [*model.parameters(), *(tensor for module in model.modules() for tensor in _contents(module).tensors)]
     return any(tensor.is_inference() for tensor in tensors)
 
 
-DEPTH = 6  # levels of nested containers that are searched
+def _contents(module: nn.Module) -> Contents:
+    """What the attributes and buffers of a module hold."""
+    contents = Contents()
+    for value in [*(v for name, v in vars(module).items() if name not in _OF_MODULES), *module._buffers.values()]:
+        contents.add(value)
+    return contents
 
 
-def _keep(module: nn.Module) -> _Kept:
-    attributes = {name: value for name, value in vars(module).items() if name not in _OF_MODULES}
-    buffers = dict(module._buffers)
-    tensors: list[Tensor] = []
-    lists: list[list[Any]] = []
-    dicts: list[dict[Any, Any]] = []
-    seen: set[int] = set()
-    for value in [*attributes.values(), *buffers.values()]:
-        _gather(value, tensors, lists, dicts, seen, DEPTH)
-    return _Kept(
+def _keep(module: nn.Module) -> tuple[_Kept, list[nn.Module]]:
+    """What a module holds, and the modules among it that are not registered."""
+    own, buffers, contents = vars(module), dict(module._buffers), _contents(module)
+    kept = _Kept(
         module,
         buffers,
-        attributes,
-        [(tensor, tensor.detach().clone(), version_of(tensor)) for tensor in tensors],
-        [(value, list(value)) for value in lists],
-        [(table, dict(table)) for table in dicts],
+        [(tensor, tensor.detach().clone(), version_of(tensor)) for tensor in contents.tensors],
+        [(array, array.copy()) for array in contents.arrays],
+        [(table, dict(table)) for table in (own, *contents.tables)],
+        [(sequence, copy_of(sequence)) for sequence in contents.sequences],
     )
-
-
-def _gather(
-    value: Any,
-    tensors: list[Tensor],
-    lists: list[list[Any]],
-    dicts: list[dict[Any, Any]],
-    seen: set[int],
-    depth: int,
-) -> None:
-    """Collect every tensor and mutable container in a value: in lists, tuples, dicts and plain objects."""
-    if value is None or id(value) in seen or depth == 0:
-        return
-    seen.add(id(value))
-    if isinstance(value, Tensor):
-        tensors.append(value)
-    elif isinstance(value, (list, tuple)):
-        if isinstance(value, list):
-            lists.append(value)
-        for item in value:
-            _gather(item, tensors, lists, dicts, seen, depth - 1)
-    elif isinstance(value, dict):
-        dicts.append(value)
-        for item in value.values():
-            _gather(item, tensors, lists, dicts, seen, depth - 1)
-    elif _is_plain_object(value):
-        dicts.append(vars(value))
-        for item in list(vars(value).values()):
-            _gather(item, tensors, lists, dicts, seen, depth - 1)
-
-
-def _is_plain_object(value: Any) -> bool:
-    """True for an instance of a user-defined class that has attributes and is no module, function or class."""
-    if isinstance(value, (type, nn.Module)) or callable(value) or not hasattr(value, "__dict__"):
-        return False
-    return type(value).__module__.partition(".")[0] not in ("builtins", "torch", "typing")
+    return kept, contents.modules
 
 
 def version_of(tensor: Tensor) -> int | None:
     """The tensor's counter of in-place changes; None for inference tensors, which have no counter."""
     return None if tensor.is_inference() else tensor._version
-
-
-def _is_number(value: Any) -> bool:
-    """True for a number, such as a count of calls that decides what a neuron does next."""
-    return isinstance(value, (int, float))
-
-
-def _is_state(value: Any, depth: int = DEPTH) -> bool:
-    """True for a non-parameter tensor or a container that holds one (an empty list may hold one later)."""
-    if depth == 0:
-        return False
-    if isinstance(value, (list, tuple)):
-        return not value or any(_is_state(item, depth - 1) for item in value if item != [] and item is not None)
-    if isinstance(value, dict):
-        return any(_is_state(item, depth - 1) for item in value.values())
-    if isinstance(value, Tensor):
-        return not isinstance(value, nn.Parameter)
-    return _is_plain_object(value) and any(_is_state(item, depth - 1) for item in vars(value).values())

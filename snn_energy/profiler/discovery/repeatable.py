@@ -38,6 +38,6 @@ def require_repeatable(model: nn.Module, x: Any, samples: int, mode: TimeMode, s
     if not is_same:
         raise ProfilingError(
             f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
-            "cannot be put back (outside its modules, or as a number); keep it in tensors of the modules, or reset it "
-            "in the forward"
+            "cannot be put back (outside its modules, in a generator or an object of C); keep it in an attribute of a "
+            "module, or reset it in the forward"
         )
