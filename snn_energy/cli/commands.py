@@ -68,7 +68,7 @@ def run() -> None:
     except SnnEnergyError as error:
         if debug:
             raise
-        note(f"error: {error}")
+        note("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]))
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:

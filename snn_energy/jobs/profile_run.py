@@ -331,16 +331,30 @@ class _one_line_errors:  # noqa: N801 a context manager, named as a function
         ours = (SnnEnergyError, OSError, Warning)
         if self.name is not None and isinstance(error, (Exception, SystemExit)) and not isinstance(error, ours):
             first = next((line for line in str(error).splitlines() if line.strip()), "")
-            raise ProfilingError(
-                f"{self.name}: the network raised {type(error).__name__} on this data: {first} (--debug shows where; "
-                "check the shape and dtype of the data, and whether a state is left over from earlier calls)"
+            raise _noted_as(
+                error,
+                ProfilingError(
+                    f"{self.name}: the network raised {type(error).__name__} on this data: {first} "
+                    "(--debug shows where; check the shape and dtype of the data, and whether a state is left over "
+                    "from earlier calls)"
+                ),
             ) from error
         if self.time is not None and isinstance(error, (RuntimeError, ValueError, IndexError)):
             first = str(error).partition("\n")[0]
-            raise ProfilingError(
-                f"{self.network}: time='{self.time}' does not fit it ({type(error).__name__}: {first}); "
-                "leave out --time, or see `snn-energy time-modes`"
+            raise _noted_as(
+                error,
+                ProfilingError(
+                    f"{self.network}: time='{self.time}' does not fit it ({type(error).__name__}: {first}); "
+                    "leave out --time, or see `snn-energy time-modes`"
+                ),
             ) from error
+
+
+def _noted_as(error: BaseException, other: ProfilingError) -> ProfilingError:
+    """The other error with the notes of the first one, such as which batch it was."""
+    for note in getattr(error, "__notes__", ()):
+        other.add_note(note)
+    return other
 
 
 def _user_code(request: ProfileRequest) -> dict[str, Any]:

@@ -195,11 +195,13 @@ class CountingMode(TorchFunctionMode):
             return True
         return is_layer_class(type(module)) and next(module.children(), None) is None
 
-    def _entering(self, name: str, module: nn.Module) -> Callable[..., None]:
-        is_neuron = self._is_own(module) or id(module) in self._foreign
-        may_be_plain = plain_base(type(module)) is not None
+    def _entering(self, name: str, own: nn.Module) -> Callable[..., None]:
+        is_neuron = self._is_own(own) or id(own) in self._foreign
+        may_be_plain = plain_base(type(own)) is not None
 
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if module is not own:
+                return  # a copy of it, which has its hooks
             self.events.enter(name, module)
             if is_neuron:
                 self._begin_neuron(module)
@@ -216,10 +218,12 @@ class CountingMode(TorchFunctionMode):
             requests = self.scans.requests_of(self.events.writer)
             self.observer.begin(module.amplitude, self.batch, (request.layout for request in requests.values()))
 
-    def _leaving(self, name: str, module: nn.Module) -> Callable[..., None]:
-        is_neuron = self._is_own(module) or id(module) in self._foreign
+    def _leaving(self, name: str, own: nn.Module) -> Callable[..., None]:
+        is_neuron = self._is_own(own) or id(own) in self._foreign
 
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+            if module is not own:
+                return
             scopes = self.scopes
             if is_neuron:
                 self.observer.end()

@@ -22,6 +22,7 @@ from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modu
 from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile
 from snn_energy.running.inputs import unpack
+from snn_energy.running.unchanged import one_at_a_time
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,8 @@ def inspect_model(
     """
     named = list(neurons)
     batches = list(itertools.islice(iter(loader), 1))
-    interpretation = interpret_first(model, batches, time, time_steps, named, has_time)
+    with one_at_a_time(model):
+        interpretation = interpret_first(model, batches, time, time_steps, named, has_time)
     first = [_cut(batch, interpretation, samples) for batch in batches]
     with warnings.catch_warnings(record=True) as caught, torch.inference_mode():
         warnings.simplefilter("always", UnsupportedOperationWarning)

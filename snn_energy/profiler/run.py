@@ -36,6 +36,7 @@ from snn_energy.running.evaluated import evaluation_mode, require_model_and_load
 from snn_energy.running.inputs import Inputs, as_taken, call, unpack
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
+from snn_energy.running.unchanged import Structure, one_at_a_time
 
 MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
@@ -90,7 +91,8 @@ def profile(
             def interpret(first: Sequence[Any]) -> Interpretation:
                 return interpretation or interpret_first(model, first, time, time_steps, neurons)
 
-            _count(model, loader, parts_store, interpret, input_kind, max_k, header or {}, on_batch)
+            with one_at_a_time(model):
+                _count(model, loader, parts_store, interpret, input_kind, max_k, header or {}, on_batch)
         return parts_store.finish(lambda: _merged(parts_store, header or {}, strict))
     finally:
         parts_store.close()
@@ -113,17 +115,33 @@ def _count(
     mode, steps = interpretation.mode, interpretation.time_steps
     counting = CountingMode(model, max_k, input_kind, interpretation.spiking, interpretation.decomposed_layers)
     accumulator = BatchAccumulator(steps, max_k, parts_store, _header(model, max_k, interpretation, input_kind, header))
-    with (
-        parts_store.listening(),
-        evaluation_mode(model),
-        _restored_state(model) as state,
-        counting.tracing(),
-    ):
-        parameters = SameParameters(model)
-        for batch in itertools.chain(first, batches):
+    with parts_store.listening(), evaluation_mode(model), _restored_state(model) as state, counting.tracing():
+        try:
+            _count_batches(model, itertools.chain(first, batches), counting, accumulator, state, mode, on_batch)
+        except Exception as error:
+            with torch._C.DisableTorchFunction():
+                accumulator.keep_after(error, counting, mode)
+            raise
+    accumulator.keep(counting, mode, is_last=True)
+
+
+def _count_batches(
+    model: nn.Module,
+    batches: Iterable[Any],
+    counting: CountingMode,
+    accumulator: BatchAccumulator,
+    state: State,
+    mode: TimeMode,
+    on_batch: Callable[[int], None] | None,
+) -> None:
+    """Count batch after batch, each from the same state."""
+    steps, structure, parameters = accumulator.time_steps, Structure(model), SameParameters(model)
+    with structure.observed():
+        for batch in batches:
             with torch._C.DisableTorchFunction():
                 x, y = _taken(model, batch)
                 span = BatchShape(steps, mode.samples_of(x, steps))
+                structure.require()
             if span.samples == 0:
                 continue
             with torch._C.DisableTorchFunction():
@@ -134,12 +152,12 @@ def _count(
             with _no_garbage_collection(), weights, state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
+                structure.require()
                 counting.end()
                 accumulator.add(counting, out, y, mode)
                 accumulator.store_if_due(counting, mode)
             if on_batch is not None:
-                on_batch(parts_store.counted + accumulator.samples)
-    accumulator.keep(counting, mode, is_last=True)
+                on_batch(accumulator.kept.counted + accumulator.samples)
 
 
 def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Counts:

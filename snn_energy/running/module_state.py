@@ -91,9 +91,18 @@ class State:
     def _is_state(self, table: dict[Any, Any], key: Hashable, values: tuple[Any, Any]) -> bool:
         if key in _OF_MODULES and "_parameters" in table:
             return False
+        if values[1] is MISSING and isinstance(values[0], nn.Module):
+            return False  # a module that a first forward makes stays
         if self._is_changed(table, key) or any(is_state(value) for value in values):
             return True
-        return self._changed is None and not any(callable(value) for value in values)
+        if self._changed is not None:
+            return False
+        return not any(callable(value) for value in values) or all(isinstance(value, nn.Module) for value in values)
+
+    def _is_state_as_a_whole(self, sequence: Any, content: Any) -> bool:
+        if self._changed is None or self._is_changed(sequence, WHOLE):
+            return True
+        return is_state(sequence) or is_state(content)
 
     def restore(self) -> None:
         """Restore buffers, attributes and what they hold; registered parameters and settings are not touched."""
@@ -106,12 +115,7 @@ class State:
                     pairs = {key: (table.get(key, MISSING), content.get(key, MISSING)) for key in changed}
                     put_back_keys(table, content, {key for key in changed if self._is_state(table, key, pairs[key])})
             for sequence, content in kept.sequences:
-                if changed_keys(sequence, content) and (
-                    self._changed is None
-                    or self._is_changed(sequence, WHOLE)
-                    or is_state(sequence)
-                    or is_state(content)
-                ):
+                if changed_keys(sequence, content) and self._is_state_as_a_whole(sequence, content):
                     put_back(sequence, content)
             for array, copied in kept.arrays:
                 put_back_array(array, copied)
@@ -143,7 +147,7 @@ def _keep(module: nn.Module) -> tuple[_Kept, list[nn.Module]]:
         buffers,
         [(tensor, tensor.detach().clone(), version_of(tensor)) for tensor in contents.tensors],
         [(array, array.copy()) for array in contents.arrays],
-        [(table, dict(table)) for table in (own, *contents.tables)],
+        [(table, dict(table)) for table in (own, module._modules, *contents.tables)],
         [(sequence, copy_of(sequence)) for sequence in contents.sequences],
     )
     return kept, contents.modules

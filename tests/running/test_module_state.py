@@ -48,14 +48,17 @@ HOLDERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[Any]
         lambda: deque([torch.zeros(1)] * 99, maxlen=99), lambda v: v.append(torch.ones(1)), lambda v: float(sum(v))
     ),
     "array": (lambda: np.zeros(2), lambda v: v.__iadd__(1), lambda v: float(v[1])),
-    "array of objects": (lambda: np.array([[0], None], dtype=object), lambda v: v[0].append(0), lambda v: len(v[0]) - 1),
+    "array of objects": (
+        lambda: np.array([[0], None], dtype=object), lambda v: v[0].append(0), lambda v: len(v[0]) - 1
+    ),
     "array in an object": (
         lambda: SimpleNamespace(a=np.zeros(2)), lambda v: v.a.__iadd__(1), lambda v: float(v.a[1])
     ),
     "object": (lambda: SimpleNamespace(n=0), lambda v: setattr(v, "n", v.n + 1), lambda v: v.n),
     "object that is called": (Cell, lambda v: v(), lambda v: v.calls),
     "module in a list": (
-        lambda: [nn.BatchNorm1d(1).train()], lambda v: v[0].num_batches_tracked.add_(1), lambda v: int(v[0].num_batches_tracked)
+        lambda: [nn.BatchNorm1d(1)], lambda v: v[0].num_batches_tracked.add_(1),
+        lambda v: int(v[0].num_batches_tracked),
     ),
 }  # fmt: skip
 

@@ -69,16 +69,19 @@ class BatchAccumulator:
         self._by_family: list[tuple[Family, list[OperationRecord]]] = []
         self._outputs: frozenset[int] = frozenset()
         self._batches, self._before, self._entries, self._since = 0, 0, 0, clock.monotonic()
+        self._is_whole = True  # False while a batch is half gathered
 
     def add(self, counting: CountingMode, out: Any, y: Any, mode: TimeMode) -> None:
         """Add one forward pass. Raises ProfilingError if it differs from earlier ones or has nothing to count."""
         if counting.log.records is not self._last:  # else it was compared with an earlier one, event by event
             self._place(counting, out, mode)
+        self._is_whole = False
         for family, records in self._by_family:
             self._gather(family, records, counting)
+        self._count_correct(out, y, counting.batch.samples, mode)
         self.samples += counting.batch.samples
         self._batches += 1
-        self._count_correct(out, y, counting.batch.samples, mode)
+        self._is_whole = True
 
     def _place(self, counting: CountingMode, out: Any, mode: TimeMode) -> None:
         """Assign rows to the operations of a pass that was walked through. Raises ProfilingError."""
@@ -240,6 +243,18 @@ class BatchAccumulator:
             self.keep(counting, mode, is_last=False)
         if stop_signal:
             raise self.kept.interrupted(stop_signal)
+
+    def keep_after(self, error: Exception, counting: CountingMode, mode: TimeMode) -> None:
+        """Store the batches before the one in which an error was raised, and note on the error which batch it was.
+
+        Only a run that can go on from its parts stores them.
+        """
+        if self._batches == 0:
+            return  # what is wrong with the first batch is seldom about the batch
+        error.add_note(f"in batch {self._batches + 1}, after {self.kept.counted + self.samples} samples")
+        if self.kept.todo is not None and self._is_whole:
+            self.keep(counting, mode, is_last=False)
+            error.add_note(self.kept.progress())
 
     def keep(self, counting: CountingMode, mode: TimeMode, *, is_last: bool) -> None:
         """Store what was counted since the last part, and start a new one. Raises OutputError."""

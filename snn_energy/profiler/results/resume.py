@@ -103,10 +103,13 @@ class Parts:
 
     def interrupted(self, number: int) -> Interrupted:
         """The exception to raise after signal ``number``, once everything that was counted is stored."""
+        return Interrupted(self.progress(), 128 + number)
+
+    def progress(self) -> str:
+        """How many samples are stored in files, and how to go on."""
         done = sum(stop - start for start, stop in covered(self.files()))
         of = "" if self.total is None else f" of {self.total}"
-        message = f"{done}{of} samples are counted and kept in {self.folder}; the same command goes on from there"
-        return Interrupted(message, 128 + number)
+        return f"{done}{of} samples are counted and kept in {self.folder}; the same command goes on from there"
 
     @contextmanager
     def listening(self) -> Iterator[None]:
