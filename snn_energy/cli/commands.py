@@ -17,6 +17,7 @@ from snn_energy._version import __version__
 from snn_energy.cli import exploring, networks, pricing, profiling, reports
 from snn_energy.cli.hardware import hardware_app
 from snn_energy.cli.output import is_first_process, note, warn
+from snn_energy.cli.wording import error_text
 from snn_energy.core.errors import SnnEnergyError
 
 app = typer.Typer(
@@ -68,7 +69,7 @@ def run() -> None:
     except SnnEnergyError as error:
         if debug:
             raise
-        note("; ".join([f"error: {error}", *getattr(error, "__notes__", [])]))
+        note(f"error: {error_text(error)}")
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:
