@@ -245,16 +245,10 @@ class BatchAccumulator:
             raise self.kept.interrupted(stop_signal)
 
     def keep_after(self, error: Exception, counting: CountingMode, mode: TimeMode) -> None:
-        """Store the batches before the one in which an error was raised, and note on the error which batch it was.
-
-        Only a run that can go on from its parts stores them.
-        """
-        if self._batches == 0:
-            return  # what is wrong with the first batch is seldom about the batch
-        error.add_note(f"in batch {self._batches + 1}, after {self.kept.counted + self.samples} samples")
-        if self.kept.todo is not None and self._is_whole:
+        """After an error: store the batches before it if the run can go on from there; note on it which one it was."""
+        if self._batches and self._is_whole and self.kept.todo is not None:
             self.keep(counting, mode, is_last=False)
-            error.add_note(self.kept.progress())
+        self.kept.note_on(error, self._batches, self.samples)
 
     def keep(self, counting: CountingMode, mode: TimeMode, *, is_last: bool) -> None:
         """Store what was counted since the last part, and start a new one. Raises OutputError."""

@@ -111,6 +111,14 @@ class Parts:
         of = "" if self.total is None else f" of {self.total}"
         return f"{done}{of} samples are counted and kept in {self.folder}; the same command goes on from there"
 
+    def note_on(self, error: Exception, batches: int, samples: int) -> None:
+        """Note on an error behind so many batches and samples where it was raised, and what is stored in files."""
+        if batches == 0:
+            return  # what is wrong with the first batch is seldom about the batch
+        error.add_note(f"in batch {batches + 1}, after {self.counted + samples} samples")
+        if self.todo is not None:
+            error.add_note(self.progress())
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within it, Ctrl-C and SIGTERM stop the run after the current batch, a second Ctrl-C immediately."""
