@@ -24,7 +24,7 @@ class Structure:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.name = type(model).__name__
+        self.model, self.name = model, type(model).__name__
         named = list(model.named_modules())
         self._names = {id(module): name for name, module in named}
         tables = [
@@ -45,9 +45,11 @@ class Structure:
                 self._replaced = _joined(self._names[id(parent)], name)
 
         handle = torch_modules.register_module_module_registration_hook(on_registration)
+        _RUNNING.counted.append(self.model)
         try:
             yield
         finally:
+            _RUNNING.counted[:] = [other for other in _RUNNING.counted if other is not self.model]
             handle.remove()
 
     def require(self) -> None:
@@ -81,11 +83,15 @@ def _hooks_of_all_modules() -> list[tuple[str, dict[Any, Any]]]:
 
 
 class _Running:
-    """The models that are being profiled in this process, and the lock of the thread whose turn it is."""
+    """The models that are being profiled in this process, and the lock of the thread whose turn it is.
+
+    models: (model, thread) of every profile that has begun. counted: the models whose batches are being counted.
+    """
 
     def __init__(self) -> None:
         self.turn, self.guard = threading.RLock(), threading.Lock()
-        self.models: list[nn.Module] = []
+        self.models: list[tuple[nn.Module, int]] = []
+        self.counted: list[nn.Module] = []
 
 
 _RUNNING = _Running()
@@ -95,18 +101,21 @@ _RUNNING = _Running()
 def one_at_a_time(model: nn.Module) -> Iterator[None]:
     """Within this context no other thread profiles; one that tries waits. Raises ProfilingError for the same model.
 
-    A profile hooks modules, draws random numbers and changes settings of the whole process for a while.
+    A profile hooks modules, draws random numbers and changes settings of the whole process for a while. To look at a
+    model before its batches are counted, the same thread may profile a few samples of it.
     """
+    entry = model, threading.get_ident()
     with _RUNNING.guard:
-        if any(other is model for other in _RUNNING.models):
+        is_elsewhere = any(other is model and thread != entry[1] for other, thread in _RUNNING.models)
+        if is_elsewhere or any(other is model for other in _RUNNING.counted):
             raise ProfilingError(
                 f"{type(model).__name__}: is being profiled already (in another thread, or it is its own loader that "
                 "asks); wait for that, or profile a copy: copy.deepcopy(model)"
             )
-        _RUNNING.models.append(model)
+        _RUNNING.models.append(entry)
     try:
         with _RUNNING.turn:
             yield
     finally:
         with _RUNNING.guard:
-            _RUNNING.models[:] = [other for other in _RUNNING.models if other is not model]
+            _RUNNING.models.remove(entry)

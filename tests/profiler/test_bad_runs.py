@@ -317,6 +317,17 @@ def test_the_same_network_in_two_threads_is_refused_in_one_line() -> None:
     assert se.profile(model, [spikes(3, 6)], time_steps=1).samples == 3
 
 
+def test_a_network_that_its_own_loader_profiles_is_refused_in_one_line() -> None:
+    model = two_layers()
+
+    def batches() -> Iterator[Tensor]:
+        yield spikes(3, 6)
+        se.profile(model, [spikes(3, 6)], time_steps=1)
+
+    assert refused(model, batches()).startswith("Does: is being profiled already")
+    assert se.profile(model, [spikes(3, 6)], time_steps=1).samples == 3
+
+
 def test_a_copy_can_be_profiled_by_the_loader() -> None:
     model, inner, x = two_layers(), [], spikes(5, 6)
 
