@@ -21,6 +21,7 @@ TIME_MODES = {
     "loop": "the model takes (B, ...) and calls its layers once per time step in a loop",
     "axis0": "the loader gives (T, B, ...)",
     "axis1": "the loader gives (B, T, ...)",
+    "axis-last": "the loader gives (B, ..., T), as lava-dl's layers read it",
     "flat": "the loader gives (T*B, ...), time major",
     "flat-batch": "the loader gives (B*T, ...), sample major",
     "call": "the model is called once per time step with the same (B, ...) (direct encoding)",

@@ -22,7 +22,7 @@ from snn_energy.jobs.inputs import EventOptions, is_data_reference, open_batches
 from snn_energy.jobs.references import is_reference
 
 if TYPE_CHECKING:
-    from snn_energy.profiler.discovery.interpret import Interpretation
+    from snn_energy.profiler.discovery.interpretation import Interpretation
     from snn_energy.profiler.inspection_report import InspectionReport
 
 DEFAULT_BATCH_SIZE = 60

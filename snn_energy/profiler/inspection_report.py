@@ -17,7 +17,7 @@ from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.inactive import inactive_layers
-from snn_energy.profiler.discovery.interpret import Interpretation
+from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modules
 from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile

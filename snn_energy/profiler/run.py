@@ -24,7 +24,8 @@ from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.inline import calls_per_forward
-from snn_energy.profiler.discovery.interpret import Interpretation, candidates, interpret, steps_in
+from snn_energy.profiler.discovery.interpret import candidates, interpret, steps_in
+from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
 from snn_energy.profiler.discovery.weights_guard import SameParameters, unchanged_weights
 from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules

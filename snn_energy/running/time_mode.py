@@ -15,10 +15,11 @@ from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.running.inputs import Inputs, as_taken, call, main_of
 from snn_energy.running.outputs import result_of
 
-Layout = Literal["axis0", "axis1", "flat", "flat-batch"]
+Layout = Literal["axis0", "axis1", "axis-last", "flat", "flat-batch"]
 SHAPES: dict[Layout, str] = {
     "axis0": "(T, B, ...)",
     "axis1": "(B, T, ...)",
+    "axis-last": "(B, ..., T)",
     "flat": "(T*B, ...)",
     "flat-batch": "(B*T, ...)",
 }
@@ -67,13 +68,14 @@ class TimeMode:
             raise ProfilingError(f"the loader gave a {x.dtype} tensor of layout {x.layout}; give dense real numbers")
         if not isinstance(x, Tensor) or x.dim() == 0:
             raise ProfilingError(f"the loader must give tensors with samples in front, not {type(x).__name__}")
-        has_axes = self.given in ("axis0", "axis1")
+        has_axes = self.given in ("axis0", "axis1", "axis-last")
         if (x.dim() > 1 and 0 in x.shape[1:]) or (x.dim() == 1 and has_axes):
             raise ProfilingError(f"the loader gave {tuple(x.shape)}; every axis behind the samples must hold something")
         if has_axes:
-            time, samples = (0, 1) if self.given == "axis0" else (1, 0)
+            time, samples = {"axis0": (0, 1), "axis1": (1, 0)}.get(self.given or "", (x.dim() - 1, 0))
             if x.dim() < 2 or x.shape[time] != steps:
-                wanted = f"(T={steps}, B, ...)" if self.given == "axis0" else f"(B, T={steps}, ...)"
+                assert self.given is not None
+                wanted = SHAPES[self.given].replace("T", f"T={steps}")
                 raise ProfilingError(f"time='{self.name}' wants {wanted}, the loader gave {tuple(x.shape)}")
             return int(x.shape[samples])
         if self.given is None:
@@ -159,6 +161,8 @@ class TimeMode:
         out = result_of(out)
         if not isinstance(out, Tensor):
             return None
+        if self.layout == "axis-last" and out.dim() == 3 and out.shape[::2] == (samples, steps):
+            out = out.movedim(2, 0)
         is_flat = self.layout in ("flat", "flat-batch")
         if out.dim() == 2 and is_flat and len(out) == steps * samples != samples:
             out = out.unflatten(0, (steps, samples) if self.steps_in_front else (samples, steps))
@@ -176,6 +180,7 @@ MODES: dict[str, TimeMode] = {
         TimeMode("loop"),
         TimeMode("axis0", "axis0"),
         TimeMode("axis1", "axis1"),
+        TimeMode("axis-last", "axis-last"),
         TimeMode("flat", "flat"),
         TimeMode("flat-batch", "flat-batch"),
         TimeMode("call", None, repeats_input=True, calls_per_step=True),

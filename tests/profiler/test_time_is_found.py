@@ -74,7 +74,7 @@ def test_frames_that_may_be_samples_are_refused_with_both_readings(batch: int) -
     with pytest.raises(ProfilingError) as caught:
         se.profile(FlatFrames(), [frames], time_steps=4)
     message = str(caught.value)
-    assert f"time='flat' ({batch} samples, of 4 time steps)" in message
+    assert f"time='flat' ({batch} sample{'s' if batch > 1 else ''}, of 4 time steps)" in message
     assert f"time='repeat-flat' ({4 * batch} samples, each shown 4 times)" in message
     assert "--time repeat-flat or --time flat" in message
     assert "\n" not in message

@@ -14,6 +14,7 @@ from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.axes.roles import (
     BatchShape,
     CompositeAxis,
+    Digit,
     Roles,
     broadcast_roles,
     is_complete,
@@ -35,14 +36,16 @@ SPLITS = [
 ]
 
 
-def coordinates(shape: tuple[int, ...], roles: Roles) -> dict[str, Tensor]:
+def coordinates(shape: tuple[int, ...], roles: Roles, span: BatchShape = SPAN) -> dict[str, Tensor]:
     """For every element of a tensor its time step and its sample, as its roles tell them."""
-    sizes, split = split_merged(shape, roles, SPAN)
+    sizes, split = split_merged(shape, roles, span)
     found: dict[str, Tensor] = {}
     for axis, role in enumerate(split):
         along = torch.arange(sizes[axis]).reshape([-1 if i == axis else 1 for i in range(len(sizes))])
         if role == "R":
-            found["T"], found["B"] = along // SPAN.samples, along % SPAN.samples
+            found["T"], found["B"] = along // span.samples, along % span.samples
+        elif isinstance(role, Digit):
+            found[role.atom] = found.get(role.atom, 0) + along * role.step
         elif role is not None:
             found[str(role)] = along
     return {role: values.expand(sizes).reshape(shape) for role, values in found.items()}
@@ -69,11 +72,40 @@ def test_every_role_after_any_reshape_tells_the_truth(shape: tuple[int, ...], ro
         found = coordinates(new_shape, after)
         for role, values in found.items():
             torch.testing.assert_close(values, want[role].reshape(new_shape))
-        assert is_complete(after, True, SPAN) == (set(found) == {"T", "B"})
-        if is_complete(after, True, SPAN):
+        assert is_complete(new_shape, after, True, SPAN) == (set(found) == {"T", "B"})
+        if is_complete(new_shape, after, True, SPAN):
             seen += 1
             assert reshape_roles(new_shape, after, shape, SPAN) == roles
     assert seen > 3
+
+
+@pytest.mark.parametrize("order", ["TBN", "BTN", "NTB", "TNB", "BNT", "NBT"])
+def test_parts_of_time_and_of_samples_are_digits_of_their_index(order: str) -> None:
+    """T = 4 and B = 6 can be split: whatever is complete tells the truth, and leads back to where it came from."""
+    span, sizes = BatchShape(4, 6), {"T": 4, "B": 6, "N": 2}
+    shape = tuple(sizes[letter] for letter in order)
+    roles: Roles = tuple(None if letter == "N" else letter for letter in order)
+    want, split = coordinates(shape, roles, span), 0
+    for new_shape in shapes_of(prod(shape), 4):
+        after = reshape_roles(shape, roles, new_shape, span)
+        if not is_complete(new_shape, after, True, span):
+            continue
+        for role, values in coordinates(new_shape, after, span).items():
+            torch.testing.assert_close(values, want[role].reshape(new_shape))
+        assert reshape_roles(new_shape, after, shape, span) == roles
+        split += any(isinstance(role, Digit) for role in after)
+    assert split > 10
+
+
+def test_chunks_of_time_are_complete_together_and_not_alone() -> None:
+    span = BatchShape(4, 3)
+    chunked = reshape_roles((4, 3, 5), ("T", "B", None), (2, 2, 3, 5), span)
+    assert chunked == (Digit("T", 2), Digit("T", 1), "B", None)
+    assert is_complete((2, 2, 3, 5), chunked, True, span)
+    assert not is_complete((2, 3, 5), (Digit("T", 2), "B", None), True, span)
+    assert not is_complete((2, 2, 3), (Digit("T", 2), Digit("T", 2), "B"), True, span)
+    assert reshape_roles((2, 3, 10), (Digit("T", 2), "B", CompositeAxis(((Digit("T", 1), 2), (None, 5)))),
+                         (2, 3, 2, 5), span) == (Digit("T", 2), "B", Digit("T", 1), None)  # fmt: skip
 
 
 def test_an_axis_that_holds_samples_and_tokens_has_a_merged_role() -> None:

@@ -23,6 +23,7 @@ def loader_batch(mode: TimeMode, steps: Tensor) -> Tensor:
     return {
         "axis0": steps,
         "axis1": steps.transpose(0, 1),
+        "axis-last": steps.movedim(0, -1),
         "flat": steps.flatten(0, 1),
         "flat-batch": steps.transpose(0, 1).flatten(0, 1),
     }[mode.layout]
@@ -39,6 +40,13 @@ class Linear(nn.Module):
         return x @ WEIGHT
 
 
+class TimeLast(Linear):
+    """The same on (B, F, T)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT).mT
+
+
 @pytest.fixture
 def steps() -> Tensor:
     return torch.randn(T, B, FEATURES, generator=torch.Generator().manual_seed(1))
@@ -51,7 +59,8 @@ def test_the_modes_are_those_of_the_vocabulary() -> None:
 @pytest.mark.parametrize("name", MODES)
 def test_logits_are_the_mean_over_the_steps_of_each_sample(name: str, steps: Tensor) -> None:
     mode = MODES[name]
-    out = mode.run(Linear(), loader_batch(mode, steps), T)
+    model = TimeLast() if name == "axis-last" else Linear()
+    out = mode.run(model, loader_batch(mode, steps), T)
     logits = mode.logits(out, T, B)
     assert logits is not None
     torch.testing.assert_close(logits, expected(mode, steps))
@@ -78,6 +87,9 @@ def test_a_call_reads_all_steps_or_one(name: str, steps: Tensor) -> None:
     mode = MODES[name]
     given = mode.feed(loader_batch(mode, steps), T)
     assert len(given) == (T if mode.calls_per_step else 1)
+    if name == "axis-last":
+        assert given[0].shape == (B, FEATURES, T)
+        return
     rows = {"axis0": (T, B), "axis1": (B, T), "flat": (T * B,), "flat-batch": (B * T,), None: (B,)}[mode.read]
     assert all(tensor.shape == (*rows, FEATURES) for tensor in given)
 

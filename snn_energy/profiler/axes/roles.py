@@ -4,22 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 ONCE = -1  # time_step of work done once per inference
+SOME_SAMPLES = "b"  # role of an axis that holds the samples that a mask or an index selects
 PART_OF_TIME = "t"  # role of an axis that holds more or fewer than all T time steps, in their order
+
+
+@dataclass(frozen=True)
+class Digit:
+    """The role of an axis that holds one digit of the time or sample index, which is a sum of step * position.
+
+    T = 4 steps in two chunks of two: Digit("T", 2) on the axis of chunks, Digit("T", 1) on that within a chunk.
+    """
+
+    atom: str
+    step: int
 
 
 @dataclass(frozen=True)
 class CompositeAxis:
     """The role of an axis that holds time or samples merged with other data.
 
-    parts: (role or None, size) in row-major order, role "T" or "B"; a (B*N) axis has parts (("B", B), (None, N)).
+    parts: (role or None, size) in row-major order, role "T", "B" or a Digit; a (B*N) axis has parts
+    (("B", B), (None, N)).
     """
 
-    parts: tuple[tuple[str | None, int], ...]
+    parts: tuple[tuple[str | Digit | None, int], ...]
 
 
-Role = str | CompositeAxis
+PartRole = str | Digit | None
+Role = str | Digit | CompositeAxis
 Roles = tuple[Role | None, ...]
 
 
@@ -45,10 +60,70 @@ def role_positions(roles: Roles) -> dict[Role, int]:
     return {role: axis for axis, role in enumerate(roles) if role is not None}
 
 
-def is_complete(roles: Roles, timed: bool, span: BatchShape) -> bool:
+def digits_of(atom: str, size: int, role: Role | None, span: BatchShape) -> list[tuple[int, int]]:
+    """(step, size) of every digit of time ("T") or samples ("B") on an axis of this size and role, in its order."""
+    found = []
+    for part, part_size in _parts(size, role, span):
+        if part == atom or (isinstance(part, Digit) and part.atom == atom):
+            found.append((part.step if isinstance(part, Digit) else 1, part_size))
+    return found
+
+
+def has_atom(atom: str, role: Role | None, span: BatchShape) -> bool:
+    """True if an axis holds time ("T") or samples ("B"), whole, in part, or merged with other data."""
+    if role is None:
+        return False
+    return bool(digits_of(atom, 1, role, span)) or (atom == "T" and has_part_of_time(role, span))
+
+
+def has_part_of_time(role: Role | None, span: BatchShape) -> bool:
+    """True if an axis holds more or fewer than all time steps."""
+    return role is not None and any(part == PART_OF_TIME for part, _ in _parts(1, role, span))
+
+
+def without_atom(atom: str, size: int, role: Role | None, span: BatchShape) -> Role | None:
+    """The role of an axis of which the digits of time ("T") or samples ("B") are no longer followed."""
+    kept = [
+        (None if part == atom or (isinstance(part, Digit) and part.atom == atom) else part, part_size)
+        for part, part_size in _parts(size, role, span)
+    ]
+    return _joined_role(kept, span)
+
+
+def is_composite(role: Role | None) -> bool:
+    """True for the role of an axis that holds time or samples merged with other data, or with each other."""
+    return isinstance(role, CompositeAxis) or role == "R"
+
+
+def is_whole(digits: Sequence[tuple[int, int]], size: int) -> bool:
+    """True if digits (step, size), in any order, make up an index of this size, each position once."""
+    expected = 1
+    for step, part in sorted(digits):
+        if step != expected:
+            return False
+        expected *= part
+    return expected == size
+
+
+def holds(atom: str, shape: Sequence[int], roles: Roles, span: BatchShape) -> bool:
+    """True if axes of these sizes and roles hold all time steps ("T") or all samples ("B")."""
+    size = span.time_steps if atom == "T" else span.samples
+    return is_whole([d for n, role in zip(shape, roles, strict=True) for d in digits_of(atom, n, role, span)], size)
+
+
+def is_complete(shape: Sequence[int], roles: Roles, timed: bool, span: BatchShape) -> bool:
     """True if the tensor still has every time or sample axis of a size above 1."""
-    present = {atom for role in roles for atom, _ in _parts(0, role, span) if atom is not None}
-    return set(span.atoms(timed)) <= present
+    return all(holds(atom, shape, roles, span) for atom in span.atoms(timed))
+
+
+def front_axes(shape: Sequence[int], roles: Roles, timed: bool, span: BatchShape) -> list[int]:
+    """Axes of time, if timed, and samples, time major; the roles must not be merged with other data."""
+    found: list[tuple[str, int, int]] = []
+    for axis, (size, role) in enumerate(zip(shape, roles, strict=True)):
+        for atom in ("T", "B") if timed else ("B",):
+            found += [(atom, step, axis) for step, _ in digits_of(atom, size, role, span)]
+    ordered = sorted(found, key=lambda entry: (entry[0] == "B", -entry[1]))
+    return list(dict.fromkeys(axis for _, _, axis in ordered))  # an "R" axis stands for both
 
 
 def split_merged(shape: Sequence[int], roles: Roles, span: BatchShape) -> tuple[tuple[int, ...], Roles]:
@@ -59,13 +134,19 @@ def split_merged(shape: Sequence[int], roles: Roles, span: BatchShape) -> tuple[
     return tuple(size for _, size in parts), tuple(role for role, _ in parts)
 
 
+def split_axis(size: int, role: Role | None, span: BatchShape) -> tuple[tuple[int, ...], Roles]:
+    """Sizes and roles of the parts of one axis."""
+    return split_merged((size,), (role,), span)
+
+
 def stacked_role(size: int, role: Role | None, span: BatchShape) -> Role | None:
     """Role of an axis that concatenates T copies of an axis of this size and role."""
-    return _joined_role([("T", span.time_steps), *_parts(size, role, span)], span)
+    parts: list[tuple[PartRole, int]] = [("T", span.time_steps), *_parts(size, role, span)]
+    return _joined_role(parts, span)
 
 
-def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[str | None, int]]:
-    """What an axis of this size and role holds: (role T, B or None, size) in row-major order."""
+def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[PartRole, int]]:
+    """What an axis of this size and role holds: (role T, B, a Digit of them or None, size) in row-major order."""
     if isinstance(role, CompositeAxis):
         return list(role.parts)
     if role == "R":
@@ -74,26 +155,54 @@ def _parts(size: int, role: Role | None, span: BatchShape) -> list[tuple[str | N
 
 
 def input_roles(dims: int, layout: str | None, span: BatchShape) -> Roles:
-    """Roles of a tensor of the loader: layout axis0, axis1, flat or flat-batch; None for only samples in front."""
+    """Roles of a tensor of the loader: of layout axis0, axis1, axis-last, flat, flat-batch, or None: samples alone."""
     time, samples = ("T" if span.time_steps > 1 else None), ("B" if span.samples > 1 else None)
     front: list[Role | None] = [samples]
     if layout in ("axis0", "axis1"):
         front = [time, samples] if layout == "axis0" else [samples, time]
+    elif layout == "axis-last":
+        return (samples, *[None] * (dims - 2), time)
     elif layout in ("flat", "flat-batch"):
-        parts = [("T", span.time_steps), ("B", span.samples)]
+        parts: list[tuple[PartRole, int]] = [("T", span.time_steps), ("B", span.samples)]
         front = [_joined_role(parts if layout == "flat" else parts[::-1], span)]
     return (*front, *[None] * (dims - len(front)))
 
 
-def _joined_role(parts: Sequence[tuple[str | None, int]], span: BatchShape) -> Role | None:
-    """The role of one axis that holds these parts in row-major order."""
-    kept = tuple(part for part in parts if part[1] != 1)
+def joined_role(axes: Sequence[tuple[Role | None, int]], span: BatchShape) -> Role | None:
+    """The role of one axis that holds these axes (role, size) in row-major order."""
+    return _joined_role([part for role, size in axes for part in _parts(size, role, span)], span)
+
+
+def _joined_role(parts: Sequence[tuple[PartRole, int]], span: BatchShape) -> Role | None:
+    """The role of one axis that holds these parts in row-major order; adjacent digits of one index are one."""
+    kept: list[tuple[PartRole, int]] = []
+    for role, size in parts:
+        if size == 1:
+            continue
+        before, before_size = kept[-1] if kept else (None, 0)
+        if role is None and before is None and kept:
+            kept[-1] = None, before_size * size
+        elif isinstance(role, Digit) and isinstance(before, Digit) and _continues(before, role, size):
+            kept[-1] = _whole_or_digit(role.atom, role.step, before_size * size, span), before_size * size
+        else:
+            kept.append((role, size))
     named = [role for role, _ in kept]
     if not any(named):
         return None
     if named == ["T", "B"]:
         return merge(True, True, span)
-    return named[0] if len(kept) == 1 else CompositeAxis(kept)
+    return named[0] if len(kept) == 1 else CompositeAxis(tuple(kept))
+
+
+def _continues(high: Digit, low: Digit, low_size: int) -> bool:
+    """True if two adjacent digits make up one."""
+    return high.atom == low.atom and high.step == low.step * low_size
+
+
+def _whole_or_digit(atom: str, step: int, size: int, span: BatchShape) -> str | Digit:
+    """The role of a digit: that of the whole index where it is all of it."""
+    whole = span.time_steps if atom == "T" else span.samples
+    return atom if step == 1 and size == whole else Digit(atom, step)
 
 
 def merge(time_axis: bool, sample_axis: bool, span: BatchShape) -> str | None:
@@ -103,40 +212,66 @@ def merge(time_axis: bool, sample_axis: bool, span: BatchShape) -> str | None:
     return "B" if sample_axis and span.samples > 1 else None
 
 
-def _atom_offsets(shape: Sequence[int], roles: Roles, span: BatchShape) -> list[tuple[int, str, int]]:
-    """(product of the sizes before it, role T or B, size) of every axis or part that has a role, in row-major order."""
-    atoms: list[tuple[int, str, int]] = []
-    sizes = {"T": span.time_steps, "B": span.samples}
+class _Extent(NamedTuple):
+    """Where a part of a tensor's row-major index lies: from the product of the sizes before it to that with it."""
+
+    begin: int
+    end: int
+    role: str | Digit
+
+
+def _extents(shape: Sequence[int], roles: Roles, span: BatchShape) -> list[_Extent]:
+    """The extents of all axes and parts that have a role, in row-major order."""
+    found: list[_Extent] = []
     outer = 1
     for size, role in zip(shape, roles, strict=True):
         before = outer
-        for atom, part in _parts(size, role, span):
-            if atom is not None and sizes.get(atom) == part:
-                atoms.append((before, atom, part))
-            before *= part
+        for part, part_size in _parts(size, role, span):
+            if part is not None and part_size > 1:
+                found.append(_Extent(before, before * part_size, part))
+            before *= part_size
         outer *= size
-    return atoms
+    return found
 
 
 def reshape_roles(shape: Sequence[int], roles: Roles, new_shape: Sequence[int], span: BatchShape) -> Roles:
-    """Roles after a row-major reshape: time and samples are located by their offset, the product of the sizes before.
+    """Roles after a row-major reshape: time and samples are located by their extents.
 
-    They belong to the new axis that spans them: its offset divides theirs, and their end divides its end.
+    A new axis holds a part whose extent lies within its own, and a digit of one that reaches beyond it, where the
+    sizes divide each other; else what the axis holds is not followed.
     """
-    atoms = _atom_offsets(shape, roles, span)
+    extents = _extents(shape, roles, span)
     found: list[Role | None] = []
-    outer = 1
+    begin = 1
     for size in new_shape:
-        end = outer * size
-        parts: list[tuple[str | None, int]] = []
-        at = outer  # parts cover the axis from its offset up to here
-        for offset, role, atom in atoms:
-            if size > 1 and offset and outer and offset % at == 0 and end % (offset * atom) == 0 and offset < end:
-                parts += [(None, offset // at), (role, atom)]
-                at = offset * atom
-        found.append(_joined_role([*parts, (None, end // at)], span) if parts else None)
-        outer = end
+        found.append(_role_within(begin, begin * size, extents, span) if size > 1 and begin else None)
+        begin *= size
     return tuple(found)
+
+
+def _role_within(begin: int, end: int, extents: Sequence[_Extent], span: BatchShape) -> Role | None:
+    """The role of a new axis with this extent."""
+    parts: list[tuple[PartRole, int]] = []
+    at = begin  # the parts cover the axis from its begin up to here
+    for extent in extents:
+        low, high = max(begin, extent.begin), min(end, extent.end)
+        if low >= high or low % at or any(b % a for a, b in ((extent.begin, low), (low, high), (high, extent.end))):
+            continue
+        if end % high == 0 and (role := _cut(extent, low, high, span)) is not None:
+            parts += [(None, low // at), (role, high // low)]
+            at = high
+    return _joined_role([*parts, (None, end // at)], span) if parts else None
+
+
+def _cut(extent: _Extent, low: int, high: int, span: BatchShape) -> str | Digit | None:
+    """The role of the part of an extent from low to high."""
+    role = extent.role
+    if (low, high) == (extent.begin, extent.end):
+        return role
+    if role in (PART_OF_TIME, SOME_SAMPLES):
+        return None
+    atom, step = (role.atom, role.step) if isinstance(role, Digit) else (role, 1)
+    return _whole_or_digit(atom, step * (extent.end // high), high // low, span)
 
 
 def view_roles(

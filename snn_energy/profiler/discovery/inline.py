@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.profiler.rules.plain_layers import plain_base
 from snn_energy.running.inputs import call
@@ -62,19 +61,9 @@ def calls_per_forward(model: nn.Module, x: Any) -> int | None:
 
 def inline_time(model: nn.Module, x: Any, steps: int) -> str | None:
     """The mode loop if a forward calls its layers with weights once per step; None if the batch may hold T steps."""
-    return None if _axes_with(x, steps) or steps < 2 or calls_per_forward(model, x) != steps else "loop"
+    return None if axes_with(x, steps) or steps < 2 or calls_per_forward(model, x) != steps else "loop"
 
 
-def _axes_with(x: Any, steps: int) -> list[str]:
+def axes_with(x: Any, steps: int) -> list[str]:
     """The time modes in which an axis of the batch holds T steps."""
     return [f"axis{axis}" for axis in range(min(2, x.dim())) if x.shape[axis] == steps > 1]
-
-
-def undetermined_message(steps: int | None, why: str, x: Any = None) -> str:
-    """That time is not known and how to declare it. x: the batch, of which an axis of T steps is named."""
-    declare = f"declare it (--time), one of {', '.join(TIME_MODES)}"
-    needed = "" if steps else ", and time_steps= (--time-steps) where the model does not make its steps itself"
-    name = "; name neurons that are not known with neurons= (--neuron)" if "spike" in why else ""
-    axes = [] if x is None or steps is None else _axes_with(x, steps)
-    hint = f"; an axis of its batches has {steps} steps: {' or '.join(f'--time {a}' for a in axes)}" if axes else ""
-    return f"time= must say where time is: it cannot be told from the model ({why}); {declare}{needed}{name}{hint}"

@@ -11,7 +11,7 @@ from torch import nn
 from snn_energy.core.errors import ProfilingError
 from snn_energy.counts.columns import OPERATIONS
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.discovery.interpret import Interpretation
+from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.running.inputs import call
 from snn_energy.running.module_state import State
 from snn_energy.running.outputs import tensors_of

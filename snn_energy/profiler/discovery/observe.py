@@ -33,16 +33,22 @@ class ModuleObservation:
     is_identity: bool = True
     has_state: bool = False  # its output depends on earlier calls, or on a state that is passed back to it
     time_axis: int | None = None  # axis along which later outputs depend on earlier inputs
+    reached: frozenset[int] = frozenset()  # positions on that axis whose output depends on the input of the first one
+    is_named: bool = False  # the user says that it is a neuron, whatever values it gives
     multiplies: bool = False  # an operation with weights, a product or a pooling runs within it
 
 
 @torch.no_grad()
 def observe_run(
-    model: nn.Module, names: Sequence[str], x: Any, mode: TimeMode, steps: int
+    model: nn.Module, names: Sequence[str], x: Any, mode: TimeMode, steps: int, named: Iterable[str] = ()
 ) -> dict[str, ModuleObservation]:
-    """Run the model on a few samples after a reset; returns the observations of the named modules."""
+    """Run the model on a few samples after a reset; returns the observations of the modules ``names``.
+
+    named: those that the user says are neurons.
+    """
     observations = {
-        name: ModuleObservation(is_known=known_class(model.get_submodule(name)) is not None) for name in names
+        name: ModuleObservation(is_known=known_class(model.get_submodule(name)) is not None, is_named=name in named)
+        for name in names
     }
     state = State(model)
     try:
@@ -154,6 +160,8 @@ def _record_call(observation: ModuleObservation, x: Tensor, spike: Any) -> bool:
         return False
     if observation.is_known:
         return False
+    if observation.is_named:
+        return observation.time_axis is None and not observation.has_state
     observation.is_identity &= torch.equal(spike.to(x.dtype), x)
     if observation.is_identity:  # so far, the output equals the input
         return False
@@ -182,7 +190,7 @@ def _run_trials(
         return give(x, *args[1:])
 
     if observation.time_axis is None and not observation.has_state:
-        observation.time_axis = _axis_of_memory(output_from_rest, args[0])
+        observation.time_axis, observation.reached = _axis_of_memory(output_from_rest, args[0])
     if observation.time_axis is None and not observation.has_state:
         observation.has_state = _depends_on_earlier_input(output_from_rest, lambda x: give(x, *args[1:]), args[0])
         if not observation.has_state:
@@ -215,25 +223,28 @@ def _may_be_spikes(values: set[float]) -> bool:
     return value_set_of(np.array(sorted(values)), MOST_AT_ONCE).kind != "real"
 
 
-def _axis_of_memory(output_from_rest: Callable[[Tensor], Tensor], x: Tensor) -> int | None:
-    """The axis, 0 or 1, along which later outputs depend on the first input; None if there is none.
+def _axis_of_memory(output_from_rest: Callable[[Tensor], Tensor], x: Tensor) -> tuple[int | None, frozenset[int]]:
+    """The axis, 0, 1 or the last, along which later outputs depend on the first input, and which of them do.
 
-    Time is causal: an axis along which earlier outputs depend on the last input is not time.
+    Time is causal: an axis along which earlier outputs depend on the last input is not time. None if there is none.
     """
-    for axis in range(min(2, x.dim())):
+    for axis in sorted({0, 1, x.dim() - 1} & set(range(x.dim()))):
         size = x.shape[axis]
         if size < 2:
             continue
-        spike = output_from_rest(x)
+        spike, reached = output_from_rest(x), frozenset[int]()
         for offset in (1, -1):
             first, last = x.clone(), x.clone()
             first.select(axis, 0).copy_(_raised(x, offset).select(axis, 0))
             last.select(axis, size - 1).copy_(_raised(x, offset).select(axis, size - 1))
             if not torch.equal(output_from_rest(last).narrow(axis, 0, size - 1), spike.narrow(axis, 0, size - 1)):
+                reached = frozenset()
                 break
-            if not torch.equal(output_from_rest(first).narrow(axis, 1, size - 1), spike.narrow(axis, 1, size - 1)):
-                return axis
-    return None
+            is_other = (output_from_rest(first) != spike).movedim(axis, 0).flatten(1).any(1)
+            reached |= frozenset(i for i in is_other.nonzero().flatten().tolist() if i)
+        if reached:
+            return axis, reached
+    return None, frozenset()
 
 
 def _depends_on_earlier_input(
@@ -293,4 +304,11 @@ def observed_neurons(run: Mapping[str, ModuleObservation], names: Iterable[str])
 def _observed_layout(observation: ModuleObservation) -> Layout | None:
     if observation.time_axis is None:
         return "step" if observation.has_state else None
-    return "time-first" if observation.time_axis == 0 else "batch-first"
+    is_last = observation.time_axis == len(observation.shapes[0]) - 1 > 1
+    return "time-last" if is_last else "time-first" if observation.time_axis == 0 else "batch-first"
+
+
+def named_layout(observations: Iterable[ModuleObservation]) -> Layout | None:
+    """The layout of a module that the user says is a neuron, as far as runs show it."""
+    found = (_observed_layout(observation) for observation in observations if observation.shapes)
+    return next((layout for layout in found if layout is not None), None)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.axes.roles import BatchShape, Roles, input_roles
+from snn_energy.profiler.axes.roles import BatchShape, has_atom, split_axis
 from snn_energy.profiler.neurons.own import NeuronCall, wide_enough
 from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.rules.records import record_at, tensors_in
@@ -53,15 +53,26 @@ def _layout_mismatch(
     if steps > 1 and not trace.timed:
         return "the neuron wants all time steps at once but no time axis reaches it"
     wanted = f"the neuron reads {LAYOUTS[spec.layout]}, T={steps}, B={samples}, and is given {tuple(shape)}"
-    if spec.layout == "flat-batch":
-        kept: Roles = input_roles(1, "flat-batch", batch)
+    if spec.layout in ("flat", "flat-batch"):
         dealt = getattr(module, "batch_size", -1), getattr(module, "num_timesteps", -1)
         if dealt[0] not in (-1, None, samples) or dealt[1] not in (-1, None, steps):
             return f"{wanted}, but it is made for batch_size={dealt[0]}, num_timesteps={dealt[1]} (-1: any)"
-        return None if shape[0] == samples * steps and trace.roles[:1] == kept else f"{wanted}, in another order"
-    time = 0 if spec.layout == "time-first" else 1
+        _, parts = split_axis(shape[0], trace.roles[0], batch)
+        order = [part for part in parts if part in ("T", "B", "R")]
+        is_there = order[:1] in (["T"], ["R"]) if spec.layout == "flat" or samples == 1 else order == ["B", "T"]
+        return None if is_there or steps == 1 else f"{wanted}, in another order"
+    time = {"time-first": 0, "batch-first": 1, "time-last": len(shape) - 1}[spec.layout]
     is_there = len(shape) > time and shape[time] == steps and (steps == 1 or trace.roles[time] == "T")
+    if spec.layout == "time-first" and not is_there and has_atom("B", trace.roles[0], batch):
+        return f"{wanted}: {SAMPLE_TO_SAMPLE}"
     return None if is_there else f"{wanted}, with time elsewhere"
+
+
+SAMPLE_TO_SAMPLE = (
+    "the samples lie on the axis that it takes for time, so its potentials run on from sample to sample and its spikes "
+    "depend on the batch; give it (T, B, ...), as with x.unflatten(0, (T, B)) and .flatten(0, 1) behind it, or profile "
+    "the network as it is with one sample per batch (--batch-size 1)"
+)
 
 
 def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Outcome:

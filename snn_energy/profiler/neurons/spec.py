@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-Layout = Literal["step", "time-first", "batch-first", "flat-batch"]
+Layout = Literal["step", "time-first", "batch-first", "time-last", "flat", "flat-batch"]
 LAYOUTS: Mapping[Layout, str] = {
     "step": "one time step a call, (B, ...)",
     "time-first": "all time steps in one call, (T, B, ...)",
     "batch-first": "all time steps in one call, (B, T, ...)",
+    "time-last": "all time steps in one call, (B, ..., T)",
+    "flat": "all time steps in one call, (T*B, ...), time major",
     "flat-batch": "all time steps in one call, (B*T, ...), sample major",
 }
 

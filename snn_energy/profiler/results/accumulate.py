@@ -90,7 +90,7 @@ class BatchAccumulator:
         if calls != self._calls:  # else the placement is unchanged
             self._calls, self._placed = calls, assign_steps(records, self.time_steps, mode.name)
         placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, records, strict=True)]
-        self._require_rows(placed)
+        self._require_rows(placed, mode)
         if not self.layers:
             self._define_rows(placed, counting.outputs(out), mode)
         else:
@@ -102,14 +102,14 @@ class BatchAccumulator:
         position = {id(record): index for index, record in enumerate(records)}
         counting.events.defer_scans([[position[id(event)] for event in events] for _, events in self._by_family])
 
-    def _require_rows(self, placed: Sequence[PlacedOperation]) -> None:
+    def _require_rows(self, placed: Sequence[PlacedOperation], mode: TimeMode) -> None:
         """Raise ProfilingError if a pass has no operations, two of one name in one step, or no time axis."""
         if len({item.key for item in placed}) != len(placed):
             twice = next(p.layer for i, p in enumerate(placed) if p.key in {q.key for q in placed[:i]})
             raise ProfilingError(f"{twice}: two operations of one name in one time step; say where time is with time=")
         if not placed:
             raise ProfilingError("the network did nothing to the loader's tensor that can be counted")
-        if self.time_steps > 1 and all(item.steps == [ONCE] for item in placed):
+        if self.time_steps > 1 and mode.read is None and all(item.steps == [ONCE] for item in placed):
             raise ProfilingError(
                 f"no time axis of {self.time_steps} steps was found in the network; say where time is with time= "
                 f"(one of {', '.join(TIME_MODES)}), or profile it with time_steps=1"

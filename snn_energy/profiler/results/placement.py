@@ -133,23 +133,35 @@ def assign_steps(events: Sequence[OperationRecord], time_steps: int, mode: str) 
         when = _at_their_readers(events, when, time_steps)
         when = steps_behind_loops(events, readers_of(events), when, time_steps)
         events = _with_layer_names(events, when, time_steps)
-    calls: dict[tuple[str, int | None], list[int]] = defaultdict(list)
-    indices: dict[tuple[str, int | None, int, str], list[int]] = defaultdict(list)
-    own = [step if step is not None and step >= 0 and time_steps > 1 else None for step in when]  # numbered by step
-    for event, step in zip(events, own, strict=True):
-        if event.invocation not in calls[event.scope, step]:
-            calls[event.scope, step].append(event.invocation)
-        indices[event.scope, step, event.invocation, event.suffix].append(event.index)
+    covered = [_numbered_in(step, time_steps) for step in when]
+    calls = _numbers([(event.scope, event.invocation) for event in events], covered)
+    ranks = _numbers([((event.scope, event.invocation, event.suffix), event.index) for event in events], covered)
     placed = []
-    for record, event, step, own_step in zip(records, events, when, own, strict=True):
-        layer = event.layer
-        if event.suffix:
-            rank = indices[event.scope, own_step, event.invocation, event.suffix].index(event.index)
-            layer = f"{event.scope}{event.suffix}{rank}"
-        call = calls[event.scope, own_step].index(event.invocation)
+    for record, event, step, call, rank in zip(records, events, when, calls, ranks, strict=True):
+        layer = f"{event.scope}{event.suffix}{rank}" if event.suffix else event.layer
         steps = list(range(time_steps)) if step is None else [step]
         placed.append(PlacedOperation(record, f"{layer}#call{call}" if call else layer, steps))
     return placed
+
+
+def _numbered_in(step: int | None, time_steps: int) -> list[int]:
+    """Time steps in which an operation needs a number of its own; ONCE stands for none of them."""
+    if step is None:
+        return [ONCE, *range(time_steps)]
+    return [step if time_steps > 1 else ONCE]
+
+
+def _numbers(items: Sequence[tuple[Hashable, Hashable]], covered: Sequence[Sequence[int]]) -> list[int]:
+    """The number of each item (group, identity): the smallest that no other one of its group has in a common step."""
+    owners: dict[Hashable, Hashable] = {}
+    found: list[int] = []
+    for (group, identity), steps in zip(items, covered, strict=True):
+        number = 0
+        while any(owners.get((group, step, number), identity) != identity for step in steps):
+            number += 1
+        owners.update({(group, step, number): identity for step in steps})
+        found.append(number)
+    return found
 
 
 def _with_layer_names(

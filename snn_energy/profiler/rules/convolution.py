@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
+from snn_energy.profiler.axes.needed_steps import StepMask
+from snn_energy.profiler.axes.roles import BatchShape, has_atom, has_part_of_time
+from snn_energy.profiler.axes.rows import in_front, require_complete
+from snn_energy.profiler.rules.convolved_axes import ConvolutionRows, ConvolvedAxis, rows_of_convolution
 from snn_energy.profiler.rules.records import record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.unknown import unsupported
-from snn_energy.profiler.rules.weighted import has_constant_weights, known_trace, weight_name, weighted
+from snn_energy.profiler.rules.weighted import (
+    has_constant_weights,
+    known_trace,
+    merged_over_time,
+    weight_name,
+    weighted,
+)
 from snn_energy.profiler.tracking.operation_log import Outcome
-from snn_energy.profiler.values.exact_sums import fan_out_map, outputs_per_input
+from snn_energy.profiler.values.exact_sums import fan_out_map
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
+from snn_energy.profiler.values.traces import TensorTrace
 
 _TENSORS = ("input", "weight", "bias")
 
@@ -46,35 +60,97 @@ def _convolved(call: Call, context: BatchContext, scans: ScanCache, operands: Ma
     """The outcome of one convolution with its arguments by name, ``transposed`` among them."""
     if not has_constant_weights(call):
         return unsupported(call, context)
-    x: Tensor = operands["input"]
-    trace = known_trace(call, x)
+    x, span, layer = operands["input"], context.shape, call.site.place("conv").layer
+    given = known_trace(call, x)
+    _require_batched(x, given, operands["weight"].dim() - 2, span, layer)
+    is_part = any(has_part_of_time(role, span) for role in given.roles)
+    require_complete(x.shape, given.roles, given.timed and not is_part, span, layer)
+    at = rows_of_convolution(tuple(x.shape), given.roles, given.timed, span, _axes_of(operands, call.out.shape))
+    trace = given if at.timed else merged_over_time(given)
     record = record_of(call, context, "conv", [trace])
     record.weight_name = weight_name(operands["weight"], context)
-    rows, axes = context.shape.rows(trace.timed), operands["weight"].dim() - 2
-    if x.dim() != axes + 2 or x.shape[0] != rows:
+    geometry = _known_geometry(call, context, operands, at, trace.timed)
+    arrange = functools.partial(_rows_first, at=at, timed=trace.timed, span=span)
+    rows, inner = span.rows(trace.timed), x.numel() // max(1, span.rows(trace.timed))
+    positions = len(geometry.fan_out)
+    channels = inner // positions if positions else 0
+    if geometry.uniform_fan_out is not None:  # the position of a non-zero within a row does not matter
+        channels, positions = inner, 1
+    reader = Reader(record.layer, record.invocation, "left")
+    found = scans.scan_as(x, arrange, ((rows, channels, positions), 1), trace, reader)
+    if geometry.steps_fed is not None:
+        record.active = np.asarray((geometry.steps_fed[record.active] > 0).any(0))
+    after = _after(given, trace, record.active, at)
+    return weighted(record, geometry, found, inner, after, call.out, at.roles)
+
+
+def _require_batched(x: Tensor, trace: TensorTrace, axes: int, span: BatchShape, layer: str) -> None:
+    """Raise ProfilingError if the first axis does not hold the samples."""
+    if x.dim() != axes + 2 or (span.samples > 1 and any(has_atom("B", r, span) for r in trace.roles[1:])):
         raise ProfilingError(
-            f"{record.layer}: the convolution reads {tuple(x.shape)}, not {rows} rows "
+            f"{layer}: the convolution reads {tuple(x.shape)}, not {span.rows(trace.timed)} rows "
             f"(time x samples) of (channels, {'x'.join('S' * axes)}); give a batched input, or correct time= (--time)"
         )
-    geometry = _known_geometry(call, context, operands)
-    channels, positions = x.shape[1], len(geometry.fan_out)
-    if geometry.uniform_fan_out is not None:  # the position of a non-zero within a row does not matter
-        channels, positions = channels * positions, 1
-    reader = Reader(record.layer, record.invocation, "left")
-    found = scans.scan_image_rows(x, (x.shape[0], channels, positions), trace, context.shape, reader)
-    roles = (trace.roles[0], *[None] * (call.out.dim() - 1))
-    return weighted(record, geometry, found, channels * positions, trace, call.out, roles)
 
 
-def _known_geometry(call: Call, context: BatchContext, operands: Mapping[str, Any]) -> Geometry:
+def _axes_of(operands: Mapping[str, Any], output_shape: Sequence[int]) -> tuple[ConvolvedAxis, ...]:
+    """Every axis that a kernel runs along."""
+    kernel = [int(k) for k in operands["weight"].shape[2:]]
+    count = len(kernel)
+    stride, dilation = (per_axis(operands.get(name, 1), count) for name in ("stride", "dilation"))
+    padding = _padding(operands.get("padding", 0), kernel, dilation)
+    transposed = bool(operands.get("transposed"))
+    sizes = zip(operands["input"].shape[2:], output_shape[2:], strict=True)
+    return tuple(
+        ConvolvedAxis(int(size), int(out), kernel[i], stride[i], padding[i], dilation[i], transposed)
+        for i, (size, out) in enumerate(sizes)
+    )
+
+
+def _rows_first(x: Tensor, *, at: ConvolutionRows, timed: bool, span: BatchShape) -> Tensor:
+    """(rows, ...) with all that a row reads behind, channels before positions."""
+    moved, count = in_front(x.reshape(at.sizes), at.split, timed, span)
+    return moved.reshape(math.prod(moved.shape[:count]), *moved.shape[count:])
+
+
+def _after(given: TensorTrace, trace: TensorTrace, active: StepMask, at: ConvolutionRows) -> TensorTrace:
+    """The trace of the result: it may hold steps though the work is counted once per inference."""
+    if at.timed or not given.timed or not at.result_timed:
+        return trace.replace(active=active)
+    return given.replace(active=np.full_like(given.active, active.any()))
+
+
+def _known_geometry(
+    call: Call, context: BatchContext, operands: Mapping[str, Any], at: ConvolutionRows, timed: bool
+) -> Geometry:
     """The geometry of a convolution, computed once per run."""
     rest = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in operands.items() if k not in _TENSORS)
     has_bias = operands.get("bias") is not None
-    key: Hashable = (call.name, operands["input"].shape, operands["weight"].shape, has_bias, rest)
+    shapes = operands["input"].shape, operands["weight"].shape
+    key: Hashable = (call.name, shapes, has_bias, rest, at, context.shape)
     geometry = context.geometries.get(key)
     if geometry is None:
-        geometry = context.geometries[key] = convolution_geometry(operands, call.out.shape)
+        whole = convolution_geometry(operands, call.out.shape)
+        geometry = context.geometries[key] = _of_one_row(whole, operands, at, call.out.shape, context.shape, timed)
     return geometry
+
+
+def _of_one_row(
+    whole: Geometry, operands: Mapping[str, Any], at: ConvolutionRows, output_shape: Sequence[int], span: BatchShape,
+    timed: bool,
+) -> Geometry:  # fmt: skip
+    """The geometry of one row: of all images that it holds, and of the positions of its own step."""
+    x = operands["input"]
+    images = int(x.shape[0]) * whole.positions
+    positions = images // max(1, span.rows(timed))
+    if not at.timed_axes:
+        return replace(whole, positions=positions)
+    fed = [
+        np.ones(axis.size // at.steps_on(i), np.int64) if i in at.timed_axes else axis.fed()
+        for i, axis in enumerate(_axes_of(operands, output_shape))
+    ]
+    channels = int(output_shape[1]) // whole.groups
+    return replace(whole, positions=positions, fan_out=fan_out_map(fed, channels), steps_fed=at.steps_fed())
 
 
 def convolution_geometry(operands: Mapping[str, Any], output_shape: Sequence[int]) -> Geometry:
@@ -82,26 +158,16 @@ def convolution_geometry(operands: Mapping[str, Any], output_shape: Sequence[int
     x, weight, bias = operands["input"], operands["weight"], operands.get("bias")
     transposed, groups = bool(operands.get("transposed")), int(operands.get("groups", 1))
     kernel = [int(k) for k in weight.shape[2:]]
-    axes = len(kernel)
-    stride, dilation = (
-        per_axis(operands.get("stride", 1), axes),
-        per_axis(operands.get("dilation", 1), axes),
-    )
-    padding = _padding(operands.get("padding", 0), kernel, dilation)
-    spatial_in, spatial_out = [int(s) for s in x.shape[2:]], [int(s) for s in output_shape[2:]]
+    spatial = x.shape[2:] if transposed else output_shape[2:]
     c_in, c_out = int(x.shape[1]), int(output_shape[1])
-    fed = [
-        outputs_per_input(spatial_in[i], kernel[i], stride[i], padding[i], dilation[i], transposed, spatial_out[i])
-        for i in range(axes)
-    ]
     return Geometry(
-        positions=math.prod(spatial_in if transposed else spatial_out),
+        positions=math.prod(int(s) for s in spatial),
         reduction=c_in // groups * math.prod(kernel),
         out_channels=c_out,
         groups=groups,
         weights=weight.numel(),
         biases=0 if bias is None else bias.numel(),
-        fan_out=fan_out_map(fed, c_out // groups),
+        fan_out=fan_out_map([axis.fed() for axis in _axes_of(operands, output_shape)], c_out // groups),
     )
 
 

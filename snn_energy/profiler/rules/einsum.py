@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from snn_energy.profiler.axes.roles import BatchShape, Role, Roles, joined_role, reshape_roles
+
 
 class Letters(NamedTuple):
     """A two-operand einsum as a batched product: (batch, m, summed) x (batch, summed, n) -> result, as letters."""
@@ -54,6 +56,27 @@ class Letters(NamedTuple):
         a = left.permute([self.left.index(c) for c in self.batch + self.m + self.summed])
         b = right.permute([self.right.index(c) for c in self.batch + self.summed + self.n])
         return a.reshape(*batch, m, k), b.reshape(*batch, k, n)
+
+    def roles_as_matrices(
+        self, operands: tuple[Tensor, Tensor], roles: tuple[Roles, Roles], span: BatchShape
+    ) -> tuple[Roles, Roles]:
+        """Roles of the operands as (*batch, M, K) and (*batch, K, N)."""
+        sides = ((self.left, [self.m, self.summed]), (self.right, [self.summed, self.n]))
+        found: list[Roles] = []
+        for x, own, (letters, groups) in zip(operands, roles, sides, strict=True):
+            sizes = dict(zip(letters, x.shape, strict=True))
+            role_of: dict[str, Role | None] = dict(zip(letters, own, strict=True))
+            joined = [joined_role([(role_of[c], sizes[c]) for c in group], span) for group in groups]
+            found.append((*(role_of[c] for c in self.batch), *joined))
+        return found[0], found[1]
+
+    def result_roles(self, operands: tuple[Tensor, Tensor], roles: Roles, span: BatchShape) -> Roles:
+        """Roles of the result in its own order, from those of (*batch, M, N)."""
+        sizes = self.sizes(*operands)
+        order = [*self.batch, *self.m, *self.n]
+        merged = [*(sizes[c] for c in self.batch), *(math.prod(sizes[c] for c in group) for group in (self.m, self.n))]
+        role_of = dict(zip(order, reshape_roles(merged, roles, [sizes[c] for c in order], span), strict=True))
+        return tuple(role_of[c] for c in self.result)
 
 
 def letters_of(equation: object, operands: Sequence[Tensor]) -> Letters | None:

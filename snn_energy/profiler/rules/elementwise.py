@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snn_energy.profiler.axes.roles import ONCE, Role, Roles
+from snn_energy.profiler.axes.roles import ONCE, BatchShape, Role, Roles, has_atom
 from snn_energy.profiler.axes.rows import active_in_result, cached_broadcast_roles
 from snn_energy.profiler.rules.records import all_active, record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
-from snn_energy.profiler.rules.weighted import weight_name
+from snn_energy.profiler.rules.weighted import merged_over_time, weight_name
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import (
     FLOOR_MAX_K,
@@ -47,11 +47,12 @@ class Work(NamedTuple):
 
 def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
     """The outcome of one element-wise call."""
-    record = record_of(call, context, work.op, call.traces)
+    traces = call.traces if work.timed else [merged_over_time(trace) for trace in call.traces]
+    record = record_of(call, context, work.op, traces)
     record.elementwise_ops = work.operations // max(1, context.shape.rows(record.timed))
     record.foldable, record.note = work.foldable, call.name
     if work.op == "mul" and len(call.inputs) > 1:
-        record.active = all_active([t.active for t in call.traces])
+        record.active = all_active([t.active for t in traces])
     active = np.ones_like(record.active) if work.has_offset else record.active
     active = active_in_result(active, call.out, work.roles, work.timed, context.shape)
     facts = TensorFacts(work.roles, work.timed, record.step, active, record.constant, frozenset(), work.bound)
@@ -73,11 +74,15 @@ def broadcast(call: Call) -> tuple[Roles, bool]:
     return roles, any(trace.timed for trace in call.traces)
 
 
-def kept_axes(call: Call) -> tuple[Roles, bool]:
-    """Roles of the first input, without those of axes that change in size; and whether the result is timed."""
+def kept_axes(call: Call, span: BatchShape) -> tuple[Roles, bool]:
+    """Roles of the first input, without those of axes that change in size; and whether the result is timed.
+
+    It is not where an axis of time changes in size, as in a pool over time: that is work of one inference.
+    """
     x, trace = call.inputs[0]
     roles = tuple(r if call.out.shape[i] == x.shape[i] else None for i, r in enumerate(trace.roles))
-    return roles, any(t.timed for t in call.traces)
+    is_over_time = any(has_atom("T", r, span) for r, kept in zip(trace.roles, roles, strict=True) if kept is None)
+    return roles, any(t.timed for t in call.traces) and not is_over_time
 
 
 def computed(call: Call, max_k: int = 0) -> ValueBound:
@@ -223,7 +228,7 @@ def norm_without_shift(call: Call, context: BatchContext, scans: ScanCache) -> O
 
 def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, foldable: bool = False) -> Outcome:
     has_same_axes = call.out.dim() == call.inputs[0][0].dim()
-    roles, timed = kept_axes(call) if has_same_axes else broadcast(call)
+    roles, timed = kept_axes(call, context.shape) if has_same_axes else broadcast(call)
     work = Work("norm", each * call.out.numel(), roles, timed, computed(call), has_offset, foldable)
     return elementwise(call, context, work)
 
@@ -302,7 +307,7 @@ def mean(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
 def _reduced(call: Call, context: BatchContext, op: str, bound: ValueBound) -> Outcome:
     """The outcome of a reduction over some axes; one over time is done once per inference."""
     x, first = call.inputs[0]
-    roles, timed, step = _axes_left(call, x, first)
+    roles, timed, step = _axes_left(call, x, first, context.shape)
     record = record_of(call, context, op, call.traces)
     is_over_time = first.timed and not timed
     rows = context.shape.rows(first.timed and not is_over_time)
@@ -327,7 +332,7 @@ def _runs_over_time(call: Call, trace: TensorTrace) -> bool:
     return call.name.startswith("cum") and isinstance(given, int) and trace.roles[given] in ("T", "R")
 
 
-def _axes_left(call: Call, x: Tensor, trace: TensorTrace) -> tuple[Roles, bool, int | None]:
+def _axes_left(call: Call, x: Tensor, trace: TensorTrace, span: BatchShape) -> tuple[Roles, bool, int | None]:
     """Roles, timed and step after a reduction over some axes."""
     out, args = call.out, call.args
     given = call.kwargs.get("dim", call.kwargs.get("axis", args[1] if len(args) > 1 else None))
@@ -341,5 +346,5 @@ def _axes_left(call: Call, x: Tensor, trace: TensorTrace) -> tuple[Roles, bool, 
     if out.dim() == x.dim():
         roles = tuple(None if i in dims else r for i, r in enumerate(trace.roles))
     roles = roles if len(roles) == out.dim() else (None,) * out.dim()
-    over_time = "T" in {trace.roles[i] for i in dims}
-    return roles, trace.timed and not over_time, ONCE if over_time else trace.step
+    over_time = any(has_atom("T", trace.roles[i], span) for i in dims)
+    return roles, trace.timed and not over_time, ONCE if over_time and trace.timed else trace.step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,12 +13,17 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.roles import (
     PART_OF_TIME,
+    SOME_SAMPLES,
     BatchShape,
+    CompositeAxis,
     Role,
     Roles,
+    has_atom,
     input_roles,
+    joined_role,
     merge,
     role_positions,
+    split_axis,
     stacked_role,
 )
 from snn_energy.profiler.axes.rows import cached_reshape_roles, cached_view_roles
@@ -109,10 +115,13 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
             kept = trace.scans if out.data_ptr() == x.data_ptr() else ScanResults()
             moved.append((out, viewed(x, trace, out, context.shape).replace(bound=bound, scans=kept)))
         else:
-            roles = _copied_roles(call, x, trace, out)
+            roles = _copied_roles(call, x, trace, out, context.shape)
+            moves_steps = call.name in ("roll", "flip") and trace.timed
+            active = np.full_like(trace.active, trace.active.any()) if moves_steps else trace.active
             is_padded = trace.is_padded or call.name in _WITH_CONSTANTS
-            copied = trace.replace(roles=roles, bound=bound, is_padded=is_padded, scans=ScanResults())
-            moved.append((out, copied.replace(active=np.ones_like(trace.active)) if padded_with else copied))
+            copied = trace.replace(roles=roles, bound=bound, is_padded=is_padded, active=active)
+            copied = copied.replace(active=np.ones_like(trace.active)) if padded_with else copied
+            moved.append((out, copied.replace(scans=ScanResults())))
     return Outcome(traces=moved)
 
 
@@ -140,10 +149,12 @@ def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Ten
     if part is not None and out.dim() == x.dim() and out.stride(part) == x.stride(part):  # T steps again
         role = "T" if out.shape[part] == batch.time_steps else PART_OF_TIME
         return trace.replace(roles=(*roles[:part], role, *roles[part + 1 :]))
+    if axis is None and trace.timed and (found := _step_of_rows(x, trace, out, roles, batch)) is not None:
+        return found
     if axis is None or {"T", "R"} & set(roles) or not trace.timed:
         return trace.replace(roles=roles)
-    if out.dim() == x.dim() and out.shape[axis] != 1:  # some of the steps: refused where it is counted
-        if out.stride(axis) == x.stride(axis):
+    if out.dim() == x.dim() and out.shape[axis] != 1:  # some of the steps: counted once per inference
+        if out.stride(axis) == x.stride(axis) and out.shape[axis] != x.shape[axis]:
             roles = (*roles[:axis], PART_OF_TIME, *roles[axis + 1 :])
         return trace.replace(roles=roles, active=np.full_like(trace.active, trace.active.any()))
     stride = x.stride(axis)
@@ -153,7 +164,34 @@ def viewed(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Ten
     return trace.replace(roles=roles, timed=False, step=step, active=trace.active[step : step + 1])
 
 
-def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Roles:
+def _step_of_rows(x: Tensor, trace: TensorTrace, out: Tensor, roles: Roles, batch: BatchShape) -> TensorTrace | None:
+    """The trace of the rows of one step among those of (T*B, ...) or (B*T, ...), as by chunk(T) or x[t::T]."""
+    if out.dim() != x.dim():
+        return None
+    for axis, role in enumerate(trace.roles):
+        sizes, parts = split_axis(x.shape[axis], CompositeAxis((("T", batch.time_steps), ("B", batch.samples)))
+                                  if role == "R" else role, batch)  # fmt: skip
+        if "T" not in parts or len(parts) < 2 or out.shape[axis] * batch.time_steps != x.shape[axis]:
+            continue
+        at, stride = parts.index("T"), x.stride(axis)
+        inner, outer = math.prod(sizes[at + 1 :]), math.prod(sizes[:at])
+        is_regular = out.stride(axis) == (stride if outer == 1 else stride * batch.time_steps)
+        moved = out.storage_offset() - x.storage_offset()
+        if (
+            not is_regular
+            or 1 not in (inner, outer)
+            or moved % (stride * inner)
+            or moved >= stride * inner * batch.time_steps
+        ):
+            continue
+        rest = joined_role([(r, n) for i, (r, n) in enumerate(zip(parts, sizes, strict=True)) if i != at], batch)
+        step = moved // (stride * inner)
+        kept = (*roles[:axis], rest, *roles[axis + 1 :])
+        return trace.replace(roles=kept, timed=False, step=step, active=trace.active[step : step + 1])
+    return None
+
+
+def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Roles:
     """Roles of a copy; axes that it reorders, selects from or resizes lose theirs."""
     name, args = call.name, call.args
     if "pad" in name and out.dim() == x.dim():  # steps before the first or behind the last one
@@ -162,11 +200,16 @@ def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Rol
             return tuple(PART_OF_TIME if i in longer else role for i, role in enumerate(trace.roles))
     last = max(role_positions(trace.roles).values(), default=-1)
     dims: set[int] = set()
+    selected = _selected_samples(call, trace, out, batch)
+    if selected is not None:
+        return selected
     if name in ("flip", "roll", "index_select", "gather", "take_along_dim", "rot90"):
         position = 2 if name in ("roll", "take_along_dim", "rot90") else 1
         given = call.kwargs.get("dim", call.kwargs.get("dims", args[position] if len(args) > position else None))
         values = [given] if isinstance(given, int) else list(given or range(x.dim()))
         dims = {d % x.dim() for d in values}
+        if name in ("roll", "flip"):  # a delay, or steps in the other order: a step is a position on the axis
+            dims = {d for d in dims if trace.roles[d] != "T"}
     elif name == "getitem":
         index = _spelled_out(args[1] if isinstance(args[1], tuple) else (args[1],), x.dim())
         whole = [i for i, item in enumerate(index) if isinstance(item, slice) and item == slice(None)]
@@ -180,6 +223,22 @@ def _copied_roles(call: Call, x: Tensor, trace: TensorTrace, out: Tensor) -> Rol
     return tuple((kept + [None] * out.dim())[: out.dim()])
 
 
+def _selected_samples(call: Call, trace: TensorTrace, out: Tensor, batch: BatchShape) -> Roles | None:
+    """Roles of x[mask] that holds some of the samples; None for anything else."""
+    index = call.args[1] if call.name == "getitem" else None
+    parts = _spelled_out(index if isinstance(index, tuple) else (index,), len(trace.roles))
+    if batch.samples == 1 or any(not isinstance(p, (slice, Tensor)) for p in parts):
+        return None
+    chosen = [axis for axis, part in enumerate(parts) if isinstance(part, Tensor) and part.dim() == 1]
+    if len(chosen) != 1 or sum(isinstance(part, Tensor) for part in parts) != 1 or trace.roles[chosen[0]] != "B":
+        return None
+    kept = [
+        role if out.shape[i] == n else None
+        for i, (role, n) in enumerate(zip(trace.roles, call.args[0].shape, strict=True))
+    ]
+    return tuple(SOME_SAMPLES if i == chosen[0] else role for i, role in enumerate(kept))
+
+
 def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
     """An index with its ellipsis replaced by full slices."""
     at = next((i for i, item in enumerate(index) if item is Ellipsis), None)
@@ -189,17 +248,16 @@ def _spelled_out(index: Sequence[Any], dims: int) -> list[Any]:
     return [*index[:at], *[slice(None)] * (dims - used), *index[at + 1 :]]
 
 
-@rule("stack cat concat concatenate hstack vstack dstack")
+@rule("stack cat concat concatenate hstack vstack dstack row_stack column_stack")
 def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """stack and cat; T tensors of one step each become the time axis, parts of a time axis a time axis again."""
     out, batch = call.out, context.shape
     parts = list(call.args[0] if call.args else call.kwargs.get("tensors", ()))
-    given = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else 0)
-    dim = given % out.dim() if isinstance(given, int) else 0
+    is_stack, dim = _joined_along(call, parts[0].dim())
     known = {id(x): trace for x, trace in call.inputs}
     traced = [(part, known[id(part)]) for part in parts if id(part) in known]
     steps, (first, trace) = [t for _, t in traced], traced[0]
-    is_stack, is_whole = call.name == "stack", len(traced) == len(parts)
+    is_whole = len(traced) == len(parts)
     active, timed = any_active([t.active for t in steps]), any(t.timed for t in steps)
     facts = TensorFacts(
         roles=trace.roles,
@@ -211,12 +269,13 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         bound=bound_of_union([t.bound for t in steps], len(parts)),
         is_padded=not is_whole or any(t.is_padded for t in steps),
     )
-    if not timed and (is_stack or dim == 0) and is_over_time(parts, known, context):
-        in_front = trace.roles[:dim] if is_stack else ()
-        role = "T" if is_stack else stacked_role(first.shape[0], trace.roles[0], batch)
+    if dim is None:
+        facts = facts._replace(roles=(None,) * out.dim())
+    elif not timed and is_over_time(parts, known, context):
+        role = "T" if is_stack else stacked_role(first.shape[dim], trace.roles[dim], batch)
         flags = [known[id(part)].active if id(part) in known else np.ones(1, np.bool_) for part in parts]
         facts = facts._replace(
-            roles=(*in_front, role, *trace.roles[dim if is_stack else 1 :]),
+            roles=(*trace.roles[:dim], role, *trace.roles[dim if is_stack else dim + 1 :]),
             timed=True,
             step=None,
             active=np.concatenate(flags),
@@ -228,8 +287,23 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
         facts = facts._replace(roles=(*roles[:dim], None, *roles[dim:]))
     else:
         roles = tuple(r if out.shape[i] == first.shape[i] else None for i, r in enumerate(trace.roles))
-        facts = facts._replace(roles=_joined_in_time(roles, dim, out, traced, batch))
+        facts = facts._replace(roles=_joined_in_time(roles, dim, out, traced, len(parts), batch))
     return Outcome(traces=[(out, TensorTrace(facts))])
+
+
+def _joined_along(call: Call, dims: int) -> tuple[bool, int | None]:
+    """Whether tensors of so many axes are stacked, and along which axis of the result; None if that is not followed."""
+    name = call.name
+    if name in ("vstack", "row_stack"):
+        return dims < 2, 0
+    if name == "hstack":
+        return False, min(dims - 1, 1)
+    if name == "column_stack":
+        return dims < 2, 1
+    if name == "dstack":
+        return dims < 3, 2 if dims > 1 else None
+    given = call.kwargs.get("dim", call.kwargs.get("axis", call.args[1] if len(call.args) > 1 else 0))
+    return name == "stack", given % call.out.dim() if isinstance(given, int) else 0
 
 
 def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], context: BatchContext) -> bool:
@@ -253,12 +327,17 @@ def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], cont
 
 
 def _joined_in_time(
-    roles: Roles, dim: int, out: Tensor, traced: Sequence[tuple[Tensor, TensorTrace]], batch: BatchShape
+    roles: Roles, dim: int, out: Tensor, traced: Sequence[tuple[Tensor, TensorTrace]], parts: int, batch: BatchShape
 ) -> Roles:
     """Roles of parts joined along an axis: parts of a time axis that have T steps together are a time axis."""
-    if out.shape[dim] != batch.time_steps or not any(trace.roles[dim] == PART_OF_TIME for _, trace in traced):
+    own = {(part.shape[dim], trace.roles[dim]) for part, trace in traced}
+    if len(own) == 1 and len(traced) == parts > 1 and has_atom("B", traced[0][1].roles[dim], batch):
+        ((size, role),) = own  # so many times the same samples
+        return (*roles[:dim], joined_role([(None, parts), (role, size)], batch), *roles[dim + 1 :])
+    if not any(trace.roles[dim] in ("T", PART_OF_TIME) for _, trace in traced):
         return roles
-    return (*roles[:dim], "T", *roles[dim + 1 :])
+    is_again = out.shape[dim] == batch.time_steps and any(trace.roles[dim] == PART_OF_TIME for _, trace in traced)
+    return (*roles[:dim], "T" if is_again else PART_OF_TIME, *roles[dim + 1 :])
 
 
 @rule("repeat tile expand expand_as broadcast_to repeat_interleave")
@@ -301,22 +380,42 @@ def _written(call: Call, context: BatchContext) -> Outcome:
         joined = joined.replace(sources=joined.sources | sources[0].sources)
     elif name != "zero":  # a constant that may not be zero
         joined = joined.replace(active=np.ones_like(joined.active))
-    if name == "setitem" and sources and isinstance(args[1], int):
-        joined = _written_step(target, args[1], joined, sources[0], before, context.shape)
+    if name == "setitem" and sources:
+        written = next(x for x, _ in call.inputs if x is not target)
+        joined = _written_part(target, args[1], joined, (written, sources[0]), before, context.shape)
     elif name == "copy" and sources and target.shape == args[1].shape:
         joined = sources[0].replace(scans=ScanResults())
     is_whole = len(joined.roles) == target.dim()
     return Outcome(traces=[(target, joined)], written=[(target, joined if is_whole else None)])
 
 
-def _written_step(
-    target: Tensor, at: int, joined: TensorTrace, source: TensorTrace, before: TensorTrace | None, batch: BatchShape
+def _written_part(
+    target: Tensor,
+    index: Any,
+    joined: TensorTrace,
+    written: tuple[Tensor, TensorTrace],
+    before: TensorTrace | None,
+    batch: BatchShape,
 ) -> TensorTrace:
-    """buffer[t] = y for a buffer of T steps."""
-    steps = batch.time_steps
-    if steps == 1 or target.shape[0] != steps or source.timed:
+    """buffer[t] = y, buffer[:, t] = y: axes written as a whole have the roles of y, one of T steps is time."""
+    value, source = written
+    parts = _spelled_out(index if isinstance(index, tuple) else (index,), target.dim())
+    if any(not isinstance(part, (int, slice)) or isinstance(part, bool) for part in parts):
         return joined
-    active = before.active.copy() if before is not None and before.timed else np.zeros(steps, np.bool_)
-    active[at] = bool(source.active.any())
-    roles: Roles = ("T", *source.roles) if len(source.roles) == target.dim() - 1 else joined.roles
-    return joined.replace(roles=roles, timed=True, step=None, active=active, constant=False)
+    parts += [slice(None)] * (target.dim() - len(parts))
+    left = [axis for axis, part in enumerate(parts) if isinstance(part, slice)]  # axes of what is written
+    roles: list[Role | None] = list(before.roles) if before is not None else [None] * target.dim()
+    for back in range(1, min(len(left), value.dim()) + 1):
+        axis = left[-back]
+        if value.shape[-back] == target.shape[axis] and source.roles[-back] is not None:
+            roles[axis] = source.roles[-back]
+    steps = batch.time_steps
+    of_time = [a for a, part in enumerate(parts) if isinstance(part, int) and target.shape[a] == steps > 1]
+    if source.timed or len(of_time) != 1:
+        return joined.replace(roles=tuple(roles), timed=joined.timed or source.timed)
+    (axis,), active = of_time, np.zeros(steps, np.bool_)
+    if before is not None and before.timed:
+        active = before.active.copy()
+    active[parts[axis]] = bool(source.active.any())
+    roles[axis] = "T"
+    return joined.replace(roles=tuple(roles), timed=True, step=None, active=active, constant=False)

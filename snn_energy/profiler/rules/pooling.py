@@ -80,7 +80,7 @@ def average(call: Call) -> ValueBound:
 
 
 def _pooled(call: Call, context: BatchContext, operations: int, bound: ValueBound) -> Outcome:
-    return elementwise(call, context, Work("pool", operations, *kept_axes(call), bound))
+    return elementwise(call, context, Work("pool", operations, *kept_axes(call, context.shape), bound))
 
 
 def _taps(call: Call, kernel: int | list[int]) -> int:

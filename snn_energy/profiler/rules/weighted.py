@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.axes.roles import Role, Roles
+from snn_energy.profiler.axes.roles import ONCE, BatchShape, Roles, has_atom, has_part_of_time
+from snn_energy.profiler.axes.rows import require_complete
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import BatchContext, Call
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
@@ -23,12 +26,12 @@ def weighted(
     record: OperationRecord, geometry: Geometry, found: NonzeroSums, elements: int, trace: TensorTrace, out: Tensor,
     roles: Roles,
 ) -> Outcome:  # fmt: skip
-    """The outcome of a layer that reads weights. found, elements: of its input; roles: of its result."""
+    """The outcome of a layer that reads weights. found, elements: of its input; trace, roles: of its result."""
     record.left, record.left_elements, record.geometry = found, elements, geometry
     record.dense_macs, record.weights, record.biases = geometry.dense_macs, geometry.weights, geometry.biases
     record.reduction, record.out_channels = geometry.reduction, geometry.out_channels
     record.positions, record.groups = geometry.positions, geometry.groups
-    active = np.ones_like(record.active) if geometry.biases else record.active
+    active = np.ones_like(trace.active) if geometry.biases else trace.active
     facts = TensorFacts(roles, trace.timed, trace.step, active, record.constant, frozenset(), NOTHING)
     return Outcome(record, [(out, TensorTrace(facts))])
 
@@ -37,7 +40,7 @@ def linear_outcome(
     record: OperationRecord,
     geometry: Geometry,
     x: Tensor,
-    trace: TensorTrace,
+    traces: Summed,
     out: Tensor,
     roles: Roles,
     context: BatchContext,
@@ -45,8 +48,8 @@ def linear_outcome(
 ) -> Outcome:
     """The outcome of a layer whose every input element meets the same number of weights."""
     reader = Reader(record.layer, record.invocation, "left")
-    found, elements = scans.scan_operand(x, trace, context.shape, reader)
-    return weighted(record, geometry, found, elements, trace, out, roles)
+    found, elements = scans.scan_operand(x, traces.counted, context.shape, reader)
+    return weighted(record, geometry, found, elements, traces.result, out, roles)
 
 
 def linear_geometry(positions: int, reduction: int, outputs: int, weights: int, biases: int) -> Geometry:
@@ -88,10 +91,39 @@ def known_trace(call: Call, x: Tensor) -> TensorTrace:
     return trace
 
 
-def require_features(layer: str, role: Role | None) -> None:
-    """Raise ProfilingError for a layer that sums over steps or samples: its work belongs to no single one."""
-    if role is not None:
+class Summed(NamedTuple):
+    """How a layer that sums over some axes is counted: the trace that it reads, and that of its result, but for roles.
+
+    Where it sums over time, or over a part of it, its work belongs to no step: it is done once per inference.
+    """
+
+    counted: TensorTrace
+    result: TensorTrace
+
+
+def summed(x: Tensor, trace: TensorTrace, axes: Collection[int], batch: BatchShape, layer: str) -> Summed:
+    """How a layer is counted that reads ``x`` and sums over these axes.
+
+    Raises ProfilingError for a layer that sums over samples: its work belongs to no single one.
+    """
+    chosen = [trace.roles[axis] for axis in axes]
+    if batch.samples > 1 and any(has_atom("B", role, batch) for role in chosen):
         raise ProfilingError(
-            f"{layer}: sums over the axis of time steps or samples, so that its work cannot be told apart by step "
-            "and sample; give batches with samples in front, and features behind"
+            f"{layer}: sums over the axis of samples, so that its work cannot be told apart by sample; give batches "
+            "with samples in front, and features behind"
         )
+    is_part = any(has_part_of_time(role, batch) for role in trace.roles)
+    is_over_time = any(has_atom("T", role, batch) for role in chosen)
+    if not trace.timed or not (is_part or is_over_time):
+        return Summed(trace, trace)
+    if not is_part:
+        require_complete(x.shape, trace.roles, trace.timed, batch, layer)
+    merged = merged_over_time(trace)
+    return Summed(merged, merged if is_over_time else trace)
+
+
+def merged_over_time(trace: TensorTrace) -> TensorTrace:
+    """The trace of all time steps taken together, once per inference; its scans are shared."""
+    if not trace.timed:
+        return trace
+    return trace.replace(timed=False, step=ONCE, active=np.array([bool(trace.active.any())]))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.tracking.operation_log import OperationRecord, Spread
 from snn_energy.profiler.values.exact_sums import coincidences, sops_of_rows
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan import NonzeroSums
@@ -75,7 +75,20 @@ def _of_weights(geometry: Geometry, left: tuple[Tensor, Tensor | None]) -> Opera
         weights = geometry.fan_out_on(nonzeros.device)
         sops = sops_of_rows(nonzeros, weights)
         multi = sops if levels is None else sops_of_rows(levels, weights)
-    return OperationCounts(sops=sops, nonzeros_left=totals, multi_left=multi)
+    at_outputs = geometry.at_their_outputs
+    return OperationCounts(sops=at_outputs(sops), nonzeros_left=totals, multi_left=at_outputs(multi))
+
+
+def _spread(sums: tuple[Tensor, Tensor | None], spread: Spread | None) -> tuple[Tensor, Tensor | None]:
+    """Sums of an operand for every row that reads it."""
+    if spread is None:
+        return sums
+    own, whole, samples = spread
+    every: Callable[[Tensor], Tensor] = lambda t: (  # noqa: E731
+        t.reshape(*own, samples, -1).expand(*whole, samples, -1).reshape(-1, t.shape[-1])
+    )
+    nonzeros, levels = sums
+    return every(nonzeros), None if levels is None else every(levels)
 
 
 def _of_product(
@@ -86,7 +99,7 @@ def _of_product(
 ) -> OperationCounts:
     """SOPs = coincidences of non-zeros. left, right: (R * G, K). largest: upper bound of |k| in both."""
     by_group: Callable[[Tensor], Tensor] = lambda sums: sums.reshape(-1, record.groups, record.reduction)  # noqa: E731
-    (a, a_levels), (b, b_levels) = left, right
+    (a, a_levels), (b, b_levels) = _spread(left, record.left_spread), _spread(right, record.right_spread)
     most = record.positions * (record.out_channels // max(1, record.groups))
     sops = coincidences(by_group(a), by_group(b), most)
     multi_left = sops if a_levels is None else coincidences(by_group(a_levels), by_group(b), most * largest[0])

@@ -17,6 +17,17 @@ from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.traces import TensorTrace
 
 
+class Spread(NamedTuple):
+    """How the rows of a product read an operand that has fewer: sizes of its digits of time, 1 where it has none.
+
+    own, whole: of the operand and of the product, the coarsest digit first. samples: their number, behind the digits.
+    """
+
+    own: tuple[int, ...]
+    whole: tuple[int, ...]
+    samples: int
+
+
 @dataclass
 class OperationRecord:
     """One operation in one forward pass. Sizes are per row (time step and sample).
@@ -26,7 +37,8 @@ class OperationRecord:
     the value that the neuron's class guarantees. ``reads``, ``leaves``: what is known of the operands and of the result
     of an element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that
     holds its weights. ``reads_padding``: constants lie beside the results that it reads.
-    ``reads_constant``: it reads nothing of the loader, such as a zero state.
+    ``reads_constant``: it reads nothing of the loader, such as a zero state. left_spread, right_spread: of an operand
+    that several steps read as a whole.
     """
 
     layer: str
@@ -48,6 +60,8 @@ class OperationRecord:
     right: NonzeroSums | None = None
     left_elements: int = 0
     right_elements: int = 0
+    left_spread: Spread | None = None
+    right_spread: Spread | None = None
     geometry: Geometry | None = None
     fired: NonzeroSums | None = None
     is_amplitude_known: bool = False

@@ -17,6 +17,8 @@ class Geometry:
 
     ``fan_out`` (P,): number of weights that each input position meets (a single number for linear layers).
     For a transposed convolution M counts input positions, as fvcore does, so that dense MACs = M*K*N always.
+    ``steps_fed`` (T, T): a kernel that runs along time; at row t, column t' how many outputs of step t' one position
+    of step t feeds. None where every step feeds its own outputs alone.
     """
 
     positions: int
@@ -26,6 +28,7 @@ class Geometry:
     weights: int
     biases: int
     fan_out: npt.NDArray[np.int64]
+    steps_fed: npt.NDArray[np.int64] | None = None
 
     @property
     def dense_macs(self) -> int:
@@ -48,3 +51,11 @@ class Geometry:
         if device not in self._fan_out_on:
             self._fan_out_on[device] = torch.from_numpy(self.fan_out).to(device=device, dtype=torch.float64)
         return self._fan_out_on[device]
+
+    def at_their_outputs(self, sops: Tensor) -> Tensor:
+        """Accumulates (R,) by the step of the input, as accumulates by the step of the output that they belong to."""
+        if self.steps_fed is None:
+            return sops
+        fed = torch.from_numpy(self.steps_fed).to(device=sops.device, dtype=torch.float64)
+        of_steps = sops.reshape(len(self.steps_fed), -1).to(torch.float64)
+        return (fed.T @ of_steps).to(torch.int64).reshape(-1)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from snn_energy.core.kinds import ZERO, ValueSet, check_declared_kind
-from snn_energy.profiler.axes.roles import BatchShape, CompositeAxis, role_positions
-from snn_energy.profiler.axes.rows import as_rows_first, require_complete
+from snn_energy.profiler.axes.roles import BatchShape
+from snn_energy.profiler.axes.rows import as_rows_first
 from snn_energy.profiler.values.bounds import MOST_MULTIPLES, ValueBound, limit_of, searched_for
 from snn_energy.profiler.values.scan import NonzeroSums, has_spikes_alone, not_finite, scan
 from snn_energy.profiler.values.traces import TensorTrace
@@ -114,21 +114,6 @@ class ScanCache:
         positions = rows[0, 0].numel() if rows.dim() > 1 and r and channels else 1
         return self.scan_as(x, arrange, ((r, channels, positions), 1), trace, reader), channels * positions
 
-    def scan_image_rows(
-        self, x: Tensor, shape: tuple[int, int, int], trace: TensorTrace, batch: BatchShape, reader: Reader
-    ) -> NonzeroSums:
-        """Scan of a convolution's input, whose first axis must hold all rows."""
-        require_complete(trace.roles, trace.timed, batch, reader.layer)
-        first = trace.roles[0]
-        if isinstance(first, CompositeAxis) and [role for role, _ in first.parts] == ["B", "T"]:  # sample major
-            arrange = functools.partial(
-                as_rows_first, roles=trace.roles, timed=trace.timed, batch=batch, where=reader.layer
-            )
-            return self.scan_as(x, arrange, (shape, 1), trace, reader)
-        if set(role_positions(trace.roles).values()) - {0} or isinstance(first, CompositeAxis):
-            require_complete((None,) * x.dim(), trace.timed, batch, reader.layer)
-        return self.scan_as(x, as_it_is, (shape, 1), trace, reader)
-
     def scan_as(
         self,
         whole: Tensor,
@@ -148,7 +133,11 @@ class ScanCache:
         in_order = is_memory and x.is_contiguous()
         key: Hashable = (layout, needs_levels)
         if not in_order:
-            key = (key, x.shape, x.stride()) if is_memory else (key, whole.shape, whole.stride(), trace.roles)
+            key = (
+                (key, x.shape, x.stride())
+                if is_memory
+                else (key, whole.shape, whole.stride(), trace.roles, trace.timed)
+            )
         request = ScanRequest(layout, needs_levels, reader.layer, reader.operand, reader.invocation)
         if in_order and trace.scans.writer is not None:
             self._requests.setdefault(trace.scans.writer, {}).setdefault(key, request)

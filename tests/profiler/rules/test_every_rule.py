@@ -31,7 +31,8 @@ CALLS: Mapping[str, Make] = {
 WRITES = ("copy", "setitem", "fill", "zero", "set")
 # What comes out -> the functions of which it does.
 EXPECTED: Mapping[str, str] = {
-    "- | R. =1x1": "reshape view flatten unsafe_view reshape_as view_as repeat tile cat concat concatenate vstack",
+    "- | R. =1x1": """
+        reshape view flatten unsafe_view reshape_as view_as repeat tile cat concat concatenate vstack row_stack""",
     "- | TB.. =1x1": "unflatten unsqueeze mT mH adjoint rot90 diag_embed tril triu",
     "- | TB. =1x1": """
         squeeze contiguous clone detach double alias lift_fresh to_copy requires_grad data identity dropout
@@ -53,7 +54,7 @@ EXPECTED: Mapping[str, str] = {
     "- | B -": "meshgrid",
     "- | *. =1x1": "repeat_interleave",
     "- | TB... =1x1": "repeat_heads",
-    "- | T.. =1x1": "hstack",
+    "- | T*. =1x1": "hstack column_stack",
     "- | TB. =1x1 | written": "copy",
     "- | TB. - | written": "setitem fill zero set",
     "- | written": "numpy tolist data_ptr storage array dlpack item share_memory",
