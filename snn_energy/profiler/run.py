@@ -260,11 +260,16 @@ def _once_per_sample(
     def count(some: Tensor) -> Counts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnsupportedOperationWarning)
-            return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
+            try:
+                return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
+            except ProfilingError as error:
+                failed.append(error)
+                raise
 
+    failed: list[ProfilingError] = []
     hint = hint_of_time(model, x, count)
-    if hint is not None:
-        raise refusal or needs_steps(hint)
+    if hint is not None or (failed and refusal is not None):
+        raise refusal or needs_steps(str(hint))
     _require_as_many_samples(ONCE_PER_SAMPLE, x, _labels_in(batches))
     return ONCE_PER_SAMPLE
 

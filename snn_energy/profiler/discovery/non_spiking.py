@@ -42,6 +42,8 @@ def hint_of_time(model: nn.Module, x: Any, count: Callable[[Any], Counts]) -> st
         rows = count(some).rows
     except ProfilingError:  # recurs where it is counted
         return None
+    except Exception as error:  # noqa: BLE001 it wants something else than samples alone
+        return f"it raises {type(error).__name__} on two samples"
     again = rows.loc[rows["op"].isin(OPERATIONS) & rows["layer"].str.contains("#call"), "layer"]
     if len(again):
         return f"{again.iloc[0].partition('#')[0]} is called several times"
