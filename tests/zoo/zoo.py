@@ -7,15 +7,12 @@ import importlib
 from members import ZOO, Member
 
 FILES = ("spikformers", "attention", "driven", "residual", "folded_time", "loops", "sequences")
-UNDETERMINED = "time= must say where time is"
 # Member -> how the message begins, or the words that matter in it.
 REFUSED = {
-    "dsr": "it changes its own weights when it is run",
     "snn_delays": "no time axis reaches it",
 }
 ONE_WORD = {"spytorch", "spytorch_recurrent"}  # no module of theirs is a neuron or a layer: time= is named by a message
-WRONG = {
-}
+WRONG: dict[str, str] = {}
 
 
 def members() -> tuple[Member, ...]:
