@@ -8,9 +8,7 @@ from members import ZOO, Member
 
 FILES = ("spikformers", "attention", "driven", "residual", "folded_time", "loops", "sequences")
 # Member -> how the message begins, or the words that matter in it.
-REFUSED = {
-    "snn_delays": "no time axis reaches it",
-}
+REFUSED: dict[str, str] = {}
 ONE_WORD = {"spytorch", "spytorch_recurrent"}  # no module of theirs is a neuron or a layer: time= is named by a message
 WRONG: dict[str, str] = {}
 

@@ -116,7 +116,7 @@ def rows_of_convolution(
     is_part = any(has_part_of_time(role, span) for role in result)
     is_followed = not is_part and holds("T", out_shape, result, span)
     apart = all(not has_atom("T", r, span) or _is_apart(r, axis) for r, axis in zip(roles[2:], axes, strict=True))
-    by_step = timed and is_followed and apart
+    by_step = timed and is_followed and apart and not any(has_part_of_time(role, span) for role in roles)
     digits: list[tuple[int, tuple[int, int], ConvolvedAxis | None]] = []
     sizes, split = split_axis(shape[0], roles[0], span)
     sizes, split = (*sizes, shape[1]), (*split, None)
@@ -141,6 +141,8 @@ def _role_after(role: Role | None, axis: ConvolvedAxis, span: BatchShape) -> Rol
     """The role of a convolved axis of the result; one padded to more steps holds the T steps and others."""
     if role is None or axis.size == axis.output:
         return role
+    if role == PART_OF_TIME and axis.stride == 1 and axis.output == span.time_steps:  # padded in front before
+        return "T"
     is_longer = axis.output > axis.size and axis.stride == 1 and not axis.transposed
     if role == "T" and is_longer:
         return PART_OF_TIME
