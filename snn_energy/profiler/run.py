@@ -260,16 +260,20 @@ def _once_per_sample(
     def count(some: Tensor) -> Counts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnsupportedOperationWarning)
+            parts = Parts()
             try:
-                return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
+                _count(model, [some], parts, lambda first: ONCE_PER_SAMPLE, None, None, {}, None)
+                return parts.finish(lambda: _merged(parts, {}, False))
             except ProfilingError as error:
                 failed.append(error)
                 raise
+            finally:
+                parts.close()
 
     failed: list[ProfilingError] = []
     hint = hint_of_time(model, x, count)
     if hint is not None or (failed and refusal is not None):
-        raise refusal or needs_steps(str(hint))
+        raise refusal or needs_steps(str(hint), calls_per_forward(model, x))
     _require_as_many_samples(ONCE_PER_SAMPLE, x, _labels_in(batches))
     return ONCE_PER_SAMPLE
 

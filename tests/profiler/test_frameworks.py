@@ -649,13 +649,15 @@ def test_a_read_out_that_gives_a_potential_per_step() -> None:
     assert frame.loc["head", "sops"].tolist() == [B * 8 * 2] * T
 
 
-def test_a_node_that_mixes_time_steps_by_weights_is_refused() -> None:
-    """A PSN multiplies with a T x T matrix: its work cannot be dealt out over the steps, and must not be lost."""
+def test_a_node_that_mixes_time_steps_by_weights_works_once_per_inference() -> None:
+    """A PSN multiplies with a T x T matrix: its work, and what reads its steps together, belongs to no single step."""
     torch.manual_seed(0)
     layer = sj("layer")
     model = nn.Sequential(layer.Linear(6, 8, step_mode="m"), sj("neuron").PSN(T), layer.Linear(8, 2, step_mode="m"))
-    with pytest.raises(ProfilingError, match=r"^1#linear0: sums over the axis of time steps"):
-        se.profile(model, [vector()], time_steps=T)
+    frame = se.profile(model, [vector()], time_steps=T).to_frame().set_index("layer")
+    assert frame.loc["1#linear0", ["time_step", "dense_macs"]].tolist() == [-1, B * T * T * 8]
+    assert frame.loc["2", ["time_step", "dense_macs"]].tolist() == [-1, B * T * 8 * 2]
+    assert frame.loc["0", "dense_macs"].tolist() == [B * 6 * 8] * T
 
 
 def recurrent(name: str) -> tuple[nn.Module, str, Callable[[nn.Module, Tensor], Any], Tensor, dict[str, Any]]:

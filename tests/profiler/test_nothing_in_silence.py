@@ -141,7 +141,7 @@ def test_a_shared_layer_called_layer_by_layer_is_refused_or_told_apart() -> None
     ("loader", "match"),
     [
         (torch.rand(5, 8), r"one tensor; give a list of batches, such as \[x\]"),
-        ([torch.rand(8)], "sums over the axis of time steps or samples"),
+        ([torch.rand(8)], "sums over the axis of samples"),
         (None, "iterable of x or"),
         (3, "iterable of x or"),
         ([torch.rand(5, 8).to(torch.complex64)], "dense real numbers"),
@@ -155,12 +155,19 @@ def test_a_loader_that_cannot_be_counted_is_refused(loader: Any, match: str) -> 
             se.profile(nn.Linear(8, 3), loader, time_steps=1)
 
 
-@pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1)])
-def test_a_layer_over_the_axis_of_time_or_samples_is_refused(order: tuple[int, ...]) -> None:
-    x = torch.randn(4, 4, 4) * 3
-    model = Does(lambda self, x: self.fc(self.lif(x).permute(order)), lif=LIF(), fc=nn.Linear(4, 4))
-    with pytest.raises(ProfilingError, match="fc: sums over the axis"):
-        se.profile(model, [x], time_steps=4, time="axis0")
+def test_a_layer_over_the_axis_of_samples_is_refused() -> None:
+    model = Does(lambda self, x: self.fc(self.lif(x).permute(2, 0, 1)), lif=LIF(), fc=nn.Linear(4, 4))
+    with pytest.raises(ProfilingError, match="fc: sums over the axis of samples"):
+        se.profile(model, [torch.randn(4, 4, 4) * 3], time_steps=4, time="axis0")
+
+
+def test_a_layer_over_the_axis_of_time_is_counted_once_per_inference() -> None:
+    x = torch.randn(4, 3, 5) * 3
+    model = Does(lambda self, x: self.fc(self.lif(x).permute(1, 2, 0)), lif=LIF(), fc=nn.Linear(4, 7))
+    frame = se.profile(model, [x], time_steps=4, time="axis0").to_frame()
+    (row,) = frame[frame["layer"] == "fc"].to_dict("records")
+    fired = frame[frame["op"] == "neuron"]["spikes"].sum()
+    assert (row["time_step"], row["sops"], row["dense_macs"]) == (-1, 7 * fired, 3 * 5 * 4 * 7)
 
 
 @pytest.mark.parametrize(

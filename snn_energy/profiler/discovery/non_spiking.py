@@ -71,9 +71,10 @@ def _keeps_state(model: nn.Module, x: Any) -> bool:
     )
 
 
-def needs_steps(hint: str) -> ProfilingError:
-    """The error for a network that may run in time steps and does not say how many."""
+def needs_steps(hint: str, calls: int | None) -> ProfilingError:
+    """The error for a network that may run in time steps and does not say how many. calls: of its layers, if equal."""
+    often = f"; it calls its layers {calls} times: if those are time steps, --time-steps {calls}" if calls else ""
     return ProfilingError(
-        f"time_steps= is needed (--time-steps): no module of it is known to spike, but {hint}; with no time in it, "
-        "give time_steps=1"
+        f"time_steps= is needed (--time-steps): no module of it is known to spike, but {hint}{often}; with no time in "
+        "it, give time_steps=1"
     )
