@@ -260,15 +260,11 @@ def _once_per_sample(
     def count(some: Tensor) -> Counts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnsupportedOperationWarning)
-            parts = Parts()
             try:
-                _count(model, [some], parts, lambda first: ONCE_PER_SAMPLE, None, None, {}, None)
-                return parts.finish(lambda: _merged(parts, {}, False))
+                return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
             except ProfilingError as error:
                 failed.append(error)
                 raise
-            finally:
-                parts.close()
 
     failed: list[ProfilingError] = []
     hint = hint_of_time(model, x, count)
