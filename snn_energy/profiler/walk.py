@@ -75,9 +75,11 @@ class Walk:
         with self.recorder.paused():
             rows = state.view_as(state)
             self.table.put(rows, self._constant_trace(rows))
-            of_rows = [rows if value is state else value for value in args]
-            self.calls.record_call(raw, of_rows, {k: rows if v is state else v for k, v in kwargs.items()}, out)
-            self.log.records[-1].reads_constant = True
+            before = len(self.log.records)
+            of_rows, named = _replaced(list(args), state, rows), _replaced(dict(kwargs), state, rows)
+            self.calls.record_call(raw, of_rows, named, out)
+            for record in self.log.records[before:]:
+                record.reads_constant = True
         self.recorder.end(event)
 
     def neuron(
@@ -178,3 +180,12 @@ def parts_over_time(module: nn.Module, x: Tensor, out: Tensor) -> Iterator[PartC
     name, args, _ = plain_call(module, rows)
     yield PartCall(name, args, made)
     yield PartCall("unflatten", (made, 0, tuple(out.shape[:2])), out)
+
+
+def _replaced(value: Any, tensor: Tensor, other: Tensor) -> Any:
+    """Arguments with another tensor in place of one of them, in lists and tuples too."""
+    if value is tensor:
+        return other
+    if isinstance(value, dict):
+        return {key: _replaced(item, tensor, other) for key, item in value.items()}
+    return type(value)(_replaced(item, tensor, other) for item in value) if type(value) in (list, tuple) else value
