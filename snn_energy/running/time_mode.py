@@ -27,6 +27,8 @@ SHAPES: dict[Layout, str] = {
 
 SAMPLES = (2, 3)  # of the runs that look at a network: the axis that grows is that of samples
 
+FIRST_STEPS = 8  # of a network that is called once per time step, when it is inspected
+
 
 @dataclass(frozen=True)
 class TimeMode:
@@ -142,6 +144,14 @@ class TimeMode:
         if self.calls_per_step:
             return [x] * steps if self.repeats_input else list(x)
         return [repeated(x, self.layout, steps)] if self.repeats_input and self.layout else [x]
+
+    def first_steps(self, steps: int) -> int:
+        """How many time steps show what a network does: all, or the first ones where each is a call of its own."""
+        return min(steps, FIRST_STEPS) if self.calls_per_step else steps
+
+    def of_first_steps(self, x: Any, steps: int) -> Any:
+        """The first steps of a batch that holds one call of the network per time step; else the batch."""
+        return x[:steps] if self.calls_per_step and not self.repeats_input and isinstance(x, Tensor) else x
 
     def run(self, model: nn.Module, x: Any, steps: int) -> Any:
         """Output of the network for a batch; a list of T outputs with ``calls_per_step``."""

@@ -18,7 +18,7 @@ from snn_energy.profiler.discovery.messages import (
     undetermined_message,
 )
 from snn_energy.profiler.discovery.observe import observe_run, observed_neurons
-from snn_energy.profiler.discovery.repeatable import require_repeatable
+from snn_energy.profiler.discovery.repeatable import FirstRun, require_repeatable, require_same_again
 from snn_energy.profiler.discovery.trial import (
     Trial,
     first_line,
@@ -86,8 +86,12 @@ def interpret(
     """
     require_one_argument(model, x)
     with unchanged_weights(model):
-        interpretation = _interpret(model, x, time, time_steps, named, has_time, samples)
-        require_repeatable(model, x, SAMPLES[0], interpretation.mode, interpretation.time_steps)
+        first: dict[str, FirstRun] = {}
+        interpretation = _interpret(model, x, time, time_steps, named, has_time, samples, first)
+        if interpretation.time in first:
+            require_same_again(model, first[interpretation.time])
+        else:
+            require_repeatable(model, x, SAMPLES[0], interpretation.mode, interpretation.time_steps)
     return interpretation
 
 
@@ -99,7 +103,9 @@ def _interpret(
     named: Iterable[str | type[nn.Module]],
     has_time: bool,
     samples: int | None,
+    first: dict[str, FirstRun],
 ) -> Interpretation:
+    """``first`` gets runs that may be repeated, by the time mode that they led to."""
     if not isinstance(x, (Tensor, Inputs)) or x.dim() == 0 or x.numel() == 0:
         raise ProfilingError("the loader must give tensors with at least one sample in front to look at the model with")
     spiking = spiking_modules(model, named)
@@ -109,7 +115,7 @@ def _interpret(
     weighted = {name: spec for name in neurons_with_weights(model) if (spec := known_class(model.get_submodule(name)))}
     if not spiking and not unknown and not weighted:
         return _without_neurons(model, x, time_steps, "it has no module that is known to spike")
-    trial = Trial(model, x, time, spiking, unknown, weighted)
+    trial = Trial(model, x, time, spiking, unknown, weighted, first)
     static = ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES
     for mode in static:
         steps = int(x.shape[0]) if has_time else time_steps
@@ -119,11 +125,11 @@ def _interpret(
             return _of_several(model, x, found, [o for o in others if o is not None and _has_samples(o, x, samples)])
         if found is not None and (has_time or _has_samples(found, x, samples)):
             return found
-    if not has_time and time is None and (samples is not None or time_steps is None):
+    if not has_time and time is None:
         further = trial if time_steps is not None else replace(trial, why=[], raised=[])
         others = [further.of(other, steps) for other, steps in _timed_readings(x, time_steps)]
         fitting = _each_once(o for o in others if o is not None and _has_samples(o, x, samples))
-        if fitting and (samples is not None or time_steps is not None):
+        if fitting and (samples is not None or time_steps is not None):  # T or the labels tell them apart
             return _of_several(model, x, None, fitting)
         if fitting:
             raise ProfilingError(undeclared_steps_message(type(model).__name__, x, fitting))
@@ -159,8 +165,9 @@ def _interpret_as_declared(
         return Interpretation(time, steps, "declared", spiking, frozenset(neurons_with_weights(model)))
     for samples in (max(SAMPLES), None):  # a state of a fixed size needs the whole batch
         try:
-            some = x if samples is None else MODES[time].first_samples(x, samples, steps)
-            run = observe_run(model, [*unknown, *named], some, MODES[time], steps)
+            mode, few = MODES[time], MODES[time].first_steps(steps)
+            some = mode.of_first_steps(x if samples is None else mode.first_samples(x, samples, steps), few)
+            run = observe_run(model, [*unknown, *named], some, mode, few)
         except Exception:  # noqa: BLE001 the error recurs in the run that counts
             continue
         require_only_neuron_update(run, spiking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,11 +41,18 @@ class ModuleObservation:
 
 @torch.no_grad()
 def observe_run(
-    model: nn.Module, names: Sequence[str], x: Any, mode: TimeMode, steps: int, named: Iterable[str] = ()
+    model: nn.Module,
+    names: Sequence[str],
+    x: Any,
+    mode: TimeMode,
+    steps: int,
+    named: Iterable[str] = (),
+    outs: list[Tensor] | None = None,
 ) -> dict[str, ModuleObservation]:
     """Run the model on a few samples after a reset; returns the observations of the modules ``names``.
 
-    named: those that the user says are neurons.
+    named: those that the user says are neurons. outs: gets copies of the tensors that the model returns; the run has
+    then a seed of its own.
     """
     observations = {
         name: ModuleObservation(is_known=known_class(model.get_submodule(name)) is not None, is_named=name in named)
@@ -53,11 +61,25 @@ def observe_run(
     state = State(model)
     try:
         reset_states(model)
-        with _observing(model, observations):
-            mode.run(model, x, steps)
+        with _observing(model, observations), seeded() if outs is not None else contextlib.nullcontext():
+            out = mode.run(model, x, steps)
+        if outs is not None:
+            outs += [tensor.detach().clone() for tensor in tensors_of(out)]
     finally:
         state.restore()
     return observations
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Random numbers that are the same in every run, and do not change those outside."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+class _Reached(BaseException):
+    """Stops a run that has reached the module of interest."""
 
 
 @torch.no_grad()
@@ -66,13 +88,15 @@ def first_input(model: nn.Module, name: str, x: Any, mode: TimeMode, steps: int)
     read: list[Tensor] = []
 
     def hook(module: nn.Module, args: Any) -> None:
-        if not read and args and isinstance(args[0], Tensor):
+        if args and isinstance(args[0], Tensor):
             read.append(args[0].clone())
+        raise _Reached
 
     handle, state = model.get_submodule(name).register_forward_pre_hook(hook), State(model)
     try:
         reset_states(model)
-        mode.run(model, x, steps)
+        with contextlib.suppress(_Reached):
+            mode.run(model, x, steps)
     finally:
         handle.remove()
         state.restore()

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
-from snn_energy.profiler.neurons.known import reset_states
-from snn_energy.running.module_state import State
-from snn_energy.running.outputs import tensors_of
+from snn_energy.profiler.discovery.observe import observe_run
 from snn_energy.running.time_mode import TimeMode
+
+
+class FirstRun(NamedTuple):
+    """A run on a few samples: the samples, the time mode, T, and the tensors that it returned."""
+
+    given: Any
+    mode: TimeMode
+    steps: int
+    outs: Sequence[Tensor]
 
 
 @torch.no_grad()
 def require_repeatable(model: nn.Module, x: Any, samples: int, mode: TimeMode, steps: int) -> None:
     """Raise ProfilingError if two runs on the first ``samples`` of a batch, reset and with the same seed, differ."""
-    outs: list[list[Tensor]] = []
+    few = mode.first_steps(steps)
     try:
-        given = mode.first_samples(x, samples, steps)
-        with torch.random.fork_rng(devices=[]):
-            for _ in range(2):
-                torch.manual_seed(0)
-                state = State(model)
-                try:
-                    reset_states(model)
-                    outs.append([out.detach().clone() for out in tensors_of(mode.run(model, given, steps))])
-                finally:
-                    state.restore()
+        given = mode.of_first_steps(mode.first_samples(x, samples, steps), few)
+        outs: list[Tensor] = []
+        observe_run(model, [], given, mode, few, outs=outs)
     except Exception:  # noqa: BLE001 the error recurs in the run that counts
         return
-    one, other = outs
-    is_same = len(one) == len(other) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
+    require_same_again(model, FirstRun(given, mode, few, outs))
+
+
+@torch.no_grad()
+def require_same_again(model: nn.Module, first: FirstRun) -> None:
+    """Raise ProfilingError if a run is not the same when it is done again."""
+    outs: list[Tensor] = []
+    try:
+        observe_run(model, [], first.given, first.mode, first.steps, outs=outs)
+    except Exception:  # noqa: BLE001 the error recurs in the run that counts
+        return
+    is_same = len(first.outs) == len(outs) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+        for a, b in zip(first.outs, outs, strict=True)
     )
     if not is_same:
         raise ProfilingError(

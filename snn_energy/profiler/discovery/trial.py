@@ -19,6 +19,7 @@ from snn_energy.profiler.discovery.observe import (
     observe_run,
     observed_neurons,
 )
+from snn_energy.profiler.discovery.repeatable import FirstRun
 from snn_energy.profiler.neurons.known import hidden_work_message, is_subclass
 from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
 from snn_energy.running.inputs import Inputs, main_of
@@ -27,7 +28,11 @@ from snn_energy.running.time_mode import MODES, SAMPLES, SHAPES
 
 @dataclass
 class Trial:
-    """Runs of a network on a few samples, one per time mode. why: for each mode that does not fit, the reason."""
+    """Runs of a network on a few samples, one per time mode.
+
+    first: runs that may be repeated, by the time mode that they led to. why: for each mode that does not fit, the
+    reason.
+    """
 
     model: nn.Module
     x: Any
@@ -35,6 +40,7 @@ class Trial:
     spiking: Mapping[str, NeuronSpec]
     unknown: Sequence[str]
     weighted: dict[str, NeuronSpec]
+    first: dict[str, FirstRun] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
     raised: list[Exception] = field(default_factory=list)
 
@@ -42,13 +48,11 @@ class Trial:
         """The interpretation in one time mode; None if it does not fit. steps: T, None if the network defines it."""
         named = [name for name, spec in self.spiking.items() if spec.known_by == "its name"]
         try:
-            names = [*self.spiking, *self.unknown, *self.weighted]
-            runs = [
-                observe_run(
-                    self.model, names, MODES[mode].first_samples(self.x, n, steps or 1), MODES[mode], steps or 1, named
-                )
-                for n in SAMPLES
-            ]
+            names, outs = [*self.spiking, *self.unknown, *self.weighted], list[Tensor]()
+            given = [MODES[mode].first_samples(self.x, n, steps or 1) for n in SAMPLES]
+            runs = [observe_run(self.model, names, given[0], MODES[mode], steps or 1, named, outs)]
+            larger = None if self.unknown or named or self.weighted else _with_more_samples(runs[0], self.spiking)
+            runs.append(larger or observe_run(self.model, names, given[1], MODES[mode], steps or 1, named))
         except Exception as error:  # noqa: BLE001 the model rejects this shape: the time mode does not fit
             self.raised.append(error)
             self.why.append(f"{mode}: {type(error).__name__}: {first_line(error)}")
@@ -75,6 +79,8 @@ class Trial:
             reading = "its neurons would mix samples"
         if isinstance(reading, Interpretation):
             neurons = {name: spec for name, spec in reading.spiking.items() if name not in self.weighted}
+            if not self.unknown:  # no module was called on other values in between
+                self.first[reading.time] = FirstRun(given[0], MODES[mode], steps or 1, outs)
             return replace(reading, spiking=neurons, decomposed_layers=frozenset(self.weighted))
         self.why.append(f"{mode}: {reading}")
         return None
@@ -124,6 +130,29 @@ class Trial:
             return False
         mine, others = (_of_first_sample(read, spec.layout, found.time_steps) for read in (first, other))
         return not torch.equal(mine, others)
+
+
+def _with_more_samples(
+    run: Mapping[str, ModuleObservation], spiking: Mapping[str, NeuronSpec]
+) -> dict[str, ModuleObservation] | None:
+    """What a run with more samples would show, where every neuron's class says on which axis they are; else None.
+
+    None too where another axis has as many elements as there are samples.
+    """
+    fewer, more = SAMPLES
+    found = {}
+    for name, observation in run.items():
+        axis = _AXIS_OF_SAMPLES.get(spiking[name].layout or "")
+        if axis is None or any(shape[axis : axis + 1] != (fewer,) for shape in observation.shapes):
+            return None
+        if any(shape[1 - axis : 2 - axis] == (fewer,) for shape in observation.shapes):
+            return None
+        shapes = [(*shape[:axis], more, *shape[axis + 1 :]) for shape in observation.shapes]
+        found[name] = replace(observation, shapes=shapes)
+    return found
+
+
+_AXIS_OF_SAMPLES = {"step": 0, "batch-first": 0, "time-first": 1}
 
 
 def _rows_of(found: Interpretation) -> tuple[int, int]:
