@@ -52,7 +52,8 @@ class CallCounter:
         entry = find(plain_name(raw)) or UNKNOWN
         if entry.is_question:
             return
-        event = self.recorder.begin(raw, args, kwargs, out, decides=entry.constants_matter)
+        decides = entry.constants_matter or entry.parts is not None
+        event = self.recorder.begin(raw, args, kwargs, out, decides=decides)
         call = self._call_of(entry, raw, args, kwargs, out)
         if call is not None and entry.parts is not None:
             self.recorder.inputs(event, call.inputs)

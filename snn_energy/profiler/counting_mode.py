@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -124,13 +125,17 @@ class CountingMode(TorchFunctionMode):
         """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
         modules = dict(self.model.named_modules(remove_duplicate=True))
+        weights = [*self.model.parameters(), *self.model.buffers()]
+        held = [tensor.untyped_storage() for tensor in weights if not tensor.is_meta]  # no other gets their addresses
         self.events.begin_run(modules, _parameter_names(self.model))
         has_fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one call that hides the layers of attention
         try:
             for name, module in modules.items():
                 handles.append(module.register_forward_pre_hook(self._entering(name, module), with_kwargs=True))
-                handles.append(module.register_forward_hook(self._leaving(name, module), with_kwargs=True))
+                handles.append(
+                    module.register_forward_hook(self._leaving(name, module), with_kwargs=True, always_call=True)
+                )
                 if self._is_own(module):
                     before = module.__dict__.get("observer")
                     observers.append((module, before))
@@ -147,6 +152,7 @@ class CountingMode(TorchFunctionMode):
                 else:
                     neuron.observer = before
             self.scopes.clear()
+            held.clear()
 
     def begin(self, batch: BatchShape) -> None:
         """Forget the last forward pass; counts of a new one start."""
@@ -224,15 +230,18 @@ class CountingMode(TorchFunctionMode):
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if module is not own:
                 return
-            scopes = self.scopes
+            scopes, has_raised = self.scopes, out is None and sys.exc_info()[1] is not None
             if is_neuron:
                 self.observer.end()
                 scopes.neuron_depth -= 1
-                if scopes.neuron_depth == 0:
+                if scopes.neuron_depth == 0 and has_raised:
+                    scopes.resume()
+                elif scopes.neuron_depth == 0:
                     self.events.neuron(module, self._foreign.get(id(module)), args, kwargs, out)
                     scopes.resume()
             elif scopes.is_suspended and scopes.neuron_depth == 0:
-                self.events.plain_layer(module, args[0], out)
+                if not has_raised:
+                    self.events.plain_layer(module, args[0], out)
                 scopes.resume()
             self.events.leave(name, module, out)
 

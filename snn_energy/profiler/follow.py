@@ -13,7 +13,7 @@ from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.neurons.count import NOWHERE, follow_foreign_neuron, follow_own_neuron
 from snn_energy.profiler.neurons.spec import NeuronSpec
 from snn_energy.profiler.neurons.spike_observer import SpikeObserver
-from snn_energy.profiler.rules.plain_layers import plain_call
+from snn_energy.profiler.rules.plain_layers import is_weight_layer, plain_call
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import Call, PartCall, find, plain_name
 from snn_energy.profiler.tracking.follower import Follower, ReplayError
@@ -21,7 +21,7 @@ from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationLog
 from snn_energy.profiler.tracking.script import CallStep
 from snn_energy.profiler.values.scan import NonzeroSums
-from snn_energy.profiler.walk import ON_CONSTANT, OVER_TIME, Walk, parts_over_time
+from snn_energy.profiler.walk import ON_CONSTANT, OVER_TIME, Walk, is_at_rest, parts_over_time
 
 
 def follow_call(raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, follower: Follower) -> bool:
@@ -38,11 +38,13 @@ def follow_call(raw: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: A
 
 def follow_plain_layer(module: nn.Module, x: Tensor, out: Any, follower: Follower) -> bool:
     """Compare a layer that is one function call; False if it is not the next event of the script."""
-    if follower.expects(ON_CONSTANT):
-        return follower.call(ON_CONSTANT, (x,), {}, out) is not False
+    name, args, kwargs = plain_call(module, x)
+    if isinstance(out, Tensor) and is_weight_layer(module) and not follower.is_traced(x):
+        facts = (is_at_rest(x, follower.parameters),)
+        return follower.call(ON_CONSTANT, args, kwargs, out, facts) not in (True, False)
     if not follower.expects(OVER_TIME):
-        return follower.call(*plain_call(module, x), out) is not False
-    if follower.call(OVER_TIME, (x,), {}, out) is False:
+        return follower.call(name, args, kwargs, out) is not False
+    if follower.call(OVER_TIME, args, kwargs, out) is False:
         return False
     _follow_parts(parts_over_time(module, x, out), follower)
     return True

@@ -20,6 +20,7 @@ from snn_energy.profiler.rules.registry import PartCall, find, plain_name
 from snn_energy.profiler.tracking.follower import Follower
 from snn_energy.profiler.tracking.module_scopes import ModuleScopes
 from snn_energy.profiler.tracking.operation_log import OperationRecord
+from snn_energy.profiler.tracking.script import Parameters
 from snn_energy.profiler.values.bounds import NOTHING, ValueBound
 from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
@@ -60,7 +61,8 @@ class Walk:
 
     def leave(self, name: str, module: nn.Module, out: Any) -> None:
         """The forward of a module ended."""
-        if not self.scopes.current.counters and self.scopes.neuron_depth == 0 and is_weight_layer(module):
+        is_idle = not self.scopes.current.counters and self.scopes.neuron_depth == 0
+        if is_idle and is_weight_layer(module) and out is not None:
             self._count_untraced(name, module, out)
         self.scopes.leave()
         self.recorder.leave(name)
@@ -99,21 +101,22 @@ class Walk:
         elif trace is None or not is_over_time(module) or not isinstance(out, Tensor):
             self.calls.record_call(*plain_call(module, x), out)
         else:
-            event = self.recorder.begin(OVER_TIME, (x,), {}, out)
+            _, args, kwargs = plain_call(module, x)
+            event = self.recorder.begin(OVER_TIME, args, kwargs, out)
             self.calls.count_parts(parts_over_time(module, x, out))
             self.recorder.end(event)
 
     def _count_on_constant(self, module: nn.Module, x: Tensor, out: Tensor) -> None:
         """Count a layer that reads zeros (a state at rest) or parameters (a learned query), for every sample."""
-        event = self.recorder.begin(ON_CONSTANT, (x,), {}, out, decides=True, is_event=True)
-        with self.recorder.paused():
-            self._count_constant_rows(module, x, out)
+        _, args, kwargs = plain_call(module, x)
+        is_known = is_at_rest(x, self.calls.context.parameters)
+        event = self.recorder.begin(ON_CONSTANT, args, kwargs, out, facts=(is_known,), is_event=True)
+        if is_known:
+            with self.recorder.paused():
+                self._count_constant_rows(module, x, out)
         self.recorder.end(event)
 
     def _count_constant_rows(self, module: nn.Module, x: Tensor, out: Tensor) -> None:
-        is_parameter = x.untyped_storage()._cdata in self.calls.context.parameters
-        if not is_parameter and bool(x.any()):
-            return  # values that may stem from the loader by a way that was not followed
         weight = module._parameters["weight"]
         assert weight is not None
         batch = self.calls.context.shape
@@ -171,6 +174,11 @@ class Walk:
         self.log.records = follower.script.records[:records]
         self.calls.context = replace(self.calls.context, records=self.log.records)
         self.recorder.begin_batch(follower.followed())
+
+
+def is_at_rest(x: Tensor, parameters: Parameters) -> bool:
+    """True for zeros, and for parameters; others may stem from the loader by a way that was not followed."""
+    return x.untyped_storage()._cdata in parameters or not bool(x.any())
 
 
 def parts_over_time(module: nn.Module, x: Tensor, out: Tensor) -> Iterator[PartCall]:

@@ -39,7 +39,7 @@ def count_own_neuron(
     call = _call(calls, current, out, own.is_unmodified_lif(module))
     own.require_steps(call, out, calls.context.shape)
     facts = _own_facts(module, current, observer)
-    event = calls.recorder.begin(NEURON, (current,), {}, out, facts=facts, is_neuron=True)
+    event = calls.recorder.begin(NEURON, (current,), {}, out, facts=facts)
     outcome = calls.next(own.own_neuron(module, call, tuple(observer.steps), calls.context))
     assert outcome.record is not None
     own.count_spikes(module, call, outcome.record, outcome.traces[0][1], observer, calls.context.shape, calls.scans)
@@ -57,7 +57,7 @@ def count_foreign_neuron(
         raise ProfilingError(f"{calls.scopes.layer}: a neuron must read a tensor and give one of the same shape")
     call = _call(calls, current, spike, own.is_unhooked(module))
     foreign.require_layout(module, spec, call, args, kwargs, context)
-    event = calls.recorder.begin(NEURON, (current,), {}, out, facts=(call.is_known,), is_neuron=True)
+    event = calls.recorder.begin(NEURON, (current,), {}, out, facts=(call.is_known,))
     if spec.integrates_only:
         calls.keep(calls.next(foreign.integrator(spec, call, out, context, calls.scans)))
     else:

@@ -97,7 +97,7 @@ def reshaped(x: Tensor, trace: TensorTrace, out: Tensor, batch: BatchShape) -> T
 
 @rule(
     """permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint split split_with_sizes chunk
-    tensor_split unbind select narrow slice getitem index index_select gather take take_along_dim masked_select
+    unbind slice index index_select gather take take_along_dim masked_select
     roll flip rot90 pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d
     replication_pad2d replication_pad3d circular_pad pixel_shuffle pixel_unshuffle channel_shuffle unfold im2col
     diagonal diag_embed tril triu meshgrid as_strided unsafe_split unsafe_chunk broadcast_tensors atleast_1d
@@ -123,6 +123,12 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
             copied = copied.replace(active=np.ones_like(trace.active)) if padded_with else copied
             moved.append((out, copied.replace(scans=ScanResults())))
     return Outcome(traces=moved)
+
+
+@rule("getitem select narrow tensor_split", constants_matter=True)
+def part(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
+    """A part of a tensor, at a place that a tensor of one element may give."""
+    return move(call, context, scans)
 
 
 _WITH_CONSTANTS = frozenset(("pad", "constant_pad_nd", "diag_embed", "tril", "triu", "unfold", "im2col"))

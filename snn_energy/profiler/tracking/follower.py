@@ -124,9 +124,11 @@ class Follower:
         self.slots.mark_traced(x, self.slots.add(x))
         return True
 
-    def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> CallStep | bool:
+    def call(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, facts: tuple[Any, ...] = ()
+    ) -> CallStep | bool:
         """A call has returned: its step in the script, or True for a call that reads nothing of the loader."""
-        step = self.matching(name, args, kwargs, out)
+        step = self.matching(name, args, kwargs, out, facts)
         if step is None:
             return not any(self.is_traced(tensor) for tensor in tensors_in([args, kwargs]))
         for scan in step.scans:
@@ -212,7 +214,9 @@ class Follower:
 
     def _is_other(self, expected: OtherTensor, actual: Any) -> bool:
         """True if a tensor without a number leads to the same outcome as that of the script."""
-        if expected.facts is None and not expected.decides and expected.ref() is actual:
+        if actual is None:
+            return False
+        if expected.facts is None and expected.value is None and expected.ref() is actual:
             return True  # the same weights: no event has written to them since, or it would have been in the script
         return self.slots.of(actual) is None and expected.matches(actual, self.table, self.parameters)
 
@@ -229,14 +233,21 @@ class Follower:
     # ---- departure --------------------------------------------------------------------------------------------
 
     def followed(self) -> list[Step]:
-        """The events that were the same."""
-        return self.script.steps[: self.position]
+        """The events that were the same; scans of their tensors are of no use to operations that come later."""
+        steps, count = self.script.steps[: self.position], self.operations
+        for step in steps:
+            if isinstance(step, CallStep):
+                step.scans = [
+                    scan._replace(targets=tuple(target for target in scan.targets if target[0] < count))
+                    for scan in step.scans
+                ]
+        return steps
 
     def hand_over(self, scopes: ModuleScopes, table: TensorTable, modules: Mapping[str, nn.Module]) -> int:
         """Enter all that the followed events have left into scopes and table; returns the number of operations."""
         self.finish()
         records = 0
-        for step in self.followed():
+        for step in self.script.steps[: self.position]:
             if isinstance(step, Enter):
                 scopes.enter(step.name, modules[step.name])
             elif isinstance(step, Leave):

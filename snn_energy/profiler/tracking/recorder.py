@@ -11,7 +11,6 @@ from torch import Tensor
 
 from snn_energy.profiler.tracking.operation_log import OperationLog
 from snn_energy.profiler.tracking.script import (
-    MOST_COMPARED,
     PLAIN,
     BeginCall,
     CallStep,
@@ -38,8 +37,9 @@ from snn_energy.profiler.values.nested import tensors_in
 from snn_energy.profiler.values.scan_cache import ScanCache
 from snn_energy.profiler.values.scan_group import Form
 from snn_energy.profiler.values.traces import TensorTrace
-from snn_energy.running.module_state import version_of
 from snn_energy.running.outputs import tensors_of
+
+SIDES = {"spikes": "fired"}  # operands of readers whose field in a record has another name
 
 
 class OpenEvent(NamedTuple):
@@ -117,11 +117,11 @@ class Recorder:
 
     def begin(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any, *, decides: bool = False,
-        is_event: bool = False, facts: tuple[Any, ...] = (), is_neuron: bool = False,
+        is_event: bool = False, facts: tuple[Any, ...] = (),
     ) -> OpenEvent | None:  # fmt: skip
         """A call has returned and is counted next; None if it reads nothing of the loader (unless ``is_event``).
 
-        decides: values of constants decide its outcome.
+        decides: the value of a constant of one element decides its outcome.
         """
         if self._is_paused:
             return None
@@ -134,12 +134,11 @@ class Recorder:
         except IncomparableError as error:
             self.broken = f"{name}: {error}"
             arguments = keywords = Group(tuple, ())
-        first = len(self.slots.refs)
         results = []
         for tensor in tensors_of(out):
             numbers[id(tensor)] = self.slots.add(tensor)
             results.append(Result(tensor.shape, tensor.stride(), tensor.dtype))
-        step = CallStep(name, arguments, keywords, tuple(results), first, is_neuron, facts)
+        step = CallStep(name, arguments, keywords, tuple(results), facts)
         self.steps.append(step)
         return OpenEvent(step, numbers)
 
@@ -184,13 +183,12 @@ class Recorder:
             if slot is not None:
                 return Slot(slot)
             numbers[id(value)] = self.slots.add(value)
-            trace, version = self.table.get(value), version_of(value)
-            values = value.detach().clone() if decides and value.numel() <= MOST_COMPARED else None
-            facts, place = None if trace is None else trace.facts, place_of(value, self.parameters)
+            trace, place = self.table.get(value), place_of(value, self.parameters)
+            one = value.detach().clone() if decides and value.numel() == 1 else None
+            facts = None if trace is None else trace.facts
             return OtherTensor(
-                weakref.ref(value), facts, value.shape, value.stride(), value.dtype, value.device, place, decides,
-                version, values,
-            )  # fmt: skip
+                weakref.ref(value), facts, value.shape, value.stride(), value.dtype, value.device, place, one
+            )
         kind = type(value)
         if kind in PLAIN:
             return value
@@ -228,8 +226,8 @@ class Recorder:
             if at >= 0 and self.log.records[at].reads_constant:
                 continue
             record = self.log.records[at] if at >= 0 else None
-            side = next((s for s in ("left", "right", "fired") if getattr(record, s, None) is sums), None)
-            if slot is None or side is None:
+            side = SIDES.get(reader.operand, reader.operand)
+            if slot is None or getattr(record, side, None) is not sums:
                 self.broken = f"{step.name}: it scans a tensor that is not among its arguments"
                 continue
             x = arrange(tensor)

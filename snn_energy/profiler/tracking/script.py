@@ -21,7 +21,6 @@ from snn_energy.profiler.values.scan_cache import Arrange, Reader, SumLayout
 from snn_energy.profiler.values.scan_group import Form, ScanGroup, Target
 from snn_energy.profiler.values.traces import ScanResults, TensorFacts, TensorTrace
 
-MOST_COMPARED = 65536  # elements of a constant whose values are kept, to be compared in later batches
 Parameters = Mapping[int, Mapping[int, str]]  # names of the model's parameters by storage and offset
 
 
@@ -80,8 +79,8 @@ class Group(NamedTuple):
 class OtherTensor:
     """An argument without a number: a weight, a constant, or a buffer that was written to through a view.
 
-    facts: of such a buffer. place: storage and offset of a parameter or a view of one. values: a copy, None where they
-    do not decide the outcome. version: torch's counter of in-place changes of the very tensor.
+    facts: of such a buffer. place: storage and offset of a parameter or a view of one. value: of a tensor of one
+    element where it decides the outcome, such as a factor or an index; None elsewhere.
     """
 
     ref: weakref.ref[Tensor]
@@ -91,9 +90,7 @@ class OtherTensor:
     dtype: torch.dtype
     device: torch.device
     place: tuple[int, int] | None
-    decides: bool
-    version: int | None
-    values: Tensor | None
+    value: Tensor | None
 
     def matches(self, tensor: object, table: TensorTable, parameters: Parameters) -> bool:
         """True if another batch's argument leads to the same outcome."""
@@ -104,12 +101,9 @@ class OtherTensor:
             return False
         if trace is not None and self.facts is not None and not trace.facts.equals(self.facts):
             return False
-        is_same = self.ref() is tensor
-        if not is_same and not self._is_alike(tensor, parameters):
+        if self.ref() is not tensor and not self._is_alike(tensor, parameters):
             return False
-        if not self.decides or (is_same and self.version is not None and tensor._version == self.version):
-            return True
-        return self.values is not None and torch.equal(self.values, tensor)
+        return self.value is None or torch.equal(self.value, tensor)
 
     def _is_alike(self, tensor: Tensor, parameters: Parameters) -> bool:
         return (
@@ -225,8 +219,6 @@ class CallStep:
     arguments: Group
     keywords: Group
     results: tuple[Result, ...]
-    first_result: int
-    is_neuron: bool = False
     facts: tuple[Any, ...] = ()
     scans: list[OperandScan] = field(default_factory=list)
     prescanned: Put | None = None
