@@ -97,7 +97,7 @@ class _Form:
         )  # fmt: skip
         return (
             event.name, self._argument(event.arguments), self._argument(event.keywords), event.results,
-            event.first_result - call.slot, event.is_neuron, event.facts, scans,
+            event.facts, scans,
             event.prescanned and event.prescanned.slot - call.slot, tuple(self._put(put) for put in event.puts),
             tuple((slot - call.slot, self._facts(trace.facts)) for slot, trace in event.inputs), tuple(event.labels),
             event.records - call.record,
@@ -129,7 +129,8 @@ class _Form:
         if isinstance(value, OtherTensor):
             held = value.ref()
             known = None if value.facts is None else self._facts(value.facts)
-            of_it = value.shape, value.stride, value.dtype, value.device, value.place, value.decides
+            one = None if value.value is None else value.value.item()
+            of_it = value.shape, value.stride, value.dtype, value.device, value.place, one
             return (id(held) if held is not None else None, known, *of_it)
         return (type(value), value)
 
@@ -197,7 +198,7 @@ class _Next:
         puts = [self._put(put) for put in event.puts]
         return CallStep(
             event.name, self._group(event.arguments), self._group(event.keywords), event.results,
-            event.first_result + self.slots, event.is_neuron, event.facts, [self._scan(scan) for scan in event.scans],
+            event.facts, [self._scan(scan) for scan in event.scans],
             None if prescanned is None else puts[prescanned], puts, [],
             [(slot + self.slots, self._trace(trace)) for slot, trace in event.inputs], event.labels,
             event.records + self.records,

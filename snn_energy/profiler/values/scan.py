@@ -123,8 +123,9 @@ def _scan_of_guess(
         return None
     occurrences = torch.bincount((multiples - low).to(torch.int64).reshape(-1)).cpu().numpy()
     values = normalised_set(unit, {int(low) + int(k) for k in np.flatnonzero(occurrences)})
-    if values.unit is not None and float(np.float32(values.unit)) != values.unit:
-        return None  # the search gives the unit as it occurs
+    least = min((abs(k) for k in values.levels), default=0)
+    if values.unit is not None and float(np.float32(least * values.unit)) / least != values.unit:
+        return None  # the search gives the unit that follows from the smallest value
     levels = None
     if values.kind == "integer" and values.unit is not None:
         sums = multiples.abs_().to(torch.int32).sum(dim, dtype=torch.int32)

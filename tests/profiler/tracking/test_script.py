@@ -104,12 +104,6 @@ def _zero_through_a_view(self: Any, y: Tensor, x: Tensor) -> None:
     y.view(-1)[:5].zero_()
 
 
-def _with_new_weight(self: Any) -> Any:
-    if self.way:
-        self.last.weight = nn.Parameter(torch.randn(3, 4))
-    return self.last
-
-
 def _many(x: Tensor) -> Tensor:
     total = x
     for _ in range(20):
@@ -203,7 +197,6 @@ CASES: dict[str, Case] = {
     "more events at the end": Case(
         lambda self, x: (self.last(x), x.flatten(1))[0] if self.way else self.last(x),
     ),
-    "layer replaced": Case(lambda self, x: _with_new_weight(self)(x), 2),
     "dead tensors": Case(lambda self, x: self.last(_many(x)), ALL),
     "gradients": Case(_with_gradients, ALL),
     "value that no counter tells of": Case(
