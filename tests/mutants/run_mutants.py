@@ -38,7 +38,12 @@ class Mutant(NamedTuple):
 
 
 SCRIPT, RECORDER, FOLLOWER = "tracking/script.py", "tracking/recorder.py", "tracking/follower.py"
-DEFERRED, GROUP, SCAN, TABLE = "tracking/deferred_scans.py", "values/scan_group.py", "values/scan.py", "tracking/tensor_table.py"
+DEFERRED, GROUP, SCAN, TABLE = (
+    "tracking/deferred_scans.py",
+    "values/scan_group.py",
+    "values/scan.py",
+    "tracking/tensor_table.py",
+)
 EVENTS, WALK, FOLLOW, COUNTER = "events.py", "walk.py", "follow.py", "call_counter.py"
 FAMILIES, SCANS, ROLES = "results/families.py", "values/scan_cache.py", "axes/roles.py"
 MOVES, ELEMENTWISE, POOLS = "rules/moves.py", "rules/elementwise.py", "rules/pooling.py"
@@ -167,7 +172,7 @@ MUTANTS = (
     Mutant("a reduction counts its results", ELEMENTWISE, "x.numel() // max(1, rows)", "call.out.numel() // max(1, rows)"),
     Mutant("adaptive pools by outputs", POOLS, "return max(call.inputs[0][0].numel(), call.out.numel())", "return call.out.numel()"),
     Mutant("pools without taps", POOLS, "return call.out.numel() * math.prod(per_axis(kernel, axes))", "return call.out.numel()"),
-    Mutant("roles after roll, index_select, gather", MOVES, "            roles = _copied_roles(call, x, trace, out)\n", "            roles = trace.roles if out.dim() == x.dim() else _copied_roles(call, x, trace, out)\n"),
+    Mutant("roles after roll, index_select, gather", MOVES, "roles = _copied_roles(call, x, trace, out, context.shape)", "roles = trace.roles if out.dim() == x.dim() else _copied_roles(call, x, trace, out, context.shape)"),
     Mutant("roles after roll", MOVES, 'if name in ("flip", "roll", ', 'if name in ("flip", '),
     Mutant("roles after index_select", MOVES, '"roll", "index_select", "gather"', '"roll", "gather"'),
     Mutant("roles after gather", MOVES, '"index_select", "gather", "take_along_dim"', '"index_select", "take_along_dim"'),
@@ -178,8 +183,8 @@ MUTANTS = (
     Mutant("clashing roles stay", ROLES, "    for back in clash:\n        found[-back] = None\n", ""),
     Mutant("a flat batch is time major", ROLES, 'parts if layout == "flat" else parts[::-1]', "parts"),
     Mutant("an ambiguous view keeps its role", ROLES, "        if len(axes) == 1:\n", "        if axes:\n"),
-    Mutant("a reshape may cut an axis", ROLES, " and end % (offset * atom) == 0", ""),
-    Mutant("incomplete is complete", ROLES, "return set(span.atoms(timed)) <= present", "return True"),
+    Mutant("a part of an axis is its first digit", ROLES, "step * (extent.end // high)", "step"),
+    Mutant("incomplete is complete", ROLES, "return all(holds(atom, shape, roles, span) for atom in span.atoms(timed))", "return True"),
     Mutant("unequal amplitudes add up", BOUNDS, "    if a.unit != b.unit:\n", "    if False:\n"),
     Mutant("every sum is exact", BOUNDS, "return max_k <= 1 or (", "return True or ("),
     Mutant("a product without its length", BOUNDS, "a.max_k * b.max_k * reduction", "a.max_k * b.max_k"),

@@ -203,8 +203,8 @@ CASES: dict[str, Case] = {
         _with_a_hidden_change, keep=lambda: {"factor": torch.tensor(1.0)}
     ),
     "step by the value of an index": Case(
-        lambda self, x: self.last(torch.cat([self.a(x[at]) for at in self.steps[self.way]], 1)),
-        modules=lambda: {"a": nn.Linear(4, 2)},
+        lambda self, x: self.last(torch.add(*(self.a(x[at]) for at in self.steps[self.way]))),
+        modules=two_layers,
         keep=lambda: {"steps": torch.tensor([[0, 1], [1, 0]])},
         options={"time_steps": 2, "time": "axis0", "max_k": 8},
         shape=(2, 3, 4),
