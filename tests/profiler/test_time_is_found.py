@@ -232,8 +232,16 @@ def test_one_layer_that_loops_over_time_is_one_layer() -> None:
         assert looped[column].tolist() == flat[column].tolist(), column
 
 
+RECURRENT_FORMS: dict[str, Callable[[nn.Linear, Tensor], Tensor]] = {
+    "layer": lambda r, s: r(s),
+    "einsum": lambda r, s: torch.einsum("ab,cb->ac", s, r.weight),
+    "einsum of a tuple": lambda r, s: torch.einsum("ab,cb->ac", (s, r.weight)),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("form", RECURRENT_FORMS)
 @pytest.mark.parametrize("first", ["input", "state"])
-def test_a_recurrent_layer_works_in_the_step_that_reads_its_result(first: str) -> None:
+def test_a_recurrent_layer_works_in_the_step_that_reads_its_result(first: str, form: str) -> None:
     """r reads the spikes of the step before; at step 0 a state of zeros: all dense MACs, no SOPs."""
     torch.manual_seed(0)
     steps, seen = 5, []
@@ -243,7 +251,7 @@ def test_a_recurrent_layer_works_in_the_step_that_reads_its_result(first: str) -
         state, spikes, out = torch.zeros(3, 10), torch.zeros(3, 10), 0
         for t in range(steps):
             seen.append(10 * int(spikes.count_nonzero()))
-            terms = [lambda t=t: self.f(x[t]), lambda s=spikes: self.r(s)]
+            terms = [lambda t=t: self.f(x[t]), lambda s=spikes: RECURRENT_FORMS[form](self.r, s)]
             current = sum(term() for term in (terms if first == "input" else terms[::-1]))
             state = 0.9 * state + current
             spikes = (state > 0.5).float()
@@ -254,7 +262,7 @@ def test_a_recurrent_layer_works_in_the_step_that_reads_its_result(first: str) -
     model = Does(forward, f=nn.Linear(20, 10), r=nn.Linear(10, 10, bias=False), o=nn.Linear(10, 3))
     nn.init.normal_(model.f.weight, std=0.7)  # type: ignore[union-attr, arg-type]
     frame = se.profile(model, [random_spikes(steps, 3, 20)], time_steps=steps, time="axis0").to_frame()
-    rows = frame[frame["layer"] == "r"]
+    rows = frame[(frame["op"] == "linear") & (frame["layer"] == ("r" if form == "layer" else "#linear0"))]
     expected = list(seen)
     assert rows["time_step"].tolist() == list(range(steps))
     assert rows["sops"].tolist() == expected
