@@ -47,6 +47,7 @@ STATIC_MODES = (
     "repeat-flat-batch",
     "repeat-flat",
 )  # tried in this order on (B, ...)
+FIRST_REPEATED, FLAT_MODES = "repeat-axis0", ("flat", "flat-batch")
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # tried in this order on (T, B, ...)
 
 
@@ -119,6 +120,11 @@ def _interpret(
     static = ("inside",) if time is not None else TIMED_MODES if has_time else STATIC_MODES
     for mode in static:
         steps = int(x.shape[0]) if has_time else time_steps
+        if mode == FIRST_REPEATED and not has_time:  # T steps on an axis of that size win over copies of samples
+            axes = [trial.of(other, steps) for other in _timed_modes(x, steps) if other not in FLAT_MODES]
+            on_axis = [o for o in axes if o is not None and _has_samples(o, x, samples)]
+            if on_axis:
+                return _of_several(model, x, None, on_axis)
         found = None if mode != "inside" and steps is None else trial.of(mode, steps)
         if found is not None and not has_time and _has_samples(found, x, samples) and found.mode.repeats_input:
             others = [trial.of(other, steps) for other in _timed_modes(x, steps)]
