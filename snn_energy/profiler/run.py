@@ -155,7 +155,8 @@ def _count_batches(
             with torch._C.DisableTorchFunction():
                 structure.require()
                 counting.end()
-                accumulator.add(counting, out, y, mode)
+                with _no_garbage_collection():
+                    accumulator.add(counting, out, y, mode)
                 accumulator.store_if_due(counting, mode)
             if on_batch is not None:
                 on_batch(accumulator.kept.counted + accumulator.samples)
@@ -163,7 +164,8 @@ def _count_batches(
 
 def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Counts:
     """The counts of all parts, with a warning for every layer whose work is unknown; ProfilingError if strict."""
-    counts, not_counted = counts_of(parts_store, header)
+    with _no_garbage_collection():
+        counts, not_counted = counts_of(parts_store, header)
     for layer, why in not_counted.items():
         text = f"{layer}: {why}"
         if strict:

@@ -85,22 +85,34 @@ class _Reached(BaseException):
 @torch.no_grad()
 def first_input(model: nn.Module, name: str, x: Any, mode: TimeMode, steps: int) -> Tensor | None:
     """What a module reads in its first call, in a run from rest; None if it is not called with a tensor."""
-    read: list[Tensor] = []
+    return first_reached(model, [name], x, mode, steps)[1]
 
-    def hook(module: nn.Module, args: Any) -> None:
-        if args and isinstance(args[0], Tensor):
-            read.append(args[0].clone())
-        raise _Reached
 
-    handle, state = model.get_submodule(name).register_forward_pre_hook(hook), State(model)
+@torch.no_grad()
+def first_reached(
+    model: nn.Module, names: Sequence[str], x: Any, mode: TimeMode, steps: int
+) -> tuple[str, Tensor | None]:
+    """The first of some modules that is called in a run from rest, and the tensor that it reads."""
+    reached: list[tuple[str, Tensor | None]] = []
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any) -> None:
+            reached.append((name, args[0].clone() if args and isinstance(args[0], Tensor) else None))
+            raise _Reached
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook_of(name)) for name in names]
+    state = State(model)
     try:
         reset_states(model)
         with contextlib.suppress(_Reached):
             mode.run(model, x, steps)
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         state.restore()
-    return read[0] if read else None
+    return reached[0] if reached else (names[0], None)
 
 
 @contextmanager

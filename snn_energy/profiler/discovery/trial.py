@@ -15,13 +15,14 @@ from snn_energy.profiler.discovery.layouts import declared_layout, layout_of, st
 from snn_energy.profiler.discovery.observe import (
     ModuleObservation,
     first_input,
+    first_reached,
     named_layout,
     observe_run,
     observed_neurons,
 )
 from snn_energy.profiler.discovery.repeatable import FirstRun
 from snn_energy.profiler.neurons.known import hidden_work_message, is_subclass
-from snn_energy.profiler.neurons.spec import Layout, NeuronSpec
+from snn_energy.profiler.neurons.spec import LAYOUTS, Layout, NeuronSpec
 from snn_energy.running.inputs import Inputs, main_of
 from snn_energy.running.time_mode import MODES, SAMPLES, SHAPES
 
@@ -50,6 +51,10 @@ class Trial:
         try:
             names, outs = [*self.spiking, *self.unknown, *self.weighted], list[Tensor]()
             given = [MODES[mode].first_samples(self.x, n, steps or 1) for n in SAMPLES]
+            odd = self._misfit(given[0], mode, steps)
+            if odd is not None:
+                self.why.append(f"{mode}: {odd}")
+                return None
             runs = [observe_run(self.model, names, given[0], MODES[mode], steps or 1, named, outs)]
             larger = None if self.unknown or named or self.weighted else _with_more_samples(runs[0], self.spiking)
             runs.append(larger or observe_run(self.model, names, given[1], MODES[mode], steps or 1, named))
@@ -84,6 +89,16 @@ class Trial:
             return replace(reading, spiking=neurons, decomposed_layers=frozenset(self.weighted))
         self.why.append(f"{mode}: {reading}")
         return None
+
+    def _misfit(self, x: Any, mode: str, steps: int | None) -> str | None:
+        """Why a time mode cannot fit, by what the first neuron reads; None if only a whole run can tell."""
+        known = {name: spec for name, spec in self.spiking.items() if spec.known_by == "its class"}
+        if steps is None or not known or MODES[mode].calls_per_step:
+            return None
+        name, read = first_reached(self.model, list(known), x, MODES[mode], steps)
+        if read is None or known[name].layout != "time-first" or read.shape[0] == steps:
+            return None
+        return f"{name} wants {LAYOUTS['time-first']} and reads {tuple(read.shape)} for two samples"
 
     def _is_single(self, mode: str, steps: int | None) -> bool:
         """True if the batch holds one sample."""
