@@ -36,6 +36,7 @@ class ModuleObservation:
     time_axis: int | None = None  # axis along which later outputs depend on earlier inputs
     reached: frozenset[int] = frozenset()  # positions on that axis whose output depends on the input of the first one
     is_named: bool = False  # the user says that it is a neuron, whatever values it gives
+    was_tried: bool = False  # it was called on other values, beside its calls in the network
     multiplies: bool = False  # an operation with weights, a product or a pooling runs within it
 
 
@@ -216,6 +217,7 @@ def _run_trials(
 
     Every trial starts from ``before``, the state at the start of the call.
     """
+    observation.was_tried = True
 
     def give(x: Tensor, *rest: Any) -> Tensor:
         made: Tensor = _spike(module(x, *rest))

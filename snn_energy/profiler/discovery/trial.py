@@ -56,7 +56,8 @@ class Trial:
                 self.why.append(f"{mode}: {odd}")
                 return None
             runs = [observe_run(self.model, names, given[0], MODES[mode], steps or 1, named, outs)]
-            larger = None if self.unknown or named or self.weighted else _with_more_samples(runs[0], self.spiking)
+            may_spike = named or self.weighted or observed_neurons(runs[0], self.unknown)
+            larger = None if may_spike else _with_more_samples(runs[0], self.spiking)
             runs.append(larger or observe_run(self.model, names, given[1], MODES[mode], steps or 1, named))
         except Exception as error:  # noqa: BLE001 the model rejects this shape: the time mode does not fit
             self.raised.append(error)
@@ -84,7 +85,7 @@ class Trial:
             reading = "its neurons would mix samples"
         if isinstance(reading, Interpretation):
             neurons = {name: spec for name, spec in reading.spiking.items() if name not in self.weighted}
-            if not self.unknown:  # no module was called on other values in between
+            if not any(observation.was_tried for observation in runs[0].values()):
                 self.first[reading.time] = FirstRun(given[0], MODES[mode], steps or 1, outs)
             return replace(reading, spiking=neurons, decomposed_layers=frozenset(self.weighted))
         self.why.append(f"{mode}: {reading}")
@@ -96,7 +97,7 @@ class Trial:
         if steps is None or not known or MODES[mode].calls_per_step:
             return None
         name, read = first_reached(self.model, list(known), x, MODES[mode], steps)
-        if read is None or known[name].layout != "time-first" or read.shape[0] == steps:
+        if read is None or known[name].layout != "time-first" or steps == SAMPLES[0] or read.shape[0] != SAMPLES[0]:
             return None
         return f"{name} wants {LAYOUTS['time-first']} and reads {tuple(read.shape)} for two samples"
 
@@ -157,6 +158,9 @@ def _with_more_samples(
     fewer, more = SAMPLES
     found = {}
     for name, observation in run.items():
+        if name not in spiking:
+            found[name] = observation
+            continue
         axis = _AXIS_OF_SAMPLES.get(spiking[name].layout or "")
         if axis is None or any(shape[axis : axis + 1] != (fewer,) for shape in observation.shapes):
             return None
