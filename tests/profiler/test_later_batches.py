@@ -185,3 +185,17 @@ def test_garbage_collection_is_as_it_was(enabled: bool, raises: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         gc.enable() if was_enabled else gc.disable()
+
+
+def test_a_number_made_of_all_samples_does_not_keep_a_last_batch_of_one_sample_from_being_counted() -> None:
+    def watched(model: Does, x: Tensor) -> Tensor:
+        fired = model.lif(x)
+        model.rate = float(fired.sum())
+        return model.fc(fired)
+
+    torch.manual_seed(0)
+    x = torch.rand(2, 4, 5) * 3
+    counts = se.profile(Does(watched, lif=LIF(), fc=nn.Linear(5, 2)), [x[:, :3], x[:, 3:]], time_steps=2, time="axis0")
+    rows = counts.rows[counts.rows["layer"] == "fc"]
+    with torch.no_grad():
+        assert rows["sops"].sum() == 2 * int(LIF().eval()(x).sum())

@@ -17,7 +17,7 @@ from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.axes.roles import ONCE
 from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.notes import notes_of
-from snn_energy.profiler.results.families import Counts, Family, Key, families_of, sizes_of
+from snn_energy.profiler.results.families import Counts, Family, Key, families_of, have_same_sizes
 from snn_energy.profiler.results.part import Operation, PartialCounts, Side
 from snn_energy.profiler.results.placement import (
     PlacedOperation,
@@ -128,7 +128,7 @@ class BatchAccumulator:
                 f"other time steps are active in this batch than in the first one (at {', '.join(changed[:3])}); "
                 "do not change masks while profiling, or profile in parts"
             )
-        sized = next((p.layer for p in placed if sizes_of(p.event) != sizes_of(self._event_of(p))), None)
+        sized = next((p.layer for p in placed if not have_same_sizes(p.event, self._event_of(p))), None)
         if sized is not None:
             raise ProfilingError(f"{sized}: its size changes between batches; profile one image size at a time")
 

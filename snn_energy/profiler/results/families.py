@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from snn_energy.counts.columns import OPERATIONS
 from snn_energy.profiler.axes.needed_steps import StepMask
 from snn_energy.profiler.results.placement import PlacedOperation
 from snn_energy.profiler.tracking.operation_log import OperationRecord
@@ -90,3 +91,13 @@ def _what_is_equal(item: PlacedOperation) -> Hashable:
 def sizes_of(event: OperationRecord) -> tuple[int, ...]:
     """The sizes of an operation that must not change between batches."""
     return (event.dense_macs, event.neurons, event.output_elements, event.weights, event.elementwise_ops)
+
+
+def have_same_sizes(one: OperationRecord, other: OperationRecord) -> bool:
+    """True if the sizes of an operation are those of another batch.
+
+    What is made of all samples, such as a single number, has a size per sample in a batch of one sample alone.
+    """
+    pairs = zip(sizes_of(one), sizes_of(other), strict=True)
+    is_per_sample = one.op in OPERATIONS or one.op == "neuron"
+    return all(a == b or (not is_per_sample and {a, b} == {0, 1}) for a, b in pairs)
