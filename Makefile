@@ -73,6 +73,7 @@ format: $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python tests/bench/bench_training.py
 	PYTHONPATH=tests/oracles:tests/networks $(BIN)/python tests/bench/bench.py
+	PYTHONPATH=tests/oracles:tests/networks:tests/bench $(BIN)/python tests/bench/first_call.py
 
 # Writes docs/zoo.md: what is found, what is equal, what it costs.
 zoo: $(PEERS)
