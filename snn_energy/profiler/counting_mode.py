@@ -111,6 +111,7 @@ class CountingMode(TorchFunctionMode):
         self.scans = ScanCache(max_k, input_kind, cross_check=cross_check)
         self.events = Events(self.scopes, self.scans, self.observer, cross_check=cross_check)
         self.calls, self.table, self.log = self.events.calls, self.events.table, self.events.log
+        self._entered: list[str] = []  # modules whose forward runs
         self._entries: dict[Any, tuple[str, RuleEntry]] = {}  # of functions already called
 
     @property
@@ -124,6 +125,7 @@ class CountingMode(TorchFunctionMode):
     def tracing(self) -> Iterator[None]:
         """Install hooks on every module and the function mode; both are always removed on exit."""
         handles, observers = [], []
+        self._entered.clear()
         modules = dict(self.model.named_modules(remove_duplicate=True))
         weights = [*self.model.parameters(), *self.model.buffers()]
         held = [tensor.untyped_storage() for tensor in weights if not tensor.is_meta]  # no other gets their addresses
@@ -208,6 +210,7 @@ class CountingMode(TorchFunctionMode):
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if module is not own:
                 return  # a copy of it, which has its hooks
+            self._entered.append(name)
             self.events.enter(name, module)
             if is_neuron:
                 self._begin_neuron(module)
@@ -231,6 +234,9 @@ class CountingMode(TorchFunctionMode):
             if module is not own:
                 return
             scopes, has_raised = self.scopes, out is None and sys.exc_info()[1] is not None
+            if has_raised and (not self._entered or self._entered[-1] != name):
+                return  # what has raised is a hook in front of ours
+            self._entered.pop()
             if is_neuron:
                 self.observer.end()
                 scopes.neuron_depth -= 1
