@@ -213,7 +213,10 @@ def interpret_first(
         b.framework != "snn_energy" or is_subclass(model.get_submodule(n), b) for n, b in spiking.items()
     )
     if own is not None and not is_foreign:
-        return Interpretation(time or "inside", own, "the model says so", spiking)
+        of_model = Interpretation(time or "inside", own, "the model says so", spiking)
+        if time is not None and batches:
+            _require_as_many_samples(of_model, _taken(model, batches[0])[0], _labels_in(batches))
+        return of_model
     with torch._C.DisableTorchFunction():
         x = _taken(model, batches[0])[0] if batches else None
     is_undeclared = time is None and steps is None

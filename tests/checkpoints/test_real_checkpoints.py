@@ -88,7 +88,7 @@ def test_the_converted_sinabs_network_is_right_on_98_percent_of_mnist(nets: Path
     weights, out = SHARED / "checkpoints" / "sinabs_mnist_ann.pt", tmp_path / "counts.json"
     code, _, err = cli(
         "profile", "--model", f"{nets}:converted", "--model-args", f"weights={weights}", "--model-args", "T=10",
-        "--data", MNIST, "--samples", "200", "--time-steps", "10", "--batch-size", "50", "--max-k", "255",
+        "--data", MNIST, "--samples", "200", "--time-steps", "10", "--batch-size", "50", "--max-k", "1000",
         "-o", str(out),
     )  # fmt: skip
     assert code == 0, err

@@ -150,8 +150,8 @@ def test_a_masked_step_that_works_in_one_part_is_active_in_all(seed: int, tmp_pa
     x[at, 2] = 4.0
     found = se.profile(unmasked(), [x])
     row = found.to_frame().query("op == 'matmul' and time_step == 1").iloc[0]
-    assert row["active"] == bool(x[at, 0])
-    assert (row["sops"], row["other_nonzeros"]) == (int(x[at, 0]), int(x[at, 0]))
+    assert row["active"]  # clamp(min=1) makes ones of a masked step
+    assert (row["sops"], row["other_nonzeros"]) == (int(x[at, 0]), 1)
     assert_same(found, dealt_out(unmasked, x, rng, tmp_path / "parts"))
 
 
@@ -347,13 +347,14 @@ def test_a_short_run_leaves_no_parts_behind(tmp_path: Path, cli: Cli, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["counts.json", "counts.samples.npz"]
 
 
-def test_an_error_in_mid_run_leaves_no_empty_folder(tmp_path: Path) -> None:
+def test_an_error_in_mid_run_leaves_what_was_counted_and_no_empty_folder(tmp_path: Path) -> None:
     def fail(done: int) -> None:
         raise StopError
 
     with pytest.raises(StopError):
         profiled(tmp_path, on_batch=fail, save_every_s=1e9)
-    assert not list(tmp_path.iterdir())
+    (folder,) = tmp_path.iterdir()
+    assert list(folder.iterdir())
 
 
 # --- parts that do not belong together, and damaged ones ---

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
+from snn_energy.models.neurons import LIF
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -369,3 +370,18 @@ def test_spikes_written_step_by_step_into_a_buffer(steps: int, axis: int) -> Non
     rows = frame[frame["layer"] == "last"]
     assert rows["time_step"].tolist() == list(range(steps))
     assert rows["sops"].tolist() == [3 * int(step.sum()) for step in fired]
+
+
+def test_a_class_token_and_a_row_of_each_step_are_no_two_time_steps() -> None:
+    torch.manual_seed(0)
+    lif, token = LIF(), nn.Parameter(torch.rand(1, 1, 4))
+
+    def forward(model: Does, x: Tensor) -> Tensor:
+        spikes = model.lif(x)
+        steps = [model.fc(torch.cat([model.token.expand(1, 1, 4), spikes[t]], 1).mean(1)) for t in range(2)]
+        return torch.stack(steps).mean(0)
+
+    model = Does(forward, time_steps=2, lif=lif, fc=nn.Linear(4, 3))
+    model.token = token
+    frame = se.profile(model, [torch.rand(2, 1, 3, 4) * 3], time="axis0").to_frame()
+    assert frame.loc[frame["layer"] == "fc", "time_step"].tolist() == [0, 1]

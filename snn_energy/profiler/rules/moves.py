@@ -316,9 +316,12 @@ def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], cont
     """True where T tensors that are joined are the T time steps, and not so many branches of one step.
 
     Steps that are known do not fall and do not stay the same; where none is known, the tensors come from the same
-    operations, called several times. A tensor that stems from nothing (a zero state) may stand at any place.
+    operations, called several times. A tensor that stems from nothing (a zero state) may stand at any place; a
+    parameter (a class token) is none.
     """
     if not 1 < context.shape.time_steps == len(parts):
+        return False
+    if any(id(part) not in known and part.untyped_storage()._cdata in context.parameters for part in parts):
         return False
     traces = [known[id(part)] for part in parts if id(part) in known]
     if all(part is parts[0] for part in parts):
