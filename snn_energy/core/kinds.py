@@ -77,6 +77,16 @@ def within(values: ValueSet, limit: int) -> ValueSet:
     return ValueSet(reason=text, beyond=largest)
 
 
+def without_proof(values: ValueSet) -> ValueSet:
+    """The set of an operand that real arithmetic made, where no sample shows several equal numbers beside a zero.
+
+    A gate of one number is real whatever the data at hand are; what is a multiple of exactly 1 stays what it is.
+    """
+    if values.unit is None or values.unit == 1 or values.reason is not None:
+        return values
+    return real_values("computed by real arithmetic: few values in this data do not make it binary")
+
+
 def real_not_multiples(max_k: int) -> ValueSet:
     """A real set: the values of one or more batches are not multiples k*c of one constant with \\|k\\| <= max_k."""
     return real_values(f"not multiples k*c of one constant with |k| <= {max_k}")

@@ -18,7 +18,7 @@ from snn_energy.profiler.neurons.spec import LAYOUTS, NeuronSpec
 from snn_energy.profiler.rules.records import record_at, tensors_in
 from snn_energy.profiler.rules.registry import BatchContext
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
-from snn_energy.profiler.values.bounds import NOTHING, SEVERAL_SPIKES, spikes
+from snn_energy.profiler.values.bounds import COMPUTED, SEVERAL_SPIKES, spikes
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
@@ -79,6 +79,7 @@ def foreign_neuron(spec: NeuronSpec, call: NeuronCall, context: BatchContext) ->
     """The outcome of one call of a neuron that spikes, without the counts."""
     record = _record(spec, call, context)
     bound = spikes(spec.amplitude) if call.is_known and spec.amplitude is not None else SEVERAL_SPIKES
+    bound = COMPUTED if spec.integrates_only else bound
     facts = _facts(record, call.trace)._replace(bound=bound)
     return Outcome(record, [(call.spike, TensorTrace(facts))])
 
@@ -137,4 +138,4 @@ def _record(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Operat
 
 def _facts(record: OperationRecord, trace: TensorTrace) -> TensorFacts:
     step = None if record.timed else record.step
-    return TensorFacts(trace.roles, record.timed, step, record.active, False, frozenset(), NOTHING)
+    return TensorFacts(trace.roles, record.timed, step, record.active, False, frozenset(), COMPUTED)

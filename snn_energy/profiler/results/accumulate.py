@@ -30,7 +30,7 @@ from snn_energy.profiler.results.resume import PART_BYTES, Parts
 from snn_energy.profiler.tracking.operation_counts import counts_of, has_counts
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import searched_for
-from snn_energy.profiler.values.scan import NonzeroSums
+from snn_energy.profiler.values.scan import NonzeroSums, shows_few_values
 from snn_energy.running.accuracy import correct_samples
 from snn_energy.running.time_mode import TimeMode
 
@@ -50,7 +50,7 @@ class RowFacts:
 class BatchAccumulator:
     """Accumulates the counts of batches and stores them part by part.
 
-    samples: their number in all batches so far. layers, families: of the first batch. values, limits, loader,
+    samples: their number in all batches so far. layers, families: of the first batch. values, limits, loader, computed,
     correct: of the current part.
     """
 
@@ -62,6 +62,7 @@ class BatchAccumulator:
         self.values: dict[Side, ValueSet] = {}
         self.limits: dict[Side, int] = {}
         self.loader: set[Side] = set()
+        self.computed: dict[Side, bool] = {}
         self.correct: int | None = 0
         self._calls: list[tuple[Any, ...]] = []
         self._placed: list[PlacedOperation] = []
@@ -193,6 +194,9 @@ class BatchAccumulator:
         is_loader = any(scan.bound.loader and scan.bound.reason is None for scan in operands)
         if is_loader:
             self.loader.add(key)
+        if any(scan.bound.is_computed for scan in operands) and not self.computed.get(key):
+            elements = records[0].left_elements if side == "left" else records[0].right_elements
+            self.computed[key] = shows_few_values(operands, arrays[f"nonzeros_{side}"], elements)
         self._set_limit(key, operands, counting)
         for index, values in enumerate(found):
             if self.values.setdefault(key, ZERO) == values:
@@ -284,6 +288,7 @@ class BatchAccumulator:
             values=self.values,
             limits=self.limits,
             loader=frozenset(self.loader),
+            computed=self.computed,
             worked=tuple(flag for key in self.layers for flag in worked[key].tolist()),
             not_counted={
                 **{k: rule.format(name) for k, name in counting.log.unsupported.items()},
@@ -293,7 +298,7 @@ class BatchAccumulator:
         )
         for family in self.families:
             family.start_part()
-        self.values, self.limits, self.loader = {}, {}, set()
+        self.values, self.limits, self.loader, self.computed = {}, {}, set(), {}
         self.correct = 0
         self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
         self.kept.keep(part, is_last=is_last)

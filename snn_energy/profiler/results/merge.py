@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from snn_energy.core.errors import CountsError, ProfilingError
 from snn_energy.core.groups import layer_group
-from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound, within
+from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound, within, without_proof
 from snn_energy.counts.columns import COLUMNS, INTEGRATES_ONLY_NOTE, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.notes import emission_note, operand_note
@@ -72,6 +72,8 @@ def merge(parts: Iterator[PartialCounts], total: int | None = None) -> MergedCou
         whole, scale = joined([part.values.get(key, ZERO) for part in summaries], searched_for(limit, is_loader))
         if is_loader:
             whole = check_declared_kind(whole, first.rules["input_kind"], key[0])
+        if (shown := [part.computed[key] for part in summaries if key in part.computed]) and not any(shown):
+            whole = without_proof(whole)
         values[key] = within(whole, limit)
         for mine, factor in zip(factors, scale, strict=True):
             mine[key] = factor

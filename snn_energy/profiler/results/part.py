@@ -62,8 +62,9 @@ class PartialCounts:
     rules: time, time_steps, max_k, input_kind. header: entries of the counts' header. correct: correctly classified
     samples, None if unknown. outputs: indices of the operations that the network returns. values: of every operand,
     in this part only; limits: the largest multiple that counts as integer in each; loader: the operands that are the
-    loader's tensor. worked: one flag per row (of the operations
-    in order), True if a sample gave it work. not_counted: layer -> why its work is unknown. arrays: name ->
+    loader's tensor; computed: those that real arithmetic made, True if they show that they have few values. worked: one
+    flag per row (of the operations in order), True if a sample gave it work. not_counted: layer -> why its work is
+    unknown. arrays: name ->
     (rows, samples), with the rows of the operations that count it.
     """
 
@@ -77,6 +78,7 @@ class PartialCounts:
     values: Mapping[Side, ValueSet]
     limits: Mapping[Side, int]
     loader: frozenset[Side]
+    computed: Mapping[Side, bool]
     worked: tuple[bool, ...]
     not_counted: Mapping[str, str]
     arrays: Mapping[str, CountArray]

@@ -20,7 +20,7 @@ from snn_energy.core.kinds import ValueSet
 from snn_energy.counts.columns import to_smallest_dtype
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts
 
-FORMAT = 2
+FORMAT = 3
 PART_NAME = re.compile(r"\.?(\d{9,})-(\d{9,})\.npz")
 
 
@@ -50,6 +50,7 @@ def write_part(folder: Path, part: PartialCounts, run: Mapping[str, Any]) -> Pat
         ],
         "limits": [[*key, limit] for key, limit in sorted(part.limits.items())],
         "loader": sorted(part.loader),
+        "computed": [[*key, shown] for key, shown in sorted(part.computed.items())],
     }
     texts = {"told": json.dumps(metadata), "operations": json.dumps([asdict(item) for item in part.operations])}
     members = {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
@@ -106,6 +107,7 @@ def _as_counts(
         },
         limits={(layer, side): limit for layer, side, limit in metadata["limits"]},
         loader=frozenset((layer, side) for layer, side in metadata["loader"]),
+        computed={(layer, side): shown for layer, side, shown in metadata["computed"]},
         worked=tuple(metadata["worked"]),
         not_counted=metadata["troubles"],
         arrays=arrays,

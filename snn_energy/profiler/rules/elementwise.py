@@ -16,6 +16,7 @@ from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.weighted import merged_over_time, weight_name
 from snn_energy.profiler.tracking.operation_log import Outcome
 from snn_energy.profiler.values.bounds import (
+    COMPUTED,
     FLOOR_MAX_K,
     NOTHING,
     ValueBound,
@@ -62,7 +63,8 @@ def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
 
 def _results(call: Call, outcome: Outcome, result: TensorTrace) -> Outcome:
     """The outcome with traces of all results; the values of all but the first (indices of a maximum) are unknown."""
-    others = [(out, result.replace(bound=NOTHING, scans=type(result.scans)())) for out in call.outputs[1:]]
+    bound = COMPUTED if call.name in ("var_mean", "std_mean") else NOTHING
+    others = [(out, result.replace(bound=bound, scans=type(result.scans)())) for out in call.outputs[1:]]
     is_written = any(call.out is x for x, _ in call.inputs) or "out" in call.kwargs
     written = [(call.out, result)] if is_written else []
     return Outcome(outcome.record, [(call.out, result), *others], written)
@@ -138,7 +140,9 @@ def _multiplied(call: Call, context: BatchContext, each: int) -> Outcome:
     bounds = [t.bound for t in call.traces]
     factor = constant_factor(call, call.inputs[0][0]) if len(bounds) == 1 else None
     bound = computed(call)
-    if factor is not None:
+    if call.kwargs.get("rounding_mode") is not None:
+        bound = ValueBound(max_k=FLOOR_MAX_K)  # whole numbers, whatever is divided
+    elif factor is not None:
         bound = bound_of_scale(bounds[0], factor)
     elif call.name in ("mul", "multiply") and len(bounds) == 2:
         bound = bound_of_product(bounds[0], bounds[1], 1)
@@ -183,18 +187,31 @@ def activation_with_offset(call: Call, context: BatchContext, scans: ScanCache) 
     return _activated(call, context, has_offset=True)
 
 
+_WHOLE = frozenset(("floor_divide", "bernoulli"))
+_SMOOTH = frozenset(  # of real values they give real values
+    ("gelu", "silu", "tanh", "hardswish", "elu", "celu", "selu", "mish", "expm1", "log1p", "sqrt", "erf", "sin",
+     "softshrink", "tanhshrink", "softsign", "glu")
+)  # fmt: skip
+
+
 def _activated(call: Call, context: BatchContext, has_offset: bool) -> Outcome:
     first = call.traces[0].bound
     is_kept = call.name in ("relu", "abs") and first.unit is not None
     keeps_terms = call.name in ("relu", "abs", "neg", "negative")
     bound = first if is_kept else computed(call, first.max_k if keeps_terms else 0)
+    if call.name in _WHOLE:
+        bound = ValueBound(max_k=FLOOR_MAX_K)
+    elif (has_offset or call.name in _SMOOTH) and not first.max_k:
+        bound = replace(bound, is_computed=True)  # of spikes it gives two values again
     return elementwise(call, context, Work("activation", call.out.numel(), *broadcast(call), bound, has_offset))
 
 
 @rule("softmax log_softmax softmin", constants_matter=True)
 def softmax(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     """Maximum, subtraction, exponential, sum, division: five operations per element."""
-    return elementwise(call, context, Work("softmax", 5 * call.out.numel(), *broadcast(call), NOTHING, has_offset=True))
+    return elementwise(
+        call, context, Work("softmax", 5 * call.out.numel(), *broadcast(call), COMPUTED, has_offset=True)
+    )
 
 
 @rule("batch_norm native_batch_norm cudnn_batch_norm")
@@ -229,7 +246,8 @@ def norm_without_shift(call: Call, context: BatchContext, scans: ScanCache) -> O
 def _normed(call: Call, context: BatchContext, each: int, has_offset: bool, foldable: bool = False) -> Outcome:
     has_same_axes = call.out.dim() == call.inputs[0][0].dim()
     roles, timed = kept_axes(call, context.shape) if has_same_axes else broadcast(call)
-    work = Work("norm", each * call.out.numel(), roles, timed, computed(call), has_offset, foldable)
+    bound = replace(computed(call), is_computed=True)
+    work = Work("norm", each * call.out.numel(), roles, timed, bound, has_offset, foldable)
     return elementwise(call, context, work)
 
 
@@ -273,8 +291,9 @@ def _chosen(call: Call) -> ValueBound:
     constants_matter=True,
 )
 def reduction(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
-    """One operation per element that is read; the values of the result are new."""
-    return _reduced(call, context, "reduce", NOTHING)
+    """One operation per element that is read; the values of the result are new: indices, numbers, or computed ones."""
+    is_whole = call.name in ("argmax", "argmin", "all", "any", "count_nonzero")
+    return _reduced(call, context, "reduce", NOTHING if is_whole else COMPUTED)
 
 
 @rule("sum nansum prod cumsum cumprod amax amin max min topk sort median aminmax", constants_matter=True)

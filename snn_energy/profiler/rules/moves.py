@@ -108,7 +108,8 @@ def move(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     x, trace = call.inputs[0]
     storage = x.untyped_storage()._cdata
     padded_with = call.bound("input", "pad", "mode", "value").get("value")
-    bound = NOTHING if call.name in ("pad", "constant_pad_nd") and padded_with else trace.bound
+    is_joined = call.name in ("pad", "constant_pad_nd") and padded_with
+    bound = ValueBound(is_computed=trace.bound.is_computed) if is_joined else trace.bound
     moved = []
     for out in call.outputs:
         if out.untyped_storage()._cdata == storage:

@@ -15,7 +15,7 @@ from snn_energy.profiler.axes.rows import require_complete
 from snn_energy.profiler.rules.records import tensors_in
 from snn_energy.profiler.rules.registry import BatchContext, Call
 from snn_energy.profiler.tracking.operation_log import OperationRecord, Outcome
-from snn_energy.profiler.values.bounds import NOTHING
+from snn_energy.profiler.values.bounds import COMPUTED
 from snn_energy.profiler.values.geometry import Geometry
 from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
@@ -32,7 +32,7 @@ def weighted(
     record.reduction, record.out_channels = geometry.reduction, geometry.out_channels
     record.positions, record.groups = geometry.positions, geometry.groups
     active = np.ones_like(trace.active) if geometry.biases else trace.active
-    facts = TensorFacts(roles, trace.timed, trace.step, active, record.constant, frozenset(), NOTHING)
+    facts = TensorFacts(roles, trace.timed, trace.step, active, record.constant, frozenset(), COMPUTED)
     return Outcome(record, [(out, TensorTrace(facts))])
 
 

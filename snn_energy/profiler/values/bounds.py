@@ -20,6 +20,8 @@ class ValueBound:
     Without a unit, ``max_k`` is the number of spikes that the graph adds up at most; 0 if it adds up something else.
     ``reason`` forces real (an average of spikes, a sum of unequal V_th). ``loader``: the values are the loader's.
     ``is_grey``: they hold grey levels of the loader, more than two or three values; so do sums with them.
+    ``is_computed``: real arithmetic made them (weights, a norm, an exponential), so that a single value in the data at
+    hand does not show that there are only two; a comparison or a neuron ends it.
     """
 
     unit: float | None = None
@@ -28,9 +30,11 @@ class ValueBound:
     reason: str | None = None
     loader: bool = False
     is_grey: bool = False
+    is_computed: bool = False
 
 
 NOTHING = ValueBound()
+COMPUTED = ValueBound(is_computed=True)
 AVERAGE_OF_SPIKES = "average of spikes"
 
 
@@ -92,7 +96,7 @@ def bound_of_product(a: ValueBound, b: ValueBound, reduction: int) -> ValueBound
     """Bound of a sum of ``reduction`` products a*b."""
     max_k = a.max_k * b.max_k * reduction
     if a.unit is None or b.unit is None:
-        return ValueBound(max_k=max_k)
+        return ValueBound(max_k=max_k, is_computed=a.is_computed or b.is_computed)
     unit = float(np.float32(a.unit) * np.float32(b.unit))
     return ValueBound(unit, max_k, a.proven and b.proven and is_exact(unit, max_k))
 
@@ -114,9 +118,9 @@ def bound_of_new_values(bounds: Sequence[ValueBound], max_k: int = 0) -> ValueBo
 
     max_k: spikes that they add up at most, 0 if they are no such sums.
     """
-    is_grey = any(b.is_grey for b in bounds)
+    is_grey, is_computed = any(b.is_grey for b in bounds), any(b.is_computed for b in bounds)
     reason = next((b.reason for b in bounds if b.reason), None)
-    return ValueBound(None, max_k, False, reason, loader=is_grey, is_grey=is_grey)
+    return ValueBound(None, max_k, False, reason, loader=is_grey, is_grey=is_grey, is_computed=is_computed)
 
 
 def bound_of_choice(bounds: Sequence[ValueBound]) -> ValueBound:

@@ -6,10 +6,13 @@ Without a proven bound the values themselves decide. A scan is reduced immediate
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snn_energy.core.errors import ProfilingError
@@ -256,6 +259,19 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
         if bool(hits.all()):
             return guess
     return value_set_of(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k, bits)
+
+
+def shows_few_values(scans: Sequence[NonzeroSums], nonzeros: NDArray[np.integer[Any]], elements: int) -> bool:
+    """True where the calls of an operand show that it has few values, not that one real number is all there was.
+
+    A computed operand shows it by several equal numbers beside a zero, in one sample and step; any other one by being
+    no zero. nonzeros: (rows of all calls, samples). elements: of one sample and step.
+    """
+    for scan, found in zip(scans, nonzeros.reshape(len(scans), -1), strict=True):
+        counts = (found >= 2) & (found < elements) if scan.bound.is_computed else found
+        if counts.any():
+            return True
+    return False
 
 
 def significant_bits(dtype: torch.dtype) -> int:
