@@ -207,11 +207,8 @@ class BatchAccumulator:
                 for other in self.families:
                     if other.layer == family.layer:
                         other.gathered[name] = [sums * old for sums in other.gathered[name]]
-                arrays[name] = np.concatenate([arrays[name][:first] * old, arrays[name][first:]])
-            if new != 1:
-                last = first + family.rows if len(found) > 1 else len(arrays[name])
-                of_it = arrays[name][first:last] * new
-                arrays[name] = np.concatenate([arrays[name][:first], of_it, arrays[name][last:]])
+            last = first + family.rows if len(found) > 1 else len(arrays[name])
+            arrays[name] = _scaled(_scaled(arrays[name], 0, first, old), first, last, new)
         if is_loader:
             check_declared_kind(self.values[key], counting.scans.input_kind, family.layer)  # raises if not as declared
         if self.values[key].reason is not None:
@@ -340,3 +337,10 @@ def values_of(scans: Sequence[NonzeroSums], totals: Counts) -> list[ValueSet]:
         return [scans[0].resolve_values(int(totals.sum()))]
     each = totals.reshape(len(scans), -1).sum(1)
     return [scan.resolve_values(int(total)) for scan, total in zip(scans, each, strict=True)]
+
+
+def _scaled(sums: Counts, first: int, last: int, factor: int) -> Counts:
+    """The sums with some rows in a smaller unit."""
+    if factor == 1:
+        return sums
+    return np.concatenate([sums[:first], sums[first:last] * factor, sums[last:]])

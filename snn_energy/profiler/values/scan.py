@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -261,7 +260,7 @@ def observed_values(x: Tensor, low: float, high: float, max_k: int) -> ValueSet:
     return value_set_of(torch.unique(flat).to(torch.float64).cpu().numpy(), max_k, bits)
 
 
-def shows_few_values(scans: Sequence[NonzeroSums], nonzeros: NDArray[np.integer[Any]], elements: int) -> bool:
+def shows_few_values(scans: Sequence[NonzeroSums], nonzeros: NDArray[np.int64], elements: int) -> bool:
     """True where the calls of an operand show that it has few values, not that one real number is all there was.
 
     A computed operand shows it by several equal numbers beside a zero, in one sample and step; any other one by being
