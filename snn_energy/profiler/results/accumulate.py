@@ -192,21 +192,19 @@ class BatchAccumulator:
         operands = [scan for record in records if (scan := getattr(record, side)) is not None]
         found = values_of(operands, arrays[f"nonzeros_{side}"])
         is_loader = any(scan.bound.loader and scan.bound.reason is None for scan in operands)
-        if is_loader:
-            self.loader.add(key)
+        self.loader |= {key} if is_loader else set()
         if any(scan.bound.is_computed for scan in operands) and not self.computed.get(key):
-            elements = records[0].left_elements if side == "left" else records[0].right_elements
+            elements: int = getattr(records[0], f"{side}_elements")
             self.computed[key] = shows_few_values(operands, arrays[f"nonzeros_{side}"], elements)
         self._set_limit(key, operands, counting)
         for index, values in enumerate(found):
             if self.values.setdefault(key, ZERO) == values:
                 continue
             old, new = self._join_values(key, values)
-            first = index * family.rows
             if old != 1:
-                for other in self.families:
-                    if other.layer == family.layer:
-                        other.gathered[name] = [sums * old for sums in other.gathered[name]]
+                for other in (other for other in self.families if other.layer == family.layer):
+                    other.gathered[name] = [sums * old for sums in other.gathered[name]]
+            first = index * family.rows
             last = first + family.rows if len(found) > 1 else len(arrays[name])
             arrays[name] = _scaled(_scaled(arrays[name], 0, first, old), first, last, new)
         if is_loader:
