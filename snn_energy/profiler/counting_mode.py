@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import LIF
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.events import Events
@@ -233,23 +234,25 @@ class CountingMode(TorchFunctionMode):
         def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
             if module is not own:
                 return
-            scopes, has_raised = self.scopes, out is None and sys.exc_info()[1] is not None
-            if has_raised and (not self._entered or self._entered[-1] != name):
+            raised = None if out is not None else sys.exc_info()[1]
+            scopes = self.scopes
+            if raised is not None and (not self._entered or self._entered[-1] != name):
                 return  # what has raised is a hook in front of ours
             self._entered.pop()
             if is_neuron:
                 self.observer.end()
                 scopes.neuron_depth -= 1
-                if scopes.neuron_depth == 0 and has_raised:
+                if scopes.neuron_depth == 0 and raised is not None:
                     scopes.resume()
                 elif scopes.neuron_depth == 0:
                     self.events.neuron(module, self._foreign.get(id(module)), args, kwargs, out)
                     scopes.resume()
             elif scopes.is_suspended and scopes.neuron_depth == 0:
-                if not has_raised:
+                if raised is None:
                     self.events.plain_layer(module, args[0], out)
                 scopes.resume()
-            self.events.leave(name, module, out)
+            if not isinstance(raised, (ProfilingError, AssertionError)):  # else the pass ends here
+                self.events.leave(name, module, out)
 
         return hook
 
