@@ -111,7 +111,7 @@ def expect_read_out(
     head: Node = {"op": "linear", **made["head"], "in": [number], "out": [*last.shape[2:-1], made["head"]["out"]]}
     out = torch.zeros(len(total), *head["out"])
     state = {"active": active, "needed": True, "input_repeated": False}
-    found.rows["head", "linear", step] = layer_row(head, total, out, kind(total, origin, made["max_k"]), state)
+    found.rows["head", "linear", step] = layer_row(head, total, out, kind(total, origin, made["max_k"], 1), state)
 
 
 def expect_attention(
@@ -139,14 +139,23 @@ def expect_attention(
 # --- kinds --------------------------------------------------------------------------------------------------------
 
 
-def kind(x: Tensor, origin: Origin, max_k: int) -> Kind:
-    """Rule 4, on all steps and samples together."""
+def kind(x: Tensor, origin: Origin, max_k: int, axes: int = 2) -> Kind:
+    """Rule 4, on all steps and samples together, which are the first ``axes`` axes."""
     if not x.any():
         return Kind("binary", None, 1, origin.open)
     if origin.real:
         return Kind("real", is_open=origin.open)
     tolerant, strict = kind_of(x, max_k), kind_of(x, max_k, 0)
+    if origin.computed is not False and tolerant.unit != 1 and not shows_few_values(x, axes):
+        return Kind("real", is_open=origin.open or origin.computed is None)
     return Kind(tolerant.name, tolerant.unit, tolerant.max_k, origin.open or tolerant != strict)
+
+
+def shows_few_values(x: Tensor, axes: int) -> bool:
+    """True if a sample holds several numbers beside a zero in one step."""
+    numbers = (x != 0).reshape(math.prod(x.shape[:axes]), -1)
+    found = numbers.sum(1)
+    return bool(((found >= 2) & (found < numbers.shape[1])).any())
 
 
 def kind_of(x: Tensor, max_k: int, ulps: int = 4) -> Kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from describe import Description, Node
 from network import shows_again
@@ -113,12 +113,14 @@ def _folds_into(made: Description, source: int, reader: int, read: dict[int, lis
 class Origin:
     """amplitudes: of the spikes that were added up, None where it is none. real: the rule that makes it real.
 
-    open: the contract does not say whether its values or its origin decide.
+    open: the contract does not say whether its values or its origin decide. computed: weights, a norm or an exponential
+    made it; None: a sigmoid of spikes, which the contract leaves open.
     """
 
     amplitudes: frozenset[float] | None = None
     real: str = ""
     open: bool = False
+    computed: bool | None = False
 
 
 def origins(made: Description, loader_is_real: bool, loader_unit: float | None) -> dict[int, Origin]:
@@ -126,8 +128,21 @@ def origins(made: Description, loader_is_real: bool, loader_unit: float | None) 
     given = Origin(None, "grey levels") if loader_is_real else Origin(frozenset([loader_unit or 1.0]))
     found = {-1: given}
     for i, node in enumerate(made["nodes"]):
-        found[i] = origin(made, node, [found[j] for j in node["in"]])
+        sources = [found[j] for j in node["in"]]
+        found[i] = replace(origin(made, node, sources), computed=is_computed(node["op"], sources))
     return found
+
+
+def is_computed(op: str, given: list[Origin]) -> bool | None:
+    """Of the result of a node: a neuron ends it, moves, sums, scales, choices and products keep it."""
+    if op == "lif":
+        return False
+    if op in (*WEIGHTED, "again", "bn", "ln", "gn", "softmax", "sdpa"):
+        return True
+    kept = [one.computed for one in given]
+    if op == "sigmoid":
+        kept.append(None)
+    return True if True in kept else None if None in kept else False
 
 
 def origin(made: Description, node: Node, given: list[Origin]) -> Origin:
@@ -156,7 +171,8 @@ def origin(made: Description, node: Node, given: list[Origin]) -> Origin:
 
 def averaged(first: Origin) -> Origin:
     """Averages of spikes are real; of anything else that is not real by origin, the contract is silent."""
-    return Origin(None, first.real or "average", first.open or (first.amplitudes is None and not first.real))
+    is_open = first.open or (first.amplitudes is None and not first.real)
+    return Origin(None, first.real or "average", is_open, first.computed)
 
 
 def combined(given: list[Origin], is_sum: bool) -> Origin:
