@@ -74,13 +74,16 @@ def follow_neuron(
 
 
 def are_same_sums(joint: NonzeroSums | None, one: NonzeroSums | None) -> bool:
-    """True if sums of one time step, scanned with other steps or alone, are equal; those may share a smaller unit."""
+    """True if sums of one time step, scanned with other steps or alone, are equal.
+
+    The steps may share a smaller unit, of which each value is a multiple within 4 units in its last place.
+    """
     if joint is None or one is None or not torch.equal(joint.nonzeros, one.nonzeros):
         return joint is one
     if joint.values is None or one.values is None or "real" in (joint.values.kind, one.values.kind):
         return joint.bound == one.bound
-    sums = [(s.nonzeros if s.levels is None else s.levels) * (s.values.unit or 1.0) for s in (joint, one) if s.values]
-    return torch.equal(*sums)
+    a, b = ((s.nonzeros if s.levels is None else s.levels) * (s.values.unit or 1.0) for s in (joint, one) if s.values)
+    return torch.allclose(a, b, rtol=2.0 ** (3 - one.values.bits), atol=0.0)
 
 
 class CrossCheck:

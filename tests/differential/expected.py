@@ -127,7 +127,7 @@ def expect_attention(
     scores = torch.zeros(samples, heads, tokens, tokens)
     if works["first"]["active"]:
         found.add_work("scale", step, scores.numel())
-    found.add_work("softmax", step, 5 * scores.numel())
+        found.add_work("softmax", step, 5 * scores.numel())
     scaled = values.operands(first, [q, k])
     scores = (scaled[0] @ scaled[1] / scaled[0].shape[-1] ** 0.5).softmax(-1)
     second = product_row(

@@ -56,20 +56,33 @@ def steps_of(made: Description) -> Steps:
         found.driven[i] = [True] * T if has_offset(made, node) else works
     read = readers(made)
     for i in reversed(range(len(made["nodes"]))):
-        wanted = [any(_reads(made, found, reader, t) for reader in read[i]) for t in range(T)]
+        wanted = [any(_reads(made, found, i, reader, t) for reader in read[i]) for t in range(T)]
         if made["nodes"][i]["op"] == "lif":
             wanted = [any(wanted[t:]) for t in range(T)]
         found.needed[i] = wanted
     return found
 
 
-def _reads(made: Description, steps: Steps, reader: int, t: int) -> bool:
-    """True if an active and needed operation reads step t through this node; copies and joins are no operations."""
+def _reads(made: Description, steps: Steps, source: int, reader: int, t: int) -> bool:
+    """True if an active and needed operation reads step t of a node; copies and joins are no operations."""
     if reader == OUTPUT:
+        works = steps.driven[len(made["nodes"]) - 1]
         if made["readout"] in ("mean", "sum"):
-            return any(steps.driven[len(made["nodes"]) - 1])
-        return made["readout"] != "last" or t + 1 == made["time_steps"]
-    return steps.needed[reader][t] and (made["nodes"][reader]["op"] in MOVES or steps.works[reader][t])
+            return any(works)
+        return made["readout"] != "last" or (t + 1 == made["time_steps"] and (works[t] or "head" not in made))
+    if not steps.needed[reader][t]:
+        return False
+    node = made["nodes"][reader]
+    if node["op"] == "sdpa":
+        parts = attention_parts(steps, node, t)
+        return parts["second"] and (source == node["in"][2] or (source in node["in"][:2] and parts["first"]))
+    return node["op"] in MOVES or steps.works[reader][t]
+
+
+def attention_parts(steps: Steps, node: Node, t: int) -> dict[str, bool]:
+    """Which products of an attention work: q k^T if q and k may differ from zero, the second if v may."""
+    q, k, v = (steps.driven[j][t] for j in node["in"])
+    return {"first": q and k, "second": v}
 
 
 def repeated(made: Description) -> dict[int, bool | None]:
@@ -155,6 +168,9 @@ def origin(made: Description, node: Node, given: list[Origin]) -> Origin:
         return Origin()
     if op == "token":
         return Origin(None, first.real, first.open)
+    if op in PRODUCTS and all(len(one.amplitudes or ()) == 1 and not one.real for one in given):
+        (a,), (b,) = (one.amplitudes or () for one in given)
+        return Origin(frozenset([a * b]), open=any(one.open for one in given))
     if op in ("bn", "ln", "gn", "softmax", "sigmoid", "sdpa", *PRODUCTS):
         return Origin(open=any(one.real or one.open for one in given))
     if op in ("avgpool", "token_mean"):
@@ -190,11 +206,10 @@ def combined(given: list[Origin], is_sum: bool) -> Origin:
 
 
 def attention_steps(made: Description, i: int, step: int) -> dict[str, dict[str, bool]]:
-    """Active and needed of the two products of an attention in one function."""
+    """Active and needed of the two products of an attention in one function; the softmax works where the first does."""
     steps = steps_of(made)
-    q, k, _ = (steps.driven[j][step] for j in made["nodes"][i]["in"])
-    needed, works = steps.needed[i][step], steps.works[i][step]
+    parts, needed = attention_parts(steps, made["nodes"][i], step), steps.needed[i][step]
     return {
-        "first": {"active": q and k, "needed": works and needed},
-        "second": {"active": works, "needed": needed},
+        "first": {"active": parts["first"], "needed": parts["first"] and parts["second"] and needed},
+        "second": {"active": parts["second"], "needed": needed},
     }

@@ -1127,9 +1127,10 @@ def test_a_constant_at_the_address_of_a_freed_activation_is_a_constant(mode: str
 
     model = Does(forward)
     with MODES[mode]():
-        model(torch.rand(4, 8))
+        while not any(reused) and len(reused) < 50:  # what other threads free decides which run finds such an address
+            model(torch.rand(4, 8))
         frame = frame_of(model, torch.rand(4, 8))
-    assert reused[0]  # it happens; the profiler may keep written storages from being reused, or tell them apart
+    assert any(reused)  # it happens; the profiler may keep written storages from being reused, or tell them apart
     assert frame[frame["op"].isin(("linear", "matmul", "unsupported"))]["op"].tolist() == ["linear"]
 
 
