@@ -130,12 +130,13 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
                     rows.write(name, at, part.start, kept)
         per_sample = rows.arrays()
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
-    needed = _needed(whole)
+    needed, first_step = _needed(whole), {operations[i].layer: operations[i].steps[0] for i in reversed(places)}
     for i, at in zip(places, offsets, strict=False):
         item = operations[i]
         sums = {name: values[at : at + len(item.steps)].tolist() for name, values in totals.items()}
         row = _row(item, facts[i], sums, whole, whole.active[i].tolist())
         row |= {"needed": needed[i].tolist(), "order": order[item.layer]}
+        row["input_repeated"] = [item.constant and step > first_step[item.layer] for step in item.steps]
         for name, column in columns.items():
             value = row[name]
             column.extend(value if isinstance(value, list) else [value] * len(item.steps))
@@ -220,7 +221,6 @@ def _row(
         **{name: facts[name] for name in facts if name != "side"},
         "layer": item.layer, "group": layer_group(item.layer), "op": item.op, "time_step": list(item.steps),
         "active": active,
-        "input_repeated": [item.constant and step >= 1 for step in item.steps],
         "input_nonzeros": None if item.streamed is None else total["input_nonzeros"],
         "other_nonzeros": None if item.other is None else total["other_nonzeros"],
         "dense_macs": work_of(item.dense_macs) if known else None,
