@@ -41,6 +41,7 @@ def first_inconsistency(counts: Counts) -> str | None:
         (~rows["active"] & (work > 0), "work in a time step that is not active"),
         (neuron & (rows["membrane_writes"] != rows["neurons"] * samples * rows["active"]), "membrane_writes"),
         (neuron & (rows["membrane_reads"] != rows["neurons"] * samples * rows["active"]), "membrane_reads"),
+        (~neuron & rows["state_variables"].notna(), "state_variables of what is no neuron"),
         ((steps < -1) | (steps >= counts.time_steps), "time_step outside the time steps of the header"),
         (operation & ~rows["input_kind"].isin(KINDS), "input_kind is unknown"),
         (multi_known & rows["sops_multi"].isna(), "sops_multi is missing"),

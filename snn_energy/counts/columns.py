@@ -25,21 +25,21 @@ WORK = (
     "spikes", "membrane_reads", "membrane_writes",
 )  # fmt: skip
 SIZES = (
-    "input_elements", "other_elements", "output_elements", "weights", "biases", "neurons", "reduction",
-    "out_channels", "positions", "groups",
+    "input_elements", "other_elements", "output_elements", "weights", "biases", "neurons", "state_variables",
+    "reduction", "out_channels", "positions", "groups",
 )  # fmt: skip
 COLUMNS = (
     "layer", "order", "group", "op", "time_step", "active", "needed", "input_repeated",
     "input_kind", "max_k", "input_elements", "input_nonzeros",
     "other_kind", "other_max_k", "other_elements", "other_nonzeros",
     "dense_macs", "sops", "sops_gated", "sops_multi", "elementwise_ops",
-    "output_elements", "weights", "biases", "neurons", "spikes", "membrane_reads", "membrane_writes",
+    "output_elements", "weights", "biases", "neurons", "state_variables", "spikes", "membrane_reads", "membrane_writes",
     "reduction", "out_channels", "positions", "groups", "feeds_neuron", "note",
 )  # fmt: skip
 PER_SAMPLE = ("input_nonzeros", "other_nonzeros", "sops", "sops_gated", "sops_multi", "spikes")
 NULLABLE = frozenset(
     ("input_kind", "max_k", "input_elements", "input_nonzeros", "other_kind", "other_max_k", "other_elements",
-     "other_nonzeros", "sops_multi")
+     "other_nonzeros", "sops_multi", "state_variables")
 )  # fmt: skip
 # The work of an operation without a rule is unknown: null, never zero.
 UNKNOWN_IF_UNSUPPORTED = frozenset(("dense_macs", "sops", "sops_gated", "elementwise_ops"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,15 @@ from snn_energy.counts.columns import (
 from snn_energy.counts.sample_store import blocks
 
 
-def content_digest(header: Mapping[str, Any], rows: pd.DataFrame, per_sample: Mapping[str, Any] | None) -> str:
-    """SHA-256 over header, rows and per-sample counts, as hexadecimal."""
+def content_digest(
+    header: Mapping[str, Any],
+    rows: pd.DataFrame,
+    per_sample: Mapping[str, Any] | None,
+    columns: Sequence[str] = COLUMNS,
+) -> str:
+    """SHA-256 over header, rows (those columns that a file has) and per-sample counts, as hexadecimal."""
     hashed = {key: value for key, value in header.items() if key not in ("content_sha256", "file")}
-    digest = hashlib.sha256(json.dumps([hashed, row_records(rows)], sort_keys=True, allow_nan=False).encode())
+    digest = hashlib.sha256(json.dumps([hashed, row_records(rows, columns)], sort_keys=True, allow_nan=False).encode())
     for name in PER_SAMPLE if per_sample is not None else ():
         values = per_sample[name]  # type: ignore[index]
         digest.update(f"{name}{values.shape}".encode())
@@ -70,16 +75,35 @@ def check_header(path: Path, header: Any) -> None:
             raise CountsError(f"{path}: header '{key}' must be a whole number of at least 1, not {header[key]!r}")
 
 
+def columns_of(records: Any) -> tuple[str, ...]:
+    """The columns that the rows of a counts file must have: all; those of an older file, as its first row says."""
+    first = records[0] if isinstance(records, list) and records else {}
+    return tuple(name for name in COLUMNS if name in first or name not in ADDED_LATER)
+
+
+def with_added_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """All columns of the rows of a file; what an older file lacks has the value by which it was priced."""
+    return {name: [row[name] if name in row else _WHEN_ADDED[name](row) for row in records] for name in COLUMNS}
+
+
+# Columns that older files lack, with their value for a row: neurons were priced as if they had one state variable.
+_WHEN_ADDED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "state_variables": lambda row: 1 if row["op"] == "neuron" else None
+}
+ADDED_LATER = frozenset(_WHEN_ADDED)
+
+
 def check_records(path: Path, records: Any) -> None:
     """Raise CountsError, with the row and the column, if the rows of a counts file are incomplete or invalid."""
     if not isinstance(records, list) or not records:
         raise CountsError(f"{path}: rows must be a list of at least one row: profile the network again")
+    columns = columns_of(records)
     for number, row in enumerate(records):
-        if not isinstance(row, dict) or set(row) != set(COLUMNS):
-            differing = sorted(set(COLUMNS) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
+        if not isinstance(row, dict) or set(row) != set(columns):
+            differing = sorted(set(columns) ^ set(row)) if isinstance(row, dict) else ["not a mapping"]
             raise CountsError(f"{path}: row {number} has missing or unknown columns: {', '.join(differing[:4])}")
         where = f"{path}: row {number} ({row['layer']}, time step {row['time_step']})"
-        for column in COLUMNS:
+        for column in columns:
             _check_cell(where, column, row[column], row["op"] == "unsupported")
 
 
@@ -106,13 +130,13 @@ def _check_cell(where: str, column: str, value: Any, unsupported: bool) -> None:
 _ALLOWED = {"group": GROUPS, "op": OPS, "input_kind": KINDS, "other_kind": KINDS}
 
 
-def row_records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+def row_records(rows: pd.DataFrame, names: Sequence[str] = COLUMNS) -> list[dict[str, Any]]:
     """Rows as plain JSON values."""
     columns: dict[str, list[Any]] = {}
-    for name in COLUMNS:
+    for name in names:
         values = rows[name].tolist()
         if name in FLAGS:
             columns[name] = [bool(v) for v in values]
         else:
             columns[name] = [None if v is None or v is pd.NA else v for v in values]
-    return [dict(zip(COLUMNS, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]

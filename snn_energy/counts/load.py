@@ -7,9 +7,16 @@ from pathlib import Path
 
 from snn_energy.core.errors import CountsError
 from snn_energy.counts.balance import first_inconsistency
-from snn_energy.counts.columns import COLUMNS, SCHEMA_VERSION, make_rows
+from snn_energy.counts.columns import SCHEMA_VERSION, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.file_format import check_header, check_records, content_digest, object_without_duplicate_keys
+from snn_energy.counts.file_format import (
+    check_header,
+    check_records,
+    columns_of,
+    content_digest,
+    object_without_duplicate_keys,
+    with_added_columns,
+)
 from snn_energy.counts.sample_store import load_samples, samples_path
 
 
@@ -53,7 +60,7 @@ def load_counts(path: str | Path) -> Counts:
     header, records = data["header"], data["rows"]
     check_header(path, header)
     check_records(path, records)
-    rows = make_rows({name: [row[name] for row in records] for name in COLUMNS})
+    rows = make_rows(with_added_columns(records))
     per_sample = None
     if header.get("per_sample"):
         if header["per_sample"] != Path(str(header["per_sample"])).name:
@@ -65,7 +72,7 @@ def load_counts(path: str | Path) -> Counts:
     problem = first_inconsistency(counts)
     if problem is not None:
         raise CountsError(f"{path}: {problem}; the file was edited or damaged: profile the network again")
-    if header.get("content_sha256") != content_digest(header, rows, per_sample):
+    if header.get("content_sha256") != content_digest(header, rows, per_sample, columns_of(records)):
         raise CountsError(
             f"{path}: header 'content_sha256' does not match the content; the file or {samples_path(path).name} was "
             "edited or damaged: profile the network again"

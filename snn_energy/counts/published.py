@@ -157,7 +157,7 @@ def _columns(network: Network) -> dict[str, list[Any]]:
 EMPTY_ROW: Mapping[str, Any] = dict.fromkeys(COLUMNS, 0) | {
     "needed": True, "active": True, "input_repeated": False, "feeds_neuron": False, "note": "", "time_step": -1,
     "group": "other", "input_kind": None, "max_k": None, "input_elements": None, "input_nonzeros": None,
-    "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None,
+    "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None, "state_variables": None,
 }  # fmt: skip
 UNKNOWN_OPERATION: Mapping[str, Any] = dict.fromkeys(
     ("input_elements", "input_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi", "output_elements",
@@ -178,7 +178,7 @@ def _total_rows(totals: Totals | None, time_steps: int) -> Iterator[dict[str, An
         spikes = None if given.spikes is None else given.spikes / time_steps
         yield {
             **EMPTY_ROW, **sizes, "layer": "neurons", "order": 2, "op": "neuron", "time_step": step,
-            "spikes": spikes, "note": note,
+            "state_variables": 1, "spikes": spikes, "note": note,
         }  # fmt: skip
 
 
@@ -223,7 +223,8 @@ def _layer_columns(layer: Layer) -> dict[str, Any]:
     if layer.op == "neuron":
         spikes = layer.spikes if layer.spikes is not None else product_or_none(layer.firing_rate, layer.neurons)
         sizes = dict.fromkeys(("neurons", "membrane_reads", "membrane_writes"), layer.neurons)
-        return {**EMPTY_ROW, **sizes, "output_elements": layer.neurons, "spikes": spikes}
+        sizes |= {"output_elements": layer.neurons, "state_variables": layer.state_variables}
+        return {**EMPTY_ROW, **sizes, "spikes": spikes}
     if layer.op not in OPERATIONS:
         keys = ("elementwise_ops", "output_elements", "weights", "biases")
         columns = {key: getattr(layer, key) for key in keys}

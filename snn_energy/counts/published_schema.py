@@ -63,7 +63,7 @@ class Layer(StrictModel):
     rate * macs. For a matmul these are the gated SOPs, as a rate does not determine its coincidences. ``feeds_neuron``:
     all readers of the output are neurons; default: the next operation or neuron in the file is a neuron.
 
-    Neurons: ``neurons``, and ``spikes`` or ``firing_rate`` (spikes / neurons). Element-wise: ``elementwise_ops``, 0
+    Neurons: ``neurons``, ``state_variables`` of each, and ``spikes`` or ``firing_rate`` (spikes / neurons). Element-wise: ``elementwise_ops``, 0
     for a norm that folds into the layer before it; ``weights`` and ``biases``: parameters of norms and embeddings,
     default unknown for norms and 0 for others.
 
@@ -94,6 +94,7 @@ class Layer(StrictModel):
     sops: NonNegativeNumber | None = None
     feeds_neuron: StrictBool | None = None
     neurons: NonNegativeInt | None = None
+    state_variables: NonNegativeInt = 1
     spikes: NonNegativeNumber | None = None
     firing_rate: Share | None = None
     elementwise_ops: NonNegativeInt | None = None
@@ -116,7 +117,7 @@ OPERATION_KEYS = frozenset(
 )  # fmt: skip
 WEIGHT_KEYS = frozenset(("weights", "biases"))
 PRODUCT_KEYS = frozenset(("other_kind", "other_max_k", "streamed"))
-NEURON_KEYS = frozenset(("neurons", "spikes", "firing_rate"))
+NEURON_KEYS = frozenset(("neurons", "state_variables", "spikes", "firing_rate"))
 ELEMENTWISE_KEYS = frozenset(("elementwise_ops", "output_elements"))
 
 

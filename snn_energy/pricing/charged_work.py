@@ -34,8 +34,8 @@ WorkColumn = Literal[
 ]  # fmt: skip
 GeometryColumn = Literal[
     "real_input", "input_bits_each", "other_bits_each", "input_address_bits", "other_address_bits", "input_elements",
-    "other_elements", "output_elements", "weights", "neurons", "reduction", "out_channels", "positions", "groups",
-    "feeds_neuron", "layer_steps",
+    "other_elements", "output_elements", "weights", "neurons", "state_elements", "reduction", "out_channels",
+    "positions", "groups", "feeds_neuron", "layer_steps",
 ]  # fmt: skip
 LayerColumn = Literal["layer_input_events", "layer_other_events", "layer_spikes"]
 Column = WorkColumn | GeometryColumn | LayerColumn
@@ -67,9 +67,10 @@ class ChargedWork:
 
     steps: 1 where the row is charged (active, and not left out), else 0. first_charged: 1 at the first charged row of
     a layer. external_inputs: 1 where the first operation of the network reads new input, which comes from outside.
-    first_reads, last_writes: membrane reads (writes) of a neuron's first (last) active step. macs, acs: operations
-    that the policies charge as MACs, as accumulates; sparse_macs: the part of macs that excludes zeros; dense_macs: all
-    operations, zeros included; zero_checked: the operations checked for a zero input (none for real inputs).
+    membrane_reads, membrane_writes: of every state variable; first_reads, last_writes: those of a neuron's first (last)
+    active step. state_elements: values that neurons keep, neurons * state variables; NaN if unknown. macs, acs:
+    operations that the policies charge as MACs, as accumulates; sparse_macs: the part of macs that excludes zeros;
+    dense_macs: all operations, zeros included; zero_checked: those checked for a zero input (none for real inputs).
     input_events, other_events: non-zeros of the operands. updates: updated neurons.
     input_*, other_*: see ``Operand``. layer_steps: charged steps of the row's layer with new input;
     layer_input_events, layer_other_events, layer_spikes: mean non-zeros of the layer's operands, and its spikes, in
@@ -104,6 +105,7 @@ class ChargedWork:
     output_elements: FloatArray
     weights: FloatArray
     neurons: FloatArray
+    state_elements: FloatArray
     reduction: FloatArray
     out_channels: FloatArray
     positions: FloatArray
@@ -114,7 +116,7 @@ class ChargedWork:
     layer_other_events: FloatArray
     layer_spikes: FloatArray
     network_weights: float
-    network_neurons: float
+    network_state_elements: float
 
     def column(self, name: Column) -> FloatArray:
         """One column by its name."""
@@ -285,7 +287,8 @@ def charged_work(
     charged, operation = rows.charged, rows.operation & rows.charged
     dense, neurons = rows.work("dense_macs", operation), np.where(rows.neuron, rows.size("neurons"), 0.0)
     macs, sparse_macs, acs = _operations(rows, dense, policies, hardware)
-    reads, writes = rows.work("membrane_reads", rows.included), rows.work("membrane_writes", rows.included)
+    variables = np.where(rows.neuron, rows.size("state_variables"), 0.0)
+    reads, writes = (rows.work(f"membrane_{name}", rows.included) * variables for name in ("reads", "writes"))
     sizes, operation_sizes = _row_sizes(rows)
     layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows)
     return ChargedWork(
@@ -317,6 +320,7 @@ def charged_work(
         output_elements=sizes["output_elements"],
         weights=operation_sizes["weights"],
         neurons=neurons,
+        state_elements=neurons * variables,
         reduction=operation_sizes["reduction"],
         out_channels=operation_sizes["out_channels"],
         positions=operation_sizes["positions"],
@@ -327,7 +331,7 @@ def charged_work(
         layer_other_events=layer_other_events,
         layer_spikes=layer_spikes,
         network_weights=rows.network_total(operation_sizes["weights"]),
-        network_neurons=rows.network_total(neurons),
+        network_state_elements=rows.network_total(neurons * variables),
     )
 
 

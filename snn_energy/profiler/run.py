@@ -27,6 +27,7 @@ from snn_energy.profiler.discovery.inline import calls_per_forward
 from snn_energy.profiler.discovery.interpret import candidates, interpret, steps_in
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
+from snn_energy.profiler.discovery.state_variables import with_state_variables
 from snn_energy.profiler.discovery.weights_guard import SameParameters, unchanged_weights
 from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules
 from snn_energy.profiler.results.accumulate import BatchAccumulator
@@ -112,7 +113,7 @@ def _count(
     """Run the network on every batch and store the parts. Raises ProfilingError; Interrupted if a signal stops it."""
     batches = iter(loader)
     first = list(itertools.islice(batches, 1))
-    interpretation = interpret(first)
+    interpretation = _with_state_variables(model, first, interpret(first))
     mode, steps = interpretation.mode, interpretation.time_steps
     counting = CountingMode(model, max_k, input_kind, interpretation.spiking, interpretation.decomposed_layers)
     accumulator = BatchAccumulator(steps, max_k, parts_store, _header(model, max_k, interpretation, input_kind, header))
@@ -160,6 +161,15 @@ def _count_batches(
                 accumulator.store_if_due(counting, mode)
             if on_batch is not None:
                 on_batch(accumulator.kept.counted + accumulator.samples)
+
+
+def _with_state_variables(model: nn.Module, first: Sequence[Any], found: Interpretation) -> Interpretation:
+    """The interpretation, with the state variables of neurons that no framework's class tells."""
+    with torch._C.DisableTorchFunction():
+        x = _taken(model, first[0])[0] if first else None
+    if not isinstance(x, (Tensor, Inputs)):
+        return found
+    return with_state_variables(model, x, found)
 
 
 def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Counts:

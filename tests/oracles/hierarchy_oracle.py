@@ -205,14 +205,20 @@ def operation(layer: str = "conv", step: int = 0, active: bool = True, samples: 
 
 
 def neuron(
-    layer: str = "lif", step: int = 0, active: bool = True, samples: int = 1, neurons: int = 3, spikes: int = 0
+    layer: str = "lif",
+    step: int = 0,
+    active: bool = True,
+    samples: int = 1,
+    neurons: int = 3,
+    spikes: int = 0,
+    variables: int = 1,
 ) -> Row:
-    """A spiking layer in one time step."""
+    """A spiking layer in one time step, of neurons with so many state variables."""
     state = neurons * samples * active
     return {
         "layer": layer, "op": "neuron", "time_step": step, "active": active, "needed": True,
         "input_kind": None, "max_k": None, "input_elements": None, "input_nonzeros": None, "sops_multi": None,
-        "neurons": neurons, "output_elements": neurons, "spikes": spikes * active,
+        "neurons": neurons, "state_variables": variables, "output_elements": neurons, "spikes": spikes * active,
         "membrane_reads": state, "membrane_writes": state,
     }  # fmt: skip
 
@@ -290,7 +296,7 @@ def charge(rows: list[Row], samples: int, policy: Policy, zeros: str = "gate") -
                 input_events=(row.get("input_nonzeros") or 0) / samples,
                 other_events=(row.get("other_nonzeros") or 0) / samples,
                 spikes=row.get("spikes", 0) / samples,
-                state=row.get("membrane_reads", 0) / samples if alive else 0.0,
+                state=row.get("membrane_reads", 0) * (row.get("state_variables") or 0) / samples if alive else 0.0,
                 first_update=alive and layer not in updated, last_update=alive and last[layer] == i,
             )
         )  # fmt: skip
@@ -357,7 +363,7 @@ def flows(c: Charged, network: Network, device: Device, variant: str) -> list[Fl
     if c["op"] == "neuron":
         reads = 0.0 if device.drop and c.first_update else c.state
         writes = 0.0 if device.drop and c.last_update else c.state
-        state = whole_network(network, "neurons") if by_step else c["neurons"]
+        state = all_state(network) if by_step else state_of(c)
         found = [Flow("membrane", reads * device.u, writes * device.u, state * device.u)]
         if by_step:
             found.append(Flow("weights", footprint=whole_network(network, "weights") * device.w))
@@ -391,7 +397,7 @@ def flows(c: Charged, network: Network, device: Device, variant: str) -> list[Fl
         Flow("inputs", input_reads + other_reads, 0.0, room, min(inputs, input_reads) if c.given and c.anew else 0.0),
     ]
     if by_step:
-        found.append(Flow("membrane", footprint=whole_network(network, "neurons") * device.u))
+        found.append(Flow("membrane", footprint=all_state(network) * device.u))
     if variant in ("psum_spill", "no_local_reuse") and down > 1:
         spilt = (down - 1) * n * m * device.p
         found.append(Flow("partial_sums", spilt, spilt, n * m * device.p))
@@ -433,6 +439,16 @@ def other_bits(c: Charged, device: Device) -> float:
 def whole_network(network: Network, name: str) -> int:
     """A size summed over the layers that run here."""
     return sum(steps[0][name] or 0 for steps in network.values() if steps[0].kept)
+
+
+def state_of(c: Charged) -> int:
+    """Values that the neurons of a row keep from step to step: one for each of their state variables."""
+    return int(c["neurons"] * c["state_variables"])
+
+
+def all_state(network: Network) -> int:
+    """Values that all neurons that run here keep."""
+    return sum(state_of(steps[0]) for steps in network.values() if steps[0].kept and steps[0]["op"] == "neuron")
 
 
 # --- Where it is stored -------------------------------------------------------------------------------------------
@@ -722,9 +738,12 @@ def random_network(rng: random.Random) -> tuple[list[Row], int, int]:
             pair = f"attn{index}"
             layers += [random_operation(rng, op, f"{pair}#matmul{i}", steps, mask, samples) for i in range(2)]
         elif op == "neuron":
-            n = rng.choice([1, 2, rng.randint(1, 60)])
+            n, variables = rng.choice([1, 2, rng.randint(1, 60)]), rng.choice([0, 1, 1, 1, 2, 3])
             layers.append(
-                [neuron(name, t, a, samples, n, rng.randint(0, n * samples)) for t, a in zip(steps, mask, strict=True)]
+                [
+                    neuron(name, t, a, samples, n, rng.randint(0, n * samples), variables)
+                    for t, a in zip(steps, mask, strict=True)
+                ]
             )
         elif op == "add":
             work = {"op": op, "elementwise_ops": 5, "input_kind": None, "max_k": None, "output_elements": 5}

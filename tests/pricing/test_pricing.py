@@ -77,7 +77,7 @@ def test_prices_are_listed_and_looked_up_by_key() -> None:
 
 
 def test_the_fields_of_charged_work_are_its_columns() -> None:
-    own = {"op", "network_weights", "network_neurons"}
+    own = {"op", "network_weights", "network_state_elements"}
     assert {field.name for field in dataclasses.fields(ChargedWork)} - own == set(COLUMNS)
     assert len(set(COLUMNS)) == len(COLUMNS)
 

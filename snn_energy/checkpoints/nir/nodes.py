@@ -63,6 +63,11 @@ class NIRIntegrator(nn.Module):
         is_neutral = values is None or (neutral is not None and bool((values == neutral).all()))
         self.register_buffer(name, None if is_neutral else as_tensor(values), persistent=False)
 
+    @property
+    def state_variables(self) -> int:
+        """The potential, and the current of a synapse that has one."""
+        return 1 if self.synapse_decay is None else 2
+
     def reset_state(self) -> None:
         """Forget the potential: the next step starts at rest."""
         self.v = self.i = None
@@ -125,6 +130,7 @@ class NIRThreshold(nn.Module):
 
     spiking_neuron = True
     integrates_only = False
+    state_variables = 0
     amplitude: float | None = 1.0
     reset = "none"
     v_threshold: Tensor

@@ -132,6 +132,7 @@ def _record(spec: NeuronSpec, call: NeuronCall, context: BatchContext) -> Operat
     record = record_at(call.site, context, "neuron", "neuron", [call.trace], call.spike)
     record.active = np.ones(context.shape.time_steps if record.timed else 1, dtype=np.bool_)
     record.constant, record.integrates_only = False, spec.integrates_only
+    record.state_variables = spec.state_variables
     record.neurons = record.output_elements = call.current.numel() // max(1, context.shape.rows(record.timed))
     return record
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from snn_energy.core.errors import ProfilingError, nearest
 from snn_energy.models.neurons import LIF
 from snn_energy.profiler.neurons.frameworks import nir, norse, sinabs, snntorch, spikingjelly
+from snn_energy.profiler.neurons.own import LIF_STATE_VARIABLES
 from snn_energy.profiler.neurons.spec import NeuronSpec
 
 
@@ -97,7 +98,13 @@ def known_class(module: nn.Module) -> NeuronSpec | None:
     if isinstance(module, LIF):
         reset = "soft" if module.rule != "spikformer" else "hard, to 0"
         return NeuronSpec(
-            "snn_energy", "its class", "time-first", module.amplitude, threshold=f"{module.v_th:g}", reset=reset
+            "snn_energy",
+            "its class",
+            "time-first",
+            module.amplitude,
+            threshold=f"{module.v_th:g}",
+            reset=reset,
+            state_variables=LIF_STATE_VARIABLES,
         )
     if getattr(module, "spiking_neuron", False) is True:
         return nir.neuron_spec(module)

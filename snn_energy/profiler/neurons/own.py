@@ -25,6 +25,9 @@ from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
 
+LIF_STATE_VARIABLES = 1  # the potential of a LIF or DTSS
+
+
 class NeuronCall(NamedTuple):
     """A call of a neuron: its input with the trace of it, and the spikes that it returned.
 
@@ -71,6 +74,7 @@ def own_neuron(module: LIF, call: NeuronCall, steps: Sequence[int], context: Bat
         active = (module.time_step_mask(batch.time_steps) > 0).cpu().numpy()
     record = record_at(call.site, context, "neuron", "neuron", [call.trace], call.spike)
     record.active, record.constant, record.timed, record.step = active, False, True, None
+    record.state_variables = LIF_STATE_VARIABLES
     record.neurons = record.output_elements = call.spike.numel() // max(1, batch.rows(True))
     bound = spikes(module.amplitude) if is_known else SEVERAL_SPIKES  # of a subclass
     facts = TensorFacts(call.trace.roles, True, None, active, False, frozenset(), bound)

@@ -27,6 +27,7 @@ class NeuronSpec:
     class", "its name" (the user gave it) or "its output". layout: where time is in its input; None if only a run can
     determine it. amplitude: the value of every spike if the framework's forward guarantees it; None: the values are
     scanned. integrates_only: it keeps a potential and never spikes. threshold, reset: as text, for reports.
+    state_variables: values that a neuron keeps from one time step to the next, None if unknown.
     """
 
     framework: str
@@ -36,6 +37,14 @@ class NeuronSpec:
     integrates_only: bool = False
     threshold: str = "?"
     reset: str = "?"
+    state_variables: int | None = None
+
+
+def declared_state_variables(module: Any) -> int | None:
+    """The number that a module's attribute ``state_variables`` declares; None if it declares none."""
+    declared = getattr(module, "state_variables", None)
+    is_number = isinstance(declared, int) and not isinstance(declared, bool) and declared >= 0
+    return declared if is_number else None
 
 
 def is_of_package(function: Any, package: str) -> bool:

@@ -319,6 +319,7 @@ def _operation(row: RowFacts, counted: tuple[str, ...]) -> Operation:
         elementwise_ops=row.elementwise_ops,
         dense_macs=event.dense_macs,
         neurons=event.neurons,
+        state_variables=event.state_variables,
         output_elements=event.output_elements,
         weights=event.weights,
         biases=event.biases,

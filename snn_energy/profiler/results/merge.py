@@ -229,7 +229,7 @@ def _row(
         "sops_multi": total["sops_multi"] if known and not is_real else None,
         "elementwise_ops": work_of(item.elementwise_ops) if known else None,
         "output_elements": item.output_elements, "weights": item.weights, "biases": item.biases,
-        "neurons": item.neurons, "spikes": total["spikes"],
+        "neurons": item.neurons, "state_variables": item.state_variables, "spikes": total["spikes"],
         "membrane_reads": work_of(item.neurons), "membrane_writes": work_of(item.neurons),
         "reduction": item.reduction, "out_channels": item.out_channels, "positions": item.positions,
         "groups": item.groups, "feeds_neuron": item.feeds_neuron, "note": note,

@@ -40,6 +40,7 @@ class Operation:
     elementwise_ops: int
     dense_macs: int
     neurons: int
+    state_variables: int | None
     output_elements: int
     weights: int
     biases: int
@@ -51,7 +52,7 @@ class Operation:
     @property
     def structure_keys(self) -> tuple[Any, ...]:
         """What must be equal in all passes of one network."""
-        sizes = self.dense_macs, self.neurons, self.output_elements, self.weights
+        sizes = self.dense_macs, self.neurons, self.state_variables, self.output_elements, self.weights
         return self.layer, self.steps, self.inputs, self.active, self.counted, sizes
 
 

@@ -38,7 +38,7 @@ class OperationRecord:
     of an element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that
     holds its weights. ``reads_padding``: constants lie beside the results that it reads.
     ``reads_constant``: it reads nothing of the loader, such as a zero state. left_spread, right_spread: of an operand
-    that several steps read as a whole.
+    that several steps read as a whole. ``state_variables``: of each neuron, None if unknown, and of other operations.
     """
 
     layer: str
@@ -71,6 +71,7 @@ class OperationRecord:
     weights: int = 0
     biases: int = 0
     neurons: int = 0
+    state_variables: int | None = None
     reduction: int = 0
     out_channels: int = 0
     positions: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from snn_energy.profiler.neurons.spec import NeuronSpec, as_text
+from snn_energy.profiler.neurons.spec import NeuronSpec, as_text, declared_state_variables
 
 
 def neuron_spec(module: Any) -> NeuronSpec:
@@ -17,4 +17,5 @@ def neuron_spec(module: Any) -> NeuronSpec:
         getattr(module, "integrates_only", False),
         as_text(getattr(module, "v_threshold", None)),
         str(getattr(module, "reset", "?")),
+        declared_state_variables(module),
     )

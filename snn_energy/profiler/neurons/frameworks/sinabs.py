@@ -21,4 +21,8 @@ def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
         integrates_only=threshold is None,
         threshold=as_text(threshold),
         reset=type(getattr(module, "reset_fn", None)).__name__,
+        state_variables=sum(name not in DERIVED for name, _ in module.named_buffers(recurse=False)) or None,
     )
+
+
+DERIVED = frozenset(("spike_threshold",))  # of ALIF, computed from b in every step

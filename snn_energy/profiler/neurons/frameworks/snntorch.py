@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from torch import Tensor
@@ -24,4 +25,17 @@ def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
         1.0 if is_plain else None,
         threshold=as_text(getattr(module, "threshold", None)),
         reset=str(getattr(module, "_reset_mechanism", "?")),
+        state_variables=_state_variables(kind),
     )
+
+
+# All steps in one call: forms of the recurrence of Leaky, which keeps its potential.
+LEAKY_IN_PARALLEL = frozenset(("LeakyParallel", "LeakyKernel", "StateLeaky", "LinearLeaky"))
+
+
+def _state_variables(kind: type) -> int | None:
+    """The states that a class takes beside its input: (mem), (syn, mem) of Synaptic, (syn_exc, syn_inh, mem) of Alpha."""
+    if kind.__name__ in LEAKY_IN_PARALLEL:
+        return 1
+    states = list(inspect.signature(kind.forward).parameters.values())[2:]  # type: ignore[attr-defined]
+    return sum(state.default is None for state in states) or None

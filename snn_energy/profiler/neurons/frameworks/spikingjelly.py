@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from torch import Tensor
+
 from snn_energy.profiler.neurons.spec import NeuronSpec, as_text, is_of_package
 
 
@@ -28,4 +30,14 @@ def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
         integrates_only="NonSpiking" in kind.__name__,
         threshold=as_text(getattr(module, "v_threshold", None)),
         reset="soft" if v_reset is None else f"hard, to {as_text(v_reset)}",
+        state_variables=_state_variables(module),
     )
+
+
+def _state_variables(module: Any) -> int | None:
+    """The memories that rest at a number or tensor: v, and u, w, m or c of neurons with a second variable.
+
+    Those that rest at None are set by a run alone (a trace of training), queues hold earlier inputs.
+    """
+    memories = getattr(module, "_memories_rv", {}).items()
+    return sum(isinstance(value, (int, float, Tensor)) for name, value in memories if name != "time_step") or None

@@ -1,0 +1,299 @@
+"""How many state variables a neuron keeps that no framework's class tells: observed in runs on a few steps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from snn_energy.profiler.discovery.data_flow import (
+    OperationValues,
+    ValueRecorder,
+    flow_of,
+    is_complete,
+    kept_elements,
+    value_of,
+)
+from snn_energy.profiler.discovery.interpret import Interpretation
+from snn_energy.profiler.discovery.weights_guard import unchanged_weights
+from snn_energy.profiler.neurons.known import is_subclass, reset_states
+from snn_energy.profiler.neurons.spec import Layout, NeuronSpec, declared_state_variables
+from snn_energy.running.evaluated import evaluation_mode
+from snn_energy.running.module_state import State
+from snn_energy.running.outputs import tensors_of
+from snn_energy.running.time_mode import SAMPLES
+
+STEPS, LATER = 8, 3  # of a trial: more than a neuron has variables; those from the one at which it is looked at
+SCALES = (0.5, 2.0, 8.0)  # of the inputs: below, around and above a threshold
+MOST_POSITIONS = 4  # of a feature map, per axis
+
+
+@dataclass(frozen=True)
+class FirstCall:
+    """The first call of a neuron: what it was given, and its state before."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    state: State
+
+    @property
+    def key(self) -> str | None:
+        """The name under which the input is given; None for the first argument."""
+        return None if self.args else next(iter(self.kwargs), None)
+
+    @property
+    def current(self) -> Any:
+        """The input."""
+        return self.args[0] if self.key is None else self.kwargs[self.key]
+
+
+class _AllSeen(BaseException):
+    """Ends a run in which all neurons were called; no model catches it."""
+
+
+@torch.no_grad()
+def with_state_variables(model: nn.Module, x: Any, found: Interpretation) -> Interpretation:
+    """The interpretation, with the state variables of neurons whose class does not tell them; None if unknown.
+
+    They are declared by the attribute ``state_variables`` of a module, else observed. x: a batch of the loader.
+    """
+    spiking = dict(found.spiking)
+    for name, spec in found.spiking.items():
+        declared = declared_state_variables(model.get_submodule(name))
+        if declared is not None and spec.framework in ("hand-written", "nir"):
+            spiking[name] = replace(spec, state_variables=declared)
+    unknown = [n for n, spec in spiking.items() if _is_unknown(model.get_submodule(n), spec)]
+    calls = first_calls(model, unknown, x, found) if unknown else {}
+    of_alike: dict[Any, int | None] = {}
+    for name, call in calls.items():
+        module, spec = model.get_submodule(name), spiking[name]
+        kind = _configuration(module), spec.layout
+        if kind not in of_alike:
+            of_alike[kind] = observed_state_variables(module, call, spec.layout, found.time_steps)
+        if of_alike[kind] is not None:
+            spiking[name] = replace(spec, state_variables=of_alike[kind])
+    return replace(found, spiking=spiking)
+
+
+def _is_unknown(module: nn.Module, spec: NeuronSpec) -> bool:
+    """True for a neuron whose class does not tell its state, or a subclass that may have more."""
+    if spec.framework in ("hand-written", "nir"):
+        return spec.state_variables is None
+    return spec.state_variables is None or is_subclass(module, spec)
+
+
+def _configuration(module: nn.Module) -> Any:
+    """What decides how a module keeps its state: its class, its plain attributes, the names of its tensors."""
+    plain = [(name, value) for name, value in vars(module).items() if isinstance(value, (int, float, str, type(None)))]
+    return type(module), repr(sorted(plain)), tuple(name for name, _ in module.named_parameters())
+
+
+def first_calls(model: nn.Module, names: Sequence[str], x: Any, found: Interpretation) -> dict[str, FirstCall]:
+    """The first call of each module, in a run from rest that ends when all were called."""
+    seen: dict[str, FirstCall] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            if name not in seen:
+                kept = _copied((args, kwargs))
+                seen[name] = FirstCall(kept[0], kept[1], State(module))
+                if len(seen) == len(names):
+                    raise _AllSeen
+
+        return hook
+
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(hook_of(name), with_kwargs=True) for name in names
+    ]
+    before = State(model)
+    try:
+        reset_states(model)
+        with evaluation_mode(model), unchanged_weights(model), torch.random.fork_rng(devices=[]):
+            _run_until_all_seen(model, x, found, seen)
+    finally:
+        for handle in handles:
+            handle.remove()
+        before.restore()
+    return seen
+
+
+def _run_until_all_seen(model: nn.Module, x: Any, found: Interpretation, seen: dict[str, FirstCall]) -> None:
+    """Run the model on a few samples, or on the whole batch if a state has a fixed size."""
+    for some in (lambda: found.mode.first_samples(x, SAMPLES[0], found.time_steps), lambda: x):
+        try:
+            found.mode.run(model, some(), found.time_steps)
+        except _AllSeen:
+            return
+        except Exception:  # noqa: BLE001 the error recurs in the run that counts
+            seen.clear()
+            continue
+        return
+
+
+def _copied(given: Any) -> Any:
+    return torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, given)
+
+
+@torch.no_grad()
+def observed_state_variables(module: nn.Module, call: FirstCall, layout: Layout | None, time_steps: int) -> int | None:
+    """State variables per neuron, by the flow of values between time steps; None if it cannot be seen whole."""
+    if not isinstance(call.current, Tensor) or not call.current.is_floating_point() or not call.current.numel():
+        return None
+    lengths = (STEPS,) if layout in ("step", None) else tuple(dict.fromkeys((STEPS, time_steps)))
+    after = State(module)
+    try:
+        for step in _inputs_of_a_step(call.current, layout, time_steps):
+            for steps in lengths:
+                try:
+                    with _told(module, time_steps, steps):
+                        counted = _Trial(module, call, layout, step, steps).count()
+                except Exception:  # noqa: BLE001 it rejects this shape
+                    continue
+                if counted is not None:
+                    return counted
+    finally:
+        after.restore()
+    return None
+
+
+@contextmanager
+def _told(module: nn.Module, time_steps: int, steps: int) -> Iterator[None]:
+    """A module that holds T in an attribute is told the number of steps of a trial."""
+    told = [name for name, value in vars(module).items() if type(value) is int and value == time_steps > 1]
+    vars(module).update(dict.fromkeys(told, steps))
+    try:
+        yield
+    finally:
+        vars(module).update(dict.fromkeys(told, time_steps))
+
+
+def _inputs_of_a_step(current: Tensor, layout: Layout | None, time_steps: int) -> Iterator[Tensor]:
+    """What a neuron may read in one time step: few positions of one sample, one sample, all of it."""
+    if layout == "time-first":
+        rows = current[0]
+    elif layout == "batch-first":
+        rows = current[:, 0]
+    elif layout == "flat-batch":
+        rows = current[::time_steps]
+    else:
+        rows = current
+    first = rows[:1]
+    yield first[(slice(None), slice(None), *[slice(MOST_POSITIONS)] * (first.dim() - 2))] if first.dim() > 2 else first
+    yield first
+    yield rows
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Runs of a neuron on ``steps`` time steps of inputs like ``step``."""
+
+    module: nn.Module
+    call: FirstCall
+    layout: Layout | None
+    step: Tensor
+    steps: int
+
+    @property
+    def at(self) -> int:
+        """The time step before which the state is looked at; of a few, the last one."""
+        return self.steps - (LATER if self.steps >= STEPS else 1)
+
+    def count(self) -> int | None:
+        """State variables per neuron, the most that inputs of several sizes show; None if they cannot be told."""
+        most, remembers = 0, False
+        for scale in SCALES:
+            drawn = self._inputs(scale)
+            runs = [self._run(inputs) for inputs in drawn]
+            flow = flow_of([operations for operations, _, _ in runs], self.step.numel())
+            if flow is None:
+                continue  # what it does depends on the values
+            given = set(zip(*(inputs for _, inputs, _ in runs), strict=True))
+            if not is_complete(flow, given, self.step.numel()):
+                return None
+            most = max(most, round(kept_elements(flow, self.step.numel()) / self.step.numel()))
+            remembers |= not torch.equal(runs[0][2], runs[1][2])
+        if most >= self.at or (remembers and most == 0):
+            return None  # as many as there were inputs before, or kept in another way
+        return most
+
+    def _inputs(self, scale: float) -> list[Tensor]:
+        """(steps, ...) three times: drawn, with other steps before ``at``, with other steps from it on."""
+        generator = torch.Generator().manual_seed(0)
+        largest = scale * float(self.step.abs().amax()) or scale
+
+        def drawn() -> Tensor:
+            uniform = torch.rand(self.steps, *self.step.shape, generator=generator)
+            return ((uniform * 1.5 - 0.5) * largest).to(self.step)
+
+        first, other = drawn(), drawn()
+        earlier, later = other.clone(), first.clone()
+        earlier[self.at :], later[self.at :] = first[self.at :], other[self.at :]
+        return [first, earlier, later]
+
+    def _run(self, inputs: Tensor) -> tuple[list[OperationValues], list[int], Tensor]:
+        """The operations of a run, the hashes of its inputs, and the output at the step ``at``."""
+        self.call.state.restore()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            if self.layout in ("step", None):
+                given = list(inputs.clone().unbind(0))
+                digests = [value_of(x).digest for x in given]
+                with ValueRecorder() as recorder:
+                    outs = self._step_by_step(given)
+                return recorder.operations, digests, outs[self.at].clone()
+            axis = 0 if self.layout == "time-first" else 1
+            whole = inputs.movedim(0, axis).clone()
+            whole = whole.flatten(0, 1) if self.layout == "flat-batch" else whole
+            digests = [value_of(whole).digest]
+            with ValueRecorder() as recorder:
+                out = next(tensors_of(self._called(whole, (), {})))
+        if self.layout == "flat-batch" and out.shape == whole.shape:
+            out = out.unflatten(0, (-1, self.steps))
+        is_over_time = out.dim() > axis and out.shape[axis] == self.steps
+        return recorder.operations, digests, (out.select(axis, self.at) if is_over_time else out).clone()
+
+    def _step_by_step(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """The spikes of every step; a state that is returned is passed back."""
+        key, shape = self.call.key, self.call.current.shape
+        rest = [self._cut(value, shape) for value in self.call.args[1:]]
+        named = {n: self._cut(value, shape) for n, value in self.call.kwargs.items() if n != key}
+        spikes = []
+        for x in given:
+            out = self._called(x, rest, named)
+            spikes.append(next(tensors_of(out)))
+            state = list(out[1:]) if isinstance(out, tuple) else []
+            if state and named and len(state) == len(named):
+                named = dict(zip(named, state, strict=True))
+            elif state and not named and self._takes(x, state):
+                rest = state
+        return spikes
+
+    def _called(self, x: Tensor, rest: Sequence[Any], named: Mapping[str, Any]) -> Any:
+        if self.call.key is None:
+            return self.module(x, *rest, **named)
+        return self.module(*rest, **{self.call.key: x, **named})
+
+    def _takes(self, x: Tensor, state: Sequence[Any]) -> bool:
+        """True if a call with a state behind the input is one that the module's forward accepts."""
+        if self.call.key is not None:
+            return False
+        try:
+            inspect.signature(self.module.forward).bind(x, *state)
+        except TypeError:
+            return False
+        return True
+
+    def _cut(self, value: Any, shape: Sequence[int]) -> Any:
+        """A state of the shape of the first call's input, cut as the input of a step is."""
+
+        def cut(tensor: Any) -> Any:
+            if isinstance(tensor, Tensor) and tensor.shape == shape:
+                return tensor[tuple(slice(size) for size in self.step.shape)]
+            return tensor
+
+        return torch.utils._pytree.tree_map(cut, value)
