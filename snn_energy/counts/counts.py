@@ -71,6 +71,11 @@ class Counts:
         frame["sops_rate_based"] = rate * frame["dense_macs"].astype("Float64")
         return frame
 
+    def layers_of_unknown_state(self) -> list[str]:
+        """Layers of neurons of which it is not known how many state variables they keep."""
+        unknown = (self.rows["op"] == "neuron") & self.rows["state_variables"].isna()
+        return list(dict.fromkeys(self.rows.loc[unknown, "layer"]))
+
     def spiking_layers(self) -> pd.DataFrame:
         """One row per spiking layer: layer, group, neurons, T_l (active steps), spikes per sample, rate, S_l.
 

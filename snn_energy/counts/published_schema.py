@@ -63,9 +63,10 @@ class Layer(StrictModel):
     rate * macs. For a matmul these are the gated SOPs, as a rate does not determine its coincidences. ``feeds_neuron``:
     all readers of the output are neurons; default: the next operation or neuron in the file is a neuron.
 
-    Neurons: ``neurons``, ``state_variables`` of each, and ``spikes`` or ``firing_rate`` (spikes / neurons). Element-wise: ``elementwise_ops``, 0
-    for a norm that folds into the layer before it; ``weights`` and ``biases``: parameters of norms and embeddings,
-    default unknown for norms and 0 for others.
+    Neurons: ``neurons``, ``state_variables`` of each (1), and ``spikes`` or ``firing_rate`` (spikes / neurons).
+
+    Element-wise: ``elementwise_ops``, 0 for a norm that folds into the layer before it; ``weights`` and ``biases``:
+    parameters of norms and embeddings, default unknown for norms and 0 for others.
 
     ``active_steps``: number of first steps that run, default all, 0 for none. ``once``: runs once per inference.
     ``input_repeated``: the input is the same at every step (direct encoding).

@@ -292,7 +292,9 @@ class Energy:
                 {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
             )
         elif np.isnan(self.memory_pj):
-            found.append({"op": "memory", "what": "memory traffic (the counts lack some sizes)", "amount": pd.NA})
+            state = ", ".join(f"state variables of {layer}" for layer in self.counts.layers_of_unknown_state()[:3])
+            what = f"memory traffic (the counts lack {state or 'some sizes'})"
+            found.append({"op": "memory", "what": what, "amount": pd.NA})
         return pd.DataFrame(found, columns=["op", "what", "amount"])
 
     def summary(self) -> EnergySummary:

@@ -2,7 +2,8 @@
 
 Symbols: w, a, u, p are the widths of weights, activations, membrane, partial sums; s the bits per element of a row's
 kind; M, K, N, g positions, reduction, output channels and groups; R, C the rows and columns of the array; A the charged
-steps. The membrane is every state variable of a neuron, each of width u. The table lists how often a tensor crosses the border between the array and the memory that serves it:
+steps. The membrane is all state variables of the neurons, each of width u, each read and written. The table lists how
+often a tensor crosses the border between the array and the memory that serves it:
 
     variant            weights                      inputs               partial sums       source
     ws_once            once per inference           one, or ceil(N/gC)   -                  design.md, section 6
@@ -120,7 +121,7 @@ def output_bits(work: ChargedWork, prices: Prices, memory: MemoryModel, whole_la
 
 
 def membrane_bits(work: ChargedWork, prices: Prices, memory: MemoryModel) -> tuple[FloatArray, FloatArray]:
-    """u * reads and u * writes, of every state variable; the first read and the last write are dropped if the profile sets it."""
+    """u * reads and u * writes of all state variables; without the first and the last if the profile sets it."""
     first, last = (work.first_reads, work.last_writes) if memory.drop_first_last else (0.0, 0.0)
     reads, writes = np.maximum(work.membrane_reads - first, 0.0), np.maximum(work.membrane_writes - last, 0.0)
     return reads * prices["widths.membrane"], writes * prices["widths.membrane"]

@@ -43,6 +43,12 @@ from snn_energy.running.unchanged import Structure, one_at_a_time
 MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
 
+UNKNOWN_STATE = (
+    "how many state variables its neurons keep from step to step could not be seen, so that its membrane traffic is "
+    "unknown; set state_variables = 1 (or how many it has) on the module or its class"
+)
+
+
 class UnsupportedOperationWarning(UserWarning):
     """An operation without a counting rule; its row has no counts."""
 
@@ -176,7 +182,7 @@ def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Coun
     """The counts of all parts, with a warning for every layer whose work is unknown; ProfilingError if strict."""
     with _no_garbage_collection():
         counts, not_counted = counts_of(parts_store, header)
-    for layer, why in not_counted.items():
+    for layer, why in {**dict.fromkeys(counts.layers_of_unknown_state(), UNKNOWN_STATE), **not_counted}.items():
         text = f"{layer}: {why}"
         if strict:
             raise ProfilingError(f"{text} (--strict)")

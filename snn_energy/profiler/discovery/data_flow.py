@@ -52,7 +52,7 @@ class ValueRecorder(TorchDispatchMode):
     """Records the values that every operation reads and makes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.operations: list[OperationValues] = []
 
     def __torch_dispatch__(
@@ -132,10 +132,16 @@ def is_complete(flow: Flow, inputs: Collection[Content], of_step: int) -> bool:
             continue
         sources = flow.producers.get(value, set()) & flow.past
         if value in flow.present:  # a slice of a tensor over all steps holds one step alone
-            sources = {source for source in sources if flow.elements[source] <= of_step}
+            sources = {source for source in sources if _is_of_steps(source, flow, of_step)}
         if not sources:
             return False
     return True
+
+
+def _is_of_steps(value: Value, flow: Flow, of_step: int) -> bool:
+    """True for a value of one step, or one that is put together of such."""
+    parts = {value, *flow.producers.get(value, set())} & flow.past
+    return any(flow.elements[part] <= of_step for part in parts)
 
 
 def _of_later_steps(flow: Flow, of_step: int) -> set[Value]:
@@ -184,9 +190,7 @@ def _maximum_flow(capacity: dict[Edge, int]) -> int:
     return total
 
 
-def _path(
-    is_open: Callable[[Node, Node], bool], neighbours: Mapping[Node, Iterable[Node]]
-) -> list[Edge] | None:
+def _path(is_open: Callable[[Node, Node], bool], neighbours: Mapping[Node, Iterable[Node]]) -> list[Edge] | None:
     """The edges of a shortest open path from NO_SOURCE to END; None if there is none."""
     before: dict[Node, Node] = {}
     waiting = deque([NO_SOURCE])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from snn_energy.profiler.discovery.data_flow import (
     OperationValues,
@@ -107,9 +108,7 @@ def first_calls(model: nn.Module, names: Sequence[str], x: Any, found: Interpret
 
         return hook
 
-    handles = [
-        model.get_submodule(name).register_forward_pre_hook(hook_of(name), with_kwargs=True) for name in names
-    ]
+    handles = [model.get_submodule(name).register_forward_pre_hook(hook_of(name), with_kwargs=True) for name in names]
     before = State(model)
     try:
         reset_states(model)
@@ -136,7 +135,7 @@ def _run_until_all_seen(model: nn.Module, x: Any, found: Interpretation, seen: d
 
 
 def _copied(given: Any) -> Any:
-    return torch.utils._pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, given)
+    return tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, given)
 
 
 @torch.no_grad()
@@ -150,8 +149,7 @@ def observed_state_variables(module: nn.Module, call: FirstCall, layout: Layout 
         for step in _inputs_of_a_step(call.current, layout, time_steps):
             for steps in lengths:
                 try:
-                    with _told(module, time_steps, steps):
-                        counted = _Trial(module, call, layout, step, steps).count()
+                    counted = _Trial(module, call, layout, step, steps, time_steps).count()
                 except Exception:  # noqa: BLE001 it rejects this shape
                     continue
                 if counted is not None:
@@ -190,13 +188,14 @@ def _inputs_of_a_step(current: Tensor, layout: Layout | None, time_steps: int) -
 
 @dataclass(frozen=True)
 class _Trial:
-    """Runs of a neuron on ``steps`` time steps of inputs like ``step``."""
+    """Runs of a neuron on ``steps`` time steps of inputs like ``step``; in the network there are ``time_steps``."""
 
     module: nn.Module
     call: FirstCall
     layout: Layout | None
     step: Tensor
     steps: int
+    time_steps: int
 
     @property
     def at(self) -> int:
@@ -205,7 +204,7 @@ class _Trial:
 
     def count(self) -> int | None:
         """State variables per neuron, the most that inputs of several sizes show; None if they cannot be told."""
-        most, remembers = 0, False
+        most, remembers, reads = 0, False, False
         for scale in SCALES:
             drawn = self._inputs(scale)
             runs = [self._run(inputs) for inputs in drawn]
@@ -216,9 +215,10 @@ class _Trial:
             if not is_complete(flow, given, self.step.numel()):
                 return None
             most = max(most, round(kept_elements(flow, self.step.numel()) / self.step.numel()))
-            remembers |= not torch.equal(runs[0][2], runs[1][2])
-        if most >= self.at or (remembers and most == 0):
-            return None  # as many as there were inputs before, or kept in another way
+            first, earlier, later = (out for _, _, out in runs)
+            remembers, reads = remembers or not torch.equal(first, earlier), reads or not torch.equal(first, later)
+        if most >= self.at or (most == 0 and (remembers or not reads)):
+            return None  # as many as there were inputs before; kept in another way; a step that was not run
         return most
 
     def _inputs(self, scale: float) -> list[Tensor]:
@@ -238,7 +238,7 @@ class _Trial:
     def _run(self, inputs: Tensor) -> tuple[list[OperationValues], list[int], Tensor]:
         """The operations of a run, the hashes of its inputs, and the output at the step ``at``."""
         self.call.state.restore()
-        with torch.random.fork_rng(devices=[]):
+        with _told(self.module, self.time_steps, self.steps), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             if self.layout in ("step", None):
                 given = list(inputs.clone().unbind(0))
@@ -296,4 +296,4 @@ class _Trial:
                 return tensor[tuple(slice(size) for size in self.step.shape)]
             return tensor
 
-        return torch.utils._pytree.tree_map(cut, value)
+        return tree_map(cut, value)

@@ -24,7 +24,6 @@ from snn_energy.profiler.values.scan import NonzeroSums
 from snn_energy.profiler.values.scan_cache import Reader, ScanCache
 from snn_energy.profiler.values.traces import TensorFacts, TensorTrace
 
-
 LIF_STATE_VARIABLES = 1  # the potential of a LIF or DTSS
 
 

@@ -34,7 +34,7 @@ LEAKY_IN_PARALLEL = frozenset(("LeakyParallel", "LeakyKernel", "StateLeaky", "Li
 
 
 def _state_variables(kind: type) -> int | None:
-    """The states that a class takes beside its input: (mem), (syn, mem) of Synaptic, (syn_exc, syn_inh, mem) of Alpha."""
+    """The states that a class takes beside its input: mem, and syn of Synaptic, or syn_exc and syn_inh of Alpha."""
     if kind.__name__ in LEAKY_IN_PARALLEL:
         return 1
     states = list(inspect.signature(kind.forward).parameters.values())[2:]  # type: ignore[attr-defined]
