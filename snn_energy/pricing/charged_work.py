@@ -287,9 +287,7 @@ def charged_work(
     charged, operation = rows.charged, rows.operation & rows.charged
     dense, neurons = rows.work("dense_macs", operation), np.where(rows.neuron, rows.size("neurons"), 0.0)
     macs, sparse_macs, acs = _operations(rows, dense, policies, hardware)
-    variables = np.where(rows.neuron, rows.size("state_variables"), 0.0)
-    reads, writes = (rows.work(f"membrane_{name}", rows.included) * variables for name in ("reads", "writes"))
-    sizes, operation_sizes = _row_sizes(rows)
+    (reads, writes, state_elements), (sizes, operation_sizes) = _of_state(rows, neurons), _row_sizes(rows)
     layer_steps, layer_input_events, layer_other_events, layer_spikes = _per_layer(rows)
     return ChargedWork(
         op=rows.op,
@@ -320,7 +318,7 @@ def charged_work(
         output_elements=sizes["output_elements"],
         weights=operation_sizes["weights"],
         neurons=neurons,
-        state_elements=neurons * variables,
+        state_elements=state_elements,
         reduction=operation_sizes["reduction"],
         out_channels=operation_sizes["out_channels"],
         positions=operation_sizes["positions"],
@@ -331,7 +329,7 @@ def charged_work(
         layer_other_events=layer_other_events,
         layer_spikes=layer_spikes,
         network_weights=rows.network_total(operation_sizes["weights"]),
-        network_state_elements=rows.network_total(neurons * variables),
+        network_state_elements=rows.network_total(state_elements),
     )
 
 
@@ -345,6 +343,13 @@ def _row_sizes(rows: _Rows) -> tuple[dict[str, FloatArray], dict[str, FloatArray
     """The sizes of every row, and the same sizes with 0 in rows that are not operations."""
     sizes = {name: rows.size(name) for name in _SIZES}
     return sizes, {name: np.where(rows.operation, values, 0.0) for name, values in sizes.items()}
+
+
+def _of_state(rows: _Rows, neurons: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Reads, writes and elements of all state variables of every row; NaN where their number is unknown."""
+    variables = np.where(rows.neuron, rows.size("state_variables"), 0.0)
+    reads, writes = (rows.work(f"membrane_{name}", rows.included) for name in ("reads", "writes"))
+    return reads * variables, writes * variables, neurons * variables
 
 
 def _operations(

@@ -281,19 +281,16 @@ class Energy:
             found += [
                 {"op": op, "what": f"{what} (the counts lack some amounts)", "amount": pd.NA} for op in unknown[:1]
             ]
-        unsupported = rows[rows["op"] == "unsupported"]
-        if len(unsupported):
-            layers = ", ".join(unsupported["layer"].unique()[:3])
+        if layers := ", ".join(rows.loc[rows["op"] == "unsupported", "layer"].unique()[:3]):
             found.append({"op": "unsupported", "what": f"operations without a rule ({layers})", "amount": pd.NA})
         if static_power_w(self.hardware) and self.hardware.latency is None:
             found.append({"op": "static", "what": "static power (the profile has no latency)", "amount": pd.NA})
         if self.hardware.memory is None:
-            found.append(
-                {"op": "memory", "what": f"memory traffic ({self.hardware.not_priced.memory})", "amount": pd.NA}
-            )
+            what = f"memory traffic ({self.hardware.not_priced.memory})"
+            found.append({"op": "memory", "what": what, "amount": pd.NA})
         elif np.isnan(self.memory_pj):
-            state = ", ".join(f"state variables of {layer}" for layer in self.counts.layers_of_unknown_state()[:3])
-            what = f"memory traffic (the counts lack {state or 'some sizes'})"
+            layers = ", ".join(self.counts.layers_of_unknown_state()[:3])
+            what = f"memory traffic (the counts lack {f'state variables of {layers}' if layers else 'some sizes'})"
             found.append({"op": "memory", "what": what, "amount": pd.NA})
         return pd.DataFrame(found, columns=["op", "what", "amount"])
 

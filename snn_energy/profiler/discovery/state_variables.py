@@ -20,7 +20,7 @@ from snn_energy.profiler.discovery.data_flow import (
     kept_elements,
     value_of,
 )
-from snn_energy.profiler.discovery.interpret import Interpretation
+from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import is_subclass, reset_states
 from snn_energy.profiler.neurons.spec import Layout, NeuronSpec, declared_state_variables
@@ -123,9 +123,10 @@ def first_calls(model: nn.Module, names: Sequence[str], x: Any, found: Interpret
 
 def _run_until_all_seen(model: nn.Module, x: Any, found: Interpretation, seen: dict[str, FirstCall]) -> None:
     """Run the model on a few samples, or on the whole batch if a state has a fixed size."""
-    for some in (lambda: found.mode.first_samples(x, SAMPLES[0], found.time_steps), lambda: x):
+    for samples in (SAMPLES[0], None):
         try:
-            found.mode.run(model, some(), found.time_steps)
+            some = x if samples is None else found.mode.first_samples(x, samples, found.time_steps)
+            found.mode.run(model, some, found.time_steps)
         except _AllSeen:
             return
         except Exception:  # noqa: BLE001 the error recurs in the run that counts
