@@ -31,7 +31,7 @@ def framework(name: str) -> Any:
         )
 
 
-def observed(neuron: nn.Module, x: Tensor, layout: Layout, *state: Any, steps: int = T) -> int | None:
+def observed(neuron: nn.Module, x: Tensor, layout: Layout | None, *state: Any, steps: int = T) -> int | None:
     """What the flow of values shows, for a first call on x."""
     neuron.eval()
     return observed_state_variables(neuron, FirstCall((x, *state), {}, State(neuron)), layout, steps)
@@ -61,7 +61,8 @@ def test_spikingjelly_keeps_as_many_values_as_its_class_says(name: str, variable
     spec = known_class(neuron())
     assert spec is not None
     assert spec.state_variables == observed(neuron(), a_step(), "step") == variables
-    whole = neuron(step_mode="m")
+    whole = neuron()
+    whole.step_mode = "m"
     assert observed(whole, all_steps(), "time-first") == variables
 
 
@@ -260,6 +261,33 @@ def test_what_a_loop_inside_a_neuron_keeps_is_counted(neuron: Callable[[], nn.Mo
     assert observed(neuron(), all_steps(), "time-first") == variables
     if not isinstance(neuron(), InPlace):
         assert observed(neuron(), all_steps().movedim(0, 1)[:, :1].movedim(1, 0), "time-first", steps=1) == variables
+
+
+@pytest.mark.parametrize("synapse", [False, True])
+@pytest.mark.parametrize("layout", ["batch-first", "time-last", "flat", "flat-batch", None])
+def test_what_is_kept_is_seen_wherever_time_is(layout: Layout | None, synapse: bool) -> None:
+    class Elsewhere(LoopInside):
+        def forward(self, x: Tensor) -> Tensor:
+            if layout is None:
+                return super().forward(x)
+            if layout in ("flat", "flat-batch"):
+                rows = x.unflatten(0, (self.steps, -1) if layout == "flat" else (-1, self.steps))
+                out = super().forward(rows if layout == "flat" else rows.movedim(1, 0))
+                return (out if layout == "flat" else out.movedim(0, 1)).flatten(0, 1)
+            axis = 1 if layout == "batch-first" else -1
+            return super().forward(x.movedim(axis, 0)).movedim(0, axis)
+
+    neuron, x = Elsewhere(synapse), all_steps()
+    neuron.steps = T
+    given = {"batch-first": x.movedim(0, 1), "time-last": x.movedim(0, -1), "flat": x.flatten(0, 1),
+             "flat-batch": x.movedim(0, 1).flatten(0, 1), None: x}  # fmt: skip
+    assert observed(neuron, given[layout], layout) == 1 + synapse
+
+
+def test_one_step_of_a_loop_whose_time_axis_is_not_known_is_no_neuron_without_state() -> None:
+    assert observed(LoopInside(True), all_steps()[:1], None, steps=1) == 2
+    assert observed(Stateless(), all_steps()[:1], None, steps=1) == 0
+    assert observed(OfNumpy(), all_steps()[:1], None, steps=1) is None
 
 
 class OfNumpy(nn.Module):

@@ -141,10 +141,23 @@ def _copied(given: Any) -> Any:
 
 @torch.no_grad()
 def observed_state_variables(module: nn.Module, call: FirstCall, layout: Layout | None, time_steps: int) -> int | None:
-    """State variables per neuron, by the flow of values between time steps; None if it cannot be seen whole."""
+    """State variables per neuron, by the flow of values between time steps; None if it cannot be seen whole.
+
+    Of a neuron whose time axis is not known: the most that one of those that are as long as T shows.
+    """
+    if layout is not None:
+        return _observed(module, call, layout, time_steps)
+    shape = call.current.shape if isinstance(call.current, Tensor) else ()
+    axes: dict[Layout, int] = {"time-first": 0, "batch-first": 1}
+    others = [_observed(module, call, other, time_steps) for other, axis in axes.items()
+              if len(shape) > 1 and shape[axis] == time_steps]  # fmt: skip
+    return max((most for most in others if most), default=0) or _observed(module, call, "step", time_steps)
+
+
+def _observed(module: nn.Module, call: FirstCall, layout: Layout, time_steps: int) -> int | None:
     if not isinstance(call.current, Tensor) or not call.current.is_floating_point() or not call.current.numel():
         return None
-    lengths = (STEPS,) if layout in ("step", None) else tuple(dict.fromkeys((STEPS, time_steps)))
+    lengths = (STEPS,) if layout == "step" else tuple(dict.fromkeys((STEPS, time_steps)))
     after = State(module)
     try:
         for step in _inputs_of_a_step(call.current, layout, time_steps):
@@ -171,16 +184,21 @@ def _told(module: nn.Module, time_steps: int, steps: int) -> Iterator[None]:
         vars(module).update(dict.fromkeys(told, time_steps))
 
 
-def _inputs_of_a_step(current: Tensor, layout: Layout | None, time_steps: int) -> Iterator[Tensor]:
+AXES: Mapping[Layout, int] = {"time-first": 0, "flat": 0, "batch-first": 1, "flat-batch": 1, "time-last": -1}
+
+
+def _with_time_axis(rows: Tensor, layout: Layout, steps: int) -> Tensor:
+    """Rows of a flat batch on two axes, that of time where AXES says; other tensors as they are."""
+    if layout not in ("flat", "flat-batch"):
+        return rows
+    return rows.unflatten(0, (steps, -1) if layout == "flat" else (-1, steps))
+
+
+def _inputs_of_a_step(current: Tensor, layout: Layout, time_steps: int) -> Iterator[Tensor]:
     """What a neuron may read in one time step: few positions of one sample, one sample, all of it."""
-    if layout == "time-first":
-        rows = current[0]
-    elif layout == "batch-first":
-        rows = current[:, 0]
-    elif layout == "flat-batch":
-        rows = current[::time_steps]
-    else:
-        rows = current
+    rows = current
+    if layout != "step":
+        rows = _with_time_axis(current, layout, time_steps).select(AXES[layout], 0)
     first = rows[:1]
     yield first[(slice(None), slice(None), *[slice(MOST_POSITIONS)] * (first.dim() - 2))] if first.dim() > 2 else first
     yield first
@@ -193,7 +211,7 @@ class _Trial:
 
     module: nn.Module
     call: FirstCall
-    layout: Layout | None
+    layout: Layout
     step: Tensor
     steps: int
     time_steps: int
@@ -241,20 +259,20 @@ class _Trial:
         self.call.state.restore()
         with _told(self.module, self.time_steps, self.steps), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            if self.layout in ("step", None):
+            if self.layout == "step":
                 given = list(inputs.clone().unbind(0))
                 digests = [value_of(x).digest for x in given]
                 with ValueRecorder() as recorder:
                     outs = self._step_by_step(given)
                 return recorder.operations, digests, outs[self.at].clone()
-            axis = 0 if self.layout == "time-first" else 1
+            axis = AXES[self.layout]
             whole = inputs.movedim(0, axis).clone()
-            whole = whole.flatten(0, 1) if self.layout == "flat-batch" else whole
+            whole = whole.flatten(0, 1) if self.layout in ("flat", "flat-batch") else whole
             digests = [value_of(whole).digest]
             with ValueRecorder() as recorder:
                 out = next(tensors_of(self._called(whole, (), {})))
-        if self.layout == "flat-batch" and out.shape == whole.shape:
-            out = out.unflatten(0, (-1, self.steps))
+        if out.shape == whole.shape:
+            out = _with_time_axis(out, self.layout, self.steps)
         is_over_time = out.dim() > axis and out.shape[axis] == self.steps
         return recorder.operations, digests, (out.select(axis, self.at) if is_over_time else out).clone()
 
