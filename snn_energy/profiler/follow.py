@@ -81,7 +81,7 @@ def are_same_sums(joint: NonzeroSums | None, one: NonzeroSums | None) -> bool:
     """
     if joint is None or one is None:
         return joint is one
-    if joint.nonzeros.shape != one.nonzeros.shape:  # spikes, of which some steps were scanned as their reader needs them
+    if joint.nonzeros.shape != one.nonzeros.shape:  # spikes, scanned as their reader needs them
         rows = math.gcd(len(joint.nonzeros), len(one.nonzeros))
         sums = [scan.nonzeros.reshape(rows, -1).sum(1) for scan in (joint, one)]
         return torch.equal(*sums) and joint.bound == one.bound

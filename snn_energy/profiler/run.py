@@ -11,31 +11,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from snn_energy._version import __version__
-from snn_energy.core.errors import ProfilingError, nearest
+from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import KINDS, Kind
-from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
-from snn_energy.profiler.discovery.inline import calls_per_forward
-from snn_energy.profiler.discovery.interpret import candidates, interpret, steps_in
+from snn_energy.profiler.discovery.first_batch import interpret_batch, taken_by
 from snn_energy.profiler.discovery.interpretation import Interpretation
-from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
+from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE
 from snn_energy.profiler.discovery.state_variables import with_state_variables
 from snn_energy.profiler.discovery.weights_guard import SameParameters, unchanged_weights
-from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, reset_states, spiking_modules
+from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.profiler.results.accumulate import BatchAccumulator
 from snn_energy.profiler.results.merge import counts_of
 from snn_energy.profiler.results.resume import Parts
 from snn_energy.running.backends import replaced_backends
 from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
-from snn_energy.running.inputs import Inputs, as_taken, call, unpack
+from snn_energy.running.inputs import Inputs, call
 from snn_energy.running.module_state import State
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 from snn_energy.running.unchanged import Structure, one_at_a_time
@@ -147,7 +144,7 @@ def _count_batches(
     with structure.observed():
         for batch in batches:
             with torch._C.DisableTorchFunction():
-                x, y = _taken(model, batch)
+                x, y = taken_by(model, batch)
                 span = BatchShape(steps, mode.samples_of(x, steps))
                 structure.require()
             if span.samples == 0:
@@ -172,7 +169,7 @@ def _count_batches(
 def _with_state_variables(model: nn.Module, first: Sequence[Any], found: Interpretation) -> Interpretation:
     """The interpretation, with the state variables of neurons that no framework's class tells."""
     with torch._C.DisableTorchFunction():
-        x = _taken(model, first[0])[0] if first else None
+        x = taken_by(model, first[0])[0] if first else None
     if not isinstance(x, (Tensor, Inputs)):
         return found
     return with_state_variables(model, x, found)
@@ -217,98 +214,13 @@ def interpret_first(
 
     batches: the first one, or none. has_time: the loader gives (T, B, ...), so the time mode must fit that.
     """
-    if time is not None and time not in TIME_MODES:
-        raise ProfilingError(f"unknown time='{time}'{nearest(time, TIME_MODES)} (one of {', '.join(TIME_MODES)})")
-    own = getattr(model, "time_steps", None)
-    own = own if isinstance(own, int) and not isinstance(own, bool) and own > 0 else None
-    if own is not None and time_steps not in (None, own):
-        raise ProfilingError(f"time_steps={time_steps} was asked for but the model runs T_max={own}; leave it out")
-    steps = own if time_steps is None else time_steps
-    spiking = spiking_modules(model, named)
-    is_foreign = bool(candidates(model, spiking)) or any(
-        b.framework != "snn_energy" or is_subclass(model.get_submodule(n), b) for n, b in spiking.items()
-    )
-    if own is not None and not is_foreign:
-        of_model = Interpretation(time or "inside", own, "the model says so", spiking)
-        if time is not None and batches:
-            _require_as_many_samples(of_model, _taken(model, batches[0])[0], _labels_in(batches))
-        return of_model
-    with torch._C.DisableTorchFunction():
-        x = _taken(model, batches[0])[0] if batches else None
-    is_undeclared = time is None and steps is None
-    has_neurons = bool(spiking) or bool(neurons_with_weights(model))
-    may_be_static = is_undeclared and not has_neurons and not has_time and bool(batches)
-    if is_undeclared and not is_foreign and not may_be_static:
-        with evaluation_mode(model):
-            raise ProfilingError(_steps_needed_message(model, x))
-    if not is_foreign and (time is not None or steps == 1):
-        declared = 1 if time in (None, "inside") else steps_in(x, time, steps)
-        return Interpretation(time or "inside", steps or declared, "declared", spiking)
-    with evaluation_mode(model):
-        if is_undeclared and not is_foreign:
-            return _once_per_sample(model, x, batches, None)
-        try:
-            interpretation = interpret(
-                model, x, time=time, time_steps=steps, named=named, has_time=has_time, samples=_labels_in(batches)
-            )
-        except ProfilingError as error:
-            if may_be_static:
-                return _once_per_sample(model, x, batches, error)
-            if any(b.known_by == "its name" for b in spiking.values()):
-                raise
-            if time is None and own is not None:
-                return Interpretation("inside", own, "the model says so", spiking)
-            if time is None and steps == 1 and all(b.layout in ("step", None) for b in spiking.values()):
-                return Interpretation("inside", 1, "declared", spiking)
-            raise
-    if time is None and not has_time:
-        _require_as_many_samples(interpretation, x, _labels_in(batches))
-    return interpretation
 
-
-def _steps_needed_message(model: nn.Module, x: Any) -> str:
-    """That T is not known, and how often the layers are called, which may be T."""
-    calls = calls_per_forward(model, x) if isinstance(x, (Tensor, Inputs)) and x.numel() else None
-    said = f"; it calls its layers {calls} times: if those are time steps, --time-steps {calls}" if calls else ""
-    return f"time_steps= is needed: the model does not say how many time steps it runs{said}"
-
-
-def _once_per_sample(
-    model: nn.Module, x: Any, batches: Sequence[Any], refusal: ProfilingError | None
-) -> Interpretation:
-    """T = 1 for a network of which no module spikes. Raises ``refusal``, or why, if something hints at time."""
-
-    def count(some: Tensor) -> Counts:
+    def count(some: Any) -> Counts:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnsupportedOperationWarning)
-            try:
-                return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
-            except ProfilingError as error:
-                failed.append(error)
-                raise
+            return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
 
-    failed: list[ProfilingError] = []
-    hint = hint_of_time(model, x, count)
-    if hint is not None or (failed and refusal is not None):
-        raise refusal or needs_steps(str(hint), calls_per_forward(model, x))
-    _require_as_many_samples(ONCE_PER_SAMPLE, x, _labels_in(batches))
-    return ONCE_PER_SAMPLE
-
-
-def _labels_in(batches: Sequence[Any]) -> int | None:
-    """The number of labels in the first batch; None if it has none, one per sample."""
-    y = unpack(batches[0])[1] if batches else None
-    shape = np.shape(y) if isinstance(y, (Tensor, np.ndarray, list, tuple)) else ()
-    return shape[0] if len(shape) == 1 else None
-
-
-def _require_as_many_samples(interpretation: Interpretation, x: Any, labels: int | None) -> None:
-    """Raise ProfilingError if a batch has another number of labels than of samples."""
-    if labels is not None and labels != interpretation.mode.samples_of(x, interpretation.time_steps):
-        raise ProfilingError(
-            f"the loader gives {labels} labels for {tuple(x.shape)}, which has not as many samples in front; "
-            f"declare where time is with time= (--time), one of {', '.join(TIME_MODES)}"
-        )
+    return interpret_batch(model, batches, time, time_steps, named, has_time, count)
 
 
 def require_countable(model: nn.Module) -> None:
@@ -362,17 +274,6 @@ def _no_garbage_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _taken(model: nn.Module, batch: Any) -> tuple[Any, Any]:
-    """(inputs, labels) of a batch: inputs as the model takes them and on its device."""
-    x, y = unpack(batch)
-    x = as_taken(model, x)
-    return (x.to(_device_of(model, x)) if isinstance(x, (Tensor, Inputs)) else x), y
-
-
-def _device_of(model: nn.Module, x: Tensor | Inputs) -> torch.device:
-    return next((p.device for p in model.parameters()), x.device)
 
 
 def _forward(model: nn.Module, counting: CountingMode, x: Any, mode: TimeMode, steps: int) -> Any:

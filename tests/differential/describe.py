@@ -60,6 +60,8 @@ def describe(seed: int) -> Description:
     if family.startswith("snn"):
         made["dtype"] = "float32"  # its spikes are float32, whatever its input is
     _Growing(made, rng).grow()
+    if made["time_steps"] == 1 and not any(node["op"] == "lif" for node in made["nodes"]):
+        made["tells_time"] = True  # without a state, nothing tells a step of several samples from a sample
     return made
 
 

@@ -191,7 +191,8 @@ def _with_time_axis(rows: Tensor, layout: Layout, steps: int) -> Tensor:
     """Rows of a flat batch on two axes, that of time where AXES says; other tensors as they are."""
     if layout not in ("flat", "flat-batch"):
         return rows
-    return rows.unflatten(0, (steps, -1) if layout == "flat" else (-1, steps))
+    unflat: Tensor = rows.unflatten(0, (steps, -1) if layout == "flat" else (-1, steps))
+    return unflat
 
 
 def _inputs_of_a_step(current: Tensor, layout: Layout, time_steps: int) -> Iterator[Tensor]:
