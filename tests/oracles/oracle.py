@@ -200,7 +200,7 @@ def kind_of(x: Tensor, max_k: int = 10) -> KindOf:
 
 
 def computed_kind_of(x: Tensor) -> KindOf:
-    """Kind of (T, B, ...) that a softmax made: real unless they are ones, or a sample holds equal ones beside a zero."""
+    """Kind of (T, B, ...) made by a softmax: real unless ones, or a sample holds equal numbers beside a zero."""
     found = kind_of(x)
     numbers = (x != 0).flatten(2).sum(2)
     shows = bool(((numbers >= 2) & (numbers < x[0, 0].numel())).any()) or found.unit == 1

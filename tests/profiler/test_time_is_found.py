@@ -304,3 +304,60 @@ def test_spikes_before_the_first_update_are_a_zero_step_of_the_time_axis() -> No
     with torch.no_grad():
         forward(None, x)
     assert frame["sops"].sum() == int(x.sum()) * 12 + int(record[-1].sum()) * 4
+
+
+# --- one time step ---
+
+
+def over_the_first_axis() -> nn.Module:
+    torch.manual_seed(0)
+    model = Does(lambda self, x: self.out(self.lif(self.fc(x))), fc=nn.Linear(6, 5), lif=LIF(), out=nn.Linear(5, 2))
+    nn.init.uniform_(model.fc.weight, 0.0, 0.5)  # type: ignore[union-attr, arg-type]
+    return model
+
+
+def in_a_loop() -> nn.Module:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.lif.reset()
+        return torch.stack([self.out(self.lif(self.fc(x[t]))) for t in range(self.steps)]).mean(0)
+
+    torch.manual_seed(0)
+    model = Does(forward, fc=nn.Linear(6, 5), lif=neuron.LIFNode(), out=nn.Linear(5, 2))
+    model.steps = 1  # type: ignore[assignment]
+    return model
+
+
+@pytest.mark.parametrize("make", [over_the_first_axis, in_a_loop])
+@pytest.mark.parametrize("samples", [2, 5])
+def test_one_step_of_several_samples_is_no_sample(make: Callable[[], nn.Module], samples: int) -> None:
+    x = 4 * random_spikes(1, samples, 6)
+    counts = se.profile(make(), [x], time_steps=1)
+    assert counts.samples == samples
+    assert counts.per_sample is not None
+    rows = counts.rows.set_index("layer")
+    assert rows.loc["fc", "input_elements"] == 6
+    assert rows.loc["fc", "input_nonzeros"] == int((x != 0).sum())
+
+
+def test_one_sample_of_an_image_or_of_tokens_is_no_step_of_several_samples() -> None:
+    torch.manual_seed(0)
+    image = Does(
+        lambda self, x: self.out(self.lif(self.conv(x).unsqueeze(0)).squeeze(0).flatten(1)),
+        conv=nn.Conv2d(3, 4, 3), lif=LIF(), out=nn.Linear(64, 2),
+    )  # fmt: skip
+    tokens = Does(
+        lambda self, x: self.out(self.lif(self.fc(x).unsqueeze(0)).squeeze(0).mean(1)),
+        fc=nn.Linear(6, 5), lif=LIF(), out=nn.Linear(5, 2),
+    )  # fmt: skip
+    for model, x in ((image, torch.rand(1, 3, 6, 6)), (tokens, torch.rand(1, 7, 6))):
+        counts = se.profile(model, [x, x.repeat(2, *[1] * (x.dim() - 1))], time_steps=1)
+        assert counts.samples == 3
+
+
+def test_a_layer_that_runs_in_the_last_step_alone_repeats_nothing() -> None:
+    """Its input is that of every step, but it runs once: an encoder that is charged once must keep it."""
+    torch.manual_seed(0)
+    model = Does(lambda self, x: self.head(self.fc(x)[-1]), fc=nn.Linear(6, 5), head=nn.Linear(5, 2))
+    rows = se.profile(model, [random_spikes(3, 6)], time_steps=4, time="repeat-axis0").rows
+    assert rows.loc[rows["layer"] == "fc", "input_repeated"].tolist() == [False, True, True, True]
+    assert rows.loc[rows["layer"] == "head", ["time_step", "input_repeated"]].to_numpy().tolist() == [[3, False]]
