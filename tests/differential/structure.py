@@ -127,13 +127,15 @@ class Origin:
     """amplitudes: of the spikes that were added up, None where it is none. real: the rule that makes it real.
 
     open: the contract does not say whether its values or its origin decide. computed: weights, a norm or an exponential
-    made it; None: a sigmoid of spikes, which the contract leaves open.
+    made it; None: a sigmoid of spikes, which the contract leaves open. products: of spikes; whether they and other spikes
+    are spikes of unequal amplitude is left open.
     """
 
     amplitudes: frozenset[float] | None = None
     real: str = ""
     open: bool = False
     computed: bool | None = False
+    products: bool = False
 
 
 def origins(made: Description, loader_is_real: bool, loader_unit: float | None) -> dict[int, Origin]:
@@ -168,20 +170,19 @@ def origin(made: Description, node: Node, given: list[Origin]) -> Origin:
         return Origin()
     if op == "token":
         return Origin(None, first.real, first.open)
-    if op in PRODUCTS and all(len(one.amplitudes or ()) == 1 and not one.real for one in given):
-        (a,), (b,) = (one.amplitudes or () for one in given)
-        return Origin(frozenset([a * b]), open=any(one.open for one in given))
     if op in ("bn", "ln", "gn", "softmax", "sigmoid", "sdpa", *PRODUCTS):
-        return Origin(open=any(one.real or one.open for one in given))
+        return Origin(open=any(one.real or one.open for one in given), products=op in PRODUCTS)
     if op in ("avgpool", "token_mean"):
         return averaged(first)
     if op == "scale":
         units = None if first.amplitudes is None else frozenset(a * node["factor"] for a in first.amplitudes)
-        return Origin(units, first.real, first.open)
+        return Origin(units, first.real, first.open, products=first.products)
     if op == "relu" and first.amplitudes is not None:
         return Origin(first.amplitudes, first.real, first.open)
     if op in ("add", "cat"):
-        return combined(given, op == "add")
+        found = combined(given, op == "add")
+        is_by_values = found.real == "unequal amplitudes" and made["family"].startswith("hand")  # no class says them
+        return replace(found, open=found.open or is_by_values)
     return first
 
 
@@ -194,7 +195,7 @@ def averaged(first: Origin) -> Origin:
 def combined(given: list[Origin], is_sum: bool) -> Origin:
     """A sum or a concatenation: real stays real; spikes of unequal amplitude add up to real values."""
     real = next((one.real for one in given if one.real), "")
-    is_open = any(one.open for one in given)
+    is_open = any(one.open or one.products for one in given)
     if any(one.amplitudes is None for one in given):
         return Origin(None, real, is_open)
     amplitudes = frozenset().union(*(one.amplitudes for one in given if one.amplitudes is not None))

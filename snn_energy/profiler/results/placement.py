@@ -49,7 +49,7 @@ def folded_operations(
 
     A BatchNorm folds into a conv or linear layer that is its only producer, through reshapes alone, and has no other
     reader; where the layer's weights are used several times, the same BatchNorm must follow every time. A constant
-    scale folds if all its readers are products, weight layers or neurons.
+    scale folds if all its readers are products, weight layers or neurons, in every time step.
     """
     sources = {
         index: source
@@ -67,10 +67,14 @@ def folded_operations(
         for index, source in sources.items()
         if len(uses[_weights_of(placed[source].event)]) == 1
     }
-    for index in range(len(placed)):
-        if placed[index].event.op != "norm" and _scale_folds(index, placed, readers, outputs):
-            found[index] = folded_note("its readers")
-    return found
+    scales = {
+        index: _scale_folds(index, placed, readers, outputs)
+        for index in range(len(placed))
+        if placed[index].event.op == "scale"
+    }
+    computed = {placed[index].layer for index, folds in scales.items() if not folds}
+    folded = [index for index in scales if placed[index].layer not in computed]
+    return found | dict.fromkeys(folded, folded_note("its readers"))
 
 
 def _weights_of(event: OperationRecord) -> Hashable:
