@@ -361,3 +361,21 @@ def test_a_layer_that_runs_in_the_last_step_alone_repeats_nothing() -> None:
     rows = se.profile(model, [random_spikes(3, 6)], time_steps=4, time="repeat-axis0").rows
     assert rows.loc[rows["layer"] == "fc", "input_repeated"].tolist() == [False, True, True, True]
     assert rows.loc[rows["layer"] == "head", ["time_step", "input_repeated"]].to_numpy().tolist() == [[3, False]]
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_copies_joined_along_the_features_are_no_time_steps(samples: int) -> None:
+    """As many copies as there are steps, in a loop of which nothing says where time is."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.lif.reset()
+        outs = []
+        for t in range(2):
+            hidden = self.fc(x[:, t])
+            outs.append(self.lif(self.wide(torch.cat([hidden, hidden], -1))))
+        return torch.stack(outs).mean(0)
+
+    torch.manual_seed(0)
+    model = Does(forward, fc=nn.Linear(6, 5), wide=nn.Linear(10, 4), lif=neuron.LIFNode())
+    rows = se.profile(model, [random_spikes(samples, 2, 6)], time_steps=2).rows
+    assert rows.loc[rows["layer"] == "wide", "time_step"].tolist() == [0, 1]

@@ -278,7 +278,11 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     )
     if dim is None:
         facts = facts._replace(roles=(None,) * out.dim())
-    elif not timed and is_over_time(parts, known, context):
+    elif (
+        not timed
+        and is_over_time(parts, known, context)
+        and (is_stack or _may_be_steps(parts, trace.roles[dim], batch))
+    ):
         role = "T" if is_stack else stacked_role(first.shape[dim], trace.roles[dim], batch)
         flags = [known[id(part)].active if id(part) in known else np.ones(1, np.bool_) for part in parts]
         facts = facts._replace(
@@ -334,6 +338,11 @@ def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], cont
         return False
     makers = {frozenset((r.scope, r.label) for r in (context.records[i] for i in t.sources)) for t in traces}
     return len(makers) < len(parts)
+
+
+def _may_be_steps(parts: Sequence[Tensor], role: Role | None, batch: BatchShape) -> bool:
+    """False for copies of one tensor that are joined along an axis of features: they are no time steps."""
+    return has_atom("B", role, batch) or not all(part is parts[0] for part in parts)
 
 
 def _joined_in_time(
