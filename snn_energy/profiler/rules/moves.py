@@ -278,11 +278,7 @@ def join(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     )
     if dim is None:
         facts = facts._replace(roles=(None,) * out.dim())
-    elif (
-        not timed
-        and is_over_time(parts, known, context)
-        and (is_stack or _may_be_steps(parts, trace.roles[dim], batch))
-    ):
+    elif not timed and is_over_time(parts, known, context) and (is_stack or _may_be_steps(parts, dim, trace, batch)):
         role = "T" if is_stack else stacked_role(first.shape[dim], trace.roles[dim], batch)
         flags = [known[id(part)].active if id(part) in known else np.ones(1, np.bool_) for part in parts]
         facts = facts._replace(
@@ -340,9 +336,10 @@ def is_over_time(parts: Sequence[Tensor], known: Mapping[int, TensorTrace], cont
     return len(makers) < len(parts)
 
 
-def _may_be_steps(parts: Sequence[Tensor], role: Role | None, batch: BatchShape) -> bool:
+def _may_be_steps(parts: Sequence[Tensor], dim: int, trace: TensorTrace, batch: BatchShape) -> bool:
     """False for copies of one tensor that are joined along an axis of features: they are no time steps."""
-    return has_atom("B", role, batch) or not all(part is parts[0] for part in parts)
+    is_of_samples = has_atom("B", trace.roles[dim], batch) or (batch.samples == 1 and dim == 0)
+    return is_of_samples or not all(part is parts[0] for part in parts)
 
 
 def _joined_in_time(
