@@ -4,6 +4,7 @@
     norm            NAME: WHY, if it does not fold       "batch_norm: behind sps.pool (max_pool2d)"
     folded          folds into LAYER
     neuron          what it emits if not single spikes   "emits ternary values; spikes counts those that are not zero"
+    any of these    ...; depends on the other samples of its batch
     operation       why its input is real                "average of spikes (avg_pool2d)"
                     or its other operand                 "other operand: whole multiples of one constant up to 12, ..."
 
@@ -22,7 +23,10 @@ from snn_energy.counts.columns import INTEGRATES_ONLY_NOTE
 Nature = Literal["spikes", "sums of spikes", "averages of spikes", "real values", "the network's input"]
 NATURES: tuple[Nature, ...] = get_args(Nature)
 
-_ELEMENTWISE = re.compile(rf"(?P<name>.*?)(?: of (?P<nature>{'|'.join(NATURES)}))?(?P<weighted> before weights)?")
+_OF_BATCH = "; depends on the other samples of its batch"
+_ELEMENTWISE = re.compile(
+    rf"(?P<name>.*?)(?: of (?P<nature>{'|'.join(NATURES)}))?(?P<weighted> before weights)?(?:{_OF_BATCH})?"
+)
 _FOLDS = "folds into"
 _EMITS = "emits "
 _OTHER = "other operand: "
@@ -78,6 +82,16 @@ def unfolded_norm_note(name: str, why: str) -> str:
 def is_unfolded_norm(note: str) -> bool:
     """True if ``unfolded_norm_note`` wrote the note."""
     return ":" in note
+
+
+def of_batch_note(note: str) -> str:
+    """The note of an operation whose results for one sample depend on the other samples of its batch."""
+    return f"{note}{_OF_BATCH}"
+
+
+def depends_on_batch(note: str) -> bool:
+    """True if ``of_batch_note`` wrote the note."""
+    return note.endswith(_OF_BATCH)
 
 
 def folded_note(layer: str) -> str:

@@ -20,7 +20,13 @@ from snn_energy.counts.inactive import inactive_layers
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modules
 from snn_energy.profiler.neurons.spec import LAYOUTS
-from snn_energy.profiler.run import UnsupportedOperationWarning, interpret_first, profile
+from snn_energy.profiler.run import (
+    DependsOnBatchWarning,
+    UnsupportedOperationWarning,
+    interpret_first,
+    of_batch_message,
+    profile,
+)
 from snn_energy.running.inputs import unpack
 from snn_energy.running.unchanged import one_at_a_time
 
@@ -55,6 +61,8 @@ class InspectionReport:
             f"operations: {len(self.operations)}; {reads or 'none'}",
             *inactive_layers(self.counts),
         ]
+        if of_batch := self.counts.header.get("depends_on_batch"):
+            found.append(f"depends on the batch: {of_batch_message(of_batch)}")
         if not self.not_covered:
             found.append("not covered: nothing; every operation of these samples has a counting rule")
         return found + [f"not covered: {layer}: {why}" for layer, why in self.not_covered]
@@ -82,6 +90,7 @@ def inspect_model(
     first = [_cut(batch, interpretation, samples) for batch in batches]
     with warnings.catch_warnings(record=True) as caught, torch.inference_mode():
         warnings.simplefilter("always", UnsupportedOperationWarning)
+        warnings.simplefilter("always", DependsOnBatchWarning)
         counts = profile(
             model,
             first,

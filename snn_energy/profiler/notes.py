@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from snn_energy.counts.columns import OPERATIONS
-from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, unfolded_norm_note
+from snn_energy.counts.notes import ElementwiseNote, Nature, averaging_name, of_batch_note, unfolded_norm_note
 from snn_energy.profiler.tracking.operation_log import OperationRecord
 from snn_energy.profiler.values.bounds import AVERAGE_OF_SPIKES, ValueBound
 
@@ -25,6 +25,13 @@ def notes_of(
     records: Sequence[OperationRecord], layers: Sequence[str], readers: Mapping[int, set[int]], outputs: frozenset[int]
 ) -> list[str]:
     """The note of every record, as if nothing folded. layers: final names; readers: see ``placement.readers_of``."""
+    found = _own_notes(records, layers, readers, outputs)
+    return [of_batch_note(note) if record.of_batch else note for record, note in zip(records, found, strict=True)]
+
+
+def _own_notes(
+    records: Sequence[OperationRecord], layers: Sequence[str], readers: Mapping[int, set[int]], outputs: frozenset[int]
+) -> list[str]:
     read, weighted = operand_natures(records), feeds_weights(records, readers)
     found = []
     for index, record in enumerate(records):

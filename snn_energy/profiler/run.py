@@ -46,6 +46,10 @@ UNKNOWN_STATE = (
 )
 
 
+class DependsOnBatchWarning(UserWarning):
+    """Counts of a sample that depend on the other samples of its batch."""
+
+
 class UnsupportedOperationWarning(UserWarning):
     """An operation without a counting rule; its row has no counts."""
 
@@ -184,7 +188,22 @@ def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Coun
         if strict:
             raise ProfilingError(f"{text} (--strict)")
         warnings.warn(text, UnsupportedOperationWarning, stacklevel=4)
+    if layers := counts.header.get("depends_on_batch"):
+        text = of_batch_message(layers)
+        if strict:
+            raise ProfilingError(f"{text} (--strict)")
+        warnings.warn(text, DependsOnBatchWarning, stacklevel=4)
     return counts
+
+
+def of_batch_message(layers: Sequence[str]) -> str:
+    """That counts depend on how samples are put into batches, and what to do."""
+    several = "" if len(layers) < 4 else f" and {len(layers) - 3} more"
+    return (
+        f"{', '.join(layers[:3])}{several}: what a sample gives depends on the other samples of its batch, and so do "
+        "the counts; a BatchNorm needs running statistics (track_running_stats=True), else profile with the batches "
+        "that the hardware runs (--batch-size)"
+    )
 
 
 def _require_arguments(model: Any, loader: Any, time_steps: Any, max_k: Any, header: Any) -> None:

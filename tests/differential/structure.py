@@ -127,8 +127,8 @@ class Origin:
     """amplitudes: of the spikes that were added up, None where it is none. real: the rule that makes it real.
 
     open: the contract does not say whether its values or its origin decide. computed: weights, a norm or an exponential
-    made it; None: a sigmoid of spikes, which the contract leaves open. products: of spikes; whether they and other spikes
-    are spikes of unequal amplitude is left open.
+    made it; None: a sigmoid of spikes, which the contract leaves open. products: of spikes, which may or
+    may not be spikes of another amplitude: that is left open.
     """
 
     amplitudes: frozenset[float] | None = None

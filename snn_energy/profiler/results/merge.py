@@ -14,7 +14,7 @@ from snn_energy.core.groups import layer_group
 from snn_energy.core.kinds import KINDS, ZERO, ValueSet, check_declared_kind, least_upper_bound, within, without_proof
 from snn_energy.counts.columns import COLUMNS, INTEGRATES_ONLY_NOTE, PER_SAMPLE, make_rows
 from snn_energy.counts.counts import Counts
-from snn_energy.counts.notes import emission_note, operand_note
+from snn_energy.counts.notes import depends_on_batch, emission_note, operand_note
 from snn_energy.counts.sample_store import PerSampleArrays
 from snn_energy.profiler.axes.needed_steps import Node, StepMask, needed_steps
 from snn_energy.profiler.results.part import CountArray, Operation, PartialCounts, Side
@@ -141,7 +141,9 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
             value = row[name]
             column.extend(value if isinstance(value, list) else [value] * len(item.steps))
     accuracy = None if whole.correct is None else whole.correct / whole.samples
+    of_batch = list(dict.fromkeys(item.layer for item in operations if depends_on_batch(item.note)))
     full = {"samples": whole.samples, "time_steps": whole.first.rules["time_steps"], "accuracy": accuracy}
+    full |= {"depends_on_batch": of_batch} if of_batch else {}
     return Counts({**full, **whole.first.header, **header}, make_rows(columns), per_sample), whole.not_counted
 
 

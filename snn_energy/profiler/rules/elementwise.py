@@ -11,7 +11,7 @@ from torch import Tensor
 
 from snn_energy.profiler.axes.roles import ONCE, BatchShape, Role, Roles, has_atom
 from snn_energy.profiler.axes.rows import active_in_result, cached_broadcast_roles
-from snn_energy.profiler.rules.records import all_active, record_of
+from snn_energy.profiler.rules.records import all_active, reads_one_value_of_all_samples, record_of
 from snn_energy.profiler.rules.registry import BatchContext, Call, rule
 from snn_energy.profiler.rules.weighted import merged_over_time, weight_name
 from snn_energy.profiler.tracking.operation_log import Outcome
@@ -52,6 +52,7 @@ def elementwise(call: Call, context: BatchContext, work: Work) -> Outcome:
     record = record_of(call, context, work.op, traces)
     record.elementwise_ops = work.operations // max(1, context.shape.rows(record.timed))
     record.foldable, record.note = work.foldable, call.name
+    record.of_batch = reads_one_value_of_all_samples(call, context.shape)
     if work.op == "mul" and len(call.inputs) > 1:
         record.active = all_active([t.active for t in traces])
     active = np.ones_like(record.active) if work.has_offset else record.active
@@ -226,6 +227,7 @@ def batch_norm(call: Call, context: BatchContext, scans: ScanCache) -> Outcome:
     statistics = given.get("running_mean")
     assert outcome.record is not None
     outcome.record.reads_padding = any(t.is_padded for t in call.traces)
+    outcome.record.of_batch = not is_foldable
     if statistics is not None:
         outcome.record.weight_name = weight_name(statistics, context)
     return outcome

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from snn_energy.profiler.axes.needed_steps import StepMask
-from snn_energy.profiler.axes.roles import ONCE
+from snn_energy.profiler.axes.roles import ONCE, BatchShape, has_atom
 from snn_energy.profiler.rules.registry import BatchContext, Call
 from snn_energy.profiler.tracking.module_scopes import CallSite
 from snn_energy.profiler.tracking.operation_log import OperationRecord
@@ -54,6 +54,24 @@ def record_at(
         inputs=inputs,
         output_elements=out.numel() // max(1, context.shape.rows(timed)),
         label=label,
+    )
+
+
+def reads_one_value_of_all_samples(call: Call, batch: BatchShape) -> bool:
+    """True if a call combines values of every sample with one that is made from samples and the same for all.
+
+    Such as x - x.mean(0), or the largest value of a batch that all are divided by.
+    """
+    if batch.samples == 1 or len(call.inputs) < 2:
+        return False
+    sample_axes = {
+        axis - x.dim()
+        for x, trace in call.inputs
+        for axis, role in enumerate(trace.roles)
+        if has_atom("B", role, batch)
+    }  # fmt: skip
+    return bool(sample_axes) and any(
+        all(-axis > x.dim() or x.shape[axis] == 1 for axis in sample_axes) for x, _ in call.inputs
     )
 
 

@@ -38,7 +38,8 @@ class OperationRecord:
     of an element-wise operation. ``label``: what it is counted by in its scope. ``weight_name``: the parameter that
     holds its weights. ``reads_padding``: constants lie beside the results that it reads.
     ``reads_constant``: it reads nothing of the loader, such as a zero state. left_spread, right_spread: of an operand
-    that several steps read as a whole. ``state_variables``: of each neuron, None if unknown, and of other operations.
+    that several steps read as a whole. ``of_batch``: its result for one sample depends on the others of the batch.
+    ``state_variables``: of each neuron, None if unknown, and of other operations.
     """
 
     layer: str
@@ -81,6 +82,7 @@ class OperationRecord:
     weight_name: str | None = None
     reads_padding: bool = False
     reads_constant: bool = False
+    of_batch: bool = False
 
     def copy(self) -> OperationRecord:
         """A shallow copy."""
