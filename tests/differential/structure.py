@@ -112,7 +112,7 @@ def folds(made: Description, i: int) -> bool:
 
 def _folds_into(made: Description, source: int, reader: int, read: dict[int, list[int]]) -> bool:
     if reader == OUTPUT:
-        return False
+        return made["readout"] == "last" and "head" in made
     op = made["nodes"][reader]["op"]
     if op in ("flatten", "cat", "dropout", "token"):
         return all(_folds_into(made, reader, further, read) for further in read[reader])

@@ -17,20 +17,18 @@ from snn_energy.running.outputs import tensors_of
 def has_time_in_front(model: nn.Module, x: Any) -> bool:
     """True if the first axis of a batch (1, B, ...) is that of time and the second that of samples.
 
-    By runs: of samples in front, three would give three results, the last as it is alone. A network that loops over one
-    step gives one, and neurons that run along the axis go on from one to the next. Of samples behind time, the first
-    gives what it gives beside the others. False where the results do not show it.
+    By runs: of samples in front, three would give three results, the last as it is alone. A network that loops over
+    one step gives one, one that holds T = 1 rejects them, and neurons that run along the axis go on from one to the
+    next. Of samples behind time, the first gives what it gives beside the others. False where results do not show it.
     """
     if not isinstance(x, Tensor) or x.dim() < 3 or x.shape[0] != 1 or not x.is_floating_point():
         return False
     before = State(model)
     try:
         one, three = (_first_result(model, given) for given in (x, torch.cat([x, 4 * x, x])))
-        if one is None or three is None or one.dim() == 0 or _are_samples(one, three):
+        if one is None or one.dim() == 0 or (three is not None and _are_samples(one, three)):
             return False
         return _is_sample(_first_result(model, x[:, :1]), one, x.shape[1])
-    except Exception:  # noqa: BLE001 it takes this shape alone
-        return False
     finally:
         before.restore()
 
@@ -55,8 +53,11 @@ def _is_close(a: Tensor, b: Tensor) -> bool:
 
 
 def _first_result(model: nn.Module, x: Tensor) -> Tensor | None:
-    """The first tensor of what the network returns, from rest."""
+    """The first tensor of what the network returns, from rest; None if it rejects this shape."""
     reset_states(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return next((out.clone() for out in tensors_of(call(model, x.clone()))), None)
+        try:
+            return next((out.clone() for out in tensors_of(call(model, x.clone()))), None)
+        except Exception:  # noqa: BLE001 whatever a model raises
+            return None

@@ -49,7 +49,8 @@ def folded_operations(
 
     A BatchNorm folds into a conv or linear layer that is its only producer, through reshapes alone, and has no other
     reader; where the layer's weights are used several times, the same BatchNorm must follow every time. A constant
-    scale folds if all its readers are products, weight layers or neurons, in every time step.
+    scale folds if all its readers are products, weight layers or neurons, in every time step in
+    which something reads it.
     """
     sources = {
         index: source
@@ -72,8 +73,9 @@ def folded_operations(
         for index in range(len(placed))
         if placed[index].event.op == "scale"
     }
-    computed = {placed[index].layer for index, folds in scales.items() if not folds}
-    folded = [index for index in scales if placed[index].layer not in computed]
+    folding = {placed[index].layer for index, folds in scales.items() if folds}
+    computed = {placed[i].layer for i, folds in scales.items() if not folds and (readers.get(i) or i in outputs)}
+    folded = [index for index in scales if placed[index].layer in folding - computed]
     return found | dict.fromkeys(folded, folded_note("its readers"))
 
 
