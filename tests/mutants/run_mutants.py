@@ -191,6 +191,9 @@ MUTANTS = (
 )  # fmt: skip
 # Edits that can change no result, and why.
 EQUIVALENT = {
+    "a generator can be compared": (
+        "the call is then written down without arguments, as no call is that reads a tensor: every batch departs there"
+    ),
     "levels without common factor": (
         "levels are divided by their common factor when they are found, so that those in the unit of the bound have none"
     ),

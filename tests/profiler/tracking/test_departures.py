@@ -47,6 +47,14 @@ def test_what_waits_to_be_scanned_belongs_to_its_readers_alone(
     assert found == (6 if from_step == 4 else 4)
 
 
+@pytest.mark.parametrize("mode", MODES, ids=MODES.values())
+def test_every_size_of_batch_has_its_script(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    batches = [(0, torch.randn(size, 4)) for size in (2, 3, 2, 3, 3, 1, 2)]
+    make = lambda: Changing(lambda self, x: self.last(x.relu()), last=nn.Linear(4, 3))  # noqa: E731
+    assert followed_as_fresh(monkeypatch, make, batches, mode, time_steps=1) == 4
+
+
 # ---- random networks; tests/differential has others, against an oracle ----------------------------------------
 
 STEPS, SAMPLES, WIDTH, NETWORKS, PER_TEST = 4, 2, 4, 60, 15

@@ -47,6 +47,7 @@ class Pass:
     out: Callable[[], Any] = lambda: torch.zeros(3, 4)
     facts: tuple[Any, ...] = (True, 1.0)
     left: str = "a"
+    is_written: bool = False  # the weight, through a view
 
     def arguments(self, x: Tensor) -> tuple[Any, ...]:
         w = self.weight()
@@ -71,6 +72,8 @@ def recorded(events: Pass) -> tuple[Script, list[Any]]:
     recorder.input(x, events.layout, events.constant, events.bound)
     recorder.enter(events.module, (events.module, 0))
     arguments = events.arguments(x)
+    write_to(arguments, kept.table, events)
+    kept.table.written.clear()
     event = recorder.begin(events.name, arguments, events.kwargs, out, decides=True, facts=events.facts)
     for tensor in out if isinstance(out, tuple) else (out,):
         kept.table.put(tensor, TensorTrace(FACTS))
@@ -81,12 +84,19 @@ def recorded(events: Pass) -> tuple[Script, list[Any]]:
     return script, [x, out, arguments]
 
 
+def write_to(arguments: tuple[Any, ...], table: TensorTable, events: Pass) -> None:
+    """Values that stem from the loader are in the weight."""
+    if events.is_written:
+        table.mark_written(arguments[1].view(-1), TensorTrace(FACTS))
+
+
 def followed(script: Script, events: Pass) -> int:
     """How many events are those of the script."""
     kept = Kept()
     follower = Follower(script, kept.slots, kept.table, kept.scans, {})
     x, out = events.x(), events.out()
     arguments = events.arguments(x)
+    write_to(arguments, kept.table, events)
     _ = (
         follower.begin_call(events.step)
         and follower.input(x, events.layout, events.constant, events.bound)
@@ -146,6 +156,7 @@ OTHERS: dict[str, tuple[Pass, int]] = {
     "no keyword": (Pass(kwargs={}), FUNCTION),
     "more keywords": (Pass(kwargs={"alpha": 1, "beta": 1}), FUNCTION),
     "shape of the result": (Pass(out=lambda: torch.zeros(3, 5)), FUNCTION),
+    "rows of the result": (Pass(out=lambda: torch.zeros(2, 4)), FUNCTION),
     "stride of the result": (Pass(out=lambda: torch.zeros(4, 3).T), FUNCTION),
     "dtype of the result": (Pass(out=lambda: torch.zeros(3, 4).int()), FUNCTION),
     "more results": (Pass(out=lambda: (torch.zeros(3, 4), torch.zeros(3, 4))), FUNCTION),
@@ -180,6 +191,13 @@ def test_none_is_no_weight_that_is_dead() -> None:
     alive.clear()
     assert followed(script, Pass(args=arguments_with(_1=None))) == FUNCTION
     assert followed(script, Pass(weight=lambda: torch.ones(4, 4))) == END
+
+
+def test_a_buffer_that_was_written_to_is_not_the_same_buffer_at_rest() -> None:
+    script, alive = recorded(Pass(is_written=True))
+    assert followed(script, Pass(is_written=True)) == END
+    assert followed(script, Pass()) == FUNCTION
+    assert alive
 
 
 @pytest.mark.parametrize(("value", "expected"), [(2.0, END), (3.0, FUNCTION)])
@@ -277,7 +295,7 @@ def network(self: Any, x: Tensor) -> Tensor:
     alias = buffer.view(3, 4)
     buffer[:, 0] = weighted[:, 0]
     product = fired.reshape(3, 2, 2) @ self.b(alias).reshape(3, 2, 2)
-    return self.last(product.flatten(1)) if self.way < 2 else self.last(product.flatten(1).relu())
+    return self.last(product.flatten(1) if self.way < 2 else product.flatten(1).clone())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, ways: tuple[int, ...]) -> None:
@@ -372,4 +390,4 @@ def test_the_cross_check_finds_a_comparison_that_is_left_out(monkeypatch: pytest
 
 
 def test_the_cross_check_finds_nothing_in_a_script_that_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
-    run(monkeypatch, (0, 0, 1, 1, 0))
+    run(monkeypatch, (0, 0, 1, 1, 0, 1, 2, 2, 1))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from snn_energy.core.errors import ProfilingError
 from snn_energy.core.kinds import ZERO, ValueSet, normalised_set
 from snn_energy.profiler.tracking import deferred_scans
+from snn_energy.profiler.tracking.script import Script
 from snn_energy.profiler.values import scan_group
 from snn_energy.profiler.values.bounds import NOTHING, ValueBound
 from snn_energy.profiler.values.scan import NonzeroSums, scan
@@ -165,6 +166,20 @@ def test_tensors_scanned_together_have_the_sums_of_each_alone(
         assert records[2 * index + 1].right is together
         assert torch.equal(together.nonzeros, alone.nonzeros)
         assert torch.equal(of_levels(together), of_levels(alone))
+
+
+def test_copies_of_a_pass_that_was_left_are_forgotten() -> None:
+    x = torch.ones(SHAPE)
+    trace = TensorTrace(TensorFacts((None, "B"), False, 0, np.ones(1, np.bool_), False, frozenset(), NOTHING))
+    group = ScanGroup.of(ScanRequest((SHAPE, 1), True, "layer", "left", 0), trace, Form(x.shape, x.dtype, x.device), 2)
+    group.add(x, [(0, "left")], [], ScanCache(8, None))
+    Script([], [], [], [group]).begin_batch()
+    records = [Record(), Record()]
+    group.add(x * 0, [(1, "left")], records, ScanCache(8, None))
+    group.flush(records, ScanCache(8, None))
+    assert records[0].left is None
+    assert records[1].left is not None
+    assert not records[1].left.nonzeros.any()
 
 
 class Record:
