@@ -127,20 +127,24 @@ class Origin:
     """amplitudes: of the spikes that were added up, None where it is none. real: the rule that makes it real.
 
     open: the contract does not say whether its values or its origin decide. computed: weights, a norm or an exponential
-    made it; None: a sigmoid of spikes, which the contract leaves open. products: of spikes, which may or
-    may not be spikes of another amplitude: that is left open.
+    made it; None: a sigmoid of spikes, which the contract leaves open. unit_open: products of spikes, or samples with one
+    constant other than 1: the contract leaves open whether they and spikes are spikes of unequal amplitude.
     """
 
     amplitudes: frozenset[float] | None = None
     real: str = ""
     open: bool = False
     computed: bool | None = False
-    products: bool = False
+    unit_open: bool = False
 
 
 def origins(made: Description, loader_is_real: bool, loader_unit: float | None) -> dict[int, Origin]:
     """Per node, the input in front."""
-    given = Origin(None, "grey levels") if loader_is_real else Origin(frozenset([loader_unit or 1.0]))
+    given = (
+        Origin(None, "grey levels")
+        if loader_is_real
+        else Origin(frozenset([loader_unit or 1.0]), unit_open=loader_unit not in (None, 1))
+    )
     found = {-1: given}
     for i, node in enumerate(made["nodes"]):
         sources = [found[j] for j in node["in"]]
@@ -171,12 +175,12 @@ def origin(made: Description, node: Node, given: list[Origin]) -> Origin:
     if op == "token":
         return Origin(None, first.real, first.open)
     if op in ("bn", "ln", "gn", "softmax", "sigmoid", "sdpa", *PRODUCTS):
-        return Origin(open=any(one.real or one.open for one in given), products=op in PRODUCTS)
+        return Origin(open=any(one.real or one.open for one in given), unit_open=op in PRODUCTS)
     if op in ("avgpool", "token_mean"):
         return averaged(first)
     if op == "scale":
         units = None if first.amplitudes is None else frozenset(a * node["factor"] for a in first.amplitudes)
-        return Origin(units, first.real, first.open, products=first.products)
+        return Origin(units, first.real, first.open, unit_open=first.unit_open)
     if op == "relu" and first.amplitudes is not None:
         return Origin(first.amplitudes, first.real, first.open)
     if op in ("add", "cat"):
@@ -195,7 +199,7 @@ def averaged(first: Origin) -> Origin:
 def combined(given: list[Origin], is_sum: bool) -> Origin:
     """A sum or a concatenation: real stays real; spikes of unequal amplitude add up to real values."""
     real = next((one.real for one in given if one.real), "")
-    is_open = any(one.open or one.products for one in given)
+    is_open = any(one.open or one.unit_open for one in given)
     if any(one.amplitudes is None for one in given):
         return Origin(None, real, is_open)
     amplitudes = frozenset().union(*(one.amplitudes for one in given if one.amplitudes is not None))
