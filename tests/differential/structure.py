@@ -127,8 +127,8 @@ class Origin:
     """amplitudes: of the spikes that were added up, None where it is none. real: the rule that makes it real.
 
     open: the contract does not say whether its values or its origin decide. computed: weights, a norm or an exponential
-    made it; None: a sigmoid of spikes, which the contract leaves open. unit_open: products of spikes, or samples with one
-    constant other than 1: the contract leaves open whether they and spikes are spikes of unequal amplitude.
+    made it; None: a sigmoid of spikes, which the contract leaves open. unit_open: products of spikes, or samples with a
+    constant that is not 1: the contract leaves open whether they and spikes are spikes of unequal amplitude.
     """
 
     amplitudes: frozenset[float] | None = None
