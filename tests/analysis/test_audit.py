@@ -557,11 +557,12 @@ NORMS: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     ),
     "of the batch": (
         lambda self, x: functional.batch_norm(self.conv(x), None, None, training=True),
-        "batch_norm: statistics of the batch itself",
+        "batch_norm: statistics of the batch itself; depends on the other samples of its batch",
     ),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore::snn_energy.profiler.run.DependsOnBatchWarning")
 @pytest.mark.parametrize("name", NORMS)
 def test_a_norm_that_does_not_fold_says_why(name: str) -> None:
     forward, why = NORMS[name]

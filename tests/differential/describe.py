@@ -57,6 +57,8 @@ def describe(seed: int) -> Description:
         made["input"] = rng.choice((*INPUTS, "binary", "binary"))
     if style == "call-axis0" and made["time_steps"] == 1:
         made["tells_time"] = True  # else it is called with the time axis, and raises what it raises
+    if style.startswith("repeat") and made["time_steps"] == 1:
+        made["tells_time"] = True  # else it is called without the time axis that it wants
     if family.startswith("snn"):
         made["dtype"] = "float32"  # its spikes are float32, whatever its input is
     _Growing(made, rng).grow()

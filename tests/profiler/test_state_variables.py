@@ -76,6 +76,23 @@ def test_spikingjelly_memories_that_a_run_alone_sets_are_no_state_at_rest() -> N
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "variables"),
+    [
+        ("SlidingPSN", {"k": 3}, 2),
+        ("SlidingPSN", {"k": 1}, 0),
+        ("MaskedPSN", {"k": 2, "T": 4}, 1),
+        ("PSN", {"T": 4}, 3),
+    ],
+)
+def test_parallel_spiking_neurons_keep_the_inputs_of_the_other_steps_that_they_weigh(
+    name: str, options: dict[str, int], variables: int
+) -> None:
+    spec = known_class(getattr(framework("spikingjelly.activation_based.neuron"), name)(**options))
+    assert spec is not None
+    assert spec.state_variables == variables
+
+
 SNNTORCH = {
     "Leaky": ({"beta": 0.9}, 1),
     "Lapicque": ({"beta": 0.9}, 1),

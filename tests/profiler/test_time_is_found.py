@@ -379,13 +379,3 @@ def test_copies_joined_along_the_features_are_no_time_steps(samples: int) -> Non
     model = Does(forward, fc=nn.Linear(6, 5), wide=nn.Linear(10, 4), lif=neuron.LIFNode())
     rows = se.profile(model, [random_spikes(samples, 2, 6)], time_steps=2).rows
     assert rows.loc[rows["layer"] == "wide", "time_step"].tolist() == [0, 1]
-
-
-def test_a_network_over_time_with_one_step_takes_samples_without_one() -> None:
-    torch.manual_seed(0)
-    model = Does(
-        lambda self, x: self.out(self.lif(self.norm(self.fc(x).flatten(0, 1)).unflatten(0, x.shape[:2]))).mean(0),
-        fc=nn.Linear(6, 5), norm=nn.BatchNorm1d(5), lif=LIF(), out=nn.Linear(5, 2),
-    )  # fmt: skip
-    counts = se.profile(model, [random_spikes(3, 6), random_spikes(1, 6)], time_steps=1)
-    assert (counts.samples, counts.header["time"]) == (4, "repeat-axis0")

@@ -16,7 +16,7 @@ from snn_energy.profiler.discovery.inline import calls_per_forward
 from snn_energy.profiler.discovery.interpret import candidates, interpret, steps_in
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
-from snn_energy.profiler.discovery.one_step import has_time_in_front, mode_of_one_step
+from snn_energy.profiler.discovery.one_step import has_time_in_front
 from snn_energy.profiler.neurons.known import is_subclass, neurons_with_weights, spiking_modules
 from snn_energy.running.evaluated import evaluation_mode
 from snn_energy.running.inputs import Inputs, as_taken, unpack
@@ -81,9 +81,6 @@ def _interpretation_of(
             raise ProfilingError(_steps_needed_message(model, x))
     if not is_foreign and (time is not None or steps == 1):
         declared = 1 if time in (None, "inside") else steps_in(x, time, steps)
-        if time is None and not has_time:
-            with evaluation_mode(model):
-                time = mode_of_one_step(model, x)
         return Interpretation(time or "inside", steps or declared, "declared", spiking)
     with evaluation_mode(model):
         if is_undeclared and not is_foreign:

@@ -11,7 +11,6 @@ from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.running.inputs import call
 from snn_energy.running.module_state import State
 from snn_energy.running.outputs import tensors_of
-from snn_energy.running.time_mode import MODES, SAMPLES
 
 
 @torch.no_grad()
@@ -30,22 +29,6 @@ def has_time_in_front(model: nn.Module, x: Any) -> bool:
         if one is None or one.dim() == 0 or (three is not None and _are_samples(one, three)):
             return False
         return _is_sample(_first_result(model, x[:, :1]), one, x.shape[1])
-    finally:
-        before.restore()
-
-
-@torch.no_grad()
-def mode_of_one_step(model: nn.Module, x: Any) -> str:
-    """The time mode of a network that runs one step: with an axis of time where it rejects samples without one."""
-    if not isinstance(x, Tensor) or x.dim() == 0 or x.numel() == 0:
-        return "inside"
-    before = State(model)
-    try:
-        for name in ("inside", "repeat-axis0", "repeat-axis1"):
-            mode = MODES[name]
-            if _first_result(model, mode.feed(mode.first_samples(x, SAMPLES[0], 1), 1)[0]) is not None:
-                return name
-        return "inside"  # the error recurs in the run that counts
     finally:
         before.restore()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,15 +69,17 @@ def with_state_variables(model: nn.Module, x: Any, found: Interpretation) -> Int
         if declared is not None and spec.framework in ("hand-written", "nir"):
             spiking[name] = replace(spec, state_variables=declared)
     unknown = [n for n, spec in spiking.items() if _is_unknown(model.get_submodule(n), spec)]
-    calls = first_calls(model, unknown, x, found) if unknown else {}
-    of_alike: dict[Any, int | None] = {}
-    for name, call in calls.items():
-        module, spec = model.get_submodule(name), spiking[name]
-        kind = _configuration(module), spec.layout
-        if kind not in of_alike:
-            of_alike[kind] = observed_state_variables(module, call, spec.layout, found.time_steps)
-        if of_alike[kind] is not None:
-            spiking[name] = replace(spec, state_variables=of_alike[kind])
+    for samples in (SAMPLES[0], None):  # a state left over has the size of a whole batch
+        calls = first_calls(model, unknown, x, found, samples) if unknown else {}
+        of_alike: dict[Any, int | None] = {}
+        for name, call in calls.items():
+            module, spec = model.get_submodule(name), spiking[name]
+            kind = _configuration(module), spec.layout
+            if kind not in of_alike:
+                of_alike[kind] = observed_state_variables(module, call, spec.layout, found.time_steps)
+            if of_alike[kind] is not None:
+                spiking[name] = replace(spec, state_variables=of_alike[kind])
+                unknown.remove(name)
     return replace(found, spiking=spiking)
 
 
@@ -94,8 +96,13 @@ def _configuration(module: nn.Module) -> Any:
     return type(module), repr(sorted(plain)), tuple(name for name, _ in module.named_parameters())
 
 
-def first_calls(model: nn.Module, names: Sequence[str], x: Any, found: Interpretation) -> dict[str, FirstCall]:
-    """The first call of each module, in a run from rest that ends when all were called."""
+def first_calls(
+    model: nn.Module, names: Sequence[str], x: Any, found: Interpretation, samples: int | None
+) -> dict[str, FirstCall]:
+    """The first call of each module, in a run from rest that ends when all were called.
+
+    samples: of the batch x, None for all; the modules that were called before the network raises are there too.
+    """
     seen: dict[str, FirstCall] = {}
 
     def hook_of(name: str) -> Callable[..., None]:
@@ -113,26 +120,14 @@ def first_calls(model: nn.Module, names: Sequence[str], x: Any, found: Interpret
     try:
         reset_states(model)
         with evaluation_mode(model), unchanged_weights(model), torch.random.fork_rng(devices=[]):
-            _run_until_all_seen(model, x, found, seen)
+            some = x if samples is None else found.mode.first_samples(x, samples, found.time_steps)
+            with suppress(_AllSeen, Exception):  # an error recurs in the run that counts
+                found.mode.run(model, some, found.time_steps)
     finally:
         for handle in handles:
             handle.remove()
         before.restore()
     return seen
-
-
-def _run_until_all_seen(model: nn.Module, x: Any, found: Interpretation, seen: dict[str, FirstCall]) -> None:
-    """Run the model on a few samples, or on the whole batch if a state has a fixed size."""
-    for samples in (SAMPLES[0], None):
-        try:
-            some = x if samples is None else found.mode.first_samples(x, samples, found.time_steps)
-            found.mode.run(model, some, found.time_steps)
-        except _AllSeen:
-            return
-        except Exception:  # noqa: BLE001 the error recurs in the run that counts
-            seen.clear()
-            continue
-        return
 
 
 def _copied(given: Any) -> Any:

@@ -30,14 +30,18 @@ def neuron_spec(module: Any, kind: type) -> NeuronSpec | None:
         integrates_only="NonSpiking" in kind.__name__,
         threshold=as_text(getattr(module, "v_threshold", None)),
         reset="soft" if v_reset is None else f"hard, to {as_text(v_reset)}",
-        state_variables=_state_variables(module),
+        state_variables=_state_variables(module, kind.__name__),
     )
 
 
-def _state_variables(module: Any) -> int | None:
+def _state_variables(module: Any, kind: str) -> int | None:
     """The memories that rest at a number or tensor: v, and u, w, m or c of neurons with a second variable.
 
-    Those that rest at None are set by a run alone (a trace of training), queues hold earlier inputs.
+    Those that rest at None are set by a run alone (a trace of training). A parallel spiking neuron weighs the inputs of
+    k steps (SlidingPSN, MaskedPSN) or of all T (PSN) and keeps those of the other steps.
     """
+    if kind in ("PSN", "MaskedPSN", "SlidingPSN"):
+        order = module.T if kind == "PSN" else module.k
+        return int(order) - 1
     memories = getattr(module, "_memories_rv", {}).items()
     return sum(isinstance(value, (int, float, Tensor)) for name, value in memories if name != "time_step") or None
