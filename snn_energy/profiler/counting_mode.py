@@ -91,7 +91,7 @@ class CountingMode(TorchFunctionMode):
     """Counts one forward pass after another of one model; use ``tracing`` around each pass.
 
     neurons: layer -> its NeuronSpec, used for all classes but LIF. decomposed_layers: neurons that are counted as the
-    operations that they are made of.
+    operations that they are made of. input_elements: of one sample, of the tensors that the network was given.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class CountingMode(TorchFunctionMode):
         decomposed_layers: Iterable[str] = (),
     ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.input_elements = model, set[int]()
         modules = {model.get_submodule(name): spec for name, spec in (neurons or {}).items()}
         self._foreign = {id(module): spec for module, spec in modules.items() if not isinstance(module, LIF)}
         self._decomposed = {id(model.get_submodule(name)) for name in decomposed_layers}
@@ -187,6 +187,7 @@ class CountingMode(TorchFunctionMode):
 
         bound: of the values of the whole batch, None to find that of this tensor.
         """
+        self.input_elements.add(x.numel() // max(1, self.batch.samples))
         self.events.input(x, layout, constant, self.scans.bound_of_input(x) if bound is None else bound)
 
     def outputs(self, out: Any) -> frozenset[int]:

@@ -21,7 +21,9 @@ from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.neurons.known import neurons_with_weights, spiking_modules
 from snn_energy.profiler.neurons.spec import LAYOUTS
 from snn_energy.profiler.run import (
+    RANDOM,
     DependsOnBatchWarning,
+    RandomNetworkWarning,
     UnsupportedOperationWarning,
     interpret_first,
     of_batch_message,
@@ -63,6 +65,8 @@ class InspectionReport:
         ]
         if of_batch := self.counts.header.get("depends_on_batch"):
             found.append(f"depends on the batch: {of_batch_message(of_batch)}")
+        if self.counts.header.get("draws_random_numbers"):
+            found.append(f"random: {RANDOM}")
         if not self.not_covered:
             found.append("not covered: nothing; every operation of these samples has a counting rule")
         return found + [f"not covered: {layer}: {why}" for layer, why in self.not_covered]
@@ -91,6 +95,7 @@ def inspect_model(
     with warnings.catch_warnings(record=True) as caught, torch.inference_mode():
         warnings.simplefilter("always", UnsupportedOperationWarning)
         warnings.simplefilter("always", DependsOnBatchWarning)
+        warnings.simplefilter("always", RandomNetworkWarning)
         counts = profile(
             model,
             first,

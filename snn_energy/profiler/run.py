@@ -34,12 +34,17 @@ from snn_energy.running.backends import replaced_backends
 from snn_energy.running.evaluated import evaluation_mode, require_model_and_loader
 from snn_energy.running.inputs import Inputs, call
 from snn_energy.running.module_state import State
+from snn_energy.running.random_numbers import RandomNumbers
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 from snn_energy.running.unchanged import Structure, one_at_a_time
 
 MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
 
 
+RANDOM = (
+    "its forward draws random numbers, so the counts are those of this draw; seed them (torch.manual_seed), and give "
+    "enough samples for an average"
+)
 UNKNOWN_STATE = (
     "how many state variables its neurons keep from step to step could not be seen, so that its membrane traffic is "
     "unknown; set state_variables = 1 (or how many it has) on the module or its class"
@@ -48,6 +53,10 @@ UNKNOWN_STATE = (
 
 class DependsOnBatchWarning(UserWarning):
     """Counts of a sample that depend on the other samples of its batch."""
+
+
+class RandomNetworkWarning(UserWarning):
+    """Counts that depend on random numbers that the network draws."""
 
 
 class UnsupportedOperationWarning(UserWarning):
@@ -158,9 +167,12 @@ def _count_batches(
             counting.begin(span)
             first_pass = not accumulator.samples
             weights = unchanged_weights(model, MOST_COPIED_WEIGHTS) if first_pass else parameters.kept()
+            numbers = RandomNumbers(x.device) if first_pass else None
             with _no_garbage_collection(), weights, state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
+                if numbers is not None and numbers.were_drawn():
+                    accumulator.header = {**accumulator.header, "draws_random_numbers": True}
                 structure.require()
                 counting.end()
                 with _no_garbage_collection():
@@ -188,11 +200,15 @@ def _merged(parts_store: Parts, header: Mapping[str, Any], strict: bool) -> Coun
         if strict:
             raise ProfilingError(f"{text} (--strict)")
         warnings.warn(text, UnsupportedOperationWarning, stacklevel=4)
+    whole: list[tuple[str, type[UserWarning]]] = []
     if layers := counts.header.get("depends_on_batch"):
-        text = of_batch_message(layers)
+        whole.append((of_batch_message(layers), DependsOnBatchWarning))
+    if counts.header.get("draws_random_numbers") and not any("random" in why for why in not_counted.values()):
+        whole.append((f"{counts.header['model']}: {RANDOM}", RandomNetworkWarning))
+    for text, kind in whole:
         if strict:
             raise ProfilingError(f"{text} (--strict)")
-        warnings.warn(text, DependsOnBatchWarning, stacklevel=4)
+        warnings.warn(text, kind, stacklevel=4)
     return counts
 
 

@@ -68,7 +68,8 @@ def expect(made: Description, seen: list[Tensor]) -> Expected:
             x = [one[t] for one in given]
             if node["op"] in WEIGHTED:
                 repeats = again[node["in"][0]]
-                if made["tells_time"] and (repeats is not None or t == 0):
+                is_settled = made["tells_time"] or made["style"].startswith("loop-axis")
+                if is_settled and (repeats is not None or t == 0):
                     state["input_repeated"] = bool(repeats) and t > 0
                 found.rows[name, "linear" if node["op"] == "linear" else "conv", t] = layer_row(
                     node, x[0], seen[i + 1][t], kinds[0], state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from torch.nn import functional
 import snn_energy as se
 from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF
-from snn_energy.profiler.run import UnsupportedOperationWarning
+from snn_energy.profiler.run import RandomNetworkWarning, UnsupportedOperationWarning
 
 NON_ZERO_AT_ZERO: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp": lambda o: o.clamp(min=0.1),
@@ -227,3 +228,28 @@ def test_what_cannot_be_followed_is_refused_in_one_line_or_counted(name: str) ->
         declared = str(error)
     assert declared.count("\n") == 0
     assert declared or frame.loc["b", "sops"] == 5 * 4 * 2
+
+
+DRAWS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "bernoulli": lambda self, x: self.b(torch.bernoulli(x.sigmoid())),
+    "compared with random numbers": lambda self, x: self.b((torch.rand_like(x) < x).float()),
+    "numpy": lambda self, x: self.b((x > float(np.random.random())).float()),
+    "python": lambda self, x: self.b((x > random.random()).float()),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_network_that_draws_random_numbers_says_so(name: str) -> None:
+    model, x = Does(DRAWS[name], b=nn.Linear(6, 2)), torch.rand(4, 6)
+    with pytest.warns(RandomNetworkWarning, match="draws random numbers") as caught:
+        counts = se.profile(model, [x, x], time_steps=1)
+    assert len(caught) == 1
+    assert counts.header["draws_random_numbers"] is True
+    with pytest.raises(ProfilingError, match=r"draws random numbers.*--strict"):
+        se.profile(model, [x], time_steps=1, strict=True)
+
+
+def test_a_loader_that_draws_random_numbers_is_none_of_the_networks_business() -> None:
+    batches = (torch.rand(4, 6) for _ in range(3))
+    counts = se.profile(Does(lambda self, x: self.b(x), b=nn.Linear(6, 2)), batches, time_steps=1)
+    assert "draws_random_numbers" not in counts.header

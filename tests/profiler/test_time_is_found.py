@@ -379,3 +379,39 @@ def test_copies_joined_along_the_features_are_no_time_steps(samples: int) -> Non
     model = Does(forward, fc=nn.Linear(6, 5), wide=nn.Linear(10, 4), lif=neuron.LIFNode())
     rows = se.profile(model, [random_spikes(samples, 2, 6)], time_steps=2).rows
     assert rows.loc[rows["layer"] == "wide", "time_step"].tolist() == [0, 1]
+
+
+FRAME_OF_A_STEP: dict[str, Callable[[Tensor], list[Tensor]]] = {
+    "indexed": lambda x: [x[:, t] for t in range(4)],
+    "selected": lambda x: [x.select(1, t) for t in range(4)],
+    "taken apart": lambda x: list(x.unbind(1)),
+    "moved to the front": lambda x: list(x.transpose(0, 1)),
+    "moved and copied": lambda x: list(x.transpose(0, 1).contiguous()),
+    "cut": lambda x: [part.squeeze(1) for part in x.chunk(4, 1)],
+    "doubled": lambda x: [2 * x[:, t] for t in range(4)],
+}
+
+
+@pytest.mark.parametrize("how", FRAME_OF_A_STEP)
+def test_frames_that_a_loop_reads_one_by_one_are_no_repeated_input(how: str) -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.lif.reset()
+        return torch.stack([self.out(self.lif(self.fc(frame))) for frame in FRAME_OF_A_STEP[how](x)]).mean(0)
+
+    torch.manual_seed(0)
+    model = Does(forward, fc=nn.Linear(6, 5), lif=neuron.LIFNode(), out=nn.Linear(5, 2))
+    x = random_spikes(3, 4, 6)
+    for options in ({}, {"time": "loop"}, {"time": "axis1"}):
+        rows = se.profile(model, [(x, torch.arange(3))], time_steps=4, **options).rows
+        assert rows.loc[rows["layer"] == "fc", "input_repeated"].tolist() == [False] * 4
+
+
+def test_samples_that_a_loop_reads_in_every_round_are_repeated() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        self.lif.reset()
+        return torch.stack([self.out(self.lif(self.fc(x.flatten(1)))) for _ in range(4)]).mean(0)
+
+    torch.manual_seed(0)
+    model = Does(forward, fc=nn.Linear(6, 5), lif=neuron.LIFNode(), out=nn.Linear(5, 2))
+    rows = se.profile(model, [random_spikes(5, 3, 2)], time_steps=4).rows
+    assert rows.loc[rows["layer"] == "fc", "input_repeated"].tolist() == [False, True, True, True]

@@ -93,7 +93,7 @@ class BatchAccumulator:
         placed = [PlacedOperation(e, p.layer, p.steps) for p, e in zip(self._placed, records, strict=True)]
         self._require_rows(placed, mode)
         if not self.layers:
-            self._define_rows(placed, counting.outputs(out), mode)
+            self._define_rows(placed, counting, out, mode)
         else:
             self._require_same_rows(placed)
         by_key = {item.key: item.event for item in placed}
@@ -137,9 +137,9 @@ class BatchAccumulator:
         """The same operation of the first pass."""
         return self.layers[item.key].placed.event
 
-    def _define_rows(self, placed: Sequence[PlacedOperation], outputs: frozenset[int], mode: TimeMode) -> None:
+    def _define_rows(self, placed: Sequence[PlacedOperation], counting: CountingMode, out: Any, mode: TimeMode) -> None:
         """Define the rows from the first pass: what is active, constant or folded, and what feeds neurons."""
-        self._outputs = outputs
+        self._outputs = outputs = counting.outputs(out)
         readers = readers_of([item.event for item in placed])
         notes = notes_of([item.event for item in placed], [item.layer for item in placed], readers, outputs)
         folded = folded_operations(placed, readers, outputs)
@@ -149,8 +149,7 @@ class BatchAccumulator:
             self.layers[item.key] = RowFacts(
                 placed=item,
                 active=event.active,
-                # An untracked state may change from call to call: then only the network's input is constant.
-                constant=event.constant and (mode.has_one_input or not event.inputs),
+                constant=event.constant and (mode.has_one_input or _reads_whole_input(event, counting, mode)),
                 note=target or notes[index],
                 elementwise_ops=0 if target else event.elementwise_ops,
                 feeds_neuron=event.op in OPERATIONS and feeds_neuron(index, placed, readers, outputs),
@@ -297,6 +296,16 @@ class BatchAccumulator:
         self.correct = 0
         self._before, self._entries, self._since = self.samples, 0, clock.monotonic()
         self.kept.keep(part, is_last=is_last)
+
+
+def _reads_whole_input(event: OperationRecord, counting: CountingMode, mode: TimeMode) -> bool:
+    """True for an operation on the network's input itself, the same in every call and in every round of a loop.
+
+    An untracked state may change from call to call. A loop that reads a part of its input may read another one in every
+    round: x[:, t].
+    """
+    elements = event.left_elements or event.output_elements
+    return not event.inputs and (mode.name != "loop" or elements in counting.input_elements)
 
 
 def _operation(row: RowFacts, counted: tuple[str, ...]) -> Operation:
