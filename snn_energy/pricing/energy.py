@@ -33,7 +33,7 @@ from snn_energy.pricing.policies import (
 )
 from snn_energy.pricing.pricing import BY_KIND, price_actions, sum_rows, unpriced_actions
 
-Aggregation = Literal["layer", "group", "time_step"]
+Aggregation = Literal["row", "layer", "group", "time_step"]
 SAMPLE_BLOCK = 512
 
 
@@ -150,13 +150,16 @@ class Energy:
         return None if self.latency is None else self.total_pj * 1e-12 * self.latency.seconds
 
     def to_frame(self, by: Aggregation | None = None) -> pd.DataFrame:
-        """One row per operation and time step, or the sums per layer, group or time step, in pJ per sample.
+        """One row per operation and time step ("row" or None), or sums per layer, group or time step, in pJ per sample.
 
         A part that the profile does not price is NaN, not 0; compute_pj and total_pj are sums of the priced parts.
         Static energy has no row: it is in ``static_pj`` and in the property ``total_pj``.
         """
-        if by is None:
+        if by in (None, "row"):
             return self.charges.copy()
+        if by not in get_args(Aggregation):
+            known = get_args(Aggregation)
+            raise HardwareError(f"by must be one of {', '.join(known)}, not {by!r}{nearest(str(by), known)}")
         parts = [*COMPUTE, *MEMORY, *TOTALS]
         keys = {"layer": ["layer", "group", "op"], "group": ["group"], "time_step": ["time_step"]}[by]
         sort = by == "time_step"

@@ -24,6 +24,7 @@ from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.discovery.first_batch import interpret_batch, taken_by
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE
+from snn_energy.profiler.discovery.repeatable import depends_on_seed
 from snn_energy.profiler.discovery.state_variables import with_state_variables
 from snn_energy.profiler.discovery.weights_guard import SameParameters, unchanged_weights
 from snn_energy.profiler.neurons.known import reset_states
@@ -102,7 +103,7 @@ def profile(
     if input_kind is not None and input_kind not in KINDS:
         raise ProfilingError(f"input_kind must be one of {', '.join(KINDS)}, not '{input_kind}'")
     require_countable(model)
-    parts_store = Parts() if parts is None else parts
+    parts_store, is_random = Parts() if parts is None else parts, False
     try:
         if parts_store.todo is None or len(parts_store.todo):
 
@@ -110,8 +111,9 @@ def profile(
                 return interpretation or interpret_first(model, first, time, time_steps, neurons)
 
             with one_at_a_time(model):
-                _count(model, loader, parts_store, interpret, input_kind, max_k, header or {}, on_batch)
-        return parts_store.finish(lambda: _merged(parts_store, header or {}, strict))
+                is_random = _count(model, loader, parts_store, interpret, input_kind, max_k, header or {}, on_batch)
+        found = {"draws_random_numbers": True} if is_random else {}
+        return parts_store.finish(lambda: _merged(parts_store, {**(header or {}), **found}, strict))
     finally:
         parts_store.close()
 
@@ -125,8 +127,11 @@ def _count(
     max_k: int | None,
     header: Mapping[str, Any],
     on_batch: Callable[[int], None] | None,
-) -> None:
-    """Run the network on every batch and store the parts. Raises ProfilingError; Interrupted if a signal stops it."""
+) -> bool:
+    """Run the network on every batch and store the parts; True if what it gives depends on a random seed.
+
+    Raises ProfilingError; Interrupted if a signal stops it.
+    """
     batches = iter(loader)
     first = list(itertools.islice(batches, 1))
     interpretation = _with_state_variables(model, first, interpret(first))
@@ -135,12 +140,14 @@ def _count(
     accumulator = BatchAccumulator(steps, max_k, parts_store, _header(model, max_k, interpretation, input_kind, header))
     with parts_store.listening(), evaluation_mode(model), _restored_state(model) as state, counting.tracing():
         try:
-            _count_batches(model, itertools.chain(first, batches), counting, accumulator, state, mode, on_batch)
+            all_batches = itertools.chain(first, batches)
+            drew = _count_batches(model, all_batches, counting, accumulator, state, mode, on_batch)
         except Exception as error:
             with torch._C.DisableTorchFunction():
                 accumulator.keep_after(error, counting, mode)
             raise
     accumulator.keep(counting, mode, is_last=True)
+    return drew and depends_on_seed(model, taken_by(model, first[0])[0], mode, steps)
 
 
 def _count_batches(
@@ -151,9 +158,10 @@ def _count_batches(
     state: State,
     mode: TimeMode,
     on_batch: Callable[[int], None] | None,
-) -> None:
-    """Count batch after batch, each from the same state."""
+) -> bool:
+    """Count batch after batch, each from the same state. True if the first one drew random numbers."""
     steps, structure, parameters = accumulator.time_steps, Structure(model), SameParameters(model)
+    drew = False
     with structure.observed():
         for batch in batches:
             with torch._C.DisableTorchFunction():
@@ -171,8 +179,7 @@ def _count_batches(
             with _no_garbage_collection(), weights, state.watched():
                 out = _forward(model, counting, x, mode, steps)
             with torch._C.DisableTorchFunction():
-                if numbers is not None and numbers.were_drawn():
-                    accumulator.header = {**accumulator.header, "draws_random_numbers": True}
+                drew = drew or (numbers is not None and numbers.were_drawn())
                 structure.require()
                 counting.end()
                 with _no_garbage_collection():
@@ -180,6 +187,7 @@ def _count_batches(
                 accumulator.store_if_due(counting, mode)
             if on_batch is not None:
                 on_batch(accumulator.kept.counted + accumulator.samples)
+    return drew
 
 
 def _with_state_variables(model: nn.Module, first: Sequence[Any], found: Interpretation) -> Interpretation:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,3 +29,17 @@ class RandomNumbers:
         states = [torch.get_rng_state()]
         states += [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
         return states, pickle.dumps(numpy_state), random.getstate()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Other seeds for all generators; those of NumPy and Python are put back on exit, torch's are the caller's."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)

@@ -160,7 +160,8 @@ def test_a_random_encoder_is_no_state() -> None:
             out: Tensor = self.lif(self.fc((torch.rand_like(x) < x).float()))
             return out
 
-    counts = se.profile(Poisson(), [torch.rand(5, 6)], time_steps=STEPS)
+    with pytest.warns(RandomNetworkWarning, match="draws random numbers"):
+        counts = se.profile(Poisson(), [torch.rand(5, 6)], time_steps=STEPS)
     assert counts.header["time"] == "call"
 
 

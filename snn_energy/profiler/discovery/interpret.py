@@ -14,6 +14,7 @@ from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.layouts import declared_layout
 from snn_energy.profiler.discovery.messages import (
     several_readings_message,
+    undeclared_calls_message,
     undeclared_steps_message,
     undetermined_message,
 )
@@ -47,6 +48,7 @@ STATIC_MODES = (
     "repeat-flat-batch",
     "repeat-flat",
 )  # tried in this order on (B, ...)
+REPEATING_MODES = STATIC_MODES[1:]
 FIRST_REPEATED, FLAT_MODES = "repeat-axis0", ("flat", "flat-batch")
 TIMED_MODES = ("axis0", "call-axis0", "axis1", "flat-batch")  # tried in this order on (T, B, ...)
 
@@ -137,6 +139,8 @@ def _interpret(
         fitting = _each_once(o for o in others if o is not None and _has_samples(o, x, samples))
         if fitting and (samples is not None or time_steps is not None):  # T or the labels tell them apart
             return _of_several(model, x, None, fitting)
+        if len(fitting) == 1 and all(further.of(mode, 2) is None for mode in REPEATING_MODES):
+            return fitting[0]
         if fitting:
             raise ProfilingError(undeclared_steps_message(type(model).__name__, x, fitting))
     if trial.raised and len(trial.raised) == len(trial.why):
@@ -149,6 +153,8 @@ def _interpret(
     if time is None and set(trial.why) <= {"no module spikes"}:
         return _without_neurons(model, x, time_steps, "no module spikes")
     classes = dict.fromkeys(type(model.get_submodule(name)).__name__ for name in unknown if name)
+    if trial.calls is not None and (time_steps is None if trial.calls == 1 else trial.calls % (time_steps or 1)):
+        raise ProfilingError(undeclared_calls_message(type(model).__name__, trial.calls, time_steps, classes))
     raise ProfilingError(undetermined_message(time_steps, "; ".join(dict.fromkeys(trial.why)), classes))
 
 

@@ -27,10 +27,26 @@ def undetermined_message(steps: int | None, why: str, neurons: Iterable[str] = (
     )
 
 
+def undeclared_calls_message(model: str, calls: int, steps: int | None, neurons: Iterable[str] = ()) -> str:
+    """A network whose single-step neurons are called so often in one call of it, which does not fit T as declared."""
+    if calls == 1:
+        return (
+            f"time_steps= is needed (--time-steps): {model} runs its neurons for one time step a call, and how often "
+            f"it is called is not said; such as: {command_of('call', None, neurons)}; with one step: --time-steps 1"
+        )
+    return (
+        f"{model} calls its neurons {calls} times a call, which does not fit {steps} time steps; declare those that it "
+        f"runs with time_steps= (--time-steps), such as: {COMMAND} --time-steps {calls}{_named(neurons)}"
+    )
+
+
 def command_of(time: str, steps: int | None, neurons: Iterable[str] = ()) -> str:
     """A command that declares a time mode, T and neurons."""
-    named = "".join(f" --neuron {name}" for name in neurons)
-    return f"{COMMAND} --time {time} --time-steps {steps or 'T'}{named}"
+    return f"{COMMAND} --time {time} --time-steps {steps or 'T'}{_named(neurons)}"
+
+
+def _named(neurons: Iterable[str]) -> str:
+    return "".join(f" --neuron {name}" for name in neurons)
 
 
 def several_readings_message(

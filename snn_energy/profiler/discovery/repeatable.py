@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.discovery.observe import observe_run
-from snn_energy.running.time_mode import TimeMode
+from snn_energy.profiler.neurons.known import reset_states
+from snn_energy.running.evaluated import evaluation_mode
+from snn_energy.running.module_state import State
+from snn_energy.running.outputs import tensors_of
+from snn_energy.running.random_numbers import seeded
+from snn_energy.running.time_mode import SAMPLES, TimeMode
 
 
 class FirstRun(NamedTuple):
@@ -43,13 +48,33 @@ def require_same_again(model: nn.Module, first: FirstRun) -> None:
         observe_run(model, [], first.given, first.mode, first.steps, outs=outs)
     except Exception:  # noqa: BLE001 the error recurs in the run that counts
         return
-    is_same = len(first.outs) == len(outs) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-        for a, b in zip(first.outs, outs, strict=True)
-    )
-    if not is_same:
+    if not _are_same(first.outs, outs):
         raise ProfilingError(
             f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
             "cannot be put back (outside its modules, in a generator or an object of C); keep it in an attribute of a "
             "module, or reset it in the forward"
         )
+
+
+@torch.no_grad()
+def depends_on_seed(model: nn.Module, x: Any, mode: TimeMode, steps: int) -> bool:
+    """True if runs on the first samples of a batch, reset and with other seeds, differ; False if a run raises."""
+    given, found = mode.first_samples(x, SAMPLES[0], steps), list[list[Tensor]]()
+    before = State(model)
+    with evaluation_mode(model), torch.random.fork_rng(devices=[]):
+        for seed in (0, 1):
+            try:
+                reset_states(model)
+                with seeded(seed):
+                    found.append([out.clone() for out in tensors_of(mode.run(model, given, steps))])
+            except Exception:  # noqa: BLE001 it was counted before
+                return False
+            finally:
+                before.restore()
+    return not _are_same(*found)
+
+
+def _are_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(some, others, strict=True)
+    )

@@ -32,7 +32,7 @@ class Trial:
     """Runs of a network on a few samples, one per time mode.
 
     first: runs that may be repeated, by the time mode that they led to. why: for each mode that does not fit, the
-    reason.
+    reason. calls: of every neuron, all single-step, in one call of the model; None if unknown or unequal.
     """
 
     model: nn.Module
@@ -44,6 +44,7 @@ class Trial:
     first: dict[str, FirstRun] = field(default_factory=dict)
     why: list[str] = field(default_factory=list)
     raised: list[Exception] = field(default_factory=list)
+    calls: int | None = None
 
     def of(self, mode: str, steps: int | None) -> Interpretation | None:
         """The interpretation in one time mode; None if it does not fit. steps: T, None if the network defines it."""
@@ -77,6 +78,9 @@ class Trial:
         is_single = self._is_single(mode, steps)
         observed = {name: [run[name] for run in runs] for name in all_spiking}
         reading = _read(mode, steps, observed, all_spiking, is_single)
+        calls = {len(two.shapes) for two, _ in observed.values()} - {0}
+        if mode == "inside" and len(calls) == 1 and all(spec.layout == "step" for spec in all_spiking.values()):
+            self.calls = calls.pop()
         if isinstance(reading, Interpretation) and mode == "inside":
             reading = self._with_time_of_loader(reading)
         if isinstance(reading, Interpretation) and self.declared not in (None, reading.time):
