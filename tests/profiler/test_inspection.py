@@ -429,7 +429,7 @@ def test_one_time_step(neuron: Callable[[], nn.Module]) -> None:
 
 
 def test_time_that_cannot_be_told_says_how_to_declare_it() -> None:
-    with pytest.raises(ProfilingError, match=r"^time= must say where time is") as caught:
+    with pytest.raises(ProfilingError, match=r"^time_steps= is needed") as caught:
         se.profile(net(Attribute), [images()])
     message = str(caught.value)
     assert "\n" not in message

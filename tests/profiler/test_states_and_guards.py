@@ -17,6 +17,7 @@ import snn_energy as se
 from snn_energy.core.errors import ProfilingError
 from snn_energy.jobs.profile_run import ProfileRequest, profile_run
 from snn_energy.models.neurons import LIF
+from snn_energy.profiler.run import RandomNetworkWarning
 
 Cli = Callable[..., tuple[int, str, str]]
 STEPS = 3

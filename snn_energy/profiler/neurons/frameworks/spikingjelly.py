@@ -44,4 +44,5 @@ def _state_variables(module: Any, kind: str) -> int | None:
         order = module.T if kind == "PSN" else module.k
         return int(order) - 1
     memories = getattr(module, "_memories_rv", {}).items()
-    return sum(isinstance(value, (int, float, Tensor)) for name, value in memories if name != "time_step") or None
+    kept = sum(isinstance(value, (int, float, Tensor)) for name, value in memories if name != "time_step")
+    return kept or (1 if kind.startswith("NonSpiking") else None)  # whose potential rests at None
