@@ -158,15 +158,12 @@ class Energy:
         if by in (None, "row"):
             return self.charges.copy()
         if by not in get_args(Aggregation):
-            known = get_args(Aggregation)
-            raise HardwareError(f"by must be one of {', '.join(known)}, not {by!r}{nearest(str(by), known)}")
+            raise HardwareError(f"by must be one of {', '.join(get_args(Aggregation))}, not {by!r}")
         parts = [*COMPUTE, *MEMORY, *TOTALS]
         keys = {"layer": ["layer", "group", "op"], "group": ["group"], "time_step": ["time_step"]}[by]
-        sort = by == "time_step"
-        unknown = (
-            self.charges[parts].isna().join(self.charges[keys]).groupby(keys, sort=sort, observed=True)[parts].any()
-        )
-        table = self.charges.groupby(keys, sort=sort, observed=True)[parts].sum()
+        is_unknown = self.charges[parts].isna().join(self.charges[keys])
+        unknown = is_unknown.groupby(keys, sort=by == "time_step", observed=True)[parts].any()
+        table = self.charges.groupby(keys, sort=by == "time_step", observed=True)[parts].sum()
         some_priced = table.columns.isin(COMPUTE) & (table != 0)  # arithmetic parts priced at least in part
         return table.mask(unknown & ~some_priced).reset_index()
 
