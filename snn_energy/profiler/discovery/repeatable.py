@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from snn_energy.core.errors import ProfilingError
 from snn_energy.profiler.discovery.observe import observe_run
+from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.running.evaluated import evaluation_mode
 from snn_energy.running.module_state import State
@@ -61,7 +62,7 @@ def depends_on_seed(model: nn.Module, x: Any, mode: TimeMode, steps: int) -> boo
     """True if runs on the first samples of a batch, reset and with other seeds, differ; False if a run raises."""
     given, found = mode.first_samples(x, SAMPLES[0], steps), list[list[Tensor]]()
     before = State(model)
-    with evaluation_mode(model), torch.random.fork_rng(devices=[]):
+    with evaluation_mode(model), unchanged_weights(model), torch.random.fork_rng(devices=[]):
         for seed in (0, 1):
             try:
                 reset_states(model)

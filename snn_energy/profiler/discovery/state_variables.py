@@ -76,7 +76,8 @@ def with_state_variables(model: nn.Module, x: Any, found: Interpretation) -> Int
             module, spec = model.get_submodule(name), spiking[name]
             kind = _configuration(module), spec.layout
             if kind not in of_alike:
-                of_alike[kind] = observed_state_variables(module, call, spec.layout, found.time_steps)
+                with unchanged_weights(module):
+                    of_alike[kind] = observed_state_variables(module, call, spec.layout, found.time_steps)
             if of_alike[kind] is not None:
                 spiking[name] = replace(spec, state_variables=of_alike[kind])
                 unknown.remove(name)
