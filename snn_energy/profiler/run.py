@@ -21,7 +21,7 @@ from snn_energy.counts.columns import CONVENTION_VERSION
 from snn_energy.counts.counts import Counts
 from snn_energy.profiler.axes.roles import BatchShape
 from snn_energy.profiler.counting_mode import CountingMode
-from snn_energy.profiler.discovery.first_batch import interpret_batch, taken_by
+from snn_energy.profiler.discovery.first_batch import Declared, interpret_batch, taken_by
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE
 from snn_energy.profiler.discovery.repeatable import depends_on_seed
@@ -191,7 +191,7 @@ def _count_batches(
 
 
 def _with_state_variables(model: nn.Module, first: Sequence[Any], found: Interpretation) -> Interpretation:
-    """The interpretation, with the state variables of neurons that no framework's class tells."""
+    """The interpretation, with the state variables of neurons that no framework's class defines."""
     with torch._C.DisableTorchFunction():
         x = taken_by(model, first[0])[0] if first else None
     if not isinstance(x, (Tensor, Inputs)):
@@ -263,7 +263,7 @@ def interpret_first(
             warnings.simplefilter("ignore", UnsupportedOperationWarning)
             return profile(model, [some], interpretation=ONCE_PER_SAMPLE)
 
-    return interpret_batch(model, batches, time, time_steps, named, has_time, count)
+    return interpret_batch(model, batches, Declared(time, time_steps, list(named), has_time), count)
 
 
 def require_countable(model: nn.Module) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 LOGITS = ("logits", "out", "output", "outputs", "prediction", "predictions", "pred", "x")  # names of a result
@@ -62,3 +63,10 @@ def result_of(value: Any) -> Any:
     if chosen is None and named:
         chosen = next((part for part in named.values() if isinstance(part, Tensor)), None)
     return chosen if chosen is not None else result_of(parts[0][1]) if parts else value
+
+
+def are_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """True for as many tensors of the same shapes and values, NaN included."""
+    return len(some) == len(others) and all(
+        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(some, others, strict=True)
+    )

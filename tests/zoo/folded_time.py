@@ -219,11 +219,6 @@ class FoldedVGG(nn.Module):
         return out.view(self.T, out.shape[0] // self.T, -1)
 
     def repeated(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-
-class QCFSNet(FoldedVGG):
-    def repeated(self, x: Tensor) -> Tensor:
         return x.unsqueeze(0).repeat(self.T, 1, 1, 1, 1)
 
 
@@ -231,7 +226,7 @@ class QCFSNet(FoldedVGG):
 def qcfs(size: Size) -> nn.Module:
     """A converted ANN: IF neurons on (T*B, ...), charged to half their threshold at rest, spikes as high as a learnt
     threshold. Images repeated, time major, inside; logits per time step."""
-    return QCFSNet(size, IF)
+    return FoldedVGG(size, IF)
 
 
 class SNNRATNet(FoldedVGG):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,37 +24,33 @@ from snn_energy.running.inputs import Inputs, as_taken, unpack
 Count = Callable[[Any], Counts]  # counts a batch of samples at T = 1
 
 
-def interpret_batch(
-    model: nn.Module,
-    batches: Sequence[Any],
-    time: str | None,
-    time_steps: int | None,
-    named: Iterable[str | type[nn.Module]],
-    has_time: bool,
-    count: Count,
-) -> Interpretation:
+class Declared(NamedTuple):
+    """What the user says of a network: time mode, T and neurons; has_time: the loader gives (T, B, ...)."""
+
+    time: str | None
+    time_steps: int | None
+    neurons: Sequence[str | type[nn.Module]]
+    has_time: bool
+
+
+def interpret_batch(model: nn.Module, batches: Sequence[Any], declared: Declared, count: Count) -> Interpretation:
     """Time mode and spiking modules of a network, by its first batch; ``profiler.run.interpret_first`` has the details.
 
-    One step (1, B, ...) of several samples is told from one sample by a run.
+    One step (1, B, ...) of several samples is distinguished from one sample by a run.
     """
-    named = list(named)
-    found = _interpretation_of(model, batches, time, time_steps, named, has_time, count)
-    if time is not None or has_time or not batches or found.time_steps != 1 or found.mode.given is not None:
+    found = _interpretation_of(model, batches, declared, count)
+    is_open = declared.time is None and not declared.has_time and bool(batches)
+    if not is_open or found.time_steps != 1 or found.mode.given is not None:
         return found
     with evaluation_mode(model):
         is_one_step = has_time_in_front(model, taken_by(model, batches[0])[0])
-    return _interpretation_of(model, batches, "axis0", 1, named, has_time, count) if is_one_step else found
+    one_step = declared._replace(time="axis0", time_steps=1)
+    return _interpretation_of(model, batches, one_step, count) if is_one_step else found
 
 
-def _interpretation_of(
-    model: nn.Module,
-    batches: Sequence[Any],
-    time: str | None,
-    time_steps: int | None,
-    named: Iterable[str | type[nn.Module]],
-    has_time: bool,
-    count: Count,
-) -> Interpretation:
+def _interpretation_of(model: nn.Module, batches: Sequence[Any], declared: Declared, count: Count) -> Interpretation:
+    """As the model or the user says, else as runs show. Raises ProfilingError if neither does."""
+    time, time_steps, named, has_time = declared
     if time is not None and time not in TIME_MODES:
         raise ProfilingError(f"unknown time='{time}'{nearest(time, TIME_MODES)} (one of {', '.join(TIME_MODES)})")
     own = getattr(model, "time_steps", None)
@@ -80,8 +76,8 @@ def _interpretation_of(
         with evaluation_mode(model):
             raise ProfilingError(_steps_needed_message(model, x))
     if not is_foreign and (time is not None or steps == 1):
-        declared = 1 if time in (None, "inside") else steps_in(x, time, steps)
-        return Interpretation(time or "inside", steps or declared, "declared", spiking)
+        on_axis = 1 if time in (None, "inside") else steps_in(x, time, steps)
+        return Interpretation(time or "inside", steps or on_axis, "declared", spiking)
     with evaluation_mode(model):
         if is_undeclared and not is_foreign:
             return _once_per_sample(model, x, batches, None, count)
@@ -115,7 +111,6 @@ def _once_per_sample(
     model: nn.Module, x: Any, batches: Sequence[Any], refusal: ProfilingError | None, count: Count
 ) -> Interpretation:
     """T = 1 for a network of which no module spikes. Raises ``refusal``, or why, if something hints at time."""
-
     failed: list[ProfilingError] = []
 
     def counted(some: Tensor) -> Counts:

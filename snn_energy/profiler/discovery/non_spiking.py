@@ -14,7 +14,7 @@ from snn_energy.counts.counts import Counts
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.running.inputs import call
 from snn_energy.running.module_state import State
-from snn_energy.running.outputs import tensors_of
+from snn_energy.running.outputs import are_same, tensors_of
 from snn_energy.running.time_mode import MODES
 
 ONCE_PER_SAMPLE = Interpretation("inside", 1, "no module of it spikes: counted once per sample, T = 1", {})
@@ -66,9 +66,7 @@ def _keeps_state(model: nn.Module, x: Any) -> bool:
         return False
     finally:
         state.restore()
-    return len(one) != len(other) or any(
-        a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(one, other, strict=True)
-    )
+    return not are_same(one, other)
 
 
 def needs_steps(hint: str, calls: int | None) -> ProfilingError:

@@ -14,7 +14,7 @@ from snn_energy.profiler.discovery.weights_guard import unchanged_weights
 from snn_energy.profiler.neurons.known import reset_states
 from snn_energy.running.evaluated import evaluation_mode
 from snn_energy.running.module_state import State
-from snn_energy.running.outputs import tensors_of
+from snn_energy.running.outputs import are_same, tensors_of
 from snn_energy.running.random_numbers import seeded
 from snn_energy.running.time_mode import SAMPLES, TimeMode
 
@@ -49,7 +49,7 @@ def require_same_again(model: nn.Module, first: FirstRun) -> None:
         observe_run(model, [], first.given, first.mode, first.steps, outs=outs)
     except Exception:  # noqa: BLE001 the error recurs in the run that counts
         return
-    if not _are_same(first.outs, outs):
+    if not are_same(first.outs, outs):
         raise ProfilingError(
             f"{type(model).__name__}: the same samples give something else in a second run: a state is kept where it "
             "cannot be put back (outside its modules, in a generator or an object of C); keep it in an attribute of a "
@@ -72,10 +72,4 @@ def depends_on_seed(model: nn.Module, x: Any, mode: TimeMode, steps: int) -> boo
                 return False
             finally:
                 before.restore()
-    return not _are_same(*found)
-
-
-def _are_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
-    return len(some) == len(others) and all(
-        a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(some, others, strict=True)
-    )
+    return not are_same(*found)

@@ -1,4 +1,4 @@
-"""How many state variables a neuron keeps that no framework's class tells: observed in runs on a few steps."""
+"""How many state variables a neuron keeps that no framework's class defines: observed in runs on a few steps."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class FirstCall:
         return self.args[0] if self.key is None else self.kwargs[self.key]
 
 
-class _AllSeen(BaseException):
+class _AllCalled(BaseException):
     """Ends a run in which all neurons were called; no model catches it."""
 
 
 @torch.no_grad()
 def with_state_variables(model: nn.Module, x: Any, found: Interpretation) -> Interpretation:
-    """The interpretation, with the state variables of neurons whose class does not tell them; None if unknown.
+    """The interpretation, with the state variables of neurons whose class does not define them; None if unknown.
 
     They are declared by the attribute ``state_variables`` of a module, else observed. x: a batch of the loader.
     """
@@ -85,7 +85,7 @@ def with_state_variables(model: nn.Module, x: Any, found: Interpretation) -> Int
 
 
 def _is_unknown(module: nn.Module, spec: NeuronSpec) -> bool:
-    """True for a neuron whose class does not tell its state, or a subclass that may have more."""
+    """True for a neuron whose class does not define its state, or a subclass that may have more."""
     if spec.framework in ("hand-written", "nir"):
         return spec.state_variables is None
     return spec.state_variables is None or is_subclass(module, spec)
@@ -104,15 +104,15 @@ def first_calls(
 
     samples: of the batch x, None for all; the modules that were called before the network raises are there too.
     """
-    seen: dict[str, FirstCall] = {}
+    calls: dict[str, FirstCall] = {}
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            if name not in seen:
+            if name not in calls:
                 kept = _copied((args, kwargs))
-                seen[name] = FirstCall(kept[0], kept[1], State(module))
-                if len(seen) == len(names):
-                    raise _AllSeen
+                calls[name] = FirstCall(kept[0], kept[1], State(module))
+                if len(calls) == len(names):
+                    raise _AllCalled
 
         return hook
 
@@ -122,13 +122,13 @@ def first_calls(
         reset_states(model)
         with evaluation_mode(model), unchanged_weights(model), torch.random.fork_rng(devices=[]):
             some = x if samples is None else found.mode.first_samples(x, samples, found.time_steps)
-            with suppress(_AllSeen, Exception):  # an error recurs in the run that counts
+            with suppress(_AllCalled, Exception):  # an error recurs in the run that counts
                 found.mode.run(model, some, found.time_steps)
     finally:
         for handle in handles:
             handle.remove()
         before.restore()
-    return seen
+    return calls
 
 
 def _copied(given: Any) -> Any:
@@ -170,14 +170,14 @@ def _observed(module: nn.Module, call: FirstCall, layout: Layout, time_steps: in
 
 
 @contextmanager
-def _told(module: nn.Module, time_steps: int, steps: int) -> Iterator[None]:
-    """A module that holds T in an attribute is told the number of steps of a trial."""
-    told = [name for name, value in vars(module).items() if type(value) is int and value == time_steps > 1]
-    vars(module).update(dict.fromkeys(told, steps))
+def _with_steps(module: nn.Module, time_steps: int, steps: int) -> Iterator[None]:
+    """In a module that holds T in attributes, they hold the number of steps of a trial."""
+    of_steps = [name for name, value in vars(module).items() if type(value) is int and value == time_steps > 1]
+    vars(module).update(dict.fromkeys(of_steps, steps))
     try:
         yield
     finally:
-        vars(module).update(dict.fromkeys(told, time_steps))
+        vars(module).update(dict.fromkeys(of_steps, time_steps))
 
 
 AXES: Mapping[Layout, int] = {"time-first": 0, "flat": 0, "batch-first": 1, "flat-batch": 1, "time-last": -1}
@@ -219,7 +219,7 @@ class _Trial:
         return self.steps - (LATER if self.steps >= STEPS else 1)
 
     def count(self) -> int | None:
-        """State variables per neuron, the most that inputs of several sizes show; None if they cannot be told."""
+        """State variables per neuron, the most that inputs of several sizes show; None if that cannot be observed."""
         most, remembers, reads = 0, False, False
         for scale in SCALES:
             drawn = self._inputs(scale)
@@ -254,7 +254,7 @@ class _Trial:
     def _run(self, inputs: Tensor) -> tuple[list[OperationValues], list[int], Tensor]:
         """The operations of a run, the hashes of its inputs, and the output at the step ``at``."""
         self.call.state.restore()
-        with _told(self.module, self.time_steps, self.steps), torch.random.fork_rng(devices=[]):
+        with _with_steps(self.module, self.time_steps, self.steps), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             if self.layout == "step":
                 given = list(inputs.clone().unbind(0))
