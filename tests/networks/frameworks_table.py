@@ -33,6 +33,7 @@ class Row(NamedTuple):
 
 
 REFUSED = "refused, in one line"
+OVER_TIME = "its product over time, and what reads its result, at step -1; no neuron row"
 YES, AS_OPERATIONS = "yes", "weights counted; the neuron as its operations"
 ROWS = (
     Row("SpikingJelly", "single-step (IF, LIF, PLIF; hard and soft reset)", YES,
@@ -44,7 +45,7 @@ ROWS = (
     Row("SpikingJelly", "its ResNet, SEW-ResNet, VGG, Spikformer, spike-driven transformer", YES,
         (SHIPPED, "test_the_products_of_a_spikformer")),
     Row("SpikingJelly", "potential read-outs (NonSpiking nodes)", YES, ("test_a_read_out_",)),
-    Row("SpikingJelly", "PSN (weights over time steps)", REFUSED, ("test_a_node_that_mixes_time_steps",)),
+    Row("SpikingJelly", "PSN (weights over time steps)", OVER_TIME, ("test_a_node_that_mixes_time_steps",)),
     Row("SpikingJelly 0.0.0.0.14", "`clock_driven` and `activation_based`, single- and multi-step", YES,
         ("test_spikingjelly_0_0_0_0_14", "test_the_same_spikes_as_the_clock_driven")),
     Row("snnTorch", "Leaky, Synaptic, Alpha, Lapicque; hidden state or in a loop; every reset", YES,
