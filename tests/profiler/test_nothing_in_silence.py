@@ -249,6 +249,13 @@ def test_a_network_that_draws_random_numbers_says_so(name: str) -> None:
         se.profile(model, [x], time_steps=1, strict=True)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_seeds_that_agree_by_chance_do_not_hide_it(seed: int) -> None:
+    x = torch.rand(2, 3, generator=torch.Generator().manual_seed(seed))  # few values: two draws often agree
+    with pytest.warns(RandomNetworkWarning):
+        se.profile(Does(DRAWS["python"], b=nn.Linear(3, 2)), [x], time_steps=1)
+
+
 def test_a_loader_that_draws_random_numbers_is_none_of_the_networks_business() -> None:
     batches = (torch.rand(4, 6) for _ in range(3))
     counts = se.profile(Does(lambda self, x: self.b(x), b=nn.Linear(6, 2)), batches, time_steps=1)
