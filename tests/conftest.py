@@ -63,7 +63,9 @@ def make_counts() -> Callable[..., Counts]:
         columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
         for order, row in enumerate(rows):
             assert set(row) <= set(COLUMNS)
-            row = {"state_variables": 1 if row.get("op") == "neuron" else None} | row
+            kind = row.get("input_kind", DEFAULTS["input_kind"])
+            levels = row.get("input_nonzeros", 0) if kind in ("binary", "ternary") else None
+            row = {"state_variables": 1 if row.get("op") == "neuron" else None, "input_levels": levels} | row
             for name in COLUMNS:
                 columns[name].append(row.get(name, order if name == "order" else DEFAULTS.get(name, 0)))
         side = None

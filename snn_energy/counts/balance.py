@@ -36,6 +36,8 @@ def first_inconsistency(counts: Counts) -> str | None:
         (operation & ~product & (rows["sops_gated"] != rows["sops"]), "sops_gated differ from sops"),
         (operation & rows["active"] & (rows["dense_macs"] != dense), "dense_macs are not M*K*N times samples"),
         (rows["input_nonzeros"] > rows["input_elements"] * samples, "more non-zeros than input elements"),
+        (rows["input_levels"] < rows["input_nonzeros"], "input_levels are less than the non-zeros"),
+        (rows["input_levels"] > rows["input_nonzeros"] * rows["max_k"], "input_levels exceed max_k per non-zero"),
         (rows["other_nonzeros"] > rows["other_elements"] * samples, "more non-zeros than other elements"),
         (rows["spikes"] > rows["neurons"] * samples, "more spikes than neurons"),
         (~rows["active"] & (work > 0), "work in a time step that is not active"),

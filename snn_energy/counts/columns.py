@@ -21,8 +21,8 @@ KINDS = ("binary", "ternary", "integer", "real")
 TEXT = ("layer", "group", "op", "input_kind", "other_kind", "note")
 FLAGS = ("active", "needed", "input_repeated", "feeds_neuron")
 WORK = (
-    "input_nonzeros", "other_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi", "elementwise_ops",
-    "spikes", "membrane_reads", "membrane_writes",
+    "input_nonzeros", "input_levels", "other_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi",
+    "elementwise_ops", "spikes", "membrane_reads", "membrane_writes",
 )  # fmt: skip
 SIZES = (
     "input_elements", "other_elements", "output_elements", "weights", "biases", "neurons", "state_variables",
@@ -30,7 +30,7 @@ SIZES = (
 )  # fmt: skip
 COLUMNS = (
     "layer", "order", "group", "op", "time_step", "active", "needed", "input_repeated",
-    "input_kind", "max_k", "input_elements", "input_nonzeros",
+    "input_kind", "max_k", "input_elements", "input_nonzeros", "input_levels",
     "other_kind", "other_max_k", "other_elements", "other_nonzeros",
     "dense_macs", "sops", "sops_gated", "sops_multi", "elementwise_ops",
     "output_elements", "weights", "biases", "neurons", "state_variables", "spikes", "membrane_reads", "membrane_writes",
@@ -38,8 +38,8 @@ COLUMNS = (
 )  # fmt: skip
 PER_SAMPLE = ("input_nonzeros", "other_nonzeros", "sops", "sops_gated", "sops_multi", "spikes")
 NULLABLE = frozenset(
-    ("input_kind", "max_k", "input_elements", "input_nonzeros", "other_kind", "other_max_k", "other_elements",
-     "other_nonzeros", "sops_multi", "state_variables")
+    ("input_kind", "max_k", "input_elements", "input_nonzeros", "input_levels", "other_kind", "other_max_k",
+     "other_elements", "other_nonzeros", "sops_multi", "state_variables")
 )  # fmt: skip
 # The work of an operation without a rule is unknown: null, never zero.
 UNKNOWN_IF_UNSUPPORTED = frozenset(("dense_macs", "sops", "sops_gated", "elementwise_ops"))

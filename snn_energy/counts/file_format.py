@@ -86,9 +86,11 @@ def with_added_columns(records: Sequence[Mapping[str, Any]]) -> dict[str, list[A
     return {name: [row[name] if name in row else _WHEN_ADDED[name](row) for row in records] for name in COLUMNS}
 
 
-# Columns that older files lack, with their value for a row: neurons were priced as if they had one state variable.
+# Columns that older files lack, with their value for a row: neurons were priced as if they had one state variable, and
+# the sum of |k| is the number of non-zeros where every |k| is 1, else unknown.
 _WHEN_ADDED: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "state_variables": lambda row: 1 if row["op"] == "neuron" else None
+    "state_variables": lambda row: 1 if row["op"] == "neuron" else None,
+    "input_levels": lambda row: row["input_nonzeros"] if row["input_kind"] in ("binary", "ternary") else None,
 }
 ADDED_LATER = frozenset(_WHEN_ADDED)
 

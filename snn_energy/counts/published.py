@@ -157,11 +157,12 @@ def _columns(network: Network) -> dict[str, list[Any]]:
 EMPTY_ROW: Mapping[str, Any] = dict.fromkeys(COLUMNS, 0) | {
     "needed": True, "active": True, "input_repeated": False, "feeds_neuron": False, "note": "", "time_step": -1,
     "group": "other", "input_kind": None, "max_k": None, "input_elements": None, "input_nonzeros": None,
-    "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None, "state_variables": None,
+    "input_levels": None, "other_kind": None, "other_max_k": None, "other_elements": None, "other_nonzeros": None,
+    "state_variables": None,
 }  # fmt: skip
 UNKNOWN_OPERATION: Mapping[str, Any] = dict.fromkeys(
-    ("input_elements", "input_nonzeros", "dense_macs", "sops", "sops_gated", "sops_multi", "output_elements",
-     "weights", "biases", "reduction", "out_channels", "positions", "groups")
+    ("input_elements", "input_nonzeros", "input_levels", "dense_macs", "sops", "sops_gated", "sops_multi",
+     "output_elements", "weights", "biases", "reduction", "out_channels", "positions", "groups")
 )  # fmt: skip
 
 
@@ -208,6 +209,8 @@ def _inactive_columns(row: Mapping[str, Any]) -> dict[str, Any]:
     for operand in ("input", "other"):
         if row[f"{operand}_kind"] is None:
             none[f"{operand}_nonzeros"] = None
+    if row["input_kind"] in (None, "real"):
+        none["input_levels"] = None
     return none | ({"sops_multi": None} if row["input_kind"] == "real" else {})
 
 
@@ -241,10 +244,11 @@ def _layer_columns(layer: Layer) -> dict[str, Any]:
         "max_k": _max_k(layer.input_kind, layer.max_k),
         "input_elements": derived.input_elements,
         "input_nonzeros": product_or_none(layer.rate, derived.input_elements),
+        "input_levels": product_or_none(_mean_level(layer), derived.input_elements),
         "other_kind": layer.other_kind,
         "other_max_k": _max_k(layer.other_kind, layer.other_max_k),
         "other_elements": derived.other_elements,
-        "other_nonzeros": None,
+        "other_nonzeros": product_or_none(layer.other_rate, derived.other_elements),
         "dense_macs": derived.macs,
         "sops": sops,
         "sops_gated": gated,
@@ -257,6 +261,11 @@ def _layer_columns(layer: Layer) -> dict[str, Any]:
         "positions": layer.positions,
         "groups": layer.groups,
     }
+
+
+def _mean_level(layer: Layer) -> int | float | None:
+    """Mean of |k| of the input: the rate where every |k| is 1."""
+    return layer.rate if layer.input_kind in ("binary", "ternary") else layer.mean_level
 
 
 def _max_k(kind: str | None, max_k: int | None) -> int | None:

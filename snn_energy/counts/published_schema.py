@@ -59,7 +59,8 @@ class Layer(StrictModel):
     Operations: M = ``positions``, K = ``reduction`` (inputs per output), N = ``out_channels`` (over all ``groups``).
     ``macs`` = M*K*N. ``weights`` = K*N of conv and linear layers; ``biases`` 0 or N. ``input_elements`` = M*K of a
     linear layer; a matmul streams the operand of the lower kind, ``streamed``: left (M*K*groups elements) or right
-    (K*N). ``rate``: non-zeros / elements of the (streamed) input. ``sops``: accumulates; if only a rate is given,
+    (K*N). ``rate``, ``other_rate``: non-zeros / elements of the (streamed) input, and of a matmul's other operand.
+    ``mean_level``: mean of |k| of an integer input, which may exceed 1. ``sops``: accumulates; if only a rate is given,
     rate * macs. For a matmul these are the gated SOPs, as a rate does not determine its coincidences. ``feeds_neuron``:
     all readers of the output are neurons; default: the next operation or neuron in the file is a neuron.
 
@@ -92,6 +93,8 @@ class Layer(StrictModel):
     other_max_k: PositiveInt | None = None
     streamed: Literal["left", "right"] = "left"
     rate: Share | None = None
+    other_rate: Share | None = None
+    mean_level: NonNegativeNumber | None = None
     sops: NonNegativeNumber | None = None
     feeds_neuron: StrictBool | None = None
     neurons: NonNegativeInt | None = None
@@ -114,10 +117,10 @@ class Layer(StrictModel):
 COMMON_KEYS = frozenset(("op", "group", "note", "active_steps", "once", "repeat"))
 OPERATION_KEYS = frozenset(
     ("positions", "reduction", "out_channels", "groups", "macs", "input_elements", "input_kind", "max_k",
-     "input_repeated", "rate", "sops", "feeds_neuron", "output_elements")
+     "input_repeated", "rate", "mean_level", "sops", "feeds_neuron", "output_elements")
 )  # fmt: skip
 WEIGHT_KEYS = frozenset(("weights", "biases"))
-PRODUCT_KEYS = frozenset(("other_kind", "other_max_k", "streamed"))
+PRODUCT_KEYS = frozenset(("other_kind", "other_max_k", "other_rate", "streamed"))
 NEURON_KEYS = frozenset(("neurons", "state_variables", "spikes", "firing_rate"))
 ELEMENTWISE_KEYS = frozenset(("elementwise_ops", "output_elements"))
 
@@ -154,6 +157,13 @@ def _check_operation(layer: Layer) -> None:
         raise schema_error(
             "must be the lower of the two kinds, the streamed one; swap it with other_kind", "input_kind"
         )
+    if layer.mean_level is not None:
+        if layer.input_kind != "integer":
+            raise schema_error("is only valid for integers; remove it, or make input_kind integer", "mean_level")
+        if layer.max_k is not None and layer.mean_level > layer.max_k:
+            raise schema_error(f"is larger than max_k {layer.max_k}; correct one of them", "mean_level")
+        if layer.rate is not None and layer.mean_level < layer.rate:
+            raise schema_error(f"is smaller than the rate {layer.rate}; correct one of them", "mean_level")
     if layer.out_channels is not None and layer.out_channels % layer.groups:
         raise schema_error(f"does not divide out_channels {layer.out_channels}; correct one of them", "groups")
     derived = derive(layer)

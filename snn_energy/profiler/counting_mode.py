@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -63,6 +63,17 @@ def _parameter_names(model: nn.Module) -> dict[int, dict[int, str]]:
     return found
 
 
+def _is_own(module: nn.Module, decomposed: Collection[int]) -> TypeGuard[LIF]:
+    return isinstance(module, LIF) and id(module) not in decomposed
+
+
+def _is_leaf(module: nn.Module, foreign: Collection[int], decomposed: Collection[int]) -> bool:
+    """True if the first operation of a module is named after the module. foreign, decomposed: ids of neurons."""
+    if _is_own(module, decomposed) or id(module) in foreign:
+        return True
+    return is_layer_class(type(module)) and next(module.children(), None) is None
+
+
 class DecompositionMode(TorchDispatchMode):
     """Reports the aten operations that a function without a rule is made of."""
 
@@ -108,7 +119,8 @@ class CountingMode(TorchFunctionMode):
         self._foreign = {id(module): spec for module, spec in modules.items() if not isinstance(module, LIF)}
         self._decomposed = {id(model.get_submodule(name)) for name in decomposed_layers}
         cross_check = os.environ.get(CROSS_CHECK) == "1"
-        self.scopes, self.observer = ModuleScopes(model, self._is_leaf), SpikeObserver()
+        is_leaf = functools.partial(_is_leaf, foreign=frozenset(self._foreign), decomposed=frozenset(self._decomposed))
+        self.scopes, self.observer = ModuleScopes(model, is_leaf), SpikeObserver()
         self.scans = ScanCache(max_k, input_kind, cross_check=cross_check)
         self.events = Events(self.scopes, self.scans, self.observer, cross_check=cross_check)
         self.calls, self.table, self.log = self.events.calls, self.events.table, self.events.log
@@ -197,13 +209,7 @@ class CountingMode(TorchFunctionMode):
     # ---- modules ----------------------------------------------------------------------------------------------
 
     def _is_own(self, module: nn.Module) -> TypeGuard[LIF]:
-        return isinstance(module, LIF) and id(module) not in self._decomposed
-
-    def _is_leaf(self, module: nn.Module) -> bool:
-        """True if the first operation of a module is named after the module."""
-        if self._is_own(module) or id(module) in self._foreign:
-            return True
-        return is_layer_class(type(module)) and next(module.children(), None) is None
+        return _is_own(module, self._decomposed)
 
     def _entering(self, name: str, own: nn.Module) -> Callable[..., None]:
         is_neuron = self._is_own(own) or id(own) in self._foreign

@@ -96,14 +96,7 @@ def inspect_model(
         warnings.simplefilter("always", UnsupportedOperationWarning)
         warnings.simplefilter("always", DependsOnBatchWarning)
         warnings.simplefilter("always", RandomNetworkWarning)
-        counts = profile(
-            model,
-            first,
-            time_steps=interpretation.time_steps,
-            time=interpretation.time,
-            input_kind=input_kind,
-            neurons=named,
-        )
+        counts = profile(model, first, input_kind=input_kind, interpretation=interpretation)
     said = [str(w.message).partition(": ") for w in caught if issubclass(w.category, UnsupportedOperationWarning)]
     weighted = [
         (name, "has weights of its own: counted as the operations it is made of")

@@ -39,7 +39,7 @@ from snn_energy.running.random_numbers import RandomNumbers
 from snn_energy.running.time_mode import TimeMode, call_per_step, require_one_argument
 from snn_energy.running.unchanged import Structure, one_at_a_time
 
-MOST_COPIED_WEIGHTS = 1_000_000  # in the first forward, to see whether it changes them
+MOST_COPIED_WEIGHTS = 250_000  # in the first forward, to see whether it changes them
 
 
 RANDOM = (

@@ -25,7 +25,8 @@ from snn_energy.counts.published import is_published, list_published, load_publi
 from snn_energy.pricing.energy import estimate, estimate_latency
 
 FOLDER = Path(__file__).resolve().parents[2] / "published"
-GEOMETRY = [name for name in list_published() if name not in ("energy-arithmetic", "sata")]
+WITH_RATES = ("spikeyolo-23m", "spikingformer-8-512-imagenet", "spikingformer-8-768-imagenet")
+GEOMETRY = [name for name in list_published() if name not in ("energy-arithmetic", "sata", *WITH_RATES)]
 
 SMALL = """\
 schema: 1

@@ -231,6 +231,7 @@ def layer_row(node: Node, x: Tensor, out: Tensor, of: Kind, state: dict[str, boo
     if not of.is_open:
         columns["input_kind"], columns["max_k"] = of.name, of.max_k
         add_multi(columns, per_sample, of, sops, lambda: meetings(node, multiples(x, of)) * works)
+        columns["input_levels"] = None if of.name == "real" else int(multiples(x, of).sum()) * works
     return Row(columns, per_sample)
 
 
@@ -271,6 +272,7 @@ def product_row(node: Node, x: list[Tensor], kinds: list[Kind], state: dict[str,
         return torch.einsum("bhmk,bhkn->b", a, b).to(torch.int64).numpy() * works
 
     add_multi(columns, per_sample, of, sops, by_k)
+    columns["input_levels"] = None if of.name == "real" else int(multiples(streamed, of).sum()) * works
     return Row(columns, per_sample)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ import snn_energy as se
 from snn_energy.core.errors import ProfilingError
 from snn_energy.models.neurons import DTSS, LIF
 from snn_energy.models.spikformer import spiking_layers
+from snn_energy.profiler.counting_mode import CountingMode
 from snn_energy.profiler.run import DependsOnBatchWarning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -1457,3 +1459,15 @@ def test_an_average_over_one_value_leaves_spikes_spikes() -> None:
     x = 2 * torch.tensor([1.0, 1, 0, 0, 1, 0]).reshape(1, 6, 1, 1)
     row = se.profile(Net(), [x], time_steps=1).to_frame().set_index("layer").loc["fc"]
     assert (row["input_kind"], row["sops"]) == ("binary", 2 * 3)
+
+
+def test_a_profile_frees_what_it_kept_when_it_ends() -> None:
+    """Scripts and sums hold tensors: they must not wait for the garbage collector, which large loops switch off."""
+    model = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+    gc.collect()
+    gc.disable()
+    try:
+        se.profile(model, [torch.rand(3, 6)] * 3, time_steps=1)
+        assert not any(type(kept) is CountingMode for kept in gc.get_objects())
+    finally:
+        gc.enable()

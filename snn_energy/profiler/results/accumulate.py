@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,7 +188,7 @@ class BatchAccumulator:
         counting: CountingMode,
     ) -> None:
         """Join the values of an operand with those of the part; sums of |k| are brought to their common unit."""
-        key, name = (family.layer, side), f"multi_{side}"
+        key, weighted = (family.layer, side), (f"multi_{side}", f"levels_{side}")
         operands = [scan for record in records if (scan := getattr(record, side)) is not None]
         found = values_of(operands, arrays[f"nonzeros_{side}"])
         is_loader = any(scan.bound.loader and scan.bound.reason is None for scan in operands)
@@ -201,11 +202,13 @@ class BatchAccumulator:
                 continue
             old, new = self._join_values(key, values)
             if old != 1:
-                for other in (other for other in self.families if other.layer == family.layer):
+                calls = [other for other in self.families if other.layer == family.layer]
+                for other, name in itertools.product(calls, weighted):
                     other.gathered[name] = [sums * old for sums in other.gathered[name]]
             first = index * family.rows
-            last = first + family.rows if len(found) > 1 else len(arrays[name])
-            arrays[name] = _scaled(_scaled(arrays[name], 0, first, old), first, last, new)
+            last = first + family.rows if len(found) > 1 else len(arrays[weighted[0]])
+            for name in weighted:
+                arrays[name] = _scaled(_scaled(arrays[name], 0, first, old), first, last, new)
         if is_loader:
             check_declared_kind(self.values[key], counting.scans.input_kind, family.layer)  # raises if not as declared
         if self.values[key].reason is not None:
@@ -235,9 +238,8 @@ class BatchAccumulator:
         Raises OutputError, and Interrupted after storing the part if a signal requested it.
         """
         stop_signal = self.kept.signal
-        full = self._entries * 8 >= PART_BYTES
         old = clock.monotonic() - self._since >= self.kept.save_every_s
-        if full or old or stop_signal or self.kept.ends_run(self._batches):
+        if self._entries * 8 >= PART_BYTES or old or stop_signal or self.kept.ends_run(self._batches):
             self.keep(counting, mode, is_last=False)
         if stop_signal:
             raise self.kept.interrupted(stop_signal)

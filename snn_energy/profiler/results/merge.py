@@ -21,6 +21,8 @@ from snn_energy.profiler.results.part import CountArray, Operation, PartialCount
 from snn_energy.profiler.results.resume import Parts
 from snn_energy.profiler.values.bounds import searched_for
 
+TOTALS_ALONE = ("input_levels",)  # counts that are kept for all samples together, not for each
+
 
 @dataclass(frozen=True)
 class MergedCounts:
@@ -117,7 +119,7 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
     order = {name: i for i, name in enumerate(dict.fromkeys(item.layer for item in operations))}
     places = sorted(range(len(operations)), key=lambda i: (order[operations[i].layer], operations[i].steps[0]))
     offsets = np.cumsum([0, *(len(operations[i].steps) for i in places)]).tolist()
-    totals = {name: np.zeros(offsets[-1], dtype=np.int64) for name in PER_SAMPLE}
+    totals = {name: np.zeros(offsets[-1], dtype=np.int64) for name in (*PER_SAMPLE, *TOTALS_ALONE)}
     facts = {i: _facts_of_operands(operations[i], whole.values) for i in places}
     with PerSampleArrays(offsets[-1], whole.samples, parts.folder) as rows:
         for part, factors in zip(_one_structure(iter(parts)), whole.factors, strict=True):
@@ -127,7 +129,8 @@ def counts_of(parts: Parts, header: Mapping[str, Any]) -> tuple[Counts, Mapping[
                 for name, values in work.items():
                     kept = values * whole.active[i][:, None]
                     totals[name][at : at + len(kept)] += kept.sum(1)
-                    rows.write(name, at, part.start, kept)
+                    if name in PER_SAMPLE:
+                        rows.write(name, at, part.start, kept)
         per_sample = rows.arrays()
     columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     needed, first_step = _needed(whole), {operations[i].layer: operations[i].steps[0] for i in reversed(places)}
@@ -185,7 +188,9 @@ def _work(
         return made
     made |= {"input_nonzeros": work[f"nonzeros_{side}"], "sops_gated": work["sops"]}
     if facts["input_kind"] != "real":
-        made["sops_multi"] = work[f"multi_{side}"] * factors.get((item.layer, side), 1)
+        factor = factors.get((item.layer, side), 1)
+        made["sops_multi"] = work[f"multi_{side}"] * factor
+        made["input_levels"] = work[f"levels_{side}"] * factor
     if item.other is not None:
         width = item.out_channels // max(1, item.groups) if side == "left" else item.positions
         made["sops_gated"] = work[f"nonzeros_{side}"] * width
@@ -224,6 +229,7 @@ def _row(
         "layer": item.layer, "group": layer_group(item.layer), "op": item.op, "time_step": list(item.steps),
         "active": active,
         "input_nonzeros": None if item.streamed is None else total["input_nonzeros"],
+        "input_levels": None if item.streamed is None or is_real else total["input_levels"],
         "other_nonzeros": None if item.other is None else total["other_nonzeros"],
         "dense_macs": work_of(item.dense_macs) if known else None,
         "sops": total["sops"] if known else None,

@@ -17,7 +17,8 @@ from snn_energy.profiler.values.scan import NonzeroSums
 class OperationCounts(NamedTuple):
     """Counts of one or several calls of one operation, each (calls * R,) int64, or None where it has none.
 
-    multi_left, multi_right: sums of |k| of an operand; the SOPs where every |k| is 1.
+    multi_left, multi_right: SOPs weighted with |k| of an operand; the SOPs where every |k| is 1. levels_left,
+    levels_right: sums of |k| of an operand; its non-zeros where every |k| is 1.
     """
 
     sops: Tensor | None = None
@@ -26,6 +27,8 @@ class OperationCounts(NamedTuple):
     nonzeros_right: Tensor | None = None
     multi_left: Tensor | None = None
     multi_right: Tensor | None = None
+    levels_left: Tensor | None = None
+    levels_right: Tensor | None = None
 
 
 def has_counts(record: OperationRecord) -> bool:
@@ -68,15 +71,18 @@ def _of_weights(geometry: Geometry, left: tuple[Tensor, Tensor | None]) -> Opera
     """SOPs = sum over positions of non-zeros x fan-out. left: (R, P)."""
     nonzeros, levels = left
     totals, fan_out = nonzeros.sum(1, dtype=torch.int64), geometry.uniform_fan_out
+    of_levels = totals if levels is None else levels.sum(1, dtype=torch.int64)
     if fan_out is not None:
         sops = totals * fan_out
-        multi = sops if levels is None else levels.sum(1, dtype=torch.int64) * fan_out
+        multi = sops if levels is None else of_levels * fan_out
     else:
         weights = geometry.fan_out_on(nonzeros.device)
         sops = sops_of_rows(nonzeros, weights)
         multi = sops if levels is None else sops_of_rows(levels, weights)
     at_outputs = geometry.at_their_outputs
-    return OperationCounts(sops=at_outputs(sops), nonzeros_left=totals, multi_left=at_outputs(multi))
+    return OperationCounts(
+        sops=at_outputs(sops), nonzeros_left=totals, multi_left=at_outputs(multi), levels_left=of_levels
+    )
 
 
 def _spread(sums: tuple[Tensor, Tensor | None], spread: Spread | None) -> tuple[Tensor, Tensor | None]:
@@ -105,4 +111,8 @@ def _of_product(
     multi_left = sops if a_levels is None else coincidences(by_group(a_levels), by_group(b), most * largest[0])
     multi_right = sops if b_levels is None else coincidences(by_group(a), by_group(b_levels), most * largest[1])
     of_left, of_right = (by_group(sums).flatten(1).sum(1, dtype=torch.int64) for sums in (a, b))
-    return OperationCounts(sops, None, of_left, of_right, multi_left, multi_right)
+    levels_left, levels_right = (
+        found if sums is None else by_group(sums).flatten(1).sum(1, dtype=torch.int64)
+        for found, sums in ((of_left, a_levels), (of_right, b_levels))
+    )
+    return OperationCounts(sops, None, of_left, of_right, multi_left, multi_right, levels_left, levels_right)
