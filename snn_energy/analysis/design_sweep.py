@@ -40,11 +40,10 @@ from snn_energy.hardware.quantities import (
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.actions import ActionCount
 from snn_energy.pricing.charged_work import LAYER_EVENTS, ChargedWork, Column, FloatArray, charged_work
-from snn_energy.pricing.compute import compute_actions
+from snn_energy.pricing.compute import compute_actions, has_arithmetic_prices, require_arithmetic_prices
 from snn_energy.pricing.cycles import LayerRows, drop_design_axis, layer_rows_of, total_cycles
-from snn_energy.pricing.energy import has_arithmetic_prices, published_accesses, require_arithmetic_prices
 from snn_energy.pricing.left_out import layers_left_out
-from snn_energy.pricing.memory import accesses
+from snn_energy.pricing.memory import accesses, published_accesses
 from snn_energy.pricing.policies import Policies, PolicyOptions, make_policies
 from snn_energy.pricing.pricing import BY_SUM, price_actions, sum_rows
 

@@ -72,7 +72,8 @@ def early_exit(counts: Counts, steps: npt.ArrayLike) -> dict[int, Counts]:
 
     steps: (samples,) integers from 1 to T (``stop_steps``). The result equals the counts of a run of t steps over those
     samples, to the integer, with three exceptions that depend on the run of all samples: the kinds of inputs and max_k
-    are those of all steps and samples (a least upper bound), ``sops_multi`` of integers is in their unit, and
+    are those of all steps and samples (a least upper bound), ``sops_multi`` of integers is in their unit,
+    ``input_levels`` of integers are unknown, as they are not kept for each sample, and
     ``needed`` states what all T steps need. Rows of work that is done once per inference (time step -1) are kept
     unchanged: a head that reads the mean over T steps reads no fewer non-zeros than one over t steps, and must run at
     every step for its confidence to be known. ``profile_steps`` counts that head per step, and leaves no such rows.
@@ -233,6 +234,8 @@ def _counts_of_exit(counts: Counts, samples: npt.NDArray[np.intp], t: int) -> Co
     per_sample = {name: counts.per_sample[name][is_kept_row][:, samples] for name in PER_SAMPLE}
     for name in PER_SAMPLE:
         rows[name] = pd.Series(pd.array(per_sample[name].sum(axis=1), dtype="Int64")).mask(rows[name].isna())
+    is_single = rows["input_kind"].isin(["binary", "ternary"])
+    rows["input_levels"] = rows["input_nonzeros"].where(is_single)  # sums of |k| are not kept for each sample
     for name in EQUAL_PER_SAMPLE:
         uneven = (rows[name] % counts.samples).fillna(0) != 0
         if uneven.any():

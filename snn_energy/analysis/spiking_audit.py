@@ -35,8 +35,7 @@ from snn_energy.hardware.files import load_hardware
 from snn_energy.hardware.numbers import numbers
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.charged_work import BoolArray, FloatArray, charged_work, column
-from snn_energy.pricing.compute import compute_actions
-from snn_energy.pricing.energy import has_arithmetic_prices
+from snn_energy.pricing.compute import compute_actions, has_arithmetic_prices
 from snn_energy.pricing.left_out import left_out
 from snn_energy.pricing.policies import EncoderPolicy, IntegerPolicy, Policies, ProductPolicy, make_policies
 from snn_energy.pricing.pricing import TOTAL, price_actions

@@ -15,6 +15,7 @@ import typer
 
 from snn_energy._version import __version__
 from snn_energy.cli import exploring, networks, pricing, profiling, reports
+from snn_energy.cli.conventions import conventions_app
 from snn_energy.cli.hardware import hardware_app
 from snn_energy.cli.output import is_first_process, note, warn
 from snn_energy.cli.wording import error_text
@@ -50,6 +51,7 @@ COMMANDS = (  # in the order of --help
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
 app.add_typer(hardware_app, name="hardware")
+app.add_typer(conventions_app, name="conventions")
 
 
 def run() -> None:

@@ -9,7 +9,9 @@ import typer
 
 from snn_energy.cli.output import say, show
 
-hardware_app = typer.Typer(help="Hardware profiles: what a device charges, and the source of each number.", no_args_is_help=True)
+hardware_app = typer.Typer(
+    help="Hardware profiles: what a device charges, and the source of each number.", no_args_is_help=True
+)
 
 
 @hardware_app.command("list")

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from snn_energy.core.errors import HardwareError
 from snn_energy.counts.columns import OPERATIONS
+from snn_energy.counts.counts import Counts
 from snn_energy.hardware.schema import HardwareProfile
 from snn_energy.pricing.actions import ActionCount
 from snn_energy.pricing.charged_work import ChargedWork
@@ -66,4 +68,23 @@ def _elementwise(work: ChargedWork, hardware: HardwareProfile) -> Iterator[Actio
             key = f"compute.elementwise.{op}" if priced else None
             yield ActionCount(
                 "elementwise_pj", key, np.where(work.op == op, work.elementwise, 0.0), "element-wise operations"
+            )
+
+
+def has_arithmetic_prices(hardware: HardwareProfile) -> bool:
+    """False for a device without a price for MACs and accumulates: only its memory is priced."""
+    compute = hardware.compute
+    return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
+
+
+def require_arithmetic_prices(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
+    """Raise HardwareError if the device has no price for MACs or accumulates that the network performs."""
+    for charge in compute_actions(work, hardware):
+        if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
+            layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
+            missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
+            raise HardwareError(
+                f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
+                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave out layers that run "
+                f"elsewhere: {' '.join(f'--without {name}' for name in layers[:3])}"
             )

@@ -6,12 +6,13 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 import pandas as pd
 
-from snn_energy.core.errors import HardwareError, SnnEnergyError, nearest
+from snn_energy.conventions.price import ConventionEnergy, price_by_convention
+from snn_energy.core.errors import HardwareError, SnnEnergyError
 from snn_energy.counts.counts import Counts
 from snn_energy.counts.transforms import keep_needed_steps
 from snn_energy.hardware.files import load_hardware
@@ -20,9 +21,9 @@ from snn_energy.hardware.schema import HardwareProfile, MemoryVariant, Schedule,
 from snn_energy.hardware.tables import missing_prices
 from snn_energy.pricing.actions import COMPUTE, MEMORY, TOTALS, ActionCount
 from snn_energy.pricing.charged_work import BoolArray, ChargedWork, charged_work
-from snn_energy.pricing.compute import compute_actions
+from snn_energy.pricing.compute import compute_actions, has_arithmetic_prices, require_arithmetic_prices
 from snn_energy.pricing.cycles import Latency, latency_of, static_power_w, with_latency
-from snn_energy.pricing.memory import accesses, memory_actions, require_fit, variants_of
+from snn_energy.pricing.memory import accesses, memory_actions, published_accesses, require_fit, variants_of
 from snn_energy.pricing.policies import (
     EncoderPolicy,
     IntegerPolicy,
@@ -49,25 +50,6 @@ def all_actions(
     if hardware.memory is not None:
         actions += memory_actions(accesses(work, hardware, prices, policies.memory, placement_work), prices)
     return actions
-
-
-def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
-    """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
-    found = []
-    for entry in counts.typed_header.accesses:
-        level, action = entry["level"], entry["action"]
-        known = hardware.memory.levels if hardware.memory is not None else {}
-        if level not in known:
-            hint = nearest(level, known) or (f"; it has {', '.join(known)}" if known else "")
-            raise HardwareError(f"{hardware.where('memory.levels')}: no price for accesses of '{level}'{hint}")
-        if action == "accesses" and known[level].read.si_value != known[level].write.si_value:
-            raise HardwareError(
-                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not distinguish reads from writes, "
-                "whose prices differ; count them separately"
-            )
-        key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
-        found.append((f"{level}: {entry['name']}", ActionCount("accesses_pj", key, np.array([float(entry["count"])]))))
-    return found
 
 
 class EnergySummary(TypedDict):
@@ -327,6 +309,7 @@ def _none_if_nan(value: float | None) -> float | None:
     return None if value is None or np.isnan(value) else value
 
 
+@overload
 def estimate(
     counts: Counts,
     hardware: str | Path | HardwareProfile,
@@ -336,13 +319,39 @@ def estimate(
     products: ProductPolicy = "coincidence",
     encoder: EncoderPolicy = "per-step",
     without: Iterable[str] = (),
-) -> Energy:
-    """Price counts on a device. ``hardware``: a bundled name, a path to a YAML file, or a loaded profile.
+) -> Energy: ...
 
-    memory: how often each tensor is moved; by default the profile's own variant. without: layers that run elsewhere,
-    named as in the counts (a block's name covers all its layers). Raises HardwareError for an unknown or malformed
-    profile or one that lacks a price, SnnEnergyError for an unknown policy or layer.
+
+@overload
+def estimate(counts: Counts, *, convention: str, as_published: bool = False) -> ConventionEnergy: ...
+
+
+def estimate(
+    counts: Counts,
+    hardware: str | Path | HardwareProfile | None = None,
+    *,
+    convention: str | None = None,
+    as_published: bool = False,
+    memory: MemoryVariant | None = None,
+    integer: IntegerPolicy = "ac",
+    products: ProductPolicy = "coincidence",
+    encoder: EncoderPolicy = "per-step",
+    without: Iterable[str] = (),
+) -> Energy | ConventionEnergy:
+    """Price counts on a device, or by the convention of published work.
+
+    hardware: a bundled name, a path to a YAML file, or a loaded profile. memory: how often each tensor is moved; by
+    default the profile's own variant. without: layers that run elsewhere, named as in the counts (a block's name covers
+    all its layers). convention: instead of hardware and policies, see ``snn-energy conventions list``; as_published:
+    with the error that its published script has. Raises HardwareError for an unknown or malformed profile or one that
+    lacks a price, SnnEnergyError for an unknown policy, layer or convention.
     """
+    if convention is not None:
+        if hardware is not None:
+            raise SnnEnergyError("a convention has prices of its own: give hardware or convention, not both")
+        return price_by_convention(counts, convention, as_published=as_published)
+    if hardware is None:
+        raise SnnEnergyError("give the hardware to price the counts on, or a convention")
     profile = hardware if isinstance(hardware, HardwareProfile) else load_hardware(hardware)
     policies = make_policies(profile, memory, integer, products, encoder)
     left_out_layers = (without,) if isinstance(without, str) else tuple(without)
@@ -407,25 +416,6 @@ def _published_rows(published: list[tuple[str, ActionCount]], prices: Prices, or
         )
         order += 1
     return pd.DataFrame(rows)
-
-
-def has_arithmetic_prices(hardware: HardwareProfile) -> bool:
-    """False for a device without a price for MACs and accumulates: only its memory is priced."""
-    compute = hardware.compute
-    return any(p is not None for p in (compute.mac, compute.ac, compute.ac_conv, compute.ac_linear, compute.ac_matmul))
-
-
-def require_arithmetic_prices(work: ChargedWork, counts: Counts, hardware: HardwareProfile) -> None:
-    """Raise HardwareError if the device has no price for MACs or accumulates that the network performs."""
-    for charge in compute_actions(work, hardware):
-        if charge.price is None and charge.part in ("mac_pj", "ac_pj") and float(np.nansum(charge.amount)) > 0:
-            layers = list(dict.fromkeys(counts.rows["layer"][charge.amount > 0]))
-            missing = "compute.mac" if charge.part == "mac_pj" else "compute.ac"
-            raise HardwareError(
-                f"{hardware.where('compute')}: {hardware.name} has no price for {charge.what} ({missing}), which "
-                f"{', '.join(layers[:3])}{' and others' if len(layers) > 3 else ''} need; leave out layers that run "
-                f"elsewhere: {' '.join(f'--without {name}' for name in layers[:3])}"
-            )
 
 
 def estimate_latency(

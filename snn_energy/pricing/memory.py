@@ -39,7 +39,8 @@ from functools import reduce
 
 import numpy as np
 
-from snn_energy.core.errors import HardwareError
+from snn_energy.core.errors import HardwareError, nearest
+from snn_energy.counts.counts import Counts
 from snn_energy.hardware.numbers import Number, Prices
 from snn_energy.hardware.schema import (
     ARRAY_VARIANTS,
@@ -359,3 +360,22 @@ def _memory(hardware: HardwareProfile) -> MemoryModel:
     if hardware.memory is None:
         raise HardwareError(f"{hardware.name} has no memory section, so no memory traffic can be priced")
     return hardware.memory
+
+
+def published_accesses(counts: Counts, hardware: HardwareProfile) -> list[tuple[str, ActionCount]]:
+    """Accesses that a published source counts itself: (label, charge of one row). Raises HardwareError."""
+    found = []
+    for entry in counts.typed_header.accesses:
+        level, action = entry["level"], entry["action"]
+        known = hardware.memory.levels if hardware.memory is not None else {}
+        if level not in known:
+            hint = nearest(level, known) or (f"; it has {', '.join(known)}" if known else "")
+            raise HardwareError(f"{hardware.where('memory.levels')}: no price for accesses of '{level}'{hint}")
+        if action == "accesses" and known[level].read.si_value != known[level].write.si_value:
+            raise HardwareError(
+                f"{hardware.where(f'memory.levels.{level}')}: {entry['name']} does not distinguish reads from writes, "
+                "whose prices differ; count them separately"
+            )
+        key = f"memory.levels.{level}.{'write' if action == 'writes' else 'read'}"
+        found.append((f"{level}: {entry['name']}", ActionCount("accesses_pj", key, np.array([float(entry["count"])]))))
+    return found

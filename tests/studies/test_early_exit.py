@@ -25,7 +25,7 @@ from snn_energy.studies.demo import checkpoint_path
 from snn_energy.studies.early_exit_run import exit_steps, profile_steps, step_logits
 
 NETWORKS = ("resnet19", "vgg16", "preact-resnet18", "spikformer-1-16")
-DECIDED_BY_ALL = ["input_kind", "max_k", "other_kind", "other_max_k", "sops_multi"]  # samples of a run
+DECIDED_BY_ALL = ["input_kind", "max_k", "other_kind", "other_max_k", "sops_multi", "input_levels"]  # samples of a run
 SAMPLES = 12
 
 

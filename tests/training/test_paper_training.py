@@ -341,7 +341,7 @@ def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
         faults(3)
         kept = faults(20)
     assert kept < 20 * 16384 / 2  # the kernel may take some back on its own
-    assert faults(4) > 16384  # afterwards as before: given back and faulted in again
+    assert faults(4) >= 16384  # afterwards as before: given back and faulted in again
 
 
 # --- parts of an epoch ---
