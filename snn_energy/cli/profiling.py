@@ -90,8 +90,8 @@ def inspect(
     if len(found.spiking):
         show(found.spiking, "spiking layers")
     show(found.operations, "operations: what they read on these samples")
-    if strict and found.not_covered:
-        raise ProfilingError(f"{found.not_covered[0][0]}: {found.not_covered[0][1]} (--strict)")
+    if strict and (refused := found.refused_by_strict()):
+        raise ProfilingError(f"{refused[0]} (--strict)")
 
 
 def time_modes() -> None:

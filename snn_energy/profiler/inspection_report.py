@@ -63,13 +63,24 @@ class InspectionReport:
             f"operations: {len(self.operations)}; {reads or 'none'}",
             *inactive_layers(self.counts),
         ]
-        if of_batch := self.counts.header.get("depends_on_batch"):
-            found.append(f"depends on the batch: {of_batch_message(of_batch)}")
-        if self.counts.header.get("draws_random_numbers"):
-            found.append(f"random: {RANDOM}")
+        found += [f"{title}: {text}" for title, text in self._conditions().items()]
         if not self.not_covered:
             found.append("not covered: nothing; every operation of these samples has a counting rule")
         return found + [f"not covered: {layer}: {why}" for layer, why in self.not_covered]
+
+    def _conditions(self) -> dict[str, str]:
+        """What the counts depend on besides the network and its samples."""
+        found, header = dict[str, str](), self.counts.header
+        if of_batch := header.get("depends_on_batch"):
+            found["depends on the batch"] = of_batch_message(of_batch)
+        if header.get("draws_random_numbers"):
+            found["random"] = RANDOM
+        return found
+
+    def refused_by_strict(self) -> list[str]:
+        """Why ``profile`` with ``strict`` would refuse the network, as lines; empty if it would not."""
+        of_model = [f"{self.model}: {text}" for text in self._conditions().values()]
+        return [f"{layer}: {why}" for layer, why in self.not_covered] + of_model
 
 
 def inspect_model(

@@ -1,7 +1,7 @@
 """What the first profile in a fresh process costs, against plain forwards of the same batches in another fresh process.
 
-``python tests/bench/first_call.py`` prints it: two batches of 8, nothing declared but what README asks for, processes of
-both kinds in turn. ``allowed`` is 1.5 plain forwards of what is profiled and two forwards of two samples.
+``python tests/bench/first_call.py`` prints it: two batches of 8, nothing declared but what README asks for, processes
+of both kinds in turn. ``allowed`` is 1.5 plain forwards of what is profiled and two forwards of two samples.
 """
 
 from __future__ import annotations

@@ -22,7 +22,8 @@ from snn_energy.cli.options import NetworkOptions, PolicyOptions, TableOptions
 
 Cli = Callable[..., tuple[int, str, str]]
 MODULES = sorted(Path(snn_energy.cli.__file__).parent.glob("*.py"))
-SHORT = ("__init__", "main", "option_groups", "wording", "hardware", "reports")  # modules with little to say
+# Modules with little to say.
+SHORT = ("__init__", "main", "option_groups", "wording", "hardware", "reports", "conventions")
 HARDWARE = ("list", "show", "diff", "validate")
 POLICIES = ("--memory", "--integer", "--products", "--encoder", "--without")
 NETWORK = (

@@ -760,3 +760,12 @@ def test_a_belief_is_of_all_steps_of_the_first_samples(layout: str) -> None:
         for samples in (1, 2, 3, 4, 9)
     ]
     assert rates == pytest.approx([1 / T, 1 / T, (2 / T + 1) / 3, (1 / T + 1) / 2, (1 / T + 1) / 2])
+
+
+def test_what_strict_refuses_of_a_random_network_is_said_by_its_inspection() -> None:
+    model = Does(lambda self, x: self.b(torch.bernoulli(x.sigmoid())), b=nn.Linear(6, 2))
+    report = inspect_model(model, [torch.rand(4, 6)], time_steps=1)
+    assert len(report.refused_by_strict()) == 1
+    assert "draws random numbers" in report.refused_by_strict()[0]
+    plain = inspect_model(Does(lambda self, x: self.b(x), b=nn.Linear(6, 2)), [torch.rand(4, 6)], time_steps=1)
+    assert plain.refused_by_strict() == []

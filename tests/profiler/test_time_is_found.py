@@ -415,3 +415,47 @@ def test_samples_that_a_loop_reads_in_every_round_are_repeated() -> None:
     model = Does(forward, fc=nn.Linear(6, 5), lif=neuron.LIFNode(), out=nn.Linear(5, 2))
     rows = se.profile(model, [random_spikes(5, 3, 2)], time_steps=4).rows
     assert rows.loc[rows["layer"] == "fc", "input_repeated"].tolist() == [False, True, True, True]
+
+
+class Phases(nn.Module):
+    """Neurons inline in a loop over its own steps: the same image in each."""
+
+    def __init__(self, layer: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.a, self.o = layer, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        v, y = torch.zeros(()), torch.zeros(())
+        for _ in range(4):
+            v = v + self.a(x)
+            spike = (v >= 0.5).float()
+            v, y = v - spike, y + self.o(spike)
+        return y
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+@pytest.mark.parametrize("sizes", [[4], [3, 1], [1, 3], [4, 4]])
+def test_a_batch_of_as_many_samples_as_steps_is_no_axis_of_time(kind: str, sizes: list[int]) -> None:
+    layers = {"linear": (nn.Linear(10, 3), nn.Linear(3, 2)), "conv": (nn.Conv1d(2, 3, 3), nn.Conv1d(3, 2, 3))}
+    model, shape = Phases(*layers[kind]), {"linear": (10,), "conv": (2, 9)}[kind]
+    x = torch.rand(sum(sizes), *shape)
+    counts = se.profile(model, x.split(sizes), time_steps=4)
+    alone = se.profile(model, x.split(3), time_steps=4, time="loop")
+    assert (counts.header["time"], counts.samples) == ("loop", sum(sizes))
+    pd.testing.assert_frame_equal(counts.rows, alone.rows)
+    with pytest.raises(ProfilingError, match="declare time='loop'"):
+        se.profile(model, x[:4].split(4), time_steps=4, time="axis0")
+
+
+def test_a_loop_over_the_axis_in_front_is_still_declared_as_such() -> None:
+    class Steps(Phases):
+        def forward(self, x: Tensor) -> Tensor:
+            v, y = torch.zeros(()), torch.zeros(())
+            for step in x:
+                v = v + self.a(step)
+                spike = (v >= 0.5).float()
+                v, y = v - spike, y + self.o(spike)
+            return y
+
+    counts = se.profile(Steps(nn.Linear(10, 3), nn.Linear(3, 2)), [torch.rand(4, 5, 10)], time_steps=4, time="axis0")
+    assert (counts.samples, counts.header["time"]) == (5, "axis0")

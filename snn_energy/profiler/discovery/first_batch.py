@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from snn_energy.core.errors import ProfilingError, nearest
 from snn_energy.core.vocabulary import TIME_MODES
 from snn_energy.counts.counts import Counts
-from snn_energy.profiler.discovery.inline import calls_per_forward
+from snn_energy.profiler.discovery.inline import calls_per_forward, runs_its_own_steps
 from snn_energy.profiler.discovery.interpret import candidates, interpret, steps_in
 from snn_energy.profiler.discovery.interpretation import Interpretation
 from snn_energy.profiler.discovery.non_spiking import ONCE_PER_SAMPLE, hint_of_time, needs_steps
@@ -77,6 +77,8 @@ def _interpretation_of(model: nn.Module, batches: Sequence[Any], declared: Decla
             raise ProfilingError(_steps_needed_message(model, x))
     if not is_foreign and (time is not None or steps == 1):
         on_axis = 1 if time in (None, "inside") else steps_in(x, time, steps)
+        if time == "axis0" and not has_neurons and isinstance(x, Tensor):
+            _require_steps_in_front(model, x, steps or on_axis)
         return Interpretation(time or "inside", steps or on_axis, "declared", spiking)
     with evaluation_mode(model):
         if is_undeclared and not is_foreign:
@@ -98,6 +100,17 @@ def _interpretation_of(model: nn.Module, batches: Sequence[Any], declared: Decla
     if time is None and not has_time:
         _require_as_many_samples(interpretation, x, _labels_in(batches))
     return interpretation
+
+
+def _require_steps_in_front(model: nn.Module, x: Tensor, steps: int) -> None:
+    """Raise ProfilingError for a network that runs T steps by itself, whatever the length of the axis in front."""
+    with evaluation_mode(model):
+        if runs_its_own_steps(model, x, steps):
+            raise ProfilingError(
+                f"{type(model).__name__} calls its layers {steps} times on two of {tuple(x.shape)} in front, too: that "
+                f"axis holds samples, and time is a loop of the network; declare time='loop' (--time loop "
+                f"--time-steps {steps})"
+            )
 
 
 def _steps_needed_message(model: nn.Module, x: Any) -> str:

@@ -61,7 +61,15 @@ def calls_per_forward(model: nn.Module, x: Any) -> int | None:
 
 def inline_time(model: nn.Module, x: Any, steps: int) -> str | None:
     """The mode loop if a forward calls its layers with weights once per step; None if the batch may hold T steps."""
-    return None if axes_with(x, steps) or steps < 2 or calls_per_forward(model, x) != steps else "loop"
+    if steps < 2 or calls_per_forward(model, x) != steps:
+        return None
+    axes = set(axes_with(x, steps)) - ({"axis0"} if runs_its_own_steps(model, x, steps) else set())
+    return None if axes else "loop"
+
+
+def runs_its_own_steps(model: nn.Module, x: Any, steps: int) -> bool:
+    """True if a forward calls its layers T times also on two samples of T: the first axis holds samples, not steps."""
+    return steps not in (1, SAMPLES[0]) and calls_per_forward(model, x) == steps
 
 
 def axes_with(x: Any, steps: int) -> list[str]:
