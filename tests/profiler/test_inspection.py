@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from framework_networks import B, T, assert_rows, everything, truth, work
+from own_networks import Does
 from torch import Tensor, nn
 
 import snn_energy as se
